@@ -1,0 +1,119 @@
+"""What the block store is asked and what it answers.
+
+All calls return at once; answers come through callbacks, from within the call or later, each
+exactly once.  Keys are scoped by the `Scope` that the caller was given for its session: there is no
+way to name another tenant's chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from mezzo_server.memory import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A tenant's namespace. Ids are random 128-bit numbers; generations erase what came before."""
+
+    tenant: bytes
+    namespace: bytes
+    tenant_generation: int = 0
+    namespace_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Client or server memory that chunk bytes come from or go to, in order.
+
+    ``spans`` are mapped memory (sealed, so that touching it cannot fault).
+    """
+
+    spans: tuple[Span, ...]
+    length: int
+
+
+class PutStatus(IntEnum):
+    """How the put of one chunk ended."""
+
+    STORED = 0
+    EXISTS = 1
+    FAILED = 2
+    """I/O error; the error is in the outcome"""
+
+
+@dataclass(slots=True)
+class PutChunk:
+    """One chunk to store: ``parts`` are part lengths in bytes (their sum is the chunk's)."""
+
+    key: bytes
+    parts: tuple[int, ...]
+    source: tuple[Span, ...]
+    position: int = 0
+    checksums: tuple[int, ...] | None = None
+    """known already (verified over TCP); None: the store computes them from ``source``"""
+
+
+@dataclass(slots=True)
+class PutOutcome:
+    """Statuses in the order of the request's chunks; ``error`` for those that FAILED."""
+
+    statuses: list[PutStatus]
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class GetChunk:
+    """Where the bytes of one chunk go; room for all the bytes asked for."""
+
+    key: bytes
+    target: tuple[Span, ...]
+
+
+@dataclass(slots=True)
+class GetOutcome:
+    """Bytes delivered for each chunk of the request; -1 for a miss. All were checked."""
+
+    lengths: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkInfo:
+    """What the index knows of a present chunk."""
+
+    length: int
+    parts: tuple[int, ...]
+    checksums: tuple[int, ...]
+    sequence: int
+    position: int
+    leased: bool
+
+
+PutDone = Callable[[PutOutcome], None]
+GetDone = Callable[[GetOutcome], None]
+DeleteDone = Callable[[list[bool], Exception | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """One device, for `stat` and people."""
+
+    name: str
+    state: str
+    """``serving`` or ``fenced: <why>``"""
+    bytes_total: int
+    segments_total: int
+    segments_free: int
+    segments_retired: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    """State of the store at one moment."""
+
+    chunks: int
+    bytes_live: int
+    devices: Sequence[DeviceReport]
+    counters: dict[str, int] = field(default_factory=dict)
