@@ -33,7 +33,9 @@ class Memory:
     @classmethod
     def anonymous(cls, length: int) -> Memory:
         """Zeroed private memory of ``length`` bytes, rounded up to whole pages."""
-        return cls(mmap.mmap(-1, -(-length // PAGE_BYTES) * PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        return cls(
+            mmap.mmap(-1, -(-length // PAGE_BYTES) * PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        )
 
     def span(self, offset: int = 0, length: int | None = None) -> Span:
         """The range ``[offset, offset + length)``; to the end by default. ValueError outside."""
@@ -41,6 +43,13 @@ class Memory:
         if offset < 0 or size < 0 or offset + size > self.length:
             raise ValueError(f"span {offset}+{size} is outside of {self.length} bytes")
         return Span(self, offset, size)
+
+    def advise_huge(self) -> None:
+        """Ask for huge pages, where the kernel has them: cheaper to pin and to walk. A hint, never fails."""
+        try:
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass
 
     def close(self) -> None:
         """Unmap. Views handed out must have been dropped (BufferError otherwise)."""
