@@ -1,0 +1,97 @@
+# What a newcomer needs, from a fresh clone: `make demo`, `make test`. See CONTRIBUTING.md.
+#
+# Everything Python goes into .venv, pinned by hash. Stamps in it keep repeated runs quick.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# make demo TRACE=path/to/trace.jsonl; more options of `mezzo demo` in ARGS
+TRACE ?=
+ARGS ?=
+TEST_SECONDS ?= 480
+
+NATIVE := setup.py $(wildcard server/mezzo_server/_native* server/mezzo_server/_native/*.pyx \
+    server/mezzo_server/_native/*.pxd server/mezzo_server/_native/*.h server/mezzo_server/_native/*.c)
+NATIVE := $(filter-out %.so,$(NATIVE))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format bench build clean distclean native
+
+help:
+	@echo "make demo    start a shard, replay a trace through it, kill it, restart it, check what is left"
+	@echo "             (TRACE=file for a trace of yours; without one, a seeded workload)"
+	@echo "make test    the test suite (ARGS for pytest)"
+	@echo "make lint    ruff, mypy, import-linter"
+	@echo "make format  let ruff format and fix"
+	@echo "make bench   measure against fio, iperf3, redis and others (ARGS for python -m benchmarks)"
+	@echo "make build   a wheel in dist/"
+	@echo "make clean   remove what was built; make distclean also removes $(VENV)"
+
+demo: $(VENV)/.stamp-demo $(VENV)/.stamp-install
+	$(BIN)/mezzo demo $(TRACE) $(ARGS)
+
+test: $(VENV)/.stamp-dev $(VENV)/.stamp-install
+	timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.stamp-dev $(VENV)/.stamp-install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.stamp-dev $(VENV)/.stamp-install
+	@.ci/packages bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+build: $(VENV)/.stamp-dev
+	@.ci/packages native
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+native: $(VENV)/.stamp-native
+
+# -- environment ---------------------------------------------------------------------------------
+
+$(VENV)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Mezzo needs Python 3.11 or later as $(PYTHON): try make PYTHON=python3.12"; exit 1; }
+	@PYTHON=$(PYTHON) .ci/packages venv
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.stamp-demo: requirements/demo.txt $(VENV)/.stamp-venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/demo.txt
+	@touch $@
+
+# dev.txt holds all of demo.txt, in the same versions.
+$(VENV)/.stamp-dev: requirements/dev.txt $(VENV)/.stamp-venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $(VENV)/.stamp-demo $@
+
+# The compiled part: without it the server does its I/O with pread in threads, so go on.
+$(VENV)/.stamp-native: $(NATIVE) $(VENV)/.stamp-demo
+	@PYTHON=$(BIN)/python .ci/packages native
+	@if $(BIN)/python setup.py -q build_ext --inplace >$(VENV)/native.log 2>&1; \
+	    then echo "built the io_uring module"; \
+	    else echo "could not build the io_uring module ($(VENV)/native.log): I/O goes through pread in threads"; fi
+	@touch $@
+
+$(VENV)/.stamp-install: pyproject.toml $(VENV)/.stamp-native
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# -- cleaning ------------------------------------------------------------------------------------
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find client server -name '*.so' -delete
+	find client server tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f $(VENV)/.stamp-native $(VENV)/.stamp-install
+
+distclean: clean
+	rm -rf $(VENV) client/*.egg-info server/*.egg-info *.egg-info
