@@ -1,0 +1,144 @@
+"""Collects the commands, runs one, and turns errors into one line and an exit status.
+
+Exit status: 0 done; 1 done, and what was checked is wrong (wrong bytes, say); 2 the command could
+not do what it was asked to; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from mezzo.cli.output import complain, remark
+from mezzo.errors import MezzoError
+
+ENTRY_POINT_GROUP = "mezzo.commands"
+
+EXIT_WRONG = 1
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+# Which extra brings a module. A node that only reads and writes chunks needs none of them.
+EXTRA_OF_MODULE = {
+    "matplotlib": "replay",
+    "numpy": "replay",
+    "prometheus_client": "server",
+    "structlog": "server",
+    "uvloop": "server",
+}
+# The server's commands, so that they can say what they need where its extra is not installed.
+SERVER_COMMANDS = {
+    "serve": "Run a shard.",
+    "check": "Verify a device, offline.",
+}
+
+Register = Callable[[typer.Typer], None]
+
+
+def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None) -> typer.Typer:
+    """The application with our own commands and those of installed packages."""
+    app = typer.Typer(
+        name="mezzo",
+        help="A store for the KV cache of large language models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    _register_own(app)
+    if entry_points is None:
+        entry_points = metadata.entry_points(group=ENTRY_POINT_GROUP)
+    for entry_point in entry_points:
+        _register_installed(app, entry_point)
+    return app
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(make_app, sys.argv[1:]))
+
+
+def run(make: Callable[[], typer.Typer], arguments: list[str]) -> int:
+    """Run one command; the exit status. What it says goes to the standard streams."""
+    try:
+        make()(args=arguments, prog_name="mezzo")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else EXIT_ERROR * bool(done.code)
+    except MezzoError as error:
+        complain(str(error) or type(error).__name__)
+    except ImportError as error:
+        complain(missing(error))
+    except OSError as error:
+        complain(str(error))
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return EXIT_INTERRUPTED
+    else:
+        return 0
+    return EXIT_ERROR
+
+
+def missing(error: ImportError) -> str:
+    """What to install for a module that is not there, in one line."""
+    module = (error.name or "").partition(".")[0]
+    extra = EXTRA_OF_MODULE.get(module)
+    if extra is None:
+        return f"cannot import: {error}"
+    return f"this needs the Python module {module}: pip install 'mezzo[{extra}]'"
+
+
+def _root(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"mezzo {installed_version()} (Python {platform.python_version()})\n")
+        raise typer.Exit
+
+
+def installed_version() -> str:
+    """Version of the distribution, or that it is not installed."""
+    try:
+        return metadata.version("mezzo")
+    except metadata.PackageNotFoundError:
+        return "(source tree, not installed)"
+
+
+def _register_own(app: typer.Typer) -> None:
+    from mezzo.cli import bench, demo, replay, workload
+
+    for module in (replay, demo, bench, workload):
+        module.register(app)
+
+
+def _register_installed(app: typer.Typer, entry_point: metadata.EntryPoint) -> None:
+    try:
+        register: Register = entry_point.load()
+        register(app)
+    except ImportError as error:
+        if entry_point.name == "server":
+            for name, help_text in SERVER_COMMANDS.items():
+                _register_absent(app, name, help_text, error)
+        else:
+            remark(f"the commands of {entry_point.value} are left out: {error}")
+    except Exception as error:  # a broken extension must not take our commands away
+        remark(f"the commands of {entry_point.value} are left out: {type(error).__name__}: {error}")
+
+
+def _register_absent(app: typer.Typer, name: str, help_text: str, error: ImportError) -> None:
+    """A command that is not installed: it says what to install."""
+    problem = missing(error)
+
+    def absent() -> None:
+        complain(f"mezzo {name}: {problem}")
+        raise typer.Exit(EXIT_ERROR)
+
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    app.command(name, help=f"{help_text} (Not installed.)", context_settings=settings)(absent)
