@@ -48,7 +48,7 @@ def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None) -> typer
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,
+        rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
@@ -94,13 +94,20 @@ def missing(error: ImportError) -> str:
     return f"this needs the Python module {module}: pip install 'mezzo[{extra}]'"
 
 
-def _root(
-    *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         sys.stdout.write(f"mezzo {installed_version()} (Python {platform.python_version()})\n")
         raise typer.Exit
+
+
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options that come before the command; `version` has done its work by now."""
 
 
 def installed_version() -> str:

@@ -46,7 +46,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 TracePath = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[TRACE]",
+        metavar="TRACE",
         help="Trace, JSON lines. Without it: the Mooncake conversation trace in the folder that "
         f"{TRACES_VARIABLE} names, or else a seeded workload.",
         show_default=False,
