@@ -1,0 +1,8 @@
+"""One shard: a process with one event loop, its devices, index and memory.
+
+    frames in -> protocol -> service (decisions, no I/O) -> block store -> device ring -> frames out
+
+`service` decides, `shm_transfer`, `fd_transfer` and `tcp_payload` are the ways that bytes take,
+`leases` and `regions` what a client holds; `connection`, `listener` and `runtime` do the I/O;
+`main` starts and stops it all.
+"""

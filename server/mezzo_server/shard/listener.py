@@ -1,0 +1,250 @@
+"""Addresses that a shard listens on."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import structlog
+
+from mezzo.errors import Busy, InvalidArgument, Unavailable
+from mezzo.protocol.connection import refusal
+from mezzo_server.shard.connection import Connection
+
+if TYPE_CHECKING:
+    from mezzo_server.shard.runtime import Runtime
+
+log = structlog.get_logger("mezzo.listener")
+
+BACKLOG = 512
+ACCEPTS_PER_TURN = 16
+ACCEPT_PAUSE_S = 0.1
+UNIX_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path, less its final zero
+KEEPALIVE_IDLE_S = 30
+KEEPALIVE_INTERVAL_S = 10
+KEEPALIVE_PROBES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a path, or a host and port."""
+
+    path: str | None = None
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp://{host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this host can reach it."""
+        if self.path is not None or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_address(text: str) -> Address:
+    """Of ``unix:///path`` or ``tcp://host:port``. InvalidArgument if it is neither."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidArgument(f"{text!r}: {error}") from None
+    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
+        if len(os.fsencode(parts.path)) > UNIX_PATH_BYTES_MAX:
+            raise InvalidArgument(f"{text!r}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
+        return Address(path=parts.path)
+    if parts.scheme == "tcp" and parts.hostname and port is not None and parts.path in {"", "/"}:
+        return Address(host=parts.hostname, port=port)
+    raise InvalidArgument(f"{text!r} is no address; write unix:///path or tcp://host:port")
+
+
+class Listener:
+    """One listening socket. Owner of it, and of the socket's file."""
+
+    def __init__(self, address: Address) -> None:
+        """Bind and listen.
+
+        Raises:
+            Unavailable: the address is in use or cannot be bound; the message says why.
+        """
+        self._path = address.path
+        self._sock = _bind_unix(address.path) if address.path is not None else _bind_tcp(address)
+        self._sock.setblocking(False)
+        self._inode = os.stat(address.path).st_ino if address.path is not None else 0
+        if address.path is None:
+            host, port = self._sock.getsockname()[:2]
+            address = Address(host=host, port=port)
+        self.address = address
+        self._runtime: Runtime | None = None
+        self._connections_max = 0
+
+    def start(self, runtime: Runtime, connections_max: int) -> None:
+        """Accept clients from now on."""
+        self._runtime = runtime
+        self._connections_max = connections_max
+        runtime.watch_input(self._sock.fileno(), self._on_readable)
+
+    def stop(self) -> None:
+        """Accept no more, and remove the socket's file if it is still ours."""
+        if self._sock.fileno() < 0:
+            return
+        if self._runtime is not None:
+            self._runtime.unwatch_input(self._sock.fileno())
+        self._sock.close()
+        if self._path is not None:
+            try:
+                if os.stat(self._path).st_ino == self._inode:
+                    os.unlink(self._path)
+            except OSError:
+                pass  # somebody took it away already
+
+    def _on_readable(self) -> None:
+        runtime = self._runtime
+        if runtime is None:
+            return
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, peer = self._sock.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                continue
+            except OSError as error:
+                # Out of descriptors or memory: the socket stays readable, so look away for a while.
+                log.warning("cannot accept", error=str(error))
+                fd = self._sock.fileno()
+                runtime.unwatch_input(fd)
+                runtime.after(ACCEPT_PAUSE_S, self._resume)
+                return
+            self._take(
+                runtime, sock, f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(self.address)
+            )
+
+    def _resume(self) -> None:
+        if self._runtime is not None and self._sock.fileno() >= 0:
+            self._runtime.watch_input(self._sock.fileno(), self._on_readable)
+
+    def _take(self, runtime: Runtime, sock: socket.socket, peer: str) -> None:
+        sock.setblocking(False)
+        if len(runtime.connections) >= self._connections_max:
+            runtime.service.counters["refused_connections"] += 1
+            error = Busy(f"{self._connections_max} connections are open (connections_max)", 1.0)
+            try:
+                sock.send(refusal(error))
+                sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # told as well as could be
+            sock.close()
+            return
+        try:
+            if sock.family != socket.AF_UNIX:
+                _tune_tcp(sock)
+        except OSError:
+            sock.close()  # it has gone already
+            return
+        runtime.connections.add(Connection(runtime, sock, peer))
+
+
+def open_listeners(texts: list[str], *, insecure: bool) -> list[Listener]:
+    """Listen on all addresses, or on none.
+
+    Raises:
+        InvalidArgument: an address that other hosts can reach, without ``insecure``.
+        Unavailable: an address cannot be bound.
+    """
+    addresses = [parse_address(text) for text in texts]
+    for address in addresses:
+        if not address.is_local and not insecure:
+            raise InvalidArgument(
+                f"{address} can be reached from other hosts, and this release neither encrypts nor "
+                "authenticates; give --insecure if the network is trusted"
+            )
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            listeners.append(Listener(address))
+    except BaseException:
+        for listener in listeners:
+            listener.stop()
+        raise
+    return listeners
+
+
+def _bind_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise Unavailable(f"cannot listen on unix://{path}: {os.strerror(error.errno or 0)}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the file of a socket on which nobody listens. Unavailable if it is anything else."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise Unavailable(f"cannot listen on unix://{path}: it is a file, not a socket")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe.setblocking(False)
+    try:
+        probe.connect(path)
+    except OSError as error:
+        if error.errno != errno.ECONNREFUSED:
+            raise Unavailable(f"unix://{path} is in use") from None
+        Path(path).unlink(missing_ok=True)
+    else:
+        raise Unavailable(f"another process listens on unix://{path}")
+    finally:
+        probe.close()
+
+
+def _bind_tcp(address: Address) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise Unavailable(f"cannot listen on {address}: {error.strerror}") from None
+    family, kind, protocol, _, sockaddr = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(sockaddr)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise Unavailable(f"cannot listen on {address}: {os.strerror(error.errno or 0)}") from None
+    return sock
+
+
+def _tune_tcp(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A peer that vanished without a word is noticed within a minute.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)

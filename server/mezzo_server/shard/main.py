@@ -1,0 +1,241 @@
+"""Start and stop of one shard: what is built in which order, and taken down in the reverse.
+
+A shard owns its devices before it recovers them, recovers them before it listens, and listens before
+it says that it is ready.  A stop closes the listeners, then the connections, then seals and flushes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import structlog
+from msgspec import Struct
+
+from mezzo.errors import CallerError, InvalidArgument, MezzoError, Unavailable
+from mezzo_server.blockstore.devices.opening import open_device, probe
+from mezzo_server.blockstore.io import Device
+from mezzo_server.blockstore.options import Durability, StoreOptions
+from mezzo_server.blockstore.store import BlockStore
+from mezzo_server.config import ShardConfig
+from mezzo_server.shard.listener import open_listeners
+from mezzo_server.shard.runtime import Runtime
+from mezzo_server.shard.service import Service
+from mezzo_server.staging import StagingPool
+from mezzo_server.workers import open_workers
+
+log = structlog.get_logger("mezzo.shard")
+
+Progress = Callable[[str, int, int], None]
+"""Told during recovery: what, how much is done, how much there is."""
+
+
+class DeviceState(Struct, frozen=True):
+    """One device, as told when the shard is ready."""
+
+    name: str
+    kind: str
+    bytes: int
+    block_bytes: int
+    direct: bool
+
+
+class Readiness(Struct, frozen=True):
+    """What a shard says once it serves."""
+
+    listen: list[str]
+    pid: int
+    devices: list[DeviceState]
+    io: str
+    """how devices are reached, and why not through io_uring if so"""
+    loop: str
+    durability: str
+    policy: str
+    chunks: int
+    """recovered"""
+    bytes_live: int
+    bytes_total: int
+    start_s: float
+    """from the call to readiness"""
+
+
+class Shard:
+    """One shard from `__init__` (devices recovered, listening) through `run` to `close`."""
+
+    def __init__(self, config: ShardConfig, progress: Progress | None = None) -> None:
+        """Open everything, or nothing.
+
+        Raises:
+            InvalidArgument: the configuration does not fit what is there.
+            Unavailable: a device is held by another process, an address is in use.
+        """
+        began = time.monotonic()
+        if not config.devices:
+            raise InvalidArgument("no device: give --device FILE --capacity SIZE, or --device memory:SIZE")
+        self._config = config
+        with ExitStack() as stack:
+            self._listeners = open_listeners(config.listen, insecure=config.insecure)
+            stack.callback(self._stop_listening)
+            self._loop = _new_loop(config.loop)
+            stack.callback(self._loop.close)
+            devices: list[Device] = []
+            stack.callback(lambda: [device.close() for device in devices])
+            for spec in config.devices:
+                devices.append(_open(spec, config))
+            self._workers = open_workers(config.workers)
+            stack.callback(self._workers.close)
+            # Two pools: what waits in one for the store must never hold what the store needs.
+            self._store_staging = StagingPool(
+                max(config.store_staging_bytes, 2 * config.limits.chunk_bytes_max)
+            )
+            stack.callback(self._store_staging.close)
+            self._staging = StagingPool(config.limits.staging_bytes)
+            stack.callback(self._staging.close)
+            self._store = BlockStore.open(
+                devices,
+                self._workers,
+                self._store_staging,
+                _options(config),
+                now=time.monotonic,
+                progress=progress,
+            )
+            stack.callback(self._store.close)
+            self._store.register(self._staging.memory)
+            self._runtime = Runtime(self._loop, self._store)
+            self.service = Service(
+                self._store,
+                self._staging,
+                config.limits,
+                capacity_bytes=sum(device.size_bytes for device in devices),
+                block_bytes=max(device.block_bytes for device in devices),
+                incarnation=os.urandom(16),
+                now=time.monotonic,
+                poke=self._runtime.poke,
+                numbers=self._runtime.numbers,
+            )
+            self._runtime.service = self.service
+            self._closing = stack.pop_all()
+        report = self._store.report()
+        self.readiness = Readiness(
+            listen=[str(listener.address) for listener in self._listeners],
+            pid=os.getpid(),
+            devices=[_device_state(device) for device in devices],
+            io=_io_state(config),
+            loop=type(self._loop).__module__.split(".")[0],
+            durability=config.durability,
+            policy=config.policy,
+            chunks=report.chunks,
+            bytes_live=report.bytes_live,
+            bytes_total=sum(device.bytes_total for device in report.devices),
+            start_s=round(time.monotonic() - began, 3),
+        )
+
+    def run(self, announce: Callable[[Readiness], None] | None = None, *, signals: bool = True) -> None:
+        """Serve until `stop`, or SIGTERM or SIGINT if ``signals``; ``announce`` once it serves."""
+        loop, runtime = self._loop, self._runtime
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop)
+        runtime.start()
+        for listener in self._listeners:
+            listener.start(runtime, self._config.limits.connections_max)
+        if announce is not None:
+            loop.call_soon(announce, self.readiness)
+        try:
+            loop.run_forever()
+        finally:
+            if signals:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.remove_signal_handler(number)
+            self._stop_listening()
+            runtime.stop()
+
+    def stop(self) -> None:
+        """Let `run` return; may be called from another thread."""
+        self._loop.call_soon_threadsafe(self._stop)
+
+    def close(self) -> None:
+        """End what is under way, seal, flush, and let go of everything."""
+        self._closing.close()
+
+    def _stop(self) -> None:
+        log.info("stopping", connections=len(self._runtime.connections))
+        self._stop_listening()
+        for connection in tuple(self._runtime.connections):
+            connection.shut_down()
+        # One turn for the last frames to go out; who does not read them then has had his chance.
+        self._loop.call_later(0.05, self._loop.stop)
+
+    def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.stop()
+
+
+def serve(
+    config: ShardConfig,
+    announce: Callable[[Readiness], None],
+    progress: Progress | None = None,
+) -> None:
+    """Run one shard in this process until SIGTERM or SIGINT.
+
+    Raises:
+        MezzoError: it could not start; the message says why in one line.
+    """
+    shard = Shard(config, progress)
+    try:
+        shard.run(announce)
+    finally:
+        shard.close()
+
+
+def _new_loop(name: str) -> asyncio.AbstractEventLoop:
+    if name != "asyncio":
+        try:
+            import uvloop
+        except ImportError:
+            if name == "uvloop":
+                raise InvalidArgument("loop: uvloop is not installed") from None
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def _options(config: ShardConfig) -> StoreOptions:
+    return StoreOptions(
+        durability=Durability(config.durability),
+        policy=config.policy,
+        chunk_bytes_max=config.limits.chunk_bytes_max,
+        segment_bytes=config.segment_bytes,
+        scrub_bytes_per_s=float(config.scrub_bytes_per_s),
+    )
+
+
+def _open(spec: str, config: ShardConfig) -> Device:
+    try:
+        return open_device(spec, size_bytes=config.capacity_bytes or None, kind=config.io, depth=config.depth)
+    except CallerError as error:
+        raise InvalidArgument(f"device {spec}: {error}") from None
+    except MezzoError:
+        raise
+    except OSError as error:
+        raise Unavailable(f"device {spec}: {error.strerror or error}") from None
+
+
+def _device_state(device: Device) -> DeviceState:
+    return DeviceState(
+        name=device.name,
+        kind=type(device).__name__.removesuffix("Device").lower(),
+        bytes=device.size_bytes,
+        block_bytes=device.block_bytes,
+        direct=bool(getattr(device, "direct", False)),
+    )
+
+
+def _io_state(config: ShardConfig) -> str:
+    if config.io == "threads":
+        return "threads, as configured"
+    return probe()

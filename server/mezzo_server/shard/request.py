@@ -1,0 +1,240 @@
+"""A request that takes longer than one call: what all of them share. No I/O, no clock of its own.
+
+Invariant: a request ends exactly once, after the last callback of the block store, the workers and
+the staging pool that it waits for; only then is its id free, its region dropped and its answer sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mezzo.errors import DeadlineExceeded, InvalidArgument, MezzoError, TooLarge
+from mezzo.protocol.messages import Body, Kind, Put
+from mezzo_server.shard.regions import Region
+
+if TYPE_CHECKING:
+    from mezzo_server.shard.service import Session
+
+STEP_KEYS = 64
+"""Keys of one request handled before others get their turn: a few hundred microseconds."""
+STEP_EXTENTS = 512
+
+
+class Request:
+    """One request in flight. Owned by its `Session` from construction until `finish` or `fail`."""
+
+    __slots__ = ("cancelled", "deadline", "id", "kind", "region", "session")
+
+    def __init__(
+        self,
+        session: Session,
+        request_id: int,
+        kind: Kind,
+        region: Region | None = None,
+        deadline_ms: int = 0,
+    ) -> None:
+        self.session = session
+        self.id = request_id
+        self.kind = kind
+        self.region = region
+        self.cancelled = False
+        """the client gave it up, or is gone"""
+        self.deadline = session.service.now() + deadline_ms / 1000 if deadline_ms else None
+        session.begin(self)
+        if region is not None:
+            region.hold()
+
+    def give_up(self) -> None:
+        """`cancelled` was set: begin nothing more, and end as soon as nothing is under way."""
+
+    def finish(self, kind: Kind, body: Body) -> None:
+        """It is answered."""
+        self._release()
+        self.session.end(self, kind, body)
+
+    def fail(self, error: MezzoError) -> None:
+        """It is answered with an error."""
+        self._release()
+        self.session.end_with_error(self, error)
+
+    def check_deadline(self) -> None:
+        """DeadlineExceeded if it has passed."""
+        if self.deadline is not None and self.session.service.now() >= self.deadline:
+            raise DeadlineExceeded("the deadline passed before the request could end")
+
+    def check_load(self, nbytes: int) -> None:
+        """DeadlineExceeded if reading ``nbytes`` would end too late."""
+        if self.deadline is None:
+            return
+        service = self.session.service
+        load_s = service.store.load_estimate_s(nbytes)
+        if service.now() + load_s > self.deadline:
+            raise DeadlineExceeded(f"reading {nbytes} bytes would take about {load_s * 1000:.1f} ms")
+
+    def _release(self) -> None:
+        region, self.region = self.region, None
+        if region is not None:
+            region.drop()
+
+
+class SlicedRequest(Request):
+    """A request for many keys that goes on slice by slice, so that it holds up nobody else.
+
+    Subclasses give `weigh` and `begin_slice` and call `slice_ended` once for each slice; `complete`
+    is called when all have ended.  Bytes of slices under way count against the session's window.
+    """
+
+    __slots__ = ("count", "error", "next_index", "running")
+
+    slice_keys_max = STEP_KEYS
+
+    def __init__(
+        self,
+        session: Session,
+        request_id: int,
+        kind: Kind,
+        count: int,
+        region: Region | None = None,
+        deadline_ms: int = 0,
+    ) -> None:
+        super().__init__(session, request_id, kind, region, deadline_ms)
+        self.count = count
+        self.next_index = 0
+        self.running = 0
+        self.error: MezzoError | None = None
+
+    def weigh(self, index: int) -> tuple[int, int]:
+        """Bytes and extents of one key."""
+        raise NotImplementedError
+
+    def begin_slice(self, first: int, last: int, nbytes: int) -> None:
+        """Begin keys ``first`` to ``last - 1``; MezzoError if nothing of the slice was begun."""
+        raise NotImplementedError
+
+    def complete(self) -> None:
+        """All slices ended: finish or fail."""
+        raise NotImplementedError
+
+    def give_up(self) -> None:
+        """End once the slices under way have."""
+        if self.running == 0:
+            self._complete()
+
+    def run(self) -> None:
+        """Begin slices until the step is spent, the window is full or all are begun."""
+        keys_left, extents_left = STEP_KEYS, STEP_EXTENTS
+        while self.next_index < self.count and self.error is None and not self.cancelled:
+            if keys_left <= 0 or extents_left <= 0:
+                self.running += 1  # the step to come counts: nothing completes before it
+                self.session.link.later(self._step)
+                return
+            first = last = self.next_index
+            nbytes = extents = 0
+            keys_max = min(self.slice_keys_max, keys_left)
+            while last < self.count and last - first < keys_max and extents < extents_left:
+                size, pieces = self.weigh(last)
+                if last > first and not self.session.window_fits(nbytes + size):
+                    break
+                nbytes += size
+                extents += pieces
+                last += 1
+            if not self.session.window_fits(nbytes):
+                self.running += 1
+                self.session.window_wait(self._step)
+                return
+            keys_left -= last - first
+            extents_left -= extents
+            self.next_index = last
+            self._begin(first, last, nbytes)
+        if self.running == 0:
+            self._complete()
+
+    def slice_ended(self, nbytes: int, error: MezzoError | None = None) -> None:
+        """A slice that was begun has ended."""
+        if error is not None and self.error is None:
+            self.error = error
+        self.running -= 1
+        self.session.window_give(nbytes)
+        if self.running == 0 and (self.next_index >= self.count or self.error is not None or self.cancelled):
+            self._complete()
+
+    def _step(self) -> None:
+        self.running -= 1
+        self.run()
+
+    def _begin(self, first: int, last: int, nbytes: int) -> None:
+        # One more while beginning, so that a slice that ends within begin_slice does not complete
+        # the request under our feet.
+        self.running += 2
+        self.session.window_take(nbytes)
+        try:
+            self.check_deadline()
+            self.begin_slice(first, last, nbytes)
+        except MezzoError as error:
+            self.error = self.error or error
+            self.running -= 1
+            self.session.window_give(nbytes)
+        self.running -= 1
+
+    def _complete(self) -> None:
+        if self.error is not None:
+            self.fail(self.error)
+        else:
+            self.complete()
+
+
+def parts_of(body: Put) -> list[tuple[int, ...]]:
+    """The part lengths of each chunk of a put.
+
+    Raises:
+        InvalidArgument: they do not fit the lengths.
+    """
+    lengths, parts = body.lengths, body.parts
+    count = len(body.keys)
+    if len(lengths) != count:
+        raise InvalidArgument(f"{count} keys and {len(lengths)} lengths")
+    if not parts:
+        return [(length,) for length in lengths]
+    if len(parts) == 1:
+        each = tuple(parts[0])
+        total = sum(each)
+        _check_parts(each)
+        for length in lengths:
+            if length != total:
+                raise InvalidArgument(f"parts of {total} bytes in all do not make a chunk of {length}")
+        return [each] * count
+    if len(parts) != count:
+        raise InvalidArgument(f"{count} keys and {len(parts)} lists of parts; give none, one or one for each")
+    result = []
+    for length, given in zip(lengths, parts, strict=True):
+        each = tuple(given)
+        _check_parts(each)
+        if sum(each) != length:
+            raise InvalidArgument(f"parts of {sum(each)} bytes in all do not make a chunk of {length}")
+        result.append(each)
+    return result
+
+
+def check_lengths(lengths: Sequence[int], chunk_bytes_max: int) -> None:
+    """TooLarge or InvalidArgument for a chunk that cannot be stored."""
+    if max(lengths) > chunk_bytes_max:
+        raise TooLarge(
+            f"a chunk of {max(lengths)} bytes is over the limit ({chunk_bytes_max}, chunk_bytes_max)"
+        )
+    if min(lengths) == 0:
+        raise InvalidArgument("a chunk has at least one byte")
+
+
+def _check_parts(parts: tuple[int, ...]) -> None:
+    if min(parts) == 0:
+        raise InvalidArgument("a part has at least one byte")
+
+
+def bitmap(flags: Sequence[bool]) -> tuple[bytes, int]:
+    """Flags as bits, LSB first, and how many are set."""
+    bits = 0
+    for index, flag in enumerate(flags):
+        if flag:
+            bits |= 1 << index
+    return bits.to_bytes((len(flags) + 7) // 8, "little"), bits.bit_count()

@@ -1,0 +1,178 @@
+"""The event loop's side of a shard: who is called when, and for how long.
+
+Invariant: the block store, the sessions and the connections are touched by this one thread only.
+Every callback is timed; the longest is the metric ``loop_hold_max_us``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+
+from mezzo_server.shard.connection import Connection
+
+if TYPE_CHECKING:
+    from mezzo_server.blockstore.store import BlockStore
+    from mezzo_server.shard.service import Service
+
+log = structlog.get_logger("mezzo.runtime")
+
+TICK_S = 0.02
+TICK_IDLE_S = 0.2
+CONNECTION_CHECK_S = 1.0
+HOLD_GOAL_NS = 1_000_000
+YOUNG_COUNT = 20_000
+"""Container objects made since the last collection before the youngest are collected."""
+FULL_COLLECTION_S = 60.0
+
+
+class Runtime:
+    """Owner of the connections, the timers and the wake-ups of one shard.
+
+    Driven by an asyncio event loop: ``start`` after `service` was set, ``stop`` before the store is
+    closed.
+    """
+
+    service: Service
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, store: BlockStore) -> None:
+        self._loop = loop
+        self._store = store
+        self.connections: set[Connection] = set()
+        self._pump_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._checked_at = 0.0
+        self._collected_at = 0.0
+        self._running = False
+        self._event_fds: list[int] = []
+        self.hold_max_ns = 0
+        self.holds_long = 0
+        self.callbacks = 0
+        self._callbacks_seen = 0
+
+    def start(self) -> None:
+        """Begin to serve: everything that was built so far is exempt from garbage collection."""
+        self._running = True
+        for source in (*self._store.devices, self._store.workers):
+            fd = source.event_fd
+            if fd is not None:
+                self._event_fds.append(fd)
+                self._loop.add_reader(fd, self._timed, self._pump)
+        # Collections would hold the loop at a time that nobody chose; `_tick` makes them.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self._collected_at = self._checked_at = self.service.now()
+        self._schedule_tick()
+        self.poke()
+
+    def stop(self) -> None:
+        """Close all connections and timers."""
+        self._running = False
+        for connection in tuple(self.connections):
+            connection.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for fd in self._event_fds:
+            self._loop.remove_reader(fd)
+        self._event_fds.clear()
+        gc.enable()
+        gc.unfreeze()
+
+    def numbers(self) -> Mapping[str, int | float]:
+        """How the loop fares."""
+        return {
+            "loop_hold_max_us": self.hold_max_ns / 1000,
+            "loop_holds_over_1ms": self.holds_long,
+            "loop_callbacks": self.callbacks,
+        }
+
+    # -- what connections ask
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Call ``step`` in a later turn."""
+        self._loop.call_soon(self._timed, step)
+
+    def after(self, delay_s: float, step: Callable[[], None]) -> None:
+        """Call ``step`` in ``delay_s`` seconds."""
+        self._loop.call_later(delay_s, self._timed, step)
+
+    def poke(self) -> None:
+        """Work was queued in the store: submit it once, when this turn's callbacks have run."""
+        if not self._pump_scheduled:
+            self._pump_scheduled = True
+            self._loop.call_soon(self._timed, self._pump)
+
+    def watch_input(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call ``ready`` whenever ``fd`` can be read."""
+        self._loop.add_reader(fd, self._timed, ready)
+
+    def unwatch_input(self, fd: int) -> None:
+        """Undo `watch_input`."""
+        self._loop.remove_reader(fd)
+
+    def watch_output(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call ``ready`` whenever ``fd`` can be written."""
+        self._loop.add_writer(fd, self._timed, ready)
+
+    def unwatch_output(self, fd: int) -> None:
+        """Undo `watch_output`."""
+        self._loop.remove_writer(fd)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection has closed."""
+        self.connections.discard(connection)
+
+    # -- turns
+
+    def _timed(self, callback: Callable[[], None]) -> None:
+        began = time.perf_counter_ns()
+        try:
+            callback()
+        finally:
+            held = time.perf_counter_ns() - began
+            self.callbacks += 1
+            if held > HOLD_GOAL_NS:
+                self.holds_long += 1
+            if held > self.hold_max_ns:
+                self.hold_max_ns = held
+                if held > 50 * HOLD_GOAL_NS:
+                    log.warning("loop was held", ms=held / 1e6, by=getattr(callback, "__qualname__", "?"))
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        self._store.pump()
+
+    def _schedule_tick(self) -> None:
+        # Idle: nothing of the store's is under way and nobody called since the last tick.
+        idle = not self._store.busy and self.callbacks - self._callbacks_seen <= 1
+        self._callbacks_seen = self.callbacks
+        self._timer = self._loop.call_later(TICK_IDLE_S if idle else TICK_S, self._timed, self._tick)
+
+    def _tick(self) -> None:
+        if not self._running:
+            return
+        self._store.tick()
+        self._store.pump()
+        self.service.tick()
+        now = self.service.now()
+        if now - self._checked_at >= CONNECTION_CHECK_S:
+            self._checked_at = now
+            for connection in tuple(self.connections):
+                connection.check_time(now)
+        self._collect(now)
+        self._schedule_tick()
+
+    def _collect(self, now: float) -> None:
+        if now - self._collected_at >= FULL_COLLECTION_S and not self._store.busy:
+            self._collected_at = now
+            gc.collect()
+            # What survived lives long: the next full collection need not look at it again.
+            gc.freeze()
+        elif gc.get_count()[0] > YOUNG_COUNT:
+            gc.collect(0)

@@ -1,0 +1,112 @@
+"""One connection's share of the staging pool, so that a slow client holds no more than its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from mezzo.errors import MezzoError
+from mezzo_server.memory import Span
+from mezzo_server.staging import StagingPool, StagingRequest
+
+
+class Ask:
+    """A piece that was asked for; made by `StagingShare.request`."""
+
+    __slots__ = ("length", "ready", "request")
+
+    def __init__(self, length: int, ready: Callable[[Span | None], None]) -> None:
+        self.length = length
+        self.ready: Callable[[Span | None], None] | None = ready
+        self.request: StagingRequest | None = None
+
+    def cancel(self) -> None:
+        """Never call back. Without effect on a piece that was handed over already."""
+        self.ready = None
+
+
+class StagingShare:
+    """Pieces of the pool, at most ``bytes_max`` at a time (or one that is larger), in order.
+
+    Owner of what this connection holds of the pool; after `close` it hands nothing out and only
+    takes back.
+    """
+
+    def __init__(self, pool: StagingPool, bytes_max: int) -> None:
+        self._pool = pool
+        self.bytes_max = bytes_max
+        self.bytes_held = 0
+        """bytes of pieces handed out, and of the one that the pool was asked for"""
+        self._waiting: deque[Ask] = deque()
+        self._asked: Ask | None = None
+        self._serving = False
+        self._closed = False
+
+    def request(self, length: int, ready: Callable[[Span | None], None]) -> Ask:
+        """Call ``ready`` with a piece: within this call if there is room, else in turn.
+
+        With None where the pool refuses (its own queue is full): the caller is busy.
+
+        Raises:
+            TooLarge: longer than any piece of the pool can be.
+        """
+        ask = Ask(length, ready)
+        self._waiting.append(ask)
+        self._serve()
+        return ask
+
+    def give(self, span: Span) -> None:
+        """Take a piece back."""
+        self.bytes_held -= span.length
+        self._pool.give(span)
+        self._serve()
+
+    def close(self) -> None:
+        """Hand nothing out any more."""
+        self._closed = True
+        self._waiting.clear()
+        asked, self._asked = self._asked, None
+        if asked is not None and asked.request is not None:
+            asked.request.cancel()
+            self.bytes_held -= asked.length
+
+    def _serve(self) -> None:
+        # Callbacks may ask and give again: only the outermost call goes on serving.
+        if self._serving or self._closed:
+            return
+        self._serving = True
+        try:
+            while self._waiting and self._asked is None:
+                ask = self._waiting[0]
+                if ask.ready is None:
+                    self._waiting.popleft()
+                    continue
+                if self.bytes_held and self.bytes_held + ask.length > self.bytes_max:
+                    return
+                self._waiting.popleft()
+                self._ask_pool(ask)
+        finally:
+            self._serving = False
+
+    def _ask_pool(self, ask: Ask) -> None:
+        self.bytes_held += ask.length
+        self._asked = ask
+        try:
+            request = self._pool.request(ask.length, self._arrived)
+        except MezzoError:
+            self._asked = None
+            self.bytes_held -= ask.length
+            if ask.ready is not None:
+                ask.ready(None)
+            return
+        if self._asked is ask:
+            ask.request = request
+
+    def _arrived(self, span: Span) -> None:
+        ask, self._asked = self._asked, None
+        if ask is None or ask.ready is None:
+            self.bytes_held -= span.length
+            self._pool.give(span)
+        else:
+            ask.ready(span)
+        self._serve()

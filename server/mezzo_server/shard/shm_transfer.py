@@ -1,0 +1,177 @@
+"""Get and put over shared memory that is mapped: the device moves the bytes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mezzo.errors import InvalidArgument, MezzoError, RegionError, Unavailable
+from mezzo.protocol.messages import Get, Got, Kind, Put, PutDone
+from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus
+from mezzo_server.shard.regions import Region
+from mezzo_server.shard.request import SlicedRequest, bitmap, check_lengths, parts_of
+
+if TYPE_CHECKING:
+    from mezzo_server.blockstore.store import PutTicket
+    from mezzo_server.shard.service import Session
+
+
+class ShmRequest(SlicedRequest):
+    """What gets and puts through regions share: their extents and how these are weighed."""
+
+    __slots__ = ("extents", "keys")
+
+    def __init__(
+        self,
+        session: Session,
+        request_id: int,
+        kind: Kind,
+        keys: Sequence[bytes],
+        extents: Sequence[Sequence[int]],
+        region: Region,
+        deadline_ms: int,
+    ) -> None:
+        if len(extents) != len(keys):
+            raise InvalidArgument(f"{len(keys)} keys and {len(extents)} extent lists")
+        super().__init__(session, request_id, kind, len(keys), region, deadline_ms)
+        self.keys = keys
+        self.extents = extents
+
+    @property
+    def place(self) -> Region:
+        """The region, which the request holds until it ends."""
+        if self.region is None:
+            raise RegionError("the request has ended")
+        return self.region
+
+    def weigh(self, index: int) -> tuple[int, int]:
+        """Bytes and extents of one key."""
+        extents = self.extents[index]
+        if len(extents) == 2:
+            return extents[1], 1
+        return sum(extents[1::2]), len(extents) // 2
+
+
+class ShmGet(ShmRequest):
+    """A get into a mapped region."""
+
+    __slots__ = ("first_part", "lengths", "part_count")
+
+    def __init__(self, session: Session, request_id: int, body: Get, region: Region) -> None:
+        super().__init__(session, request_id, Kind.GET, body.keys, body.targets, region, body.deadline_ms)
+        self.first_part = body.first_part
+        self.part_count = body.part_count
+        self.lengths = [-1] * len(body.keys)
+
+    def start(self) -> None:
+        """Begin. The answer comes through the session."""
+        if self.deadline is not None:
+            try:
+                self.check_load(sum(self.weigh(index)[0] for index in range(self.count)))
+            except MezzoError as error:
+                self.fail(error)
+                return
+        self.run()
+
+    def begin_slice(self, first: int, last: int, nbytes: int) -> None:
+        """Let the store read these keys straight into the region."""
+        spans = self.place.spans
+        keys, extents = self.keys, self.extents
+        chunks = [GetChunk(keys[index], spans(extents[index])) for index in range(first, last)]
+
+        def done(outcome: GetOutcome) -> None:
+            self.lengths[first:last] = outcome.lengths
+            self.slice_ended(nbytes)
+
+        self.session.service.get(
+            self.session.scope, chunks, done, first_part=self.first_part, part_count=self.part_count
+        )
+
+    def complete(self) -> None:
+        """Say what is there."""
+        self.finish(Kind.GOT, got(self.lengths))
+
+
+class ShmPut(ShmRequest):
+    """A put out of a mapped region."""
+
+    __slots__ = ("parts", "position", "put_error", "statuses", "tickets")
+
+    def __init__(self, session: Session, request_id: int, body: Put, region: Region) -> None:
+        self.parts = parts_of(body)
+        check_lengths(body.lengths, session.limits.chunk_bytes_max)
+        super().__init__(session, request_id, Kind.PUT, body.keys, body.sources, region, body.deadline_ms)
+        self.position = body.position
+        self.statuses = [PutStatus.FAILED] * len(body.keys)
+        self.put_error: Exception | None = None
+        self.tickets: list[PutTicket] = []
+
+    def start(self) -> None:
+        """Begin. The answer comes through the session."""
+        self.run()
+
+    def give_up(self) -> None:
+        """Abandon what still waits for its turn in the store."""
+        for ticket in tuple(self.tickets):
+            ticket.abandon()
+        if self.running == 0 and self.session.holds(self):
+            super().give_up()
+
+    def begin_slice(self, first: int, last: int, nbytes: int) -> None:
+        """Let the store write these keys straight out of the region."""
+        spans = self.place.spans
+        chunks = []
+        for index in range(first, last):
+            source = spans(self.extents[index])
+            check_source(self.weigh(index)[0], self.parts[index])
+            chunks.append(PutChunk(self.keys[index], self.parts[index], source, self.position + index))
+        self.put_slice(first, last, nbytes, chunks)
+
+    def put_slice(self, first: int, last: int, nbytes: int, chunks: list[PutChunk]) -> None:
+        """Hand a slice to the store."""
+        ended = False
+        ticket: PutTicket | None = None
+
+        def done(outcome: PutOutcome) -> None:
+            nonlocal ended
+            ended = True
+            if ticket is not None:
+                self.tickets.remove(ticket)
+            self.statuses[first:last] = outcome.statuses
+            self.put_error = self.put_error or outcome.error
+            self.slice_ended(nbytes)
+
+        ticket = self.session.service.put(self.session.scope, chunks, done, deadline=self.deadline)
+        if not ended:
+            self.tickets.append(ticket)
+
+    def complete(self) -> None:
+        """Say what was stored."""
+        answer_put(self, self.statuses, self.put_error)
+
+
+def check_source(nbytes: int, parts: Sequence[int]) -> None:
+    """InvalidArgument unless the extents hold the chunk exactly."""
+    if nbytes != sum(parts):
+        raise InvalidArgument(f"extents of {nbytes} bytes in all do not make a chunk of {sum(parts)}")
+
+
+def got(lengths: Sequence[int]) -> Got:
+    """The answer to a get, from bytes delivered for each key (-1: miss)."""
+    found, count = bitmap([length >= 0 for length in lengths])
+    return Got(count, found, [length if length > 0 else 0 for length in lengths])
+
+
+def answer_put(request: SlicedRequest, statuses: Sequence[PutStatus], error: Exception | None) -> None:
+    """End a put: an error if nothing came of it, else what was stored."""
+    if error is not None and all(status is PutStatus.FAILED for status in statuses):
+        request.fail(error if isinstance(error, MezzoError) else Unavailable(str(error)))
+        return
+    request.finish(Kind.PUT_DONE, put_done(statuses))
+
+
+def put_done(statuses: Sequence[PutStatus]) -> PutDone:
+    """The answer to a put."""
+    stored, stored_count = bitmap([status is PutStatus.STORED for status in statuses])
+    exists, exists_count = bitmap([status is PutStatus.EXISTS for status in statuses])
+    return PutDone(stored, exists, stored_count, exists_count)
