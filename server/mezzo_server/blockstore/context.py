@@ -1,0 +1,167 @@
+"""What the parts of one block store share: clocks, counters, lives, sequences, work queues.
+
+Owner of every piece of mutable state that more than one part touches.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mezzo.checksum import chunk_seed, part_seed
+from mezzo_server.blockstore.index import Index, NamespaceIndex
+from mezzo_server.blockstore.io import Job, Task, Workers
+from mezzo_server.blockstore.options import StoreOptions
+from mezzo_server.blockstore.policy import ReclaimPolicy, policy
+from mezzo_server.blockstore.segment import Segment, life_of, number_of
+from mezzo_server.blockstore.spans import by_part, copy, total
+from mezzo_server.blockstore.tasks import Event, Later
+from mezzo_server.blockstore.tasks import Task as Coro
+from mezzo_server.memory import Span
+from mezzo_server.staging import StagingPool
+
+if TYPE_CHECKING:
+    from mezzo_server.blockstore.device_log import DeviceLog
+
+
+class Context:
+    """Shared state of one store. Owner: `BlockStore`."""
+
+    def __init__(
+        self,
+        options: StoreOptions,
+        workers: Workers,
+        staging: StagingPool,
+        now: Callable[[], float],
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        self.options = options
+        self.workers = workers
+        self.staging = staging
+        self.now = now
+        self.entropy = entropy
+        self.policy: ReclaimPolicy = policy(options.policy)
+        self.index = Index()
+        self.logs: list[DeviceLog] = []
+        self.lives: dict[int, Segment] = {}
+        """segments that the index may point into"""
+        self.on_disk: set[int] = set()
+        """lives whose header a restart could find"""
+        self.next_sequence = 1
+        self.next_life = 1
+        self.later = Later()
+        self.jobs: list[Job] = []
+        self.counters: Counter[str] = Counter()
+        self.failures: list[Exception] = []
+        self.closing = False
+
+    def draw_sequence(self) -> int:
+        """A sequence for one put or delete."""
+        self.next_sequence += 1
+        return self.next_sequence - 1
+
+    def draw_life(self) -> int:
+        """A number for a segment's new life."""
+        self.next_life += 1
+        return self.next_life - 1
+
+    def start(self, coroutine: Coroutine[Event[Any], None, None]) -> Coro:
+        """Run background work. What it raises is kept for `BlockStore.pump` to raise."""
+        return Coro(coroutine, self.failures.append)
+
+    def limbo(self) -> frozenset[int]:
+        """Lives whose evicted chunks a restart could find again."""
+        return frozenset().union(*(log.limbo for log in self.logs))
+
+    def find(self, namespace: NamespaceIndex, key: bytes) -> tuple[Segment, int] | None:
+        """Segment and entry number of a visible chunk on a device that serves."""
+        location = namespace.get(key)
+        if location is None:
+            return None
+        segment = self.lives[life_of(location)]
+        if segment.log.fenced is not None:
+            return None
+        return segment, number_of(location)
+
+    def forget(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> bool:
+        """Make a chunk invisible if the index still has it at this place."""
+        if namespace.get(key) != segment.base + number:
+            return False
+        namespace.remove(key)
+        segment.account(number, -1)
+        pins = namespace.pins.get(key)
+        if pins:
+            segment.pinned_bytes -= segment.table.length[number]
+        return True
+
+    def appear(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> None:
+        """Make a chunk visible at a place."""
+        namespace.set(key, segment.base + number)
+        segment.account(number, +1)
+        if key in namespace.pins:
+            segment.pinned_bytes += segment.table.length[number]
+
+    def verify(
+        self,
+        seed: int,
+        first_part: int,
+        lengths: Sequence[int],
+        checksums: Sequence[int],
+        spans: Sequence[Span],
+        done: Callable[[bool], None],
+    ) -> None:
+        """Whether the parts in ``spans`` have these checksums: now if small, else off the loop."""
+
+        def compare(found: list[int]) -> None:
+            done(all(map(int.__eq__, found, checksums)))
+
+        self.digest(seed, first_part, lengths, spans, compare)
+
+    def digest(
+        self,
+        seed: int,
+        first_part: int,
+        lengths: Sequence[int],
+        spans: Sequence[Span],
+        done: Callable[[list[int]], None],
+    ) -> None:
+        """Checksums of the parts that lie in ``spans`` one after the other."""
+        size = spans[0].length if len(spans) == 1 else total(spans)
+        if size <= self.options.inline_checksum_bytes:
+            checksum = self.workers.checksum
+            parts = enumerate(by_part(spans, lengths), first_part)
+            done([checksum(pieces, part_seed(seed, part)) for part, pieces in parts])
+            return
+        found = [0] * len(lengths)
+        left = len(lengths)
+
+        def one(at: int, job: Job) -> None:
+            nonlocal left
+            found[at] = job.result
+            left -= 1
+            if not left:
+                done(found)
+
+        for at, pieces in enumerate(by_part(spans, lengths)):
+            part = part_seed(seed, first_part + at)
+            self.jobs.append(Job(Task.CHECKSUM, source=pieces, seed=part, done=partial(one, at)))
+
+    def copy(self, target: Sequence[Span], source: Sequence[Span], done: Callable[[], None]) -> None:
+        """Copy: now if small, else off the loop."""
+        if total(target) <= self.options.inline_checksum_bytes:
+            copy(target, source)
+            done()
+        else:
+            self.jobs.append(Job(Task.COPY, target=target, source=source, done=lambda job: done()))
+
+    def zero(self, target: Sequence[Span], done: Callable[[], None]) -> None:
+        """Fill with zeros, off the loop."""
+        self.jobs.append(Job(Task.ZERO, target=target, done=lambda job: done()))
+
+    @staticmethod
+    def seed(namespace: NamespaceIndex, key: bytes) -> int:
+        """Seed of a chunk's checksums."""
+        scope = namespace.scope
+        return chunk_seed(scope.tenant + scope.namespace, key)

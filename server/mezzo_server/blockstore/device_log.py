@@ -1,0 +1,344 @@
+"""One device as a log of segments: free ones, open ones, sealed ones; flushes; fencing.
+
+    free -> open -> sealing -> sealed -> reclaiming -> gone (free again, or retired)
+
+Rules that others rely on: a record counts as written only after its segment's header is; a table is
+written after a flush, and only when nothing is in flight in its segment; the last
+`RESERVE_SEGMENTS` free segments are for survivors and tombstones, so that reclaim and deletes always
+find room.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from mezzo.errors import DeviceFailed, FormatError
+from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.entries import ENTRY_MASK
+from mezzo_server.blockstore.format import segment_header, superblock, table
+from mezzo_server.blockstore.format.block import BLOCK_BYTES
+from mezzo_server.blockstore.format.record import Entry
+from mezzo_server.blockstore.format.superblock import COPY_OFFSETS, RETIRED_MAX, Superblock
+from mezzo_server.blockstore.io import Device, Op, Transfer
+from mezzo_server.blockstore.segment import Purpose, Segment, State
+from mezzo_server.blockstore.tasks import Event
+from mezzo_server.memory import Memory, Span
+
+RESERVE_SEGMENTS = 2
+LARGE_TENANT_SEGMENTS = 4
+"""a tenant with more live bytes than so many segments gets open segments of its own"""
+SCOPES_MAX = 60_000
+"""namespaces in one segment: a table counts them with 16 bits"""
+Class = tuple[Purpose, bytes]
+Place = tuple[Segment, int]
+
+
+class DeviceLog:
+    """State of one device. Owner: `BlockStore`."""
+
+    def __init__(self, context: Context, device: Device, block: Superblock) -> None:
+        self.context = context
+        self.device = device
+        self.superblock = block
+        self.segment_blocks = block.segment_bytes // BLOCK_BYTES
+        self.free: deque[int] = deque()
+        self.segments: dict[int, Segment] = {}
+        """by segment number: the life that is there now"""
+        self.open: dict[Class, Segment] = {}
+        """least recently written first"""
+        self.fenced: str | None = None
+        self.limbo: set[int] = set()
+        self.tenant_bytes: Counter[bytes] = Counter()
+        self.io_errors = 0
+        self.retiring = False
+        """a segment with an I/O error waits to be reclaimed and retired"""
+        self.queue: list[Transfer] = []
+        self.queued_bytes = 0
+        """of transfers that were queued and have not ended"""
+        self._flush_waiters: list[Callable[[Exception | None], None]] = []
+        self._flushing = False
+        self._erased: set[int] = set()
+        self._superblock_busy = False
+
+    # -- transfers ---------------------------------------------------------------------------
+
+    def transfer(self, op: Op, offset: int, spans: Sequence[Span], done: Callable[[Transfer], None]) -> None:
+        """Queue a transfer; ``done`` gets it back. On a fenced device it fails in a later turn."""
+        transfer = Transfer(op, offset, spans, done)
+        if self.fenced is not None:
+            transfer.result = -errno.EIO
+            self.context.later.add(lambda: done(transfer))
+            return
+        self.queue.append(transfer)
+
+    def submit(self) -> None:
+        """Hand the device what is queued."""
+        queue, self.queue = self.queue, []
+        self.device.submit(queue)
+
+    def io_error(self, segment: Segment | None, code: int, what: str) -> None:
+        """A read or write failed: the segment is not to be used again; too many fence the device."""
+        self.context.counters["io_errors"] += 1
+        self.io_errors += 1
+        if segment is not None:
+            segment.retire = self.retiring = True
+            self.close_segment(segment)
+        if self.io_errors > self.context.options.io_errors_max:
+            self.fence(f"{self.io_errors} I/O errors, the last: {what}: {os.strerror(code)}")
+
+    def fence(self, why: str) -> None:
+        """Stop using the device: its chunks are misses from now on."""
+        if self.fenced is not None:
+            return
+        self.fenced = why
+        self.context.counters["devices_fenced"] += 1
+        self.limbo.update(segment.life for segment in self.segments.values())
+        self.open.clear()
+        self.free.clear()
+        self.context.start(self._purge())
+        waiters, self._flush_waiters = self._flush_waiters, []
+        for waiter in waiters:
+            waiter(self.failure())
+
+    def failure(self) -> DeviceFailed:
+        """The error for who wanted something of this fenced device."""
+        return DeviceFailed(f"device {self.device.name} is fenced: {self.fenced}")
+
+    async def _purge(self) -> None:
+        context = self.context
+        for segment in list(self.segments.values()):
+            entries = segment.table
+            for number in range(len(entries)):
+                if entries.parts[number]:
+                    namespace = context.index.namespace(entries.scopes[entries.scope[number]])
+                    context.forget(namespace, entries.keys[number], segment, number)
+                if number % 512 == 511:
+                    await context.later.turn()
+            await context.later.turn()
+
+    # -- flush -------------------------------------------------------------------------------
+
+    def flush(self, done: Callable[[Exception | None], None]) -> None:
+        """Make durable what was written before; calls that come meanwhile share the next flush."""
+        if self.fenced is not None:
+            error = self.failure()
+            self.context.later.add(lambda: done(error))
+            return
+        self._flush_waiters.append(done)
+        if not self._flushing:
+            self._flush_next()
+
+    def _flush_next(self) -> None:
+        self._flushing = True
+        waiters, self._flush_waiters = self._flush_waiters, []
+        erased = frozenset(self._erased)
+        self.context.counters["flushes"] += 1
+
+        def ended(transfer: Transfer) -> None:
+            self._flushing = False
+            error: Exception | None = None
+            if transfer.result < 0:
+                # A failed flush is never retried: the kernel may have dropped the dirty pages and
+                # report success next time (https://lwn.net/Articles/752063/).
+                self.fence(f"flush failed: {os.strerror(-transfer.result)}")
+                error = self.failure()
+            else:
+                self._erased -= erased
+                self.limbo -= erased
+                self.context.on_disk -= erased
+            for waiter in waiters:
+                waiter(error)
+            if self._flush_waiters and not self._flushing:
+                self._flush_next()
+
+        self.transfer(Op.FLUSH, 0, (), ended)
+
+    async def flushed(self) -> Exception | None:
+        """`flush`, to be awaited."""
+        event: Event[Exception | None] = Event()
+        self.flush(event)
+        return await event
+
+    # -- segments ----------------------------------------------------------------------------
+
+    def class_of(self, purpose: Purpose, tenant: bytes) -> Class:
+        """Chunks that will die together share segments: those of a large tenant, and survivors."""
+        large = self.tenant_bytes[tenant] > LARGE_TENANT_SEGMENTS * self.superblock.segment_bytes
+        return (purpose, tenant if large and purpose is Purpose.CHUNKS else b"")
+
+    def allocate(self, purpose: Purpose, scope: Scope, blocks: int, entries: Sequence[Entry]) -> Place | None:
+        """Room for a record: its segment and first block. None: no space before reclaim makes some."""
+        if self.fenced is not None:
+            return None
+        kind = self.class_of(purpose, scope.tenant)
+        rows = sum(len(entry.parts) for entry in entries if len(entry.parts) > 1)
+        key_bytes = sum(len(entry.key) for entry in entries)
+        need = (blocks, len(entries), rows, key_bytes)
+        segment = self.open.pop(kind, None)
+        if segment is None and kind[0] is Purpose.TOMBSTONES:
+            for other_kind, other in self.open.items():
+                if self._fits(other, *need):
+                    segment, kind = other, other_kind
+                    break
+        if segment is not None and not self._fits(segment, *need):
+            self.close_segment(segment)
+            segment = None
+        if segment is None:
+            reserve = RESERVE_SEGMENTS if kind[0] is Purpose.CHUNKS else 0
+            if len(self.free) <= reserve:
+                return None
+            segment = self._open(kind)
+            if not self._fits(segment, *need):
+                self.open[kind] = segment
+                raise FormatError(f"a record of {blocks} blocks does not fit into an empty segment")
+        self.open.pop(kind, None)
+        self.open[kind] = segment
+        block = segment.next_block
+        segment.next_block += blocks
+        segment.table.scope_number(scope)
+        segment.reserved_entries += len(entries)
+        segment.reserved_key_bytes += key_bytes
+        segment.reserved_rows += rows
+        return segment, block
+
+    def _fits(self, segment: Segment, blocks: int, entries: int, rows: int, key_bytes: int) -> bool:
+        tail = table.table_blocks(
+            segment.reserved_entries + entries,
+            segment.reserved_rows + rows,
+            segment.reserved_key_bytes + key_bytes,
+            len(segment.table.scopes) + 1,
+        )
+        room = segment.next_block + blocks + tail <= self.segment_blocks
+        return (
+            room
+            and len(segment.table.scopes) < SCOPES_MAX
+            and segment.reserved_entries + entries < ENTRY_MASK
+        )
+
+    def _open(self, kind: Class) -> Segment:
+        context = self.context
+        own = [other for other in self.open if other[0] is Purpose.CHUNKS]
+        if kind[0] is Purpose.CHUNKS and len(own) >= context.options.open_segments_max:
+            self.close_segment(self.open[own[0]])
+        number = self.free.popleft()
+        segment = Segment(
+            self, number, context.draw_life(), context.entropy(16), context.next_sequence, kind[0]
+        )
+        self.segments[number] = segment
+        context.lives[segment.life] = segment
+        context.on_disk.add(segment.life)
+        header = segment_header.SegmentHeader(
+            self.superblock.device_id,
+            number,
+            segment.incarnation,
+            segment.life,
+            segment.opened_sequence,
+            kind[0],
+        )
+        memory = Memory.anonymous(BLOCK_BYTES)
+        memory.view[:] = segment_header.encode(header)
+        segment.hold()
+        segment.writes += 1
+
+        def written(transfer: Transfer) -> None:
+            memory.close()
+            segment.opened(transfer.result >= 0)
+            if transfer.result < 0:
+                self.io_error(segment, -transfer.result, "write of a segment header")
+            self.write_ended(segment)
+
+        self.transfer(Op.WRITE, segment.offset, (memory.span(),), written)
+        return segment
+
+    def write_ended(self, segment: Segment) -> None:
+        """One write in a segment ended: release it, and seal it if that was waited for."""
+        segment.writes -= 1
+        segment.release()
+        if segment.state is State.SEALING and not segment.writes:
+            self.context.start(self._seal(segment))
+
+    def close_segment(self, segment: Segment) -> None:
+        """Take no more records; the table follows when writes in flight have ended."""
+        if segment.state is not State.OPEN:
+            return
+        segment.state = State.SEALING
+        for kind, other in list(self.open.items()):
+            if other is segment:
+                del self.open[kind]
+        if not segment.writes:
+            self.context.start(self._seal(segment))
+
+    async def _seal(self, segment: Segment) -> None:
+        """Flush, then the table: it proves that all it names is whole (docs/format.md)."""
+        if self.fenced is None and not await self.flushed():
+            error = await self.write_table(segment)
+            if error:
+                self.io_error(segment, error, "write of a table")
+        segment.state = State.SEALED
+        self.context.counters["segments_sealed"] += 1
+        self.sealed(segment)
+
+    def sealed(self, segment: Segment) -> None:
+        """Hook: reclaim learns of a segment that it may take."""
+
+    async def write_table(self, segment: Segment) -> int:
+        """Write a segment's table; 0 or the error number."""
+        first, data = table.encode(
+            segment.table, self.segment_blocks, segment.next_block, segment.life, segment.incarnation
+        )
+        memory = Memory.anonymous(len(data))
+        memory.view[: len(data)] = data
+        event: Event[Transfer] = Event()
+        segment.hold()
+        self.transfer(Op.WRITE, segment.offset + first * BLOCK_BYTES, (memory.span(0, len(data)),), event)
+        transfer = await event
+        segment.release()
+        memory.close()
+        return max(0, -transfer.result)
+
+    async def erase(self, segment: Segment) -> bool:
+        """End a life: overwrite its header. The segment is not free yet. False: it could not be."""
+        memory = Memory.anonymous(BLOCK_BYTES)
+        event: Event[Transfer] = Event()
+        self.transfer(Op.WRITE, segment.offset, (memory.span(),), event)
+        transfer = await event
+        memory.close()
+        if transfer.result < 0:
+            self.io_error(segment, -transfer.result, "write of an erased segment header")
+            return False
+        self._erased.add(segment.life)
+        return True
+
+    async def retire(self, segment: Segment) -> None:
+        """Never use a segment again, and remember that in the superblock."""
+        self.context.counters["segments_retired"] += 1
+        while self._superblock_busy:
+            await self.context.later.turn()
+        retired = (*self.superblock.retired, segment.number)
+        if len(retired) > RETIRED_MAX:
+            self.fence(f"more than {RETIRED_MAX} segments are retired")
+            return
+        self._superblock_busy = True
+        self.superblock = replace(self.superblock, retired=retired, written=self.superblock.written + 1)
+        await self.write_superblock()
+        self._superblock_busy = False
+
+    async def write_superblock(self) -> None:
+        """Both copies, a flush after each; a failure fences the device."""
+        memory = Memory.anonymous(BLOCK_BYTES)
+        memory.view[:] = superblock.encode(self.superblock)
+        for offset in COPY_OFFSETS:
+            event: Event[Transfer] = Event()
+            self.transfer(Op.WRITE, offset, (memory.span(),), event)
+            transfer = await event
+            if transfer.result < 0:
+                self.fence(f"write of the superblock failed: {os.strerror(-transfer.result)}")
+                break
+            if await self.flushed():
+                break
+        memory.close()

@@ -1,0 +1,199 @@
+"""Gets of many chunks: neighbours on the device are read with one transfer.
+
+Chunks of a prefix were put together, so they mostly lie one behind the other: a get of sixty-four
+small chunks costs a few vectored reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mezzo.errors import Busy, InvalidArgument, TooLarge
+from mezzo_server.blockstore.api import GetChunk, GetDone, GetOutcome
+from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.format.block import BLOCK_BYTES
+from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.read import ChunkRead, Drop, select
+from mezzo_server.blockstore.segment import Segment
+from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX, cut, total
+from mezzo_server.memory import Span
+
+SLICE_CHUNKS = 64
+"""Chunks begun in one turn."""
+MERGE_BYTES = 1 << 20
+"""Neighbours are merged up to about this size: larger reads gain nothing and complete later."""
+
+
+class Gets:
+    """Begins gets."""
+
+    def __init__(self, context: Context, drop: Drop) -> None:
+        self.context = context
+        self.drop = drop
+        self.in_flight = 0
+
+    def begin(
+        self,
+        namespace: NamespaceIndex,
+        chunks: Sequence[GetChunk],
+        done: GetDone,
+        first_part: int,
+        part_count: int,
+    ) -> None:
+        """Check, then begin. Raises TooLarge if a chunk is longer than its target, before any read."""
+        if first_part < 0 or part_count < 0:
+            raise InvalidArgument(f"parts {first_part}+{part_count} make no sense")
+        parts = (first_part, part_count)
+        targets = []
+        for number, chunk in enumerate(chunks):
+            place = self.context.find(namespace, chunk.key)
+            room = total(chunk.target)
+            length = -1 if place is None else _length(place, parts)
+            if length > room:
+                raise TooLarge(f"chunk {number} has {length} bytes, its target has {room}")
+            targets.append(room)
+        _Get(self, namespace, chunks, done, parts)
+
+
+def _length(place: tuple[Segment, int], parts: tuple[int, int]) -> int:
+    segment, number = place
+    if not parts[0] and not parts[1]:
+        return segment.table.length[number]
+    return sum(select(segment, number, *parts)[1])
+
+
+class _Get:
+    """One get request under way."""
+
+    __slots__ = ("_chunks", "_done", "_gets", "_left", "_lengths", "_namespace", "_parts")
+
+    def __init__(
+        self,
+        gets: Gets,
+        namespace: NamespaceIndex,
+        chunks: Sequence[GetChunk],
+        done: GetDone,
+        parts: tuple[int, int],
+    ) -> None:
+        self._gets = gets
+        self._namespace = namespace
+        self._chunks = chunks
+        self._done = done
+        self._parts = parts
+        self._lengths = [-1] * len(chunks)
+        self._left = len(chunks)
+        gets.in_flight += 1
+        self._slice(0)
+
+    def _slice(self, start: int) -> None:
+        """Begin the reads of some chunks, and of the rest in later turns."""
+        context = self._gets.context
+        stamp = context.policy.read()
+        end = min(start + SLICE_CHUNKS, len(self._chunks))
+        ready: list[ChunkRead] = []
+        for number in range(start, end):
+            chunk = self._chunks[number]
+            place = context.find(self._namespace, chunk.key)
+            length = -1 if place is None else _length(place, self._parts)
+            if place is None or length < 1 or length > total(chunk.target):
+                # gone, or put anew with another length, since the request was checked
+                self._one(number, -1)
+                continue
+            segment, entry = place
+            touched = segment.table.touched
+            segment.touched_sum += stamp - touched[entry]
+            touched[entry] = stamp
+            read = self._read(number, place, length, chunk)
+            need = read.prepare()
+            if need:
+                self._stage(read, need, ready)
+            else:
+                ready.append(read)
+        submit(ready)
+        if end < len(self._chunks):
+            context.later.add(lambda: self._slice(end))
+
+    def _read(self, number: int, place: tuple[Segment, int], length: int, chunk: GetChunk) -> ChunkRead:
+        return ChunkRead(
+            self._gets.context,
+            self._namespace,
+            chunk.key,
+            place,
+            self._parts,
+            cut(chunk.target, 0, length),
+            lambda found: self._one(number, length if found else -1),
+            self._gets.drop,
+        )
+
+    def _stage(self, read: ChunkRead, need: int, ready: list[ChunkRead]) -> None:
+        """Get staging for a read: at once if there is some, so that it can be merged with others."""
+        staging = self._gets.context.staging
+        piece = staging.take(need)
+        if piece is not None:
+            read.staged(piece)
+            ready.append(read)
+            return
+
+        def came(late: Span) -> None:
+            read.staged(late)
+            submit([read])
+
+        try:
+            staging.request(need, came)
+        except (Busy, TooLarge):
+            self._gets.context.counters["gets_without_memory"] += 1
+            read._end(False)
+
+    def _one(self, number: int, length: int) -> None:
+        self._lengths[number] = length
+        self._left -= 1
+        if not self._left:
+            counters = self._gets.context.counters
+            hits = [length for length in self._lengths if length >= 0]
+            counters["chunks_got"] += len(hits)
+            counters["bytes_got"] += sum(hits)
+            counters["chunks_missed"] += len(self._lengths) - len(hits)
+            self._gets.in_flight -= 1
+            self._done(GetOutcome(self._lengths))
+
+
+def submit(reads: Sequence[ChunkRead]) -> None:
+    """Queue transfers for these reads, neighbours on a device together."""
+    if len(reads) == 1:
+        _transfer(list(reads))
+        return
+    run: list[ChunkRead] = []
+    end = size = spans = 0
+    for read in sorted(reads, key=lambda read: (id(read.segment.log), read.start)):
+        joins = (
+            run
+            and read.segment.log is run[0].segment.log
+            and read.start == end
+            and size < MERGE_BYTES
+            and spans + len(read.spans) <= SPANS_PER_TRANSFER_MAX
+        )
+        if not joins:
+            if run:
+                _transfer(run)
+            run, size, spans = [], 0, 0
+        run.append(read)
+        size += read.blocks * BLOCK_BYTES
+        spans += len(read.spans)
+        end = read.start + read.blocks * BLOCK_BYTES
+    if run:
+        _transfer(run)
+
+
+def _transfer(run: list[ChunkRead]) -> None:
+    def moved(transfer: Transfer) -> None:
+        if transfer.result < 0 and len(run) > 1:
+            # which of them cannot be read? ask for each alone
+            for read in run:
+                _transfer([read])
+            return
+        for read in run:
+            read.moved(transfer.result)
+
+    spans = run[0].spans if len(run) == 1 else [span for read in run for span in read.spans]
+    run[0].segment.log.transfer(Op.READ, run[0].start, spans, moved)

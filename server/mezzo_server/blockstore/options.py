@@ -1,0 +1,45 @@
+"""What a block store can be told. One place for its limits, each with its unit and reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Durability(Enum):
+    """What a power loss may take of what was acknowledged. Killing a process never takes anything."""
+
+    PROCESS = "process"
+    """chunks in segments that were not sealed yet: a device is flushed when a segment is sealed"""
+    POWER = "power"
+    """nothing: the device is flushed before each acknowledgement"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Limits and choices of one shard's block store."""
+
+    durability: Durability = Durability.PROCESS
+    policy: str = "fifo"
+    """reclaim policy: ``fifo`` (reinserts what was read since it was written) or ``lru``"""
+    chunk_bytes_max: int = 64 << 20
+    segment_bytes: int = 0
+    """used when formatting; 0: chosen from the device's size (`geometry.segment_bytes_for`)"""
+    rewrite_share: float = 0.25
+    """most of a victim's bytes that a policy may rewrite (leased chunks are rewritten beyond it)"""
+    open_segments_max: int = 8
+    """segments open for new chunks at once on each device; one for each large tenant, one for all others"""
+    staging_bytes: int = 256 << 20
+    """bounce buffers, record headers, tables; at least twice ``chunk_bytes_max``"""
+    waiting_bytes_max: int = 1 << 30
+    """payload bytes of puts that were accepted and not yet written"""
+    put_wait_s: float = 5.0
+    """how long a put may wait for space before it is refused as busy"""
+    inline_checksum_bytes: int = 128 << 10
+    """payloads up to this size are checksummed in the loop: handing over would cost more"""
+    scrub_bytes_per_s: float = 16 << 20
+    """0: no scrub"""
+    io_errors_max: int = 8
+    """read or write errors after which a device is fenced; a failed flush fences at once"""
+    allow_missing_devices: bool = False
+    """start without devices of the set for good: what they held is given up"""

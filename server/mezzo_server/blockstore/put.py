@@ -1,0 +1,335 @@
+"""Puts: from client memory to visible chunks.
+
+    consider (exists? under way?) -> stage (what is not aligned) -> checksum -> write -> appear
+
+A key is marked busy from the first step to the last, so that a second put waits for the outcome of
+the first: committed, it answers EXISTS; failed, it goes on itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mezzo.errors import Busy, DeadlineExceeded, InvalidArgument, TooLarge
+from mezzo_server.blockstore.api import PutChunk, PutDone, PutOutcome, PutStatus
+from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.format import record
+from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.spans import copy, cut, direct, total
+from mezzo_server.blockstore.writer import RecordWrite, Writer
+from mezzo_server.memory import Span
+from mezzo_server.staging import StagingRequest
+
+GROUP_BYTES = 4 << 20
+GROUP_CHUNKS = 128
+"""A put is cut into records of about this size, so that checksums of one overlap writes of another."""
+SLICE_CHUNKS = 128
+"""Chunks considered in one turn."""
+KEY_BYTES_MAX = 64
+
+
+class Puts:
+    """Begins puts and counts what they hold. Owner of their limits."""
+
+    def __init__(self, context: Context, writer: Writer) -> None:
+        self.context = context
+        self.writer = writer
+        self.waiting_bytes = 0
+        self.in_flight = 0
+
+    def begin(
+        self,
+        namespace: NamespaceIndex,
+        chunks: Sequence[PutChunk],
+        done: PutDone,
+        deadline: float,
+        limit: int,
+    ) -> PutTicket:
+        """Check, then begin. Raises Busy, TooLarge or InvalidArgument before anything is done.
+
+        ``limit`` is the longest chunk that fits, bytes.
+        """
+        size = 0
+        for number, chunk in enumerate(chunks):
+            length = sum(chunk.parts)
+            size += length
+            if not 1 <= len(chunk.key) <= KEY_BYTES_MAX:
+                raise InvalidArgument(
+                    f"key {number} has {len(chunk.key)} bytes; 1 to {KEY_BYTES_MAX} are allowed"
+                )
+            if not 1 <= len(chunk.parts) <= record.PARTS_MAX or min(chunk.parts) < 1:
+                raise InvalidArgument(
+                    f"chunk {number} has {len(chunk.parts)} parts; 1 to {record.PARTS_MAX} that are not empty are allowed"
+                )
+            if length > limit:
+                raise TooLarge(
+                    f"chunk {number} has {length} bytes; {limit} are the most here (chunk_bytes_max, and a segment must hold it)"
+                )
+            if total(chunk.source) != length:
+                raise InvalidArgument(
+                    f"the source of chunk {number} has {total(chunk.source)} bytes, its parts {length}"
+                )
+        if self.waiting_bytes and self.waiting_bytes + size > self.context.options.waiting_bytes_max:
+            raise Busy(f"{self.waiting_bytes} bytes of puts are waiting already", retry_after_s=0.05)
+        return PutTicket(self, namespace, chunks, done, deadline, size)
+
+
+class PutTicket:
+    """One put request under way."""
+
+    __slots__ = (
+        "_abandoned",
+        "_chunks",
+        "_deadline",
+        "_done",
+        "_groups",
+        "_left",
+        "_namespace",
+        "_outcome",
+        "_puts",
+    )
+
+    def __init__(
+        self,
+        puts: Puts,
+        namespace: NamespaceIndex,
+        chunks: Sequence[PutChunk],
+        done: PutDone,
+        deadline: float,
+        size: int,
+    ) -> None:
+        self._puts = puts
+        self._namespace = namespace
+        self._chunks = chunks
+        self._done = done
+        self._deadline = deadline
+        self._left = len(chunks)
+        self._outcome = PutOutcome([PutStatus.FAILED] * len(chunks))
+        self._abandoned = False
+        self._groups: list[_Group] = []
+        puts.waiting_bytes += size
+        puts.in_flight += 1
+        self._consider(0)
+
+    def abandon(self) -> None:
+        """Give up what has not been handed to a device; ``done`` is still called, once."""
+        self._abandoned = True
+        for group in list(self._groups):
+            group.abandon()
+
+    def _consider(self, start: int) -> None:
+        fresh: list[int] = []
+        end = min(start + SLICE_CHUNKS, len(self._chunks))
+        for number in range(start, end):
+            if self._claim(number):
+                fresh.append(number)
+        self._write(fresh)
+        if end < len(self._chunks):
+            self._puts.context.later.add(lambda: self._consider(end))
+
+    def _claim(self, number: int) -> bool:
+        """Whether this chunk is ours to write; if not, its answer is given or will be."""
+        key = self._chunks[number].key
+        namespace = self._namespace
+        if key in namespace.busy:
+            namespace.wait(key, lambda: self._again(number))
+            return False
+        if self._puts.context.find(namespace, key) is not None:
+            self._answer(number, PutStatus.EXISTS)
+            return False
+        if self._abandoned:
+            self._answer(number, PutStatus.FAILED, DeadlineExceeded("the put was given up"))
+            return False
+        namespace.begin(key)
+        return True
+
+    def _again(self, number: int) -> None:
+        if self._claim(number):
+            self._write([number])
+
+    def _write(self, numbers: Sequence[int]) -> None:
+        group: list[int] = []
+        size = 0
+        for number in numbers:
+            length = sum(self._chunks[number].parts)
+            if group and (size + length > GROUP_BYTES or len(group) >= GROUP_CHUNKS):
+                self._start(group)
+                group, size = [], 0
+            group.append(number)
+            size += length
+        if group:
+            self._start(group)
+
+    def _start(self, numbers: list[int]) -> None:
+        group = _Group(self, numbers)
+        self._groups.append(group)
+        group.begin()
+
+    def _answer(self, number: int, status: PutStatus, error: Exception | None = None) -> None:
+        outcome = self._outcome
+        outcome.statuses[number] = status
+        if error is not None:
+            outcome.error = error
+        self._left -= 1
+        puts = self._puts
+        puts.waiting_bytes -= sum(self._chunks[number].parts)
+        if not self._left:
+            puts.in_flight -= 1
+            self._done(outcome)
+
+
+class _Group:
+    """Chunks of one request that become one record."""
+
+    __slots__ = (
+        "_bounced",
+        "_entries",
+        "_left",
+        "_numbers",
+        "_piece",
+        "_request",
+        "_spans",
+        "_ticket",
+        "_write",
+    )
+
+    def __init__(self, ticket: PutTicket, numbers: list[int]) -> None:
+        self._ticket = ticket
+        self._numbers = numbers
+        self._piece: Span | None = None
+        self._request: StagingRequest | None = None
+        self._write: RecordWrite | None = None
+        self._entries: list[record.Entry] = []
+        self._spans: list[list[Span]] = []
+        self._bounced: list[bool] = []
+        self._left = 0
+
+    def begin(self) -> None:
+        """Ask for staging memory: the header, tails that do not fill a block, what is not aligned."""
+        ticket = self._ticket
+        align = max(log.device.memory_align_bytes for log in ticket._puts.context.logs)
+        size = 0
+        for number in self._numbers:
+            chunk = ticket._chunks[number]
+            length = sum(chunk.parts)
+            count = len(chunk.parts)
+            self._entries.append(
+                record.Entry(chunk.key, 0, chunk.parts, chunk.checksums or (0,) * count, chunk.position)
+            )
+            bounce = not direct(chunk.source, align)
+            self._bounced.append(bounce)
+            size += blocks_of(length) * BLOCK_BYTES if bounce else (length % BLOCK_BYTES and BLOCK_BYTES)
+        header = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
+        try:
+            staging = ticket._puts.context.staging
+            self._request = staging.request(header + size, lambda piece: self._stage(piece, header))
+        except (Busy, TooLarge) as error:
+            self._ended(error)
+
+    def _stage(self, piece: Span, header: int) -> None:
+        """Copy what cannot go straight, then take checksums of what will be written."""
+        ticket = self._ticket
+        context = ticket._puts.context
+        self._piece = piece
+        self._request = None
+        at = header
+        self._left = 1
+        for place, number in enumerate(self._numbers):
+            chunk = ticket._chunks[number]
+            length = sum(chunk.parts)
+            whole = blocks_of(length) * BLOCK_BYTES
+            if self._bounced[place]:
+                target = piece.part(at, whole)
+                at += whole
+                target.view[length:] = bytes(whole - length)
+                self._spans.append([target])
+                self._left += 1
+                context.copy(cut([target], 0, length), chunk.source, self._checksum(place))
+            else:
+                body = length - length % BLOCK_BYTES
+                spans = cut(chunk.source, 0, body) if body else []
+                if body < length:
+                    tail = piece.part(at, BLOCK_BYTES)
+                    at += BLOCK_BYTES
+                    copy(cut([tail], 0, length - body), cut(chunk.source, body, length - body))
+                    tail.view[length - body :] = bytes(BLOCK_BYTES - length + body)
+                    spans = [*spans, tail]
+                self._spans.append(spans)
+                self._left += 1
+                self._checksum(place)()
+        self._ready(header)
+
+    def _checksum(self, place: int) -> Callable[[], None]:
+        """A callback that takes the checksums of one chunk once its bytes lie where they should."""
+        ticket = self._ticket
+        chunk = ticket._chunks[self._numbers[place]]
+
+        def digested(found: list[int]) -> None:
+            self._entries[place].checksums = tuple(found)
+            self._ready()
+
+        def start() -> None:
+            if chunk.checksums is not None:
+                self._ready()
+                return
+            context = ticket._puts.context
+            spans = cut(self._spans[place], 0, sum(chunk.parts))
+            context.digest(context.seed(ticket._namespace, chunk.key), 0, chunk.parts, spans, digested)
+
+        return start
+
+    def _ready(self, header: int = 0) -> None:
+        self._left -= 1
+        if self._left:
+            return
+        ticket = self._ticket
+        if ticket._abandoned:
+            self._ended(DeadlineExceeded("the put was given up"))
+            return
+        if self._piece is None:
+            raise RuntimeError("a group without staging memory is ready")
+        size = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
+        self._write = RecordWrite(
+            ticket._namespace.scope,
+            self._entries,
+            self._spans,
+            self._piece.part(0, size),
+            self._ended,
+            deadline=ticket._deadline,
+        )
+        ticket._puts.writer.write(self._write)
+
+    def abandon(self) -> None:
+        """Give up if nothing was handed to a device or a worker."""
+        puts = self._ticket._puts
+        waits_for_memory = self._request is not None and self._piece is None
+        if waits_for_memory and self._request is not None:
+            self._request.cancel()
+        if waits_for_memory or (self._write is not None and puts.writer.drop(self._write)):
+            self._ended(DeadlineExceeded("the put was given up"))
+
+    def _ended(self, error: Exception | None) -> None:
+        """The record is written, or failed: its chunks appear, or do not; who waited goes on."""
+        ticket = self._ticket
+        puts = ticket._puts
+        context = puts.context
+        namespace = ticket._namespace
+        if self._piece is not None:
+            context.staging.give(self._piece)
+            self._piece = None
+        ticket._groups.remove(self)
+        write = self._write
+        if error is None and write is not None:
+            table = write.segment.table
+            stamp = context.policy.written()
+            for number in write.numbers:
+                if stamp:
+                    table.touched[number] = stamp
+                context.appear(namespace, table.keys[number], write.segment, number)
+                namespace.shadows.pop(table.keys[number], None)
+            context.counters["chunks_put"] += len(self._numbers)
+            context.counters["bytes_put"] += sum(entry.length for entry in self._entries)
+        for number, entry in zip(self._numbers, self._entries, strict=True):
+            ticket._answer(number, PutStatus.STORED if error is None else PutStatus.FAILED, error)
+            namespace.end(entry.key)

@@ -1,0 +1,215 @@
+"""Reading the bytes of one chunk: plan, move, verify, and what a mismatch means.
+
+A read goes straight into its target where addresses and lengths allow; a tail that does not fill a
+block, or a target that is not aligned, goes through staging, so that neighbouring bytes never reach a
+client's memory.  A mismatch is confirmed by reading again into staging, since a client may scribble
+on its own region: only then the chunk leaves the index for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mezzo.errors import Busy, TooLarge
+from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.segment import Segment
+from mezzo_server.blockstore.spans import copy, cut, direct
+from mezzo_server.memory import Span
+
+Drop = Callable[[NamespaceIndex, bytes, Segment, int], None]
+
+
+class ChunkRead:
+    """The bytes of some parts of one chunk on their way into ``target``.
+
+    Holds its segment from the beginning until ``done(found)``.
+    """
+
+    __slots__ = (
+        "_bounced",
+        "_context",
+        "_done",
+        "_drop",
+        "_staged",
+        "_tail",
+        "checksums",
+        "first_part",
+        "key",
+        "length",
+        "lengths",
+        "namespace",
+        "number",
+        "segment",
+        "skip",
+        "spans",
+        "start",
+        "target",
+    )
+
+    def __init__(
+        self,
+        context: Context,
+        namespace: NamespaceIndex,
+        key: bytes,
+        place: tuple[Segment, int],
+        parts: tuple[int, int],
+        target: Sequence[Span],
+        done: Callable[[bool], None],
+        drop: Drop,
+    ) -> None:
+        segment, number = place
+        self._context = context
+        self.namespace = namespace
+        self.key = key
+        self.segment = segment
+        self.number = number
+        table = segment.table
+        self.first_part = 0
+        if not parts[0] and not parts[1]:
+            offset = 0
+            self.length = table.length[number]
+            self.lengths = table.part_lengths(number)
+            self.checksums = table.part_checksums(number)
+        else:
+            offset, self.lengths, self.checksums = select(segment, number, *parts)
+            self.first_part = parts[0]
+            self.length = sum(self.lengths)
+        self.target = target
+        self.skip = offset % BLOCK_BYTES
+        self.start = segment.offset + (table.block[number] + offset // BLOCK_BYTES) * BLOCK_BYTES
+        """where on the device the transfer begins"""
+        self.spans: list[Span] = []
+        """what the transfer fills: whole blocks"""
+        self._staged: Span | None = None
+        self._bounced = False
+        self._tail = 0
+        self._done = done
+        self._drop = drop
+        segment.hold()
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that hold the bytes."""
+        return blocks_of(self.skip + self.length)
+
+    def prepare(self) -> int:
+        """Plan the transfer; bytes of staging that it needs (0: none)."""
+        align = self.segment.log.device.memory_align_bytes
+        self._bounced = self.skip != 0 or not direct(self.target, align)
+        if self._bounced:
+            return self.blocks * BLOCK_BYTES
+        self._tail = self.length % BLOCK_BYTES
+        if not self._tail:
+            self.spans = list(self.target)
+            return 0
+        return BLOCK_BYTES
+
+    def staged(self, piece: Span) -> None:
+        """Staging came: the plan is complete."""
+        self._staged = piece
+        if self._bounced:
+            self.spans = [piece]
+        else:
+            body = self.length - self._tail
+            self.spans = [*(cut(self.target, 0, body) if body else ()), piece]
+
+    def moved(self, result: int) -> None:
+        """The transfer ended; verify what came."""
+        if result < 0:
+            self._context.counters["read_errors"] += 1
+            self.segment.log.io_error(self.segment, -result, "read of a chunk")
+            self._lose()
+            return
+        context = self._context
+        if self._bounced and self._staged is not None:
+            spans: Sequence[Span] = cut([self._staged], self.skip, self.length)
+        else:
+            if self._tail and self._staged is not None:
+                copy(
+                    cut(self.target, self.length - self._tail, self._tail), cut([self._staged], 0, self._tail)
+                )
+            spans = self.target
+        seed = context.seed(self.namespace, self.key)
+        context.verify(seed, self.first_part, self.lengths, self.checksums, spans, self._verified)
+
+    def _verified(self, right: bool) -> None:
+        if not right:
+            self._give_back()
+            self._confirm()
+        elif self._bounced and self._staged is not None:
+            source = cut([self._staged], self.skip, self.length)
+            self._context.copy(self.target, source, lambda: self._end(True))
+        else:
+            self._end(True)
+
+    # -- a mismatch --------------------------------------------------------------------------
+
+    def _confirm(self) -> None:
+        """Read again into memory that only the server can touch."""
+        self._context.counters["mismatches_seen"] += 1
+        try:
+            self._context.staging.request(self.blocks * BLOCK_BYTES, self._read_again)
+        except (Busy, TooLarge):
+            # without memory to confirm in, it is a miss that proves nothing
+            self._zero()
+
+    def _read_again(self, piece: Span) -> None:
+        self._staged = piece
+        log = self.segment.log
+
+        def moved(transfer: Transfer) -> None:
+            if transfer.result < 0:
+                log.io_error(self.segment, -transfer.result, "read of a chunk")
+                self._lose()
+                return
+            spans = cut([piece], self.skip, self.length)
+            seed = self._context.seed(self.namespace, self.key)
+            self._context.verify(seed, self.first_part, self.lengths, self.checksums, spans, self._confirmed)
+
+        log.transfer(Op.READ, self.start, [piece], moved)
+
+    def _confirmed(self, right: bool) -> None:
+        if right and self._staged is not None:
+            self._context.counters["mismatches_not_confirmed"] += 1
+            source = cut([self._staged], self.skip, self.length)
+            self._context.copy(self.target, source, lambda: self._end(True))
+            return
+        self._context.counters["chunks_corrupt"] += 1
+        self.segment.suspects.append((self.segment.table.block[self.number], blocks_of(self._chunk_bytes)))
+        self._lose()
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return self.segment.table.length[self.number]
+
+    def _lose(self) -> None:
+        """The chunk is not what was stored, or cannot be read: it leaves the index for good."""
+        self._drop(self.namespace, self.key, self.segment, self.number)
+        self._zero()
+
+    def _zero(self) -> None:
+        self._context.zero(self.target, lambda: self._end(False))
+
+    def _give_back(self) -> None:
+        if self._staged is not None:
+            self._context.staging.give(self._staged)
+            self._staged = None
+
+    def _end(self, found: bool) -> None:
+        self._give_back()
+        self.segment.release()
+        self._done(found)
+
+
+def select(segment: Segment, number: int, first: int, count: int) -> tuple[int, Sequence[int], Sequence[int]]:
+    """(byte offset, lengths, checksums) of parts ``first`` to ``first + count - 1``; 0: all from first.
+
+    Parts beyond the last are left out: the answer's length tells.
+    """
+    table = segment.table
+    lengths = table.part_lengths(number)
+    end = first + count if count else len(lengths)
+    return sum(lengths[:first]), lengths[first:end], table.part_checksums(number)[first:end]

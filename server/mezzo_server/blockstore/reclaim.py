@@ -1,0 +1,356 @@
+"""Reclaim: makes segments free again, rewriting what must or should live on.
+
+    victim -> survivors rewritten -> nothing in flight -> flushed -> header erased -> free
+
+Leased chunks always survive; beyond them a policy chooses, within a share of the segment.  Evicted
+chunks stay in limbo (a restart would find them) until the erased header is flushed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.delete import Deletes, Tombstone
+from mezzo_server.blockstore.device_log import RESERVE_SEGMENTS, DeviceLog
+from mezzo_server.blockstore.format import record
+from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.segment import Purpose, Segment, State
+from mezzo_server.blockstore.tasks import Event
+from mezzo_server.blockstore.writer import RecordWrite, Writer
+from mezzo_server.memory import Memory, Span
+
+FREE_SHARE = 0.02
+"""Reclaim keeps this share of a device's segments free, and at least `FREE_MIN` beyond the reserve."""
+FREE_MIN = 2
+BATCH_BYTES = 2 << 20
+BATCH_CHUNKS = 128
+STEP_ENTRIES = 512
+"""Entries looked at in one turn."""
+PINNED_SHARE_MAX = 0.75
+"""A victim with more leased bytes than this frees too little, as long as there are others."""
+TRY_BYTES = 1 << 20
+
+
+class Reclaim:
+    """Keeps segments free on one device. One victim at a time."""
+
+    def __init__(
+        self, context: Context, log: DeviceLog, writer: Writer, deletes: Deletes, freed: Callable[[], None]
+    ) -> None:
+        self._context = context
+        self._log = log
+        self._writer = writer
+        self._deletes = deletes
+        self._freed = freed
+        self.running = False
+        self._buffer: Memory | None = None
+
+    @property
+    def free_target(self) -> int:
+        """Free segments below which reclaim begins."""
+        return RESERVE_SEGMENTS + max(FREE_MIN, int(self._log.superblock.segment_count * FREE_SHARE))
+
+    def kick(self) -> None:
+        """Begin if segments are short."""
+        if self._wanted() and not self.running:
+            self.running = True
+            self._context.start(self._run())
+
+    def _wanted(self) -> bool:
+        log = self._log
+        short = len(log.free) < self.free_target or log.retiring
+        return short and log.fenced is None and not self._context.closing
+
+    async def _run(self) -> None:
+        log = self._log
+        try:
+            while self._wanted():
+                victim = self._choose()
+                if victim is None or not await self._reclaim(victim):
+                    break
+                log.retiring = any(segment.retire for segment in log.segments.values())
+                self._freed()
+        finally:
+            self.running = False
+
+    def _choose(self) -> Segment | None:
+        sealed = [segment for segment in self._log.segments.values() if segment.state is State.SEALED]
+        # Empty and failed segments first: they cost nothing, or should be left as soon as possible.
+        for segment in sealed:
+            if segment.retire or not segment.live_count:
+                return segment
+        most = PINNED_SHARE_MAX * self._log.superblock.segment_bytes
+        order = self._context.policy.victims(sealed)
+        for segment in order:
+            if segment.pinned_bytes <= most:
+                return segment
+        if (
+            not order
+            and self._writer.waiting
+            and not any(s.state is State.SEALING for s in self._log.segments.values())
+        ):
+            # all space is in open segments: close the one written longest ago
+            for segment in self._log.open.values():
+                self._log.close_segment(segment)
+                break
+        return None
+
+    async def _reclaim(self, victim: Segment) -> bool:
+        """Reclaim one segment; False if it could not be."""
+        log = self._log
+        victim.state = State.RECLAIMING
+        log.limbo.add(victim.life)
+        self._context.counters["segments_reclaimed"] += 1
+        keep, tombstones = await self._sort(victim)
+        wrote = False
+        size = 0
+        batch: list[int] = []
+        for number in sorted(keep, key=lambda number: victim.table.block[number]):
+            length = blocks_of(victim.table.length[number]) * BLOCK_BYTES
+            if batch and (size + length > BATCH_BYTES or len(batch) >= BATCH_CHUNKS):
+                wrote |= await self._rewrite(victim, batch)
+                batch, size = [], 0
+            batch.append(number)
+            size += length
+        if batch:
+            wrote |= await self._rewrite(victim, batch)
+        for scope, group in tombstones.items():
+            for start in range(0, len(group), BATCH_CHUNKS):
+                if await self._deletes.write(log, scope, group[start : start + BATCH_CHUNKS]) is not None:
+                    return self._give_up(victim)
+                wrote = True
+        # Leased after it was looked at, or not to be rewritten for want of space: still here.
+        if victim.live_count and await self._evict_rest(victim):
+            return self._give_up(victim)
+        idle: Event[None] = Event()
+        victim.when_idle(lambda: idle(None))
+        await idle
+        if wrote and await log.flushed() is not None:
+            return False
+        return await self._free(victim)
+
+    def _give_up(self, victim: Segment) -> bool:
+        if self._log.fenced is None:
+            victim.state = State.SEALED
+        return False
+
+    async def _sort(self, victim: Segment) -> tuple[list[int], dict[Scope, list[Tombstone]]]:
+        """Which entries are rewritten; the others are evicted here and now."""
+        context = self._context
+        table = victim.table
+        live: list[int] = []
+        pinned: list[int] = []
+        tombstones: defaultdict[Scope, list[Tombstone]] = defaultdict(list)
+        for number in range(len(table)):
+            if number % STEP_ENTRIES == STEP_ENTRIES - 1:
+                await context.later.turn()
+            scope = table.scopes[table.scope[number]]
+            if not table.parts[number]:
+                blockers = victim.blockers.get(number, frozenset()) & context.on_disk
+                if blockers - {victim.life}:
+                    tombstones[scope].append(
+                        (record.Entry(table.keys[number], table.sequence[number]), blockers)
+                    )
+                continue
+            namespace = context.index.namespace(scope)
+            if namespace.get(table.keys[number]) != victim.base + number:
+                continue
+            (pinned if table.keys[number] in namespace.pins else live).append(number)
+        sealed = [segment for segment in self._log.segments.values() if segment.state is State.SEALED]
+        budget = context.options.rewrite_share * self._log.superblock.segment_bytes
+        if victim.retire:
+            budget = self._log.superblock.segment_bytes
+        keep = pinned
+        wanted = live if victim.retire else context.policy.survivors(victim, live, [victim, *sealed])
+        for number in wanted:
+            budget -= blocks_of(table.length[number]) * BLOCK_BYTES
+            if budget < 0:
+                break
+            keep.append(number)
+        kept = set(keep)
+        for step, number in enumerate(live):
+            if number not in kept:
+                self._evict(victim, number)
+            if step % STEP_ENTRIES == STEP_ENTRIES - 1:
+                await context.later.turn()
+        return keep, tombstones
+
+    def _evict(self, victim: Segment, number: int) -> None:
+        namespace = self._namespace(victim, number)
+        key = victim.table.keys[number]
+        # A lease may have come since, and a key that is being deleted is not ours to touch.
+        if key not in namespace.pins and self._context.forget(namespace, key, victim, number):
+            self._context.counters["chunks_evicted"] += 1
+
+    async def _evict_rest(self, victim: Segment) -> bool:
+        """Evict what could not be rewritten, unless it is leased. True: leased chunks remain."""
+        late: list[int] = []
+        for number in range(len(victim.table)):
+            if number % STEP_ENTRIES == STEP_ENTRIES - 1:
+                await self._context.later.turn()
+            if not victim.table.parts[number]:
+                continue
+            namespace = self._namespace(victim, number)
+            if namespace.get(victim.table.keys[number]) == victim.base + number:
+                self._evict(victim, number)
+                if namespace.get(victim.table.keys[number]) == victim.base + number:
+                    late.append(number)
+        for start in range(0, len(late), BATCH_CHUNKS):
+            await self._rewrite(victim, late[start : start + BATCH_CHUNKS])
+        return victim.live_count > 0
+
+    def _namespace(self, victim: Segment, number: int) -> NamespaceIndex:
+        return self._context.index.namespace(victim.table.scopes[victim.table.scope[number]])
+
+    # -- rewriting ---------------------------------------------------------------------------
+
+    async def _rewrite(self, victim: Segment, numbers: list[int]) -> bool:
+        """Read, verify and write again; the chunks move when the new record counts."""
+        table = victim.table
+        wrote = False
+        by_namespace: defaultdict[int, list[int]] = defaultdict(list)
+        for number in numbers:
+            by_namespace[table.scope[number]].append(number)
+        for group in by_namespace.values():
+            namespace = self._namespace(victim, group[0])
+            claimed = [number for number in group if self._claim(namespace, victim, number)]
+            good = await self._read(victim, namespace, claimed)
+            if good:
+                wrote |= await self._write(victim, namespace, good)
+            for number in claimed:
+                namespace.end(table.keys[number])
+        return wrote
+
+    def _claim(self, namespace: NamespaceIndex, victim: Segment, number: int) -> bool:
+        key = victim.table.keys[number]
+        if key in namespace.busy or namespace.get(key) != victim.base + number:
+            return False
+        namespace.begin(key)
+        return True
+
+    async def _read(
+        self, victim: Segment, namespace: NamespaceIndex, numbers: list[int]
+    ) -> list[tuple[int, Span]]:
+        """The chunks' blocks in our buffer, verified; what does not verify is lost."""
+        context = self._context
+        table = victim.table
+        sizes = [blocks_of(table.length[number]) * BLOCK_BYTES for number in numbers]
+        buffer = self._room(sum(sizes))
+        good: list[tuple[int, Span]] = []
+        at = 0
+        events = []
+        for number, size in zip(numbers, sizes, strict=True):
+            span = buffer.span(at, size)
+            at += size
+            event: Event[Transfer] = Event()
+            victim.hold()
+            offset = victim.offset + table.block[number] * BLOCK_BYTES
+            self._log.transfer(Op.READ, offset, (span,), event)
+            events.append((number, span, event))
+        for number, span, event in events:
+            transfer = await event
+            victim.release()
+            key = table.keys[number]
+            if transfer.result >= 0:
+                verdict: Event[bool] = Event()
+                lengths, checksums = table.part_lengths(number), table.part_checksums(number)
+                seed = context.seed(namespace, key)
+                context.verify(seed, 0, lengths, checksums, [span.part(0, table.length[number])], verdict)
+                if await verdict:
+                    good.append((number, span))
+                    continue
+                # server memory only, so there is nobody to have scribbled: it is confirmed
+                context.counters["chunks_corrupt"] += 1
+                victim.suspects.append((table.block[number], blocks_of(table.length[number])))
+            else:
+                self._log.io_error(victim, -transfer.result, "read of a survivor")
+            self._deletes.drop(namespace, key, victim, number)
+            error = await self._deletes.write(
+                self._log,
+                namespace.scope,
+                [(record.Entry(key, 0), frozenset((victim.life,)) | context.limbo())],
+            )
+            if error is not None:
+                context.counters["tombstones_failed"] += 1
+        return good
+
+    def _room(self, size: int) -> Memory:
+        """Our own buffer, so that reclaim never waits for staging that waits for reclaim."""
+        need = max(size, BATCH_BYTES)
+        if self._buffer is None or self._buffer.length < need:
+            if self._buffer is not None:
+                self._buffer.close()
+            self._buffer = Memory.anonymous(need)
+        return self._buffer
+
+    async def _write(self, victim: Segment, namespace: NamespaceIndex, good: list[tuple[int, Span]]) -> bool:
+        context = self._context
+        table = victim.table
+        entries = [table.entry(number) for number, _ in good]
+        header = Memory.anonymous(blocks_of(record.header_bytes(entries)) * BLOCK_BYTES)
+        event: Event[Exception | None] = Event()
+        payloads = [(span,) for _, span in good]
+        deadline = context.now() + context.options.put_wait_s
+        write = RecordWrite(
+            namespace.scope, entries, payloads, header.span(), event, Purpose.SURVIVORS, self._log, deadline
+        )
+        self._writer.write(write)
+        error = await event
+        header.close()
+        if error is not None:
+            return False
+        segment = write.segment
+        for new, (number, _) in zip(write.numbers, good, strict=True):
+            if context.forget(namespace, table.keys[number], victim, number):
+                segment.table.touched[new] = context.policy.rewritten(table.touched[number])
+                context.appear(namespace, table.keys[number], segment, new)
+        context.counters["chunks_rewritten"] += len(good)
+        context.counters["rewritten_bytes"] += sum(entry.length for entry in entries)
+        return True
+
+    # -- the end of a life -------------------------------------------------------------------
+
+    async def _free(self, victim: Segment) -> bool:
+        """Nothing points here any more: erase the header, then free or retire the segment."""
+        log = self._log
+        if victim.suspects and not victim.retire and not await self._try_out(victim):
+            victim.retire = True
+        if not await log.erase(victim):
+            victim.retire = True
+            if log.fenced is not None:
+                return False
+        victim.state = State.GONE
+        del log.segments[victim.number]
+        del self._context.lives[victim.life]
+        if victim.retire:
+            await log.retire(victim)
+        else:
+            log.free.append(victim.number)
+        return True
+
+    async def _try_out(self, victim: Segment) -> bool:
+        """Write a pattern where mismatches were confirmed and read it back: does the place hold bytes?"""
+        buffer = self._room(TRY_BYTES)
+        for block, count in victim.suspects:
+            for start in range(0, count * BLOCK_BYTES, TRY_BYTES):
+                size = min(TRY_BYTES, count * BLOCK_BYTES - start)
+                pattern = self._context.entropy(BLOCK_BYTES) * (size // BLOCK_BYTES)
+                span = buffer.span(0, size)
+                span.view[:] = pattern
+                offset = victim.offset + block * BLOCK_BYTES + start
+                for op in (Op.WRITE, Op.READ):
+                    event: Event[Transfer] = Event()
+                    self._log.transfer(op, offset, (span,), event)
+                    if (await event).result < 0:
+                        return False
+                    if op is Op.WRITE:
+                        span.view[:] = bytes(size)
+                if span.view != pattern:
+                    return False
+        victim.suspects.clear()
+        return True

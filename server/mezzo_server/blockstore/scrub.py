@@ -1,0 +1,107 @@
+"""Scrub: reads what nobody reads, at a bounded rate, and finds what has rotted.
+
+Walks the sealed segments by life, for ever; each live chunk is read into staging and verified like
+any get, so that a confirmed mismatch is dropped and counted.
+"""
+
+from __future__ import annotations
+
+from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.device_log import DeviceLog
+from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.get import submit
+from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.read import ChunkRead, Drop
+from mezzo_server.blockstore.segment import Segment, State
+
+BURST_S = 0.5
+"""Unused budget is kept for at most this long."""
+
+
+class Scrub:
+    """Scrubs one device. Driven by `tick`."""
+
+    def __init__(self, context: Context, log: DeviceLog, drop: Drop) -> None:
+        self._context = context
+        self._log = log
+        self._drop = drop
+        self._rate = context.options.scrub_bytes_per_s
+        self._budget = 0.0
+        self._last = context.now()
+        self._life = 0
+        self._entry = 0
+        self._reading = False
+        self.rounds = 0
+        """how often the whole device was walked through"""
+
+    def tick(self) -> None:
+        """Go on as far as the rate allows: one chunk is under way at a time."""
+        now = self._context.now()
+        self._budget = min(self._budget + (now - self._last) * self._rate, self._rate * BURST_S)
+        self._last = now
+        if self._budget > 0 and self._rate and not self._reading and self._log.fenced is None:
+            self._step()
+
+    def _step(self) -> None:
+        """Find the next live chunk, looking at a bounded number of entries."""
+        segment = self._segment()
+        if segment is None:
+            if self._life:
+                self.rounds += 1
+            self._life = self._entry = 0
+            return
+        table = segment.table
+        for number in range(self._entry, min(self._entry + 256, len(table))):
+            self._entry = number + 1
+            if not table.parts[number]:
+                continue
+            namespace = self._context.index.namespace(table.scopes[table.scope[number]])
+            if namespace.get(table.keys[number]) == segment.base + number:
+                self._read(segment, number, namespace)
+                return
+        if self._entry >= len(table):
+            self._life, self._entry = segment.life + 1, 0
+        # looking costs a little of the budget, so that a device full of dead entries is walked slowly too
+        self._budget -= BLOCK_BYTES
+        self._context.later.add(self.tick)
+
+    def _segment(self) -> Segment | None:
+        """The sealed segment that we are in, or the next one."""
+        sealed = [
+            segment
+            for segment in self._log.segments.values()
+            if segment.state is State.SEALED and segment.life >= self._life
+        ]
+        segment = min(sealed, key=lambda segment: segment.life, default=None)
+        if segment is not None and segment.life != self._life:
+            self._life, self._entry = segment.life, 0
+        return segment
+
+    def _read(self, segment: Segment, number: int, namespace: NamespaceIndex) -> None:
+        length = segment.table.length[number]
+        size = blocks_of(length) * BLOCK_BYTES
+        staging = self._context.staging
+        span = staging.take(size)
+        tail = staging.take(BLOCK_BYTES) if span is not None and length % BLOCK_BYTES else None
+        if span is None or (tail is None and length % BLOCK_BYTES):
+            if span is not None:
+                staging.give(span)
+            return  # others need the memory more; the next tick tries again
+        self._reading = True
+        self._budget -= size
+
+        def done(found: bool) -> None:
+            staging.give(span)
+            self._reading = False
+            self._context.counters["scrubbed_chunks"] += 1
+            self._context.counters["scrubbed_bytes"] += size
+            self._context.later.add(self.tick)
+
+        key = segment.table.keys[number]
+        read = ChunkRead(
+            self._context, namespace, key, (segment, number), (0, 0), [span.part(0, length)], done, self._drop
+        )
+        read.prepare()
+        if tail is not None:
+            read.staged(tail)
+        submit([read])

@@ -1,0 +1,152 @@
+"""One life of one segment, in memory.
+
+Invariants: ``refs`` counts reads and writes in flight, and the segment is not reused before it is
+zero; ``live_*`` count entries that the index points to; an entry is appended when its write has
+completed, never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
+
+from mezzo_server.blockstore.entries import ENTRY_BITS, ENTRY_MASK, EntryTable
+from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.tasks import Event
+
+if TYPE_CHECKING:
+    from mezzo_server.blockstore.device_log import DeviceLog
+
+
+class Purpose(IntEnum):
+    """Why a segment was opened; also on the device."""
+
+    CHUNKS = 0
+    SURVIVORS = 1
+    TOMBSTONES = 2
+
+
+class State(Enum):
+    """Stations of a life."""
+
+    OPEN = "open"
+    SEALING = "sealing"
+    """takes no more records; its table follows when writes in flight ended"""
+    SEALED = "sealed"
+    RECLAIMING = "reclaiming"
+    GONE = "gone"
+    """its header is overwritten"""
+
+
+class Segment:
+    """One life. Owner: the `DeviceLog` of its device."""
+
+    __slots__ = (
+        "_idle",
+        "base",
+        "blockers",
+        "incarnation",
+        "life",
+        "live_bytes",
+        "live_count",
+        "log",
+        "next_block",
+        "opened",
+        "number",
+        "offset",
+        "opened_sequence",
+        "pinned_bytes",
+        "purpose",
+        "refs",
+        "reserved_entries",
+        "reserved_key_bytes",
+        "reserved_rows",
+        "retire",
+        "state",
+        "suspects",
+        "table",
+        "touched_sum",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        log: DeviceLog,
+        number: int,
+        life: int,
+        incarnation: bytes,
+        opened_sequence: int,
+        purpose: Purpose,
+        state: State = State.OPEN,
+    ) -> None:
+        self.log = log
+        self.number = number
+        self.life = life
+        self.base = life << ENTRY_BITS
+        self.offset = log.superblock.segment_offset(number)
+        self.incarnation = incarnation
+        self.opened_sequence = opened_sequence
+        self.purpose = purpose
+        self.state = state
+        self.table = EntryTable()
+        self.blockers: dict[int, frozenset[int]] = {}
+        """tombstone's entry number -> lives that may hold a lower sequence of its key"""
+        self.opened: Event[bool] = Event()
+        """its header was written (True) or could not be"""
+        self.next_block = 1
+        self.reserved_entries = 0
+        self.reserved_key_bytes = 0
+        self.reserved_rows = 0
+        self.refs = 0
+        self.writes = 0
+        self.live_bytes = 0
+        self.live_count = 0
+        self.pinned_bytes = 0
+        self.touched_sum = 0
+        self.suspects: list[tuple[int, int]] = []
+        """(block, blocks) where a mismatch was confirmed: to be tried before the segment is reused"""
+        self.retire = False
+        """an I/O error happened here: never use it again"""
+        self._idle: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Segment {self.number} life {self.life} {self.state.value} live {self.live_count}>"
+
+    def hold(self) -> None:
+        """A read or write begins."""
+        self.refs += 1
+
+    def release(self) -> None:
+        """A read or write ended."""
+        self.refs -= 1
+        if not self.refs and self._idle:
+            waiters, self._idle = self._idle, []
+            for waiter in waiters:
+                waiter()
+
+    def when_idle(self, waiter: Callable[[], None]) -> None:
+        """Call ``waiter`` once nothing is in flight."""
+        if self.refs:
+            self._idle.append(waiter)
+        else:
+            waiter()
+
+    def account(self, number: int, sign: int) -> None:
+        """An entry became live (+1) or dead (-1)."""
+        table = self.table
+        size = sign * blocks_of(table.length[number]) * BLOCK_BYTES
+        self.live_bytes += size
+        self.log.tenant_bytes[table.scopes[table.scope[number]].tenant] += size
+        self.live_count += sign
+        self.touched_sum += sign * table.touched[number]
+
+
+def number_of(location: int) -> int:
+    """Entry number within a location."""
+    return location & ENTRY_MASK
+
+
+def life_of(location: int) -> int:
+    """Life within a location."""
+    return location >> ENTRY_BITS

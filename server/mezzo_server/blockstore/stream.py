@@ -1,0 +1,241 @@
+"""One chunk as a stream of verified-in-the-end pieces, for transports that send payload.
+
+The pieces come strictly in order; checksums run along, while a piece is still in the cache.  The
+verdict is there only at the end: whoever streams must not let the receiver believe before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import xxhash
+
+from mezzo.checksum import part_seed
+from mezzo.errors import Busy, TooLarge
+from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.read import ChunkRead, Drop, select
+from mezzo_server.blockstore.segment import Segment
+from mezzo_server.memory import Span
+
+PIECE_BYTES = 512 << 10
+READ_AHEAD = 4
+Ready = Callable[[Span | None], None]
+
+
+class _Piece:
+    """A read ahead: ``span`` holds exactly the bytes asked for, ``staged`` the memory under them."""
+
+    __slots__ = ("failed", "here", "span", "staged")
+
+    def __init__(self) -> None:
+        self.here = False
+        self.failed = False
+        self.span: Span | None = None
+        self.staged: Span | None = None
+
+
+class ChunkStream:
+    """Pieces of one chunk. Holds the segment until `finish`; at most ``READ_AHEAD`` pieces at once."""
+
+    def __init__(
+        self,
+        context: Context,
+        namespace: NamespaceIndex,
+        key: bytes,
+        place: tuple[Segment, int],
+        parts: tuple[int, int],
+        drop: Drop,
+    ) -> None:
+        segment, number = place
+        offset, lengths, checksums = select(segment, number, *parts)
+        self.length = sum(lengths)
+        self.part_lengths = tuple(lengths)
+        self.checksums = tuple(checksums)
+        self.seed = context.seed(namespace, key)
+        self._parts = parts
+        self._context = context
+        self._namespace = namespace
+        self._key = key
+        self._segment = segment
+        self._number = number
+        self._drop = drop
+        self._offset = segment.offset + segment.table.block[number] * BLOCK_BYTES + offset
+        self._asked = 0
+        self._pieces: deque[_Piece] = deque()
+        self._lent: dict[tuple[int, int], Span | None] = {}
+        self._waiting: Ready | None = None
+        self._failed = False
+        self._finished = False
+        self._hashed_part = 0
+        self._hashed_left = lengths[0]
+        self._hash = xxhash.xxh3_64(seed=part_seed(self.seed, parts[0]))
+        self._right = True
+        segment.hold()
+
+    def next(self, ready: Ready) -> None:
+        """Give the next piece to ``ready``; None: it could not be read, and nothing follows.
+
+        The piece is lent until `drop`. Not while a former call waits, nor beyond the end.
+        """
+        if self._waiting is not None:
+            raise RuntimeError("a stream gives one piece at a time")
+        self._waiting = ready
+        self._ahead()
+        self._deliver()
+
+    def drop(self, span: Span) -> None:
+        """The piece was sent: its memory can be used again."""
+        staged = self._lent.pop((span.address, span.length))
+        if staged is not None:
+            self._context.staging.give(staged)
+
+    def finish(self) -> bool:
+        """End the stream, also early; True only if all pieces came and their checksums match.
+
+        A mismatch is confirmed in the background, by reading again, and the chunk dropped then.
+        """
+        if self._finished:
+            raise RuntimeError("a stream is finished once")
+        self._finished = True
+        self._waiting = None
+        for piece in self._pieces:
+            if piece.here:
+                self._give(piece)
+        whole = self._hashed_part == len(self.part_lengths)
+        mismatch = not self._right
+        if mismatch or (self._failed and not whole):
+            self._confirm()
+        self._segment.release()
+        return whole and self._right and not self._failed
+
+    # -- reading ahead -----------------------------------------------------------------------
+
+    def _ahead(self) -> None:
+        while (
+            self._asked < self.length
+            and len(self._pieces) + len(self._lent) < READ_AHEAD
+            and not self._failed
+        ):
+            size = min(PIECE_BYTES, self.length - self._asked)
+            piece = _Piece()
+            self._pieces.append(piece)
+            self._read(piece, self._offset + self._asked, size)
+            self._asked += size
+
+    def _read(self, piece: _Piece, offset: int, size: int) -> None:
+        log = self._segment.log
+        borrowed = log.device.borrow(offset, size)
+        if borrowed is not None:
+            piece.span, piece.here = borrowed, True
+            return
+        skip = offset % BLOCK_BYTES
+        whole = blocks_of(skip + size) * BLOCK_BYTES
+
+        def moved(transfer: Transfer) -> None:
+            piece.here = True
+            if transfer.result < 0:
+                piece.failed = True
+                log.io_error(self._segment, -transfer.result, "read of a chunk")
+            self._segment.release()
+            if self._finished:
+                self._give(piece)
+            else:
+                self._deliver()
+
+        def staged(span: Span) -> None:
+            piece.staged = span
+            piece.span = span.part(skip, size)
+            if self._finished:
+                piece.here = True
+                self._give(piece)
+                return
+            self._segment.hold()
+            log.transfer(Op.READ, offset - skip, (span,), moved)
+
+        try:
+            self._context.staging.request(whole, staged)
+        except (Busy, TooLarge):
+            piece.here = piece.failed = True
+
+    def _give(self, piece: _Piece) -> None:
+        if piece.staged is not None:
+            self._context.staging.give(piece.staged)
+            piece.staged = None
+
+    def _deliver(self) -> None:
+        if self._waiting is None or not self._pieces or not self._pieces[0].here:
+            return
+        piece = self._pieces.popleft()
+        ready, self._waiting = self._waiting, None
+        if piece.failed or piece.span is None:
+            self._failed = True
+            self._give(piece)
+            ready(None)
+            return
+        self._run_hash(piece.span.view)
+        self._lent[piece.span.address, piece.span.length] = piece.staged
+        ready(piece.span)
+
+    def _run_hash(self, view: memoryview) -> None:
+        at = 0
+        while at < len(view):
+            take = min(self._hashed_left, len(view) - at)
+            self._hash.update(view[at : at + take])
+            at += take
+            self._hashed_left -= take
+            if not self._hashed_left:
+                if self._hash.intdigest() != self.checksums[self._hashed_part]:
+                    self._right = False
+                self._hashed_part += 1
+                if self._hashed_part < len(self.part_lengths):
+                    self._hashed_left = self.part_lengths[self._hashed_part]
+                    self._hash = xxhash.xxh3_64(seed=part_seed(self.seed, self._parts[0] + self._hashed_part))
+
+    # -- a mismatch --------------------------------------------------------------------------
+
+    def _confirm(self) -> None:
+        """Read the chunk once more, whole, by the way that decides what a mismatch means."""
+        context = self._context
+        context.counters["streams_not_verified"] += 1
+        size = blocks_of(self.length) * BLOCK_BYTES
+
+        def staged(span: Span) -> None:
+            def done(found: bool) -> None:
+                context.staging.give(span)
+
+            read = ChunkRead(
+                context,
+                self._namespace,
+                self._key,
+                (self._segment, self._number),
+                self._parts,
+                [span.part(0, self.length)],
+                done,
+                self._drop,
+            )
+            need = read.prepare()
+
+            def go(piece: Span | None) -> None:
+                if piece is not None:
+                    read.staged(piece)
+                log = self._segment.log
+                log.transfer(Op.READ, read.start, read.spans, lambda transfer: read.moved(transfer.result))
+
+            if need:
+                try:
+                    context.staging.request(need, go)
+                except (Busy, TooLarge):
+                    read._end(False)
+            else:
+                go(None)
+            self._segment.release()
+
+        self._segment.hold()
+        try:
+            context.staging.request(size, staged)
+        except (Busy, TooLarge):
+            self._segment.release()

@@ -1,0 +1,231 @@
+"""Writes records: finds room, builds the header, moves header and payloads to the device.
+
+All writes of a record go out at once.  It counts when all of them, and its segment's header, have
+completed; what proves it after a crash are the payloads' own checksums (docs/format.md, "Commit").
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from mezzo.errors import Busy, DeviceFailed, TooLarge
+from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.device_log import DeviceLog
+from mezzo_server.blockstore.format import record
+from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.options import Durability
+from mezzo_server.blockstore.segment import Purpose, Segment
+from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX
+from mezzo_server.memory import Span
+
+TRANSFER_BYTES = 1 << 20
+"""A record's payloads go out in transfers of about this size, never splitting a chunk's span."""
+
+Written = Callable[[Exception | None], None]
+
+
+class RecordWrite:
+    """One record on its way. ``payloads[i]`` are whole blocks for ``entries[i]``, nothing for a tombstone.
+
+    ``header`` is staging memory for the header.  After ``done(None)``, ``segment`` and ``numbers``
+    tell where the entries are.
+    """
+
+    __slots__ = (
+        "_error",
+        "_left",
+        "deadline",
+        "done",
+        "entries",
+        "header",
+        "log",
+        "numbers",
+        "payloads",
+        "purpose",
+        "scope",
+        "segment",
+    )
+
+    def __init__(
+        self,
+        scope: Scope,
+        entries: Sequence[record.Entry],
+        payloads: Sequence[Sequence[Span]],
+        header: Span,
+        done: Written,
+        purpose: Purpose = Purpose.CHUNKS,
+        log: DeviceLog | None = None,
+        deadline: float = float("inf"),
+    ) -> None:
+        self.scope = scope
+        self.entries = entries
+        self.payloads = payloads
+        self.header = header
+        self.done = done
+        self.purpose = purpose
+        self.log = log
+        """the device it must go to; None: any"""
+        self.deadline = deadline
+        self.segment: Segment
+        self.numbers: range
+        self._left = 0
+        self._error: Exception | None = None
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that the record takes."""
+        return blocks_of(self.header.length) + sum(blocks_of(entry.length) for entry in self.entries)
+
+
+class Writer:
+    """Finds room for records and writes them. Owner of those that wait for space."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._waiting: deque[RecordWrite] = deque()
+        self.need_space: Callable[[], None] = lambda: None
+
+    @property
+    def waiting(self) -> int:
+        """Records that wait for space."""
+        return len(self._waiting)
+
+    def write(self, write: RecordWrite) -> None:
+        """Write now or, in order, when there is space."""
+        behind = self._waiting and write.purpose is Purpose.CHUNKS
+        if behind or not self._try(write):
+            self._wait(write)
+
+    def _wait(self, write: RecordWrite) -> None:
+        """Puts wait in order, tombstones before them; survivors do not: only reclaim makes space."""
+        if write.purpose is Purpose.SURVIVORS:
+            self._context.later.add(lambda: write.done(Busy("no free segment for survivors")))
+            return
+        self._context.counters["writes_waited"] += 1
+        if write.purpose is Purpose.TOMBSTONES:
+            self._waiting.appendleft(write)
+        else:
+            self._waiting.append(write)
+        self.need_space()
+
+    def space_came(self) -> None:
+        """Go on with what waits."""
+        while self._waiting and self._try(self._waiting[0]):
+            self._waiting.popleft()
+
+    def expire(self, now: float) -> None:
+        """Refuse what has waited for too long."""
+        for write in [write for write in self._waiting if write.deadline <= now]:
+            self._waiting.remove(write)
+            write.done(Busy("no space on the devices came free in time", retry_after_s=0.1))
+
+    def drop(self, write: RecordWrite) -> bool:
+        """Take back a record that waits; False: it does not wait."""
+        if write in self._waiting:
+            self._waiting.remove(write)
+            return True
+        return False
+
+    def _try(self, write: RecordWrite) -> bool:
+        """Begin the write if there is room (or none will ever come: then it fails)."""
+        logs = [write.log] if write.log is not None else self._context.logs
+        serving = [log for log in logs if log.fenced is None]
+        if not serving:
+            failure = logs[0].failure()
+            self._context.later.add(lambda: write.done(failure))
+            return True
+        blocks = write.blocks
+        for log in sorted(serving, key=lambda log: log.queued_bytes) if len(serving) > 1 else serving:
+            place = log.allocate(write.purpose, write.scope, blocks, write.entries)
+            if place is not None:
+                self._begin(write, log, *place, blocks)
+                return True
+        return False
+
+    def _begin(self, write: RecordWrite, log: DeviceLog, segment: Segment, block: int, blocks: int) -> None:
+        context = self._context
+        write.segment = segment
+        at = block + blocks_of(write.header.length)
+        for entry in write.entries:
+            if not entry.sequence:
+                entry.sequence = context.draw_sequence()
+            entry.block = at
+            at += blocks_of(entry.length)
+        header = record.encode(write.scope, block, blocks, write.entries, segment.incarnation)
+        write.header.view[: len(header)] = header
+        pieces: list[list[Span]] = [[write.header.part(0, len(header))], *map(list, write.payloads)]
+        log.queued_bytes += blocks * BLOCK_BYTES
+
+        def ended(transfer: Transfer) -> None:
+            if transfer.result < 0:
+                write._error = DeviceFailed(
+                    f"write to {log.device.name} failed: {os.strerror(-transfer.result)}"
+                )
+                log.io_error(segment, -transfer.result, "write of a record")
+            write._left -= 1
+            if not write._left:
+                log.queued_bytes -= blocks * BLOCK_BYTES
+                segment.opened.subscribe(lambda: self._completed(write, log))
+
+        offset = segment.offset + block * BLOCK_BYTES
+        transfers = _gather(offset, pieces)
+        write._left = len(transfers)
+        segment.hold()
+        segment.writes += 1
+        for start, spans in transfers:
+            log.transfer(Op.WRITE, start, spans, ended)
+
+    def _completed(self, write: RecordWrite, log: DeviceLog) -> None:
+        """All writes ended, also that of the segment's header."""
+
+        async def header_failed() -> bool:
+            return not await write.segment.opened
+
+        async def finish() -> None:
+            error = write._error
+            if error is None and await header_failed():
+                error = DeviceFailed(f"a segment of {log.device.name} could not be opened")
+            if error is None and self._context.options.durability is Durability.POWER:
+                error = await log.flushed()
+            self._finish(write, log, error)
+
+        self._context.start(finish())
+
+    def _finish(self, write: RecordWrite, log: DeviceLog, error: Exception | None) -> None:
+        segment = write.segment
+        if error is None and log.fenced is not None:
+            error = log.failure()
+        if error is None:
+            first = len(segment.table)
+            for entry in write.entries:
+                segment.table.append(entry, write.scope)
+            write.numbers = range(first, first + len(write.entries))
+        write.done(error)
+        log.write_ended(segment)
+
+
+def _gather(offset: int, pieces: Sequence[Sequence[Span]]) -> list[tuple[int, list[Span]]]:
+    """(offset, spans) of the transfers that write ``pieces`` one after the other."""
+    result: list[tuple[int, list[Span]]] = []
+    spans: list[Span] = []
+    size = 0
+    for piece in pieces:
+        if spans and (size >= TRANSFER_BYTES or len(spans) + len(piece) > SPANS_PER_TRANSFER_MAX):
+            result.append((offset, spans))
+            offset += size
+            spans, size = [], 0
+        spans.extend(piece)
+        size += sum(span.length for span in piece)
+    result.append((offset, spans))
+    return result
+
+
+def check_record_fits(log_blocks: int, entries: Sequence[record.Entry]) -> None:
+    """TooLarge if one record of these entries would not fit into an empty segment."""
+    need = blocks_of(record.header_bytes(entries)) + sum(blocks_of(entry.length) for entry in entries)
+    if need + 4 > log_blocks:
+        raise TooLarge(f"{need} blocks of {BLOCK_BYTES} bytes do not fit into a segment of {log_blocks}")
