@@ -1,0 +1,182 @@
+"""What review should not have to look for: banned calls, dead files, leaks of a private place.
+
+Each check reads the tree as it is tracked, so that the tests of a checkout judge that checkout.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = (ROOT / "client" / "mezzo", ROOT / "server" / "mezzo_server")
+
+LINES_MAX = 500
+
+# What is banned, and what to do instead.
+BANNED_IMPORTS = {
+    "pickle": "msgspec",
+    "marshal": "msgspec",
+    "shelve": "the block store, or a file of msgspec",
+    "dill": "msgspec",
+    "yaml": "TOML through msgspec",
+}
+BANNED_CALLS = {
+    "eval": "a parser",
+    "exec": "a function",
+    "os.system": "subprocess with a list of arguments",
+    "os.popen": "subprocess with a list of arguments",
+    "time.time": "an injected clock; time.monotonic for durations",
+    "datetime.utcnow": "datetime.now(UTC)",
+    "print": "mezzo.cli.output, or the logger",
+    "breakpoint": "nothing",
+}
+# Modules that must decide alone, without looking at a clock of their own.
+WITHOUT_CLOCK = ("client/mezzo/protocol", "client/mezzo/operations.py", "client/mezzo/session.py")
+
+
+def tracked() -> list[Path]:
+    """Files of the checkout; in an unpacked source release, all of its files."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode == 0:
+        names = [name for name in listed.stdout.decode().split("\0") if name]
+        return [ROOT / name for name in names if (ROOT / name).is_file()]
+    return [path for path in ROOT.rglob("*") if path.is_file() and not set(path.parts) & {".venv", ".git"}]
+
+
+FILES = tracked()
+SOURCES = [path for path in FILES if path.suffix == ".py" and any(root in path.parents for root in PACKAGES)]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module", params=SOURCES, ids=named)
+def source(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def offences(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Assert):
+            yield f"line {line}: assert is stripped by -O: raise an error that says what is wrong"
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if (name := alias.name.partition(".")[0]) in BANNED_IMPORTS:
+                    yield f"line {line}: {name}: use {BANNED_IMPORTS[name]}"
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (name := (node.module or "").partition(".")[0]) in BANNED_IMPORTS
+        ):
+            yield f"line {line}: {name}: use {BANNED_IMPORTS[name]}"
+        if isinstance(node, ast.Call):
+            if (name := dotted(node.func)) in BANNED_CALLS:
+                yield f"line {line}: {name}: use {BANNED_CALLS[name]}"
+            if any(k.arg == "shell" and getattr(k.value, "value", True) for k in node.keywords):
+                yield f"line {line}: shell=: use a list of arguments"
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield f"line {line}: a bare except: name what is caught"
+
+
+def test_a_file_is_one_idea(source: Path) -> None:
+    text = source.read_text()
+    count = text.count("\n")
+    assert count <= LINES_MAX, f"{count} lines: a file that needs sections is two files"
+    assert text.startswith('"""') or not text, "it opens with a docstring that says what it is"
+
+
+def test_nothing_banned(source: Path) -> None:
+    assert list(offences(ast.parse(source.read_text()))) == []
+
+
+def test_no_clock_where_decisions_are_made(source: Path) -> None:
+    if not named(source).startswith(WITHOUT_CLOCK):
+        return
+    calls = [
+        dotted(node.func) for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)
+    ]
+    assert not [call for call in calls if call.startswith(("time.", "random."))]
+
+
+def test_the_check_finds_what_it_is_for() -> None:
+    guilty = "import pickle\nassert x\nprint(1)\nos.system('x')\nrun('x', shell=True)\ntry:\n  f()\nexcept:\n  pass\n"
+    found = sorted(text.partition(":")[0] for text in offences(ast.parse(guilty)))
+    assert found == ["line 1", "line 2", "line 3", "line 4", "line 5", "line 8"]
+    assert list(offences(ast.parse("import msgspec\nrun(['x'], shell=False)\nprinter(1)\n"))) == []
+
+
+def test_every_module_is_used() -> None:
+    """A module that nothing imports, starts or names is dead."""
+    texts = {
+        path: path.read_text(errors="replace") for path in FILES if path.suffix in {".py", ".toml", ".pyx"}
+    }
+    everything = "\n".join(texts.values())
+    dead = []
+    for path in SOURCES:
+        if path.name in {"__init__.py", "__main__.py"}:
+            continue
+        root = next(root for root in PACKAGES if root in path.parents)
+        module = ".".join(path.relative_to(root.parent).with_suffix("").parts)
+        package, _, name = module.rpartition(".")
+        direct = rf"\b{re.escape(module)}\b"
+        by_name = rf"from {re.escape(package)} import [^\n]*\b{name}\b|from {re.escape(package)} import \([^)]*\b{name}\b"
+        if not re.search(direct, everything) and not re.search(by_name, everything):
+            dead.append(module)
+    assert dead == []
+
+
+def test_nothing_is_left_for_later() -> None:
+    words = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
+    texts = (
+        (path, path.read_text(errors="replace"))
+        for path in FILES
+        if path.suffix in {".py", ".pyx", ".c", ".h"}
+    )
+    assert [named(path) for path, text in texts if words.search(text)] == []
+
+
+def test_no_private_place_is_named() -> None:
+    """No path of the machine on which it was written, no address of an index of packages."""
+    private = re.compile("/wo" + r"rk/(main|shared)|index-url|--find-" + "links")
+    allowed = {"requirements/compile"}  # names the options that leave such addresses out
+    guilty = []
+    for path in FILES:
+        if named(path) in allowed or path.suffix in {".png", ".gif", ".bin"}:
+            continue
+        if private.search(path.read_text(errors="replace")):
+            guilty.append(named(path))
+    assert guilty == []
+
+
+def test_requirements_are_pinned_by_hash() -> None:
+    compiled = [path for path in FILES if path.parent.name == "requirements" and path.suffix == ".txt"]
+    assert compiled
+    for path in compiled:
+        lines = [line for line in path.read_text().splitlines() if line and not line.startswith((" ", "#"))]
+        assert lines
+        assert all("==" in line and line.endswith("\\") for line in lines), named(path)
+
+
+def test_documents_link_to_what_is_there() -> None:
+    broken = []
+    for path in FILES:
+        if path.suffix != ".md":
+            continue
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
+            if not re.match(r"[a-z]+:", target) and not (path.parent / target).exists():
+                broken.append(f"{named(path)}: {target}")
+    assert broken == []
