@@ -8,11 +8,13 @@ BIN := $(VENV)/bin
 # make demo TRACE=path/to/trace.jsonl; more options of `mezzo demo` in ARGS
 TRACE ?=
 ARGS ?=
+# A folder with the published trace; tests and demo do without it (docs/replay.md).
+MEZZO_TRACES ?= $(wildcard ../shared/traces)
+export MEZZO_TRACES
 TEST_SECONDS ?= 480
 
-NATIVE := setup.py $(wildcard server/mezzo_server/_native* server/mezzo_server/_native/*.pyx \
-    server/mezzo_server/_native/*.pxd server/mezzo_server/_native/*.h server/mezzo_server/_native/*.c)
-NATIVE := $(filter-out %.so,$(NATIVE))
+NATIVE_FOLDER := server/mezzo_server/_native
+NATIVE := setup.py $(filter-out %/ring.c %/pool.c,$(wildcard $(addprefix $(NATIVE_FOLDER)/*.,pyx pxd c h)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -29,7 +31,7 @@ help:
 	@echo "make clean   remove what was built; make distclean also removes $(VENV)"
 
 demo: $(VENV)/.stamp-demo $(VENV)/.stamp-install
-	$(BIN)/mezzo demo $(TRACE) $(ARGS)
+	@$(BIN)/mezzo demo $(TRACE) $(ARGS)
 
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest $(ARGS)
@@ -53,7 +55,8 @@ build: $(VENV)/.stamp-dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-native: $(VENV)/.stamp-native
+native:
+	$(BIN)/python setup.py -q build_ext --inplace
 
 # -- environment ---------------------------------------------------------------------------------
 
@@ -73,16 +76,15 @@ $(VENV)/.stamp-dev: requirements/dev.txt $(VENV)/.stamp-venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $(VENV)/.stamp-demo $@
 
-# The compiled part: without it the server does its I/O with pread in threads, so go on.
-$(VENV)/.stamp-native: $(NATIVE) $(VENV)/.stamp-demo
+# The compiled part is built in place along with it. It is optional: without a compiler or liburing
+# the server does its I/O with pread in threads, so say so and go on.
+$(VENV)/.stamp-install: pyproject.toml $(NATIVE) $(VENV)/.stamp-demo
 	@PYTHON=$(BIN)/python .ci/packages native
-	@if $(BIN)/python setup.py -q build_ext --inplace >$(VENV)/native.log 2>&1; \
-	    then echo "built the io_uring module"; \
-	    else echo "could not build the io_uring module ($(VENV)/native.log): I/O goes through pread in threads"; fi
-	@touch $@
-
-$(VENV)/.stamp-install: pyproject.toml $(VENV)/.stamp-native
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "building and installing Mezzo into $(VENV)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable . -v \
+	    >$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
+	@$(BIN)/python -c 'import mezzo_server._native.ring, mezzo_server._native.pool' 2>/dev/null || \
+	    echo "the io_uring module could not be built ($(VENV)/install.log says why): I/O goes through pread in threads"
 	@touch $@
 
 # -- cleaning ------------------------------------------------------------------------------------
@@ -91,7 +93,7 @@ clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find client server -name '*.so' -delete
 	find client server tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -f $(VENV)/.stamp-native $(VENV)/.stamp-install
+	rm -f $(NATIVE_FOLDER)/ring.c $(NATIVE_FOLDER)/pool.c $(VENV)/.stamp-install
 
 distclean: clean
 	rm -rf $(VENV) client/*.egg-info server/*.egg-info *.egg-info
