@@ -19,7 +19,8 @@ from mezzo.errors import MezzoError
 from mezzo_server.config import ShardConfig, load, parse_size
 
 if TYPE_CHECKING:
-    from mezzo_server.shard.main import Progress, Readiness
+    from mezzo_server.blockstore.recovery import Progress
+    from mezzo_server.shard.main import Readiness
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -135,9 +136,10 @@ def _show(readiness: Readiness) -> None:
     for device in readiness.devices:
         how = f"{device.kind}, O_DIRECT" if device.direct else device.kind
         lines.append(f"  device      {device.name}  {device.bytes / 2**30:.2f} GiB  ({how})")
+    live = f"{readiness.bytes_live / 2**30:.2f} GiB in {readiness.recovery_s:.2f} s"
     lines += [
         f"  io          {readiness.io}",
-        f"  recovered   {readiness.chunks} chunks, {readiness.bytes_live / 2**30:.2f} GiB",
+        f"  recovered   {readiness.chunks} chunks, {live}",
         f"  settings    durability {readiness.durability}, policy {readiness.policy}, loop {readiness.loop}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
@@ -151,18 +153,17 @@ def _recovery_progress() -> Iterator[Progress | None]:
     if not shown.is_terminal:
         yield None
         return
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
-    with Progress(
+    with Bar(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=shown, transient=True
     ) as bar:
-        tasks: dict[str, TaskID] = {}
+        task = bar.add_task("reading segments", total=None)
 
-        def told(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-            if all(task.finished for task in bar.tasks):
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if done >= total:
                 bar.stop()
 
         yield told

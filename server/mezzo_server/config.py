@@ -76,7 +76,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of one shard."""
 
-    listen: list[str] = ["unix:///tmp/mezzo.sock"]
+    listen: list[str] = msgspec.field(default_factory=lambda: ["unix:///tmp/mezzo.sock"])
     """addresses: ``unix:///path`` or ``tcp://host:port`` (port 0: any free one)"""
     insecure: bool = False
     """allow TCP addresses that other hosts can reach, although nothing is encrypted"""

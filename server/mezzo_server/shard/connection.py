@@ -22,8 +22,9 @@ from mezzo.protocol.connection import refusal
 from mezzo.protocol.frame import FROM_CLIENT, Frame, FrameReader
 from mezzo.protocol.messages import Kind
 from mezzo_server.shard.output import OutputQueue
-from mezzo_server.shard.service import Session
-from mezzo_server.shard.tcp_payload import PayloadSink, TcpGet
+from mezzo_server.shard.session import Session
+from mezzo_server.shard.tcp_get import TcpGet
+from mezzo_server.shard.tcp_put import PayloadSink
 
 if TYPE_CHECKING:
     from mezzo_server.shard.runtime import Runtime
@@ -348,10 +349,11 @@ class Connection:
         elif self._output and now - self._output_at > limits.stall_timeout_s:
             log.info("client reads nothing", peer=self.peer)
             self.close()
-        elif self._sink is not None or self.session.payload_waits > 0:
-            if now - max(self._input_at, self.session.granted_at) > limits.stall_timeout_s:
-                log.info("client sends no payload", peer=self.peer)
-                self._refuse(ProtocolError(f"granted payload did not come for {limits.stall_timeout_s:g} s"))
+        elif (self._sink is not None or self.session.payload_waits > 0) and now - max(
+            self._input_at, self.session.granted_at
+        ) > limits.stall_timeout_s:
+            log.info("client sends no payload", peer=self.peer)
+            self._refuse(ProtocolError(f"granted payload did not come for {limits.stall_timeout_s:g} s"))
 
     def shut_down(self) -> None:
         """The shard stops."""

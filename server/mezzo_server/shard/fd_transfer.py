@@ -19,7 +19,7 @@ from mezzo_server.shard.regions import Region
 from mezzo_server.shard.shm_transfer import ShmGet, ShmPut, check_source
 
 if TYPE_CHECKING:
-    from mezzo_server.shard.service import Session
+    from mezzo_server.shard.session import Session
 
 
 class FdGet(ShmGet):

@@ -20,6 +20,7 @@ from mezzo.errors import CallerError, InvalidArgument, MezzoError, Unavailable
 from mezzo_server.blockstore.devices.opening import open_device, probe
 from mezzo_server.blockstore.io import Device
 from mezzo_server.blockstore.options import Durability, StoreOptions
+from mezzo_server.blockstore.recovery import Progress
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.config import ShardConfig
 from mezzo_server.shard.listener import open_listeners
@@ -29,9 +30,6 @@ from mezzo_server.staging import StagingPool
 from mezzo_server.workers import open_workers
 
 log = structlog.get_logger("mezzo.shard")
-
-Progress = Callable[[str, int, int], None]
-"""Told during recovery: what, how much is done, how much there is."""
 
 
 class DeviceState(Struct, frozen=True):
@@ -57,6 +55,7 @@ class Readiness(Struct, frozen=True):
     policy: str
     chunks: int
     """recovered"""
+    recovery_s: float
     bytes_live: int
     bytes_total: int
     start_s: float
@@ -101,6 +100,8 @@ class Shard:
                 self._store_staging,
                 _options(config),
                 now=time.monotonic,
+                created_s=int(time.time()),
+                format_foreign=config.format,
                 progress=progress,
             )
             stack.callback(self._store.close)
@@ -110,7 +111,6 @@ class Shard:
                 self._store,
                 self._staging,
                 config.limits,
-                capacity_bytes=sum(device.size_bytes for device in devices),
                 block_bytes=max(device.block_bytes for device in devices),
                 incarnation=os.urandom(16),
                 now=time.monotonic,
@@ -129,6 +129,7 @@ class Shard:
             durability=config.durability,
             policy=config.policy,
             chunks=report.chunks,
+            recovery_s=round(self._store.recovered.seconds, 3),
             bytes_live=report.bytes_live,
             bytes_total=sum(device.bytes_total for device in report.devices),
             start_s=round(time.monotonic() - began, 3),

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mezzo.errors import DeadlineExceeded, InvalidArgument, MezzoError, TooLarge
+from mezzo.protocol.bitmap import pack
 from mezzo.protocol.messages import Body, Kind, Put
 from mezzo_server.shard.regions import Region
 
 if TYPE_CHECKING:
-    from mezzo_server.shard.service import Session
+    from mezzo_server.shard.session import Session
 
 STEP_KEYS = 64
 """Keys of one request handled before others get their turn: a few hundred microseconds."""
@@ -232,9 +233,5 @@ def _check_parts(parts: tuple[int, ...]) -> None:
 
 
 def bitmap(flags: Sequence[bool]) -> tuple[bytes, int]:
-    """Flags as bits, LSB first, and how many are set."""
-    bits = 0
-    for index, flag in enumerate(flags):
-        if flag:
-            bits |= 1 << index
-    return bits.to_bytes((len(flags) + 7) // 8, "little"), bits.bit_count()
+    """Flags as the protocol's bitmap, and how many are set."""
+    return pack(flags), sum(flags)

@@ -53,13 +53,14 @@ class Runtime:
         self.hold_max_ns = 0
         self.holds_long = 0
         self.callbacks = 0
+        self.faults = 0
         self._callbacks_seen = 0
 
     def start(self) -> None:
         """Begin to serve: everything that was built so far is exempt from garbage collection."""
         self._running = True
-        for source in (*self._store.devices, self._store.workers):
-            fd = source.event_fd
+        sources = [device.event_fd for device in self._store.devices]
+        for fd in (*sources, self._store.workers.event_fd):
             if fd is not None:
                 self._event_fds.append(fd)
                 self._loop.add_reader(fd, self._timed, self._pump)
@@ -90,6 +91,7 @@ class Runtime:
             "loop_hold_max_us": self.hold_max_ns / 1000,
             "loop_holds_over_1ms": self.holds_long,
             "loop_callbacks": self.callbacks,
+            "faults": self.faults,
         }
 
     # -- what connections ask
@@ -134,6 +136,9 @@ class Runtime:
         began = time.perf_counter_ns()
         try:
             callback()
+        except Exception:  # a fault of ours must not end the loop, and must be seen
+            self.faults += 1
+            log.exception("fault", by=getattr(callback, "__qualname__", "?"))
         finally:
             held = time.perf_counter_ns() - began
             self.callbacks += 1
@@ -147,6 +152,8 @@ class Runtime:
     def _pump(self) -> None:
         self._pump_scheduled = False
         self._store.pump()
+        if self._store.eager:
+            self.poke()
 
     def _schedule_tick(self) -> None:
         # Idle: nothing of the store's is under way and nobody called since the last tick.
@@ -158,7 +165,7 @@ class Runtime:
         if not self._running:
             return
         self._store.tick()
-        self._store.pump()
+        self.poke()
         self.service.tick()
         now = self.service.now()
         if now - self._checked_at >= CONNECTION_CHECK_S:

@@ -1,86 +1,22 @@
-"""What a shard does with requests: decisions, limits and answers. No sockets, no event loop, no clock.
-
-A `Session` is one client's view of the shard.  Its connection hands frames to `Session.receive`;
-answers go to the connection through `Link`.  A get's way from frame to ring: `Session._get` here,
-`ShmGet` in shm_transfer.py, `BlockStore.get`.
-"""
+"""What all sessions of a shard share: the store, the limits, leases, regions and counts. No I/O."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from mezzo.errors import Busy, InvalidArgument, MezzoError, ProtocolError, TooLarge, Unavailable
-from mezzo.protocol.connection import ServerConnection, negotiate
-from mezzo.protocol.frame import Frame, encode
-from mezzo.protocol.messages import (
-    KEY_BYTES_MAX,
-    Acquire,
-    Acquired,
-    Body,
-    Cancelled,
-    ChunkStat,
-    Delete,
-    Deleted,
-    ErrorReply,
-    Get,
-    Hello,
-    Kind,
-    LookedUp,
-    Lookup,
-    Ping,
-    Pong,
-    Put,
-    PutData,
-    RegionAdd,
-    RegionAdded,
-    RegionRemove,
-    RegionRemoved,
-    Release,
-    Released,
-    ShardStat,
-    ShardStated,
-    Stat,
-    Stated,
-    Welcome,
-)
 from mezzo_server.blockstore.api import GetChunk, GetDone, PutChunk, PutDone, Scope
 from mezzo_server.blockstore.io import Job
 from mezzo_server.config import Limits
-from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.leases import LeaseTable
-from mezzo_server.shard.regions import Region, RegionRegistry, RegionTable
-from mezzo_server.shard.request import Request, bitmap
-from mezzo_server.shard.share import StagingShare
-from mezzo_server.shard.shm_transfer import ShmGet, ShmPut
-from mezzo_server.shard.tcp_payload import PayloadSink, TcpGet, TcpPut
+from mezzo_server.shard.regions import RegionRegistry
 from mezzo_server.staging import StagingPool
 
 if TYPE_CHECKING:
-    from mezzo_server.blockstore.store import BlockStore, PutTicket
-
-SERVER_NAME = "mezzo"
-
-
-class Link(Protocol):
-    """What a session asks of its connection."""
-
-    def send(self, frame: bytes) -> None:
-        """Queue a frame without payload."""
-
-    def send_payloads(self, get: TcpGet) -> None:
-        """Begin to draw payload from ``get``, after those that were given before."""
-
-    def output_ready(self) -> None:
-        """A get that is being drawn from has more to give."""
-
-    def later(self, step: Callable[[], None]) -> None:
-        """Call ``step`` once others had their turn."""
-
-    def take_descriptor(self) -> int | None:
-        """The next descriptor that came with a frame; the caller owns it."""
+    from mezzo_server.blockstore.put import PutTicket
+    from mezzo_server.blockstore.store import BlockStore
+    from mezzo_server.shard.session import Session
 
 
 class Service:
@@ -92,12 +28,11 @@ class Service:
         staging: StagingPool,
         limits: Limits,
         *,
-        capacity_bytes: int,
         block_bytes: int,
         incarnation: bytes,
         now: Callable[[], float],
         poke: Callable[[], None],
-        numbers: Callable[[], dict[str, int | float]] = dict,
+        numbers: Callable[[], Mapping[str, int | float]] = dict,
     ) -> None:
         """``poke`` is called after work was queued in the store; ``numbers`` adds to `shard_stat`."""
         self.store = store
@@ -106,12 +41,13 @@ class Service:
         self.now = now
         self.poke = poke
         self.block_bytes = block_bytes
+        self.chunk_bytes_max = min(limits.chunk_bytes_max, store.chunk_bytes_max)
         self.incarnation = incarnation
         self._numbers = numbers
         self.tenant = hashlib.blake2b(store.store_id + b"tenant", digest_size=16).digest()
         self.leases = LeaseTable(
             store,
-            bytes_max=int(capacity_bytes * limits.leased_fraction),
+            bytes_max=int(store.capacity_bytes * limits.leased_fraction),
             leases_max=limits.leases_max,
             lease_s_max=limits.lease_ms_max / 1000,
             now=now,
@@ -187,331 +123,3 @@ class Service:
         numbers.update(self.counters)
         numbers.update(self._numbers())
         return numbers
-
-
-class Session:
-    """One client of a shard, from its HELLO to `close`. Owner of its requests, regions and leases."""
-
-    def __init__(self, service: Service, link: Link, *, shm: bool) -> None:
-        """``shm``: descriptors can be passed, so regions may be registered."""
-        self.service = service
-        self.limits = service.limits
-        self.link = link
-        self.shm = shm
-        self.state = ServerConnection(service.limits.requests_max)
-        self.requests: dict[int, Request] = {}
-        self.regions = RegionTable(
-            service.regions,
-            regions_max=service.limits.regions_max,
-            bytes_max=service.limits.region_bytes_max,
-        )
-        self.share = StagingShare(service.staging, service.limits.staging_connection_bytes_max)
-        self.scope = service.scope("default")
-        self.greeted = False
-        self.closed = False
-        self.payload_waits = 0
-        """payloads granted to the client that have not begun to come"""
-        self.granted_at = 0.0
-        """when payload was last granted"""
-        self._window_used = 0
-        self._window_waiting: deque[Callable[[], None]] = deque()
-        self._turn: list[TcpPut] = []
-        self._handlers: dict[Kind, Callable[[int, Any], None]] = {
-            Kind.PING: self._ping,
-            Kind.LOOKUP: self._lookup,
-            Kind.GET: self._get,
-            Kind.PUT: self._put,
-            Kind.DELETE: self._delete,
-            Kind.ACQUIRE: self._acquire,
-            Kind.RELEASE: self._release,
-            Kind.STAT: self._stat,
-            Kind.SHARD_STAT: self._shard_stat,
-            Kind.REGION_ADD: self._region_add,
-            Kind.REGION_REMOVE: self._region_remove,
-            Kind.CANCEL: self._cancel,
-            Kind.HELLO: self._hello,
-        }
-        service.sessions.add(self)
-
-    def receive(self, frame: Frame) -> PayloadSink | None:
-        """Act on a frame. For PUT_DATA: where its payload goes.
-
-        Raises:
-            ProtocolError, Unsupported: the connection must be refused.
-        """
-        self.state.receive_event(frame)
-        kind = frame.kind
-        if kind is Kind.PUT_DATA:
-            return self._put_data(frame)
-        if kind is Kind.REFUSE:
-            raise ProtocolError("the client ended the connection")
-        self.service.counters["requests"] += 1
-        if kind is Kind.HELLO:
-            self._hello(frame.request_id, frame.body)
-            return None
-        try:
-            self._handlers[kind](frame.request_id, frame.body)
-        except ProtocolError:
-            raise
-        except MezzoError as error:
-            self._send_error(frame.request_id, error)
-        return None
-
-    def turn_ended(self) -> None:
-        """All frames that had come were received: what was gathered goes to the store together."""
-        while self._turn:
-            self._turn.pop().flush()
-
-    def close(self) -> None:
-        """The connection is gone: give up and give back everything."""
-        if self.closed:
-            return
-        self.closed = True
-        self.service.sessions.discard(self)
-        self.share.close()
-        for request in tuple(self.requests.values()):
-            request.cancelled = True
-            request.give_up()
-        while self._window_waiting:
-            self._window_waiting.popleft()()
-        self.regions.close()
-        self.service.leases.end_owner(self)
-
-    # -- what requests ask of their session
-
-    def begin(self, request: Request) -> None:
-        """A request starts. Busy over ``requests_max``."""
-        self.state.begin(request.id, request.kind)
-        self.requests[request.id] = request
-
-    def holds(self, request: Request) -> bool:
-        """Whether ``request`` has not ended."""
-        return self.requests.get(request.id) is request
-
-    def end(self, request: Request, kind: Kind, body: Body) -> None:
-        """A request ends with this answer, or with CANCELLED if the client gave it up."""
-        self._forget(request)
-        if request.cancelled:
-            self._send_cancelled(request.id)
-        else:
-            self._send(kind, request.id, body)
-
-    def end_with_error(self, request: Request, error: MezzoError) -> None:
-        """A request ends with an error, or with CANCELLED if the client gave it up."""
-        self._forget(request)
-        if request.cancelled:
-            self._send_cancelled(request.id)
-        else:
-            self._send_error(request.id, error)
-
-    def grant(self, request: Request, frame: bytes, indexes: Sequence[int]) -> None:
-        """Tell the client to send these payloads."""
-        self.state.grant(request.id, indexes)
-        self.payload_waits += len(indexes)
-        self.granted_at = self.service.now()
-        if not self.closed:
-            self.link.send(frame)
-
-    def at_turn_end(self, put: TcpPut) -> None:
-        """Flush ``put`` when this turn of reading ends."""
-        self._turn.append(put)
-
-    def window_fits(self, nbytes: int) -> bool:
-        """Whether so many more bytes may be under way now. One slice always may."""
-        return not self._window_used or self._window_used + nbytes <= self.limits.in_flight_bytes_max
-
-    def window_take(self, nbytes: int) -> None:
-        """So many bytes are under way."""
-        self._window_used += nbytes
-
-    def window_give(self, nbytes: int) -> None:
-        """They have arrived."""
-        self._window_used -= nbytes
-        if self._window_waiting and not self.closed:
-            self.link.later(self._window_waiting.popleft())
-
-    def window_wait(self, step: Callable[[], None]) -> None:
-        """Call ``step`` when bytes have arrived; it checks again."""
-        self._window_waiting.append(step)
-
-    # -- requests
-
-    def _hello(self, request_id: int, body: Hello) -> None:
-        version = negotiate(body)
-        service, limits = self.service, self.limits
-        self.scope = service.scope(body.namespace)
-        self.greeted = True
-        self._send(
-            Kind.WELCOME,
-            request_id,
-            Welcome(
-                version=version,
-                server=SERVER_NAME,
-                shard_incarnation=service.incarnation,
-                epoch=0,
-                tenant_id=self.scope.tenant,
-                namespace_id=self.scope.namespace,
-                keys_max=limits.keys_max,
-                key_bytes_max=KEY_BYTES_MAX,
-                chunk_bytes_max=limits.chunk_bytes_max,
-                body_bytes_max=limits.body_bytes_max,
-                requests_max=limits.requests_max,
-                regions_max=limits.regions_max,
-                region_bytes_max=limits.region_bytes_max,
-                lease_ms_max=limits.lease_ms_max,
-                block_bytes=service.block_bytes,
-                shm=self.shm,
-            ),
-        )
-
-    def _ping(self, request_id: int, body: Ping) -> None:
-        self._send(Kind.PONG, request_id, Pong())
-
-    def _lookup(self, request_id: int, body: Lookup) -> None:
-        self._check_keys(body.keys)
-        store = self.service.store
-        count, nbytes = store.prefix(self.scope, body.keys)
-        load_us = int(store.load_estimate_s(nbytes) * 1e6) if nbytes else 0
-        self._send(Kind.LOOKED_UP, request_id, LookedUp(count, nbytes, load_us))
-
-    def _get(self, request_id: int, body: Get) -> None:
-        self._check_keys(body.keys)
-        if body.region == 0:
-            if body.targets:
-                raise InvalidArgument("targets need a region")
-            TcpGet(self, request_id, body).start()
-            return
-        region = self.regions.get(body.region)
-        kind = ShmGet if region.memory is not None else FdGet
-        kind(self, request_id, body, region).start()
-
-    def _put(self, request_id: int, body: Put) -> None:
-        self._check_keys(body.keys)
-        if body.region == 0:
-            if body.sources:
-                raise InvalidArgument("sources need a region")
-            TcpPut(self, request_id, body).start()
-            return
-        region = self.regions.get(body.region)
-        kind = ShmPut if region.memory is not None else FdPut
-        kind(self, request_id, body, region).start()
-
-    def _put_data(self, frame: Frame) -> PayloadSink:
-        self.payload_waits -= 1
-        put = self.requests.get(frame.request_id)
-        if not isinstance(put, TcpPut) or not isinstance(frame.body, PutData):
-            raise ProtocolError(f"PUT_DATA for request {frame.request_id}, which is no put over tcp")
-        return put.receive(frame.body, frame.payload_bytes)
-
-    def _delete(self, request_id: int, body: Delete) -> None:
-        self._check_keys(body.keys)
-        request = Request(self, request_id, Kind.DELETE)
-
-        def done(deleted: list[bool], error: Exception | None) -> None:
-            if error is not None:
-                request.fail(error if isinstance(error, MezzoError) else Unavailable(str(error)))
-                return
-            bits, count = bitmap(deleted)
-            request.finish(Kind.DELETED, Deleted(count, bits))
-
-        try:
-            self.service.store.delete(self.scope, body.keys, done)
-        except MezzoError as error:
-            request.fail(error)
-        self.service.poke()
-
-    def _acquire(self, request_id: int, body: Acquire) -> None:
-        self._check_keys(body.keys)
-        granted = self.service.leases.acquire(self, self.scope, body.keys, body.lease_ms / 1000)
-        load_us = int(self.service.store.load_estimate_s(granted.bytes) * 1e6) if granted.bytes else 0
-        self._send(
-            Kind.ACQUIRED,
-            request_id,
-            Acquired(granted.lease, granted.prefix, granted.bytes, round(granted.lease_s * 1000), load_us),
-        )
-
-    def _release(self, request_id: int, body: Release) -> None:
-        held = self.service.leases.release(self, body.lease)
-        self._send(Kind.RELEASED, request_id, Released(held))
-
-    def _stat(self, request_id: int, body: Stat) -> None:
-        self._check_keys(body.keys)
-        chunks: list[ChunkStat | None] = []
-        for key in body.keys:
-            info = self.service.store.info(self.scope, key)
-            chunks.append(
-                None if info is None else ChunkStat(info.length, len(info.parts), info.sequence, info.leased)
-            )
-        self._send(Kind.STATED, request_id, Stated(chunks))
-
-    def _shard_stat(self, request_id: int, body: ShardStat) -> None:
-        self._send(Kind.SHARD_STATED, request_id, ShardStated(self.service.numbers()))
-
-    def _region_add(self, request_id: int, body: RegionAdd) -> None:
-        fd = self.link.take_descriptor()
-        if fd is None:
-            raise ProtocolError("REGION_ADD needs exactly one descriptor with it (SCM_RIGHTS)")
-        _RegionAdding(self, request_id).start(body, fd)
-
-    def _region_remove(self, request_id: int, body: RegionRemove) -> None:
-        self.regions.get(body.region)
-        request = Request(self, request_id, Kind.REGION_REMOVE)
-        self.regions.remove(body.region, lambda: request.finish(Kind.REGION_REMOVED, RegionRemoved()))
-
-    def _cancel(self, request_id: int, body: Body) -> None:
-        request = self.requests.get(request_id)
-        if request is None:
-            self._send_cancelled(request_id)
-            return
-        if isinstance(request, TcpPut):
-            # ServerConnection forgot what was granted: none of it may come any more.
-            self.payload_waits -= request.grants_open
-        request.cancelled = True
-        request.give_up()
-
-    # -- answers
-
-    def _check_keys(self, keys: Sequence[bytes]) -> None:
-        if len(keys) > self.limits.keys_max:
-            raise TooLarge(f"{len(keys)} keys are over the limit ({self.limits.keys_max}, keys_max)")
-
-    def _forget(self, request: Request) -> None:
-        del self.requests[request.id]
-        self.state.end(request.id)
-
-    def _send(self, kind: Kind, request_id: int, body: Body) -> None:
-        if not self.closed:
-            self.link.send(encode(kind, request_id, body))
-
-    def _send_cancelled(self, request_id: int) -> None:
-        self.service.counters["cancelled"] += 1
-        self._send(Kind.CANCELLED, request_id, Cancelled())
-
-    def _send_error(self, request_id: int, error: MezzoError) -> None:
-        retry_after_ms = 0
-        self.service.counters["errors"] += 1
-        if isinstance(error, Busy):
-            self.service.counters["busy"] += 1
-            retry_after_ms = max(1, round(error.retry_after_s * 1000))
-        reply = ErrorReply(int(error.code), str(error)[:1024], retry_after_ms)
-        self._send(Kind.ERROR, request_id, reply)
-
-
-class _RegionAdding(Request):
-    """A region that is being registered; may wait for a dead connection's transfers to end."""
-
-    __slots__ = ("_number",)
-
-    def __init__(self, session: Session, request_id: int) -> None:
-        super().__init__(session, request_id, Kind.REGION_ADD)
-        self._number = 0
-
-    def start(self, body: RegionAdd, fd: int) -> None:
-        """Takes the descriptor over."""
-        self.session.regions.add(body.region, fd, body.offset, body.length, self._added)
-
-    def _added(self, outcome: Region | MezzoError) -> None:
-        if isinstance(outcome, MezzoError):
-            self.fail(outcome)
-            return
-        self.finish(Kind.REGION_ADDED, RegionAdded(outcome.memory is not None, outcome.registered))

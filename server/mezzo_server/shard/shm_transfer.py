@@ -12,8 +12,8 @@ from mezzo_server.shard.regions import Region
 from mezzo_server.shard.request import SlicedRequest, bitmap, check_lengths, parts_of
 
 if TYPE_CHECKING:
-    from mezzo_server.blockstore.store import PutTicket
-    from mezzo_server.shard.service import Session
+    from mezzo_server.blockstore.put import PutTicket
+    from mezzo_server.shard.session import Session
 
 
 class ShmRequest(SlicedRequest):
@@ -99,7 +99,7 @@ class ShmPut(ShmRequest):
 
     def __init__(self, session: Session, request_id: int, body: Put, region: Region) -> None:
         self.parts = parts_of(body)
-        check_lengths(body.lengths, session.limits.chunk_bytes_max)
+        check_lengths(body.lengths, session.service.chunk_bytes_max)
         super().__init__(session, request_id, Kind.PUT, body.keys, body.sources, region, body.deadline_ms)
         self.position = body.position
         self.statuses = [PutStatus.FAILED] * len(body.keys)

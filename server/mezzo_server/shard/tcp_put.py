@@ -1,244 +1,35 @@
-"""Get and put over a stream: payload between the socket and the store's or the staging memory.
+"""Put over a stream: credit out, payload in, checked on its way into the store.
 
-`TcpGet` is drawn from by its connection when there is room in the connection's output: it asks the
-store for the next piece, and gives the piece back once it was sent.  `TcpPut` grants credit as the
-connection's share of staging allows, checks what comes while it is still in the processor's cache,
-and hands it to the store.
+A `TcpPut` grants what its connection's share of the staging memory allows, checks what comes while it
+is still in the processor's cache, and hands it to the store.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import xxhash
 
 from mezzo.checksum import chunk_seed, part_seed
-from mezzo.errors import Busy, DeadlineExceeded, InvalidArgument, MezzoError, ProtocolError, TooLarge
+from mezzo.errors import Busy, DeadlineExceeded, MezzoError, ProtocolError
 from mezzo.protocol.frame import encode
-from mezzo.protocol.messages import Get, GetData, Kind, Put, PutData, PutGrant
+from mezzo.protocol.messages import Kind, Put, PutData, PutGrant
 from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus
 from mezzo_server.memory import Span
 from mezzo_server.shard.request import Request, check_lengths, parts_of
-from mezzo_server.shard.shm_transfer import got, put_done
+from mezzo_server.shard.shm_transfer import put_done
 
 if TYPE_CHECKING:
-    from mezzo_server.blockstore.store import ChunkStream, PutTicket
-    from mezzo_server.shard.service import Session
+    from mezzo_server.blockstore.put import PutTicket
+    from mezzo_server.shard.session import Session
     from mezzo_server.shard.share import Ask
 
 STEP_KEYS = 256
-"""Keys checked before others get their turn."""
-ZEROS = memoryview(bytes(1 << 20))
-"""What is sent for pieces that could not be read; the answer says that they are a miss."""
-PIECES_HELD_MAX = 3
-"""Pieces of one chunk in the output: fewer than a stream reads ahead, so that the next is on its way."""
+"""Keys considered before others get their turn."""
 FLUSH_BYTES = 1 << 20
 """Received chunks are handed to the store together until they are so many bytes."""
-
-
-class Output(Protocol):
-    """Where a get puts its payload: the connection's output."""
-
-    def has_room(self) -> bool:
-        """Whether more payload should be queued now."""
-
-    def begin_payload(self, header: bytes, length: int) -> None:
-        """Queue the frame that precedes ``length`` bytes of payload."""
-
-    def add_piece(self, piece: memoryview, sent: Callable[[], None]) -> None:
-        """Queue a piece of it; ``sent`` is called when it was sent or never will be."""
-
-
-class _Sending:
-    """One chunk on its way out."""
-
-    __slots__ = ("ended", "failed", "held", "index", "left", "length", "stream", "waiting")
-
-    def __init__(self, stream: ChunkStream, index: int) -> None:
-        self.stream = stream
-        self.index = index
-        self.length = self.left = stream.length
-        self.held = 0
-        """pieces queued and not yet sent"""
-        self.waiting = False
-        """for the store's next piece"""
-        self.failed = False
-        self.ended = False
-
-
-class TcpGet(Request):
-    """A get whose bytes follow on the same stream."""
-
-    __slots__ = ("_body", "_current", "_filling", "_lengths", "_next_index", "_open", "_queued")
-
-    def __init__(self, session: Session, request_id: int, body: Get) -> None:
-        if body.capacities and len(body.capacities) != len(body.keys):
-            raise InvalidArgument(f"{len(body.keys)} keys and {len(body.capacities)} capacities")
-        super().__init__(session, request_id, Kind.GET, deadline_ms=body.deadline_ms)
-        self._body = body
-        self._lengths = [-1] * len(body.keys)
-        self._next_index = 0
-        self._current: _Sending | None = None
-        self._open: set[_Sending] = set()
-        self._queued = False
-        self._filling = False
-
-    def start(self) -> None:
-        """Begin: check that all fits, then queue for output."""
-        if self._body.capacities or self.deadline is not None:
-            self._check(0, 0)
-        else:
-            self._queue()
-
-    def fill(self, output: Output) -> bool:
-        """Queue payload while there is room. True: all of it is queued."""
-        self._filling = True
-        try:
-            return self._fill(output)
-        finally:
-            self._filling = False
-
-    def give_up(self) -> None:
-        """Send no further chunk; what was begun is filled up with zeros."""
-        if not self._queued:
-            return  # _check sees it
-        if self.session.closed:
-            for sending in tuple(self._open):
-                self._end_chunk(sending)
-            self._current = None
-            self._next_index = len(self._lengths)
-            self._maybe_finish()
-        elif self._current is None:
-            self._next_index = len(self._lengths)
-            self._maybe_finish()
-        else:
-            self.session.link.output_ready()
-
-    def _check(self, first: int, nbytes: int) -> None:
-        """Step by step: that no chunk is over its capacity, and that the deadline can be met."""
-        if self.cancelled:
-            self.finish(Kind.GOT, got(self._lengths))
-            return
-        body, store, scope = self._body, self.session.service.store, self.session.scope
-        last = min(first + STEP_KEYS, len(body.keys))
-        try:
-            for index in range(first, last):
-                info = store.info(scope, body.keys[index])
-                if info is None:
-                    continue
-                end = body.first_part + body.part_count if body.part_count else len(info.parts)
-                length = sum(info.parts[body.first_part : end])
-                nbytes += length
-                if body.capacities and length > body.capacities[index]:
-                    raise TooLarge(
-                        f"chunk {index} of {length} bytes is over its capacity ({body.capacities[index]})"
-                    )
-            if last == len(body.keys):
-                self.check_load(nbytes)
-        except MezzoError as error:
-            self.fail(error)
-            return
-        if last < len(body.keys):
-            self.session.link.later(lambda: self._check(last, nbytes))
-        else:
-            self._queue()
-
-    def _queue(self) -> None:
-        self._queued = True
-        self.session.link.send_payloads(self)
-
-    def _fill(self, output: Output) -> bool:
-        keys_left = STEP_KEYS
-        while output.has_room():
-            current = self._current
-            if current is None:
-                if self.cancelled:
-                    self._next_index = len(self._lengths)
-                if self._next_index == len(self._lengths):
-                    self._maybe_finish()
-                    return True
-                if keys_left == 0:
-                    self.session.link.later(self.session.link.output_ready)
-                    return False
-                keys_left -= 1
-                self._open_next(output)
-                continue
-            if current.failed or self.cancelled:
-                self._add(output, current, ZEROS[: min(current.left, len(ZEROS))], None)
-            elif current.waiting or current.held >= PIECES_HELD_MAX or not self._draw(output, current):
-                return False
-            if current.left == 0:
-                self._current = None
-        return False
-
-    def _open_next(self, output: Output) -> None:
-        body = self._body
-        index = self._next_index
-        self._next_index += 1
-        stream = self.session.service.store.stream(
-            self.session.scope, body.keys[index], first_part=body.first_part, part_count=body.part_count
-        )
-        if stream is None:
-            return
-        if body.capacities and stream.length > body.capacities[index]:
-            # Put anew and longer since it was checked: as if it had come after us.
-            stream.finish()
-            return
-        head = GetData(index, body.first_part, list(stream.part_lengths), list(stream.checksums))
-        output.begin_payload(encode(Kind.GET_DATA, self.id, head, stream.length), stream.length)
-        self._current = _Sending(stream, index)
-        self._open.add(self._current)
-
-    def _draw(self, output: Output, sending: _Sending) -> bool:
-        """Ask for the next piece. False: it will come later."""
-
-        def ready(span: Span | None) -> None:
-            sending.waiting = False
-            if sending.ended:
-                if span is not None:
-                    sending.stream.drop(span)
-                return
-            if span is None:
-                sending.failed = True
-            else:
-                self._add(output, sending, span.view, span)
-                if sending.left == 0 and self._current is sending:
-                    self._current = None
-            if not self._filling:
-                self.session.link.output_ready()
-
-        sending.waiting = True
-        sending.stream.next(ready)
-        if sending.waiting:
-            self.session.service.poke()
-            return False
-        return True
-
-    def _add(self, output: Output, sending: _Sending, piece: memoryview, span: Span | None) -> None:
-        sending.left -= len(piece)
-        sending.held += 1
-
-        def sent() -> None:
-            sending.held -= 1
-            if span is not None:
-                sending.stream.drop(span)
-            if sending.held == 0 and sending.left == 0 and not sending.ended:
-                self._end_chunk(sending)
-                self._maybe_finish()
-
-        output.add_piece(piece, sent)
-
-    def _end_chunk(self, sending: _Sending) -> None:
-        sending.ended = True
-        self._open.discard(sending)
-        if sending.stream.finish() and not sending.failed and sending.left == 0 and not self.cancelled:
-            self._lengths[sending.index] = sending.length
-
-    def _maybe_finish(self) -> None:
-        if self._next_index == len(self._lengths) and not self._open and self.session.holds(self):
-            self.finish(Kind.GOT, got(self._lengths))
 
 
 class PayloadSink:
@@ -327,7 +118,7 @@ class TcpPut(Request):
 
     def __init__(self, session: Session, request_id: int, body: Put) -> None:
         parts = parts_of(body)
-        check_lengths(body.lengths, session.limits.chunk_bytes_max)
+        check_lengths(body.lengths, session.service.chunk_bytes_max)
         super().__init__(session, request_id, Kind.PUT, deadline_ms=body.deadline_ms)
         self._keys = body.keys
         self._lengths = body.lengths
@@ -453,7 +244,8 @@ class TcpPut(Request):
         """Grant what staging allows now; end if nothing is left."""
         if self._granting is not None:
             return
-        self._granting = granting = []
+        granting: list[int] = []
+        self._granting = granting
         keys_left = STEP_KEYS
         store, scope = self.session.service.store, self.session.scope
         while self._next_index < len(self._keys) and self._ask is None and not self._pending_step:
@@ -475,6 +267,8 @@ class TcpPut(Request):
         self._maybe_finish()
 
     def _ask_for(self, index: int) -> None:
+        now = False
+
         def arrived(span: Span | None) -> None:
             nonlocal now
             now = True
@@ -491,7 +285,6 @@ class TcpPut(Request):
             if self._granting is None:
                 self._grant_more()
 
-        now = False
         ask = self.session.share.request(self._lengths[index], arrived)
         if not now:
             self._ask = ask
