@@ -11,7 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mezzo.checksum import chunk_seed, part_seed
-from mezzo_server.blockstore.index import Index, NamespaceIndex
+from mezzo_server.blockstore.entries import ENTRY_BITS, ENTRY_MASK
+from mezzo_server.blockstore.index import Index, NamespaceIndex, shard_of
 from mezzo_server.blockstore.io import Job, Task, Workers
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.policy import ReclaimPolicy, policy
@@ -84,6 +85,27 @@ class Context:
         if segment.log.fenced is not None:
             return None
         return segment, number_of(location)
+
+    def prefix(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> tuple[int, int]:
+        """(how many keys from the first on are visible, their bytes): `find` for many, in one loop."""
+        shards = namespace.shards
+        lives = self.lives
+        life = -1
+        count = size = 0
+        for key in keys:
+            location = shards[shard_of(key)].get(key)
+            if location is None:
+                break
+            if location >> ENTRY_BITS != life:
+                # neighbours in a prefix mostly share a segment
+                life = location >> ENTRY_BITS
+                segment = lives[life]
+                if segment.log.fenced is not None:
+                    break
+                lengths = segment.table.length
+            count += 1
+            size += lengths[location & ENTRY_MASK]
+        return count, size
 
     def forget(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> bool:
         """Make a chunk invisible if the index still has it at this place."""

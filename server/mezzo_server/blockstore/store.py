@@ -241,17 +241,7 @@ class BlockStore:
 
     def prefix(self, scope: Scope, keys: Sequence[bytes]) -> tuple[int, int]:
         """(how many of ``keys`` from the first on are present, their bytes). Prolongs nothing."""
-        context = self._context
-        namespace = context.index.namespace(scope)
-        find = context.find
-        count = size = 0
-        for key in keys:
-            place = find(namespace, key)
-            if place is None:
-                break
-            count += 1
-            size += place[0].table.length[place[1]]
-        return count, size
+        return self._context.prefix(self._context.index.namespace(scope), keys)
 
     def info(self, scope: Scope, key: bytes) -> ChunkInfo | None:
         """What is known of a chunk; None: it is not present."""
