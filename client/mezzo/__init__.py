@@ -1,0 +1,79 @@
+"""Mezzo: a pod-wide store for the KV cache of large language models. This is its SDK.
+
+    import mezzo
+
+    with mezzo.Client("unix:///run/mezzo.sock") as client:
+        region = client.region(64 * 1024 * 1024)
+        ...
+
+docs/sdk.md is the guide.
+"""
+
+from __future__ import annotations
+
+from mezzo.asynchronous import AsyncClient
+from mezzo.client import Client
+from mezzo.errors import (
+    Busy,
+    CallerError,
+    ClientClosed,
+    ConnectionLost,
+    DeadlineExceeded,
+    Denied,
+    DeviceFailed,
+    ForkedError,
+    Gone,
+    InternalError,
+    InvalidArgument,
+    MezzoError,
+    ProtocolError,
+    RegionError,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+)
+from mezzo.lease import AsyncLease, Lease
+from mezzo.places import Memory, Parts
+from mezzo.protocol.messages import ChunkStat
+from mezzo.regions import Extent, Region
+from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
+from mezzo.statistics import ClientStatistics
+
+__all__ = [
+    # clients
+    "AsyncClient",
+    "Client",
+    "ClientStatistics",
+    # memory
+    "Extent",
+    "Memory",
+    "Parts",
+    "Region",
+    # results
+    "AsyncLease",
+    "ChunkStat",
+    "DeleteResult",
+    "GetResult",
+    "Lease",
+    "LookupResult",
+    "PutResult",
+    "PutState",
+    # errors
+    "Busy",
+    "CallerError",
+    "ClientClosed",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "Denied",
+    "DeviceFailed",
+    "ForkedError",
+    "Gone",
+    "InternalError",
+    "InvalidArgument",
+    "MezzoError",
+    "ProtocolError",
+    "RegionError",
+    "TooLarge",
+    "Unavailable",
+    "Unsupported",
+]

@@ -1,0 +1,51 @@
+"""Addresses of shards: ``unix:///run/mezzo.sock`` and ``tcp://host:port``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from mezzo.errors import InvalidArgument
+
+UNIX_PATH_BYTES_MAX = 107  # sun_path of struct sockaddr_un, less the closing zero
+
+
+class Address(NamedTuple):
+    """Where a shard listens. ``host`` is the path for ``unix``, and ``port`` is 0 then."""
+
+    scheme: str
+    host: str
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix://{self.host}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp://{host}:{self.port}"
+
+
+def parse(text: str) -> Address:
+    """The address that ``text`` names.
+
+    Raises:
+        InvalidArgument: it is neither ``unix:///path`` nor ``tcp://host:port``.
+    """
+    if text.startswith("unix://"):
+        path = text.removeprefix("unix://")
+        if not path.startswith("/"):
+            raise InvalidArgument(
+                f"address {text!r}: a Unix socket needs a full path, unix:///run/mezzo.sock"
+            )
+        if len(path.encode()) > UNIX_PATH_BYTES_MAX:
+            raise InvalidArgument(f"address {text!r}: the path is over {UNIX_PATH_BYTES_MAX} bytes")
+        return Address("unix", path)
+    if text.startswith("tcp://"):
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise InvalidArgument(f"address {text!r}: {error}") from None
+        if not host or not port or parts.path or parts.query or parts.username is not None:
+            raise InvalidArgument(f"address {text!r}: expected tcp://host:port")
+        return Address("tcp", host, port)
+    raise InvalidArgument(f"address {text!r}: expected unix:///path or tcp://host:port")

@@ -1,0 +1,321 @@
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from mezzo import calls, moves
+from mezzo.asyncio_link import AsyncioLink
+from mezzo.base import ClientBase, check_seconds, copy_bytes, describe
+from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
+from mezzo.errors import (
+    ClientClosed,
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidArgument,
+    MezzoError,
+    Unavailable,
+)
+from mezzo.lease import AsyncLease
+from mezzo.places import Memory, Parts
+from mezzo.protocol.messages import ChunkStat
+from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
+from mezzo.staging import Piece, StagingRequest
+
+T = TypeVar("T")
+
+_COPY_INLINE_BYTES_MAX = 1024 * 1024  # what is larger is copied in the loop's executor
+
+
+class AsyncClient(ClientBase):
+    """A client of one shard for one event loop; `mezzo.Client` in all else.
+
+    Tasks share one connection and their requests are pipelined on it.  Cancelling a task cancels its
+    requests with the server too; the task ends when the server has let go of the call's memory (at
+    most ``cancel_grace_s`` later, or the connection is ended).  Errors are those of `mezzo.Client`.
+    """
+
+    _link: AsyncioLink | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _connecting: asyncio.Lock | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def put(
+        self,
+        keys: Iterable[bytes],
+        sources: Sequence[Memory],
+        *,
+        parts: Parts = None,
+        position: int = 0,
+        timeout_s: float | None = None,
+    ) -> PutResult:
+        """See `mezzo.Client.put`."""
+        return await self._perform(moves.put(self._context, keys, sources, parts, position), timeout_s)
+
+    async def get(
+        self,
+        keys: Iterable[bytes],
+        targets: Sequence[Memory],
+        *,
+        part: tuple[int, int] | None = None,
+        timeout_s: float | None = None,
+    ) -> GetResult:
+        """See `mezzo.Client.get`."""
+        return await self._perform(moves.get(self._context, keys, targets, part), timeout_s)
+
+    async def lookup(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> LookupResult:
+        """See `mezzo.Client.lookup`."""
+        return await self._perform(calls.lookup(self._context, keys), timeout_s)
+
+    async def acquire(
+        self, keys: Iterable[bytes], ttl_s: float, *, timeout_s: float | None = None
+    ) -> AsyncLease:
+        """See `mezzo.Client.acquire`."""
+        grant = await self._perform(calls.acquire(self._context, keys, ttl_s), timeout_s)
+        return AsyncLease(self, grant, self._surroundings.now)
+
+    async def release(self, lease: AsyncLease) -> bool:
+        """See `mezzo.Client.release`."""
+        return await lease.release()
+
+    async def delete(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> DeleteResult:
+        """See `mezzo.Client.delete`."""
+        return await self._perform(calls.delete(self._context, keys), timeout_s)
+
+    async def stat(
+        self, keys: Iterable[bytes], *, timeout_s: float | None = None
+    ) -> tuple[ChunkStat | None, ...]:
+        """See `mezzo.Client.stat`."""
+        return await self._perform(calls.stat(self._context, keys), timeout_s)
+
+    async def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
+        """See `mezzo.Client.shard_stat`."""
+        return await self._perform(calls.shard_stat(self._context), timeout_s)
+
+    async def ping(self, *, timeout_s: float | None = None) -> float:
+        """See `mezzo.Client.ping`."""
+        return await self._perform(calls.ping(self._context), timeout_s)
+
+    async def connect(self, timeout_s: float | None = None) -> None:
+        """See `mezzo.Client.connect`."""
+        self._check_usable()
+        if self.disabled:
+            return
+        deadline = self._deadline(timeout_s)
+        while True:
+            try:
+                await self._connected(deadline)
+            except Unavailable:
+                now = self._surroundings.now()
+                wait_s = max(0.0, self._backoff.not_before - now)
+                if now + wait_s >= deadline or self._closed:
+                    raise
+                await asyncio.sleep(wait_s)
+            else:
+                return
+
+    async def close(self) -> None:
+        """See `mezzo.Client.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        link, self._link = self._link, None
+        if self._forked():
+            if link is not None:
+                link.close_descriptors()
+            return
+        if link is not None:
+            link.end(ClientClosed("the client was closed"))
+        self._staging.close()
+
+    def __del__(self) -> None:
+        link = self._link
+        if getattr(self, "_closed", True) or link is None:
+            return
+        self._link = None
+        if self._forked():
+            link.close_descriptors()
+        else:
+            link.end_from_anywhere(ClientClosed("the client was closed"))
+
+    async def _end_lease(self, lease: AsyncLease) -> bool:
+        return await self._perform(calls.release(lease.grant.leases), None)
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        own_s = self.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
+        return self._surroundings.now() + own_s
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """The loop of the first call is the client's."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise InvalidArgument("this client belongs to another event loop; make one for each loop")
+        return loop
+
+    async def _perform(self, call: Call[T], timeout_s: float | None) -> T:
+        """Run a call: perform its steps and tell it how they went."""
+        self._check_usable()
+        self._bind()
+        deadline = self._deadline(timeout_s)
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                step = call.send(value) if error is None else call.throw(error)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            value, error = None, None
+            try:
+                value = await self._take(step, deadline)
+            except BaseException as raised:
+                error = raised
+
+    async def _take(self, step: Step, deadline: float) -> object:
+        if isinstance(step, Connect):
+            return await self._connected(deadline)
+        if isinstance(step, Run):
+            link = step.link
+            if not isinstance(link, AsyncioLink):
+                raise TypeError("this lease belongs to another kind of client")
+            try:
+                await link.run(step.operations, deadline, self.cancel_grace_s)
+            except DeadlineExceeded:
+                self._counters.timeouts += 1
+                raise
+            return None
+        if isinstance(step, Stage):
+            return await self._stage(step.length, deadline)
+        if isinstance(step, Copy):
+            await self._copy(step)
+        return None
+
+    async def _connected(self, deadline: float) -> AsyncioLink:
+        """The connection; made if there is none."""
+        link = self._link
+        if link is not None and link.session.failure is None:
+            return link
+        loop = self._bind()
+        if self._connecting is None:
+            self._connecting = asyncio.Lock()
+        now = self._surroundings.now
+        try:
+            async with asyncio.timeout(max(0.0, deadline - now())):
+                await self._connecting.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded("another task is still connecting") from None
+        try:
+            link = self._link
+            if link is not None and link.session.failure is None:
+                return link
+            self._check_usable()
+            if link is not None:
+                self._link = None
+                self._counters.connections_lost += 1
+            self._check_backoff()
+            try:
+                link = await self._open(loop, min(deadline, now() + self.connect_timeout_s))
+            except MezzoError as error:
+                self._connect_failed(error)
+                raise
+            self._backoff.succeeded()
+            self._counters.connections += 1
+            if self._closed:  # closed meanwhile by another task
+                link.end(ClientClosed("the client was closed"))
+                raise ClientClosed("the client is closed")
+            self._link = link
+            return link
+        finally:
+            self._connecting.release()
+
+    async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float) -> AsyncioLink:
+        now = self._surroundings.now
+        left_s = max(0.001, deadline - now())
+        opening = loop.run_in_executor(None, self._surroundings.open_socket, self.address, left_s)
+        try:
+            sock = await _to_its_end(opening)
+        except OSError as error:
+            raise Unavailable(f"cannot connect to {self.address}: {error}") from error
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().close()
+            raise
+        link = AsyncioLink(sock, self._new_session(), loop, now)
+        try:
+            await link.greet(max(0.0, deadline - now()))
+        except DeadlineExceeded as error:
+            link.end(ConnectionLost("the server did not answer the hello in time"))
+            raise Unavailable(f"{self.address} did not answer the hello in time") from error
+        except BaseException:
+            link.end(ConnectionLost("the hello failed"))
+            raise
+        return link
+
+    async def _stage(self, length: int, deadline: float) -> Piece:
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def ready(request: StagingRequest) -> None:
+            if not arrived.done():
+                arrived.set_result(None)
+
+        request = self._staging.request(length, ready)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._surroundings.now())):
+                await arrived
+            if request.piece is None:
+                raise request.error or Unavailable("no staging memory")
+        except TimeoutError:
+            self._staging.cancel(request)
+            raise DeadlineExceeded("no staging memory within the time of the call (staging_bytes)") from None
+        except BaseException:
+            self._staging.cancel(request)
+            raise
+        return request.piece
+
+    async def _copy(self, step: Copy) -> None:
+        def copy() -> None:
+            for targets, sources in step.moves:
+                copy_bytes(targets, sources)
+
+        if sum(len(view) for _, sources in step.moves for view in sources) <= _COPY_INLINE_BYTES_MAX:
+            copy()
+        else:
+            await _to_its_end(asyncio.get_running_loop().run_in_executor(None, copy))
+
+    def _state(self) -> str:
+        link = self._link
+        return describe(None if link is None else link.session, self._closed, self.disabled)
+
+
+R = TypeVar("R")
+
+
+async def _to_its_end(future: asyncio.Future[R]) -> R:
+    """Await work of another thread; a cancellation is raised only when that thread has ended.
+
+    Its memory must not be given to somebody else while it still works on it.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return future.result()
+
+
+Cancelled = Callable[[], None]

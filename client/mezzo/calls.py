@@ -1,0 +1,238 @@
+"""The calls of a client as generators: what to do, in which order. No I/O.
+
+A call yields steps and is sent their results; `blocking` and `asynchronous` perform the steps, each
+in its way, under the call's deadline.  So both clients share everything that decides: checks,
+splitting by the server's limits, staging of foreign memory, one retry on a lost connection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from mezzo.errors import ConnectionLost, InvalidArgument
+from mezzo.operations import Acquire, Delete, Lookup, Operation, Ping, Release, ShardStat, Stat
+from mezzo.places import check_keys
+from mezzo.protocol.messages import KEYS_MAX, U32_MAX, ChunkStat, Welcome
+from mezzo.results import DeleteResult, LookupResult
+from mezzo.session import Session
+from mezzo.staging import Staging
+from mezzo.statistics import Counters
+
+RUN_OPERATIONS_MAX = 4
+"""Requests of one call in flight at a time."""
+
+
+class Link(Protocol):
+    """A driver's connection."""
+
+    session: Session
+
+
+class Connect(NamedTuple):
+    """Step: a usable connection. Result: `Link`."""
+
+
+class Run(NamedTuple):
+    """Step: submit the operations and wait until all are done; raises the first error of theirs."""
+
+    link: Link
+    operations: Sequence[Operation]
+
+
+class Stage(NamedTuple):
+    """Step: staging memory of so many bytes. Result: `staging.Piece`, to be given back."""
+
+    length: int
+
+
+class Copy(NamedTuple):
+    """Step: copy bytes; each move is (targets, sources), with equal totals."""
+
+    moves: Sequence[tuple[Sequence[memoryview], Sequence[memoryview]]]
+
+
+Step: TypeAlias = Connect | Run | Stage | Copy
+T = TypeVar("T")
+Call: TypeAlias = Generator[Step, Any, T]
+
+CONNECT = Connect()
+
+
+class Context(NamedTuple):
+    """What calls need of their client."""
+
+    now: Callable[[], float]
+    counters: Counters
+    staging: Staging
+    disabled: bool
+
+
+class Grant(NamedTuple):
+    """Leases that one acquire got: (connection, lease id) of each request it was split into."""
+
+    leases: tuple[tuple[Link, int], ...]
+    prefix: int
+    bytes: int
+    load_s: float
+    expires: float
+    """reading of the client's clock"""
+
+
+def retried(context: Context, attempt: Callable[[], Call[T]]) -> Call[T]:
+    """``attempt``, once more on a new connection if the connection was lost: for idempotent calls."""
+    try:
+        return (yield from attempt())
+    except ConnectionLost:
+        context.counters.retries += 1
+    return (yield from attempt())
+
+
+def ping(context: Context) -> Call[float]:
+    """Seconds that a round trip takes."""
+    if context.disabled:
+        return 0.0
+
+    def attempt() -> Call[float]:
+        link = yield CONNECT
+        start = context.now()
+        yield Run(link, (Ping(),))
+        return context.now() - start
+
+    return (yield from retried(context, attempt))
+
+
+def lookup(context: Context, keys: Iterable[bytes]) -> Call[LookupResult]:
+    """Length of the present prefix."""
+    checked = check_keys(keys)
+    if context.disabled:
+        return LookupResult(0, 0, 0.0)
+
+    def attempt() -> Call[LookupResult]:
+        link = yield CONNECT
+        operations = [Lookup(piece) for piece in key_pieces(checked, link.session.limits)]
+        prefix = total_bytes = load_us = 0
+        for batch in windows(operations):
+            yield Run(link, batch)
+            for operation in batch:
+                prefix += operation.prefix
+                total_bytes += operation.bytes
+                load_us += operation.load_us
+                if operation.prefix < len(operation.keys):
+                    return LookupResult(prefix, total_bytes, load_us / 1e6)
+        return LookupResult(prefix, total_bytes, load_us / 1e6)
+
+    return (yield from retried(context, attempt))
+
+
+def acquire(context: Context, keys: Iterable[bytes], ttl_s: float) -> Call[Grant]:
+    """Lookup and lease of the present prefix."""
+    checked = check_keys(keys)
+    if not ttl_s > 0:
+        raise InvalidArgument(f"ttl_s must be positive, not {ttl_s}")
+    if context.disabled:
+        return Grant((), 0, 0, 0.0, context.now())
+    lease_ms = min(math.ceil(ttl_s * 1000), U32_MAX)
+
+    def attempt() -> Call[Grant]:
+        # Leases end with their connection, so a second attempt leaves nothing of the first behind.
+        link = yield CONNECT
+        leases: list[tuple[Link, int]] = []
+        prefix = total_bytes = load_us = 0
+        expires = math.inf
+        for piece in key_pieces(checked, link.session.limits):
+            start = context.now()
+            operation = Acquire(piece, lease_ms)
+            yield Run(link, (operation,))
+            if operation.lease:
+                leases.append((link, operation.lease))
+                expires = min(expires, start + operation.lease_ms / 1000)
+            prefix += operation.prefix
+            total_bytes += operation.bytes
+            load_us += operation.load_us
+            if operation.prefix < len(piece):
+                break
+        if not leases:
+            expires = context.now()
+        return Grant(tuple(leases), prefix, total_bytes, load_us / 1e6, expires)
+
+    return (yield from retried(context, attempt))
+
+
+def release(leases: Sequence[tuple[Link, int]]) -> Call[bool]:
+    """End leases; whether all were still held. A lease ended with its connection."""
+    held = True
+    for link, lease in leases:
+        if link.session.failure is not None:
+            held = False
+            continue
+        operation = Release(lease)
+        try:
+            yield Run(link, (operation,))
+        except ConnectionLost:
+            held = False
+        held = held and operation.held
+    return held
+
+
+def delete(context: Context, keys: Iterable[bytes]) -> Call[DeleteResult]:
+    """Delete chunks. Not tried again: the answer would tell of the second attempt only."""
+    checked = check_keys(keys)
+    if context.disabled:
+        return DeleteResult((False,) * len(checked), 0)
+    link = yield CONNECT
+    operations = [Delete(piece) for piece in key_pieces(checked, link.session.limits)]
+    for batch in windows(operations):
+        yield Run(link, batch)
+    deleted = tuple([flag for operation in operations for flag in operation.deleted])
+    return DeleteResult(deleted, sum(deleted))
+
+
+def stat(context: Context, keys: Iterable[bytes]) -> Call[tuple[ChunkStat | None, ...]]:
+    """What is known of chunks."""
+    checked = check_keys(keys)
+    if context.disabled:
+        return (None,) * len(checked)
+
+    def attempt() -> Call[tuple[ChunkStat | None, ...]]:
+        link = yield CONNECT
+        operations = [Stat(piece) for piece in key_pieces(checked, link.session.limits)]
+        for batch in windows(operations):
+            yield Run(link, batch)
+        return tuple([chunk for operation in operations for chunk in operation.chunks])
+
+    return (yield from retried(context, attempt))
+
+
+def shard_stat(context: Context) -> Call[dict[str, float]]:
+    """Numbers of the shard, by name."""
+    if context.disabled:
+        return {}
+
+    def attempt() -> Call[dict[str, float]]:
+        link = yield CONNECT
+        operation = ShardStat()
+        yield Run(link, (operation,))
+        return {name: float(number) for name, number in operation.numbers.items()}
+
+    return (yield from retried(context, attempt))
+
+
+def key_pieces(keys: list[bytes], limits: Welcome) -> list[list[bytes]]:
+    """``keys`` in pieces that the server takes in one request."""
+    # 3 bytes: the longest MessagePack header of a key; 64: the rest of any such body.
+    by_bytes = (limits.body_bytes_max - 64) // (max(map(len, keys)) + 3)
+    size = max(1, min(limits.keys_max, KEYS_MAX, by_bytes))
+    if len(keys) <= size:
+        return [keys]
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
+O = TypeVar("O", bound=Operation)  # noqa: E741
+
+
+def windows(operations: Sequence[O]) -> Iterator[Sequence[O]]:
+    """``operations`` in groups that one call may have in flight at a time."""
+    for start in range(0, len(operations), RUN_OPERATIONS_MAX):
+        yield operations[start : start + RUN_OPERATIONS_MAX]

@@ -1,0 +1,266 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from mezzo import calls, moves
+from mezzo.base import ClientBase, check_seconds, copy_bytes, describe
+from mezzo.blocking import BlockingLink
+from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
+from mezzo.errors import ClientClosed, ConnectionLost, DeadlineExceeded, MezzoError, Unavailable
+from mezzo.lease import Lease
+from mezzo.places import Memory, Parts
+from mezzo.protocol.messages import ChunkStat
+from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
+from mezzo.staging import Piece, StagingRequest
+
+T = TypeVar("T")
+
+
+class Client(ClientBase):
+    """A blocking client of one shard, for any number of threads.
+
+    Threads share one connection and their requests are pipelined on it.  It connects with the first
+    call, and again when the connection was lost.  ``timeout_s`` bounds each call unless the call
+    brings its own; when it is over the call raises `DeadlineExceeded` after the server has let go
+    of the call's memory (at most ``cancel_grace_s`` later, or the connection is ended).
+
+    Every call may raise: `InvalidArgument`, `RegionError` and `TooLarge` (the call is wrong), `Busy`
+    (try again after ``retry_after_s``), `DeadlineExceeded`, `Unavailable` (no server, or the
+    connection was lost), `ClientClosed`, `ForkedError` (the client was made before a fork).
+    """
+
+    _link: BlockingLink | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def put(
+        self,
+        keys: Iterable[bytes],
+        sources: Sequence[Memory],
+        *,
+        parts: Parts = None,
+        position: int = 0,
+        timeout_s: float | None = None,
+    ) -> PutResult:
+        """Store chunks; those whose key is there already stay as they are.
+
+        ``sources[i]`` is the memory of ``keys[i]``.  ``parts``: part lengths in bytes, one list for
+        all chunks or one for each; each part is readable alone.  ``position``: where in its prefix
+        ``keys[0]`` stands; the others follow.
+        """
+        return self._perform(moves.put(self._context, keys, sources, parts, position), timeout_s)
+
+    def get(
+        self,
+        keys: Iterable[bytes],
+        targets: Sequence[Memory],
+        *,
+        part: tuple[int, int] | None = None,
+        timeout_s: float | None = None,
+    ) -> GetResult:
+        """Read chunks into ``targets``, or of each chunk the parts ``part = (first, count)``.
+
+        Only where ``found`` is true may a target be read; where bytes had landed and were not
+        confirmed it is zeroed.  A target may be larger than its chunk; smaller is `TooLarge`.
+        """
+        return self._perform(moves.get(self._context, keys, targets, part), timeout_s)
+
+    def lookup(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> LookupResult:
+        """How many of ``keys``, from the first on, are there? Does not prolong their life."""
+        return self._perform(calls.lookup(self._context, keys), timeout_s)
+
+    def acquire(self, keys: Iterable[bytes], ttl_s: float, *, timeout_s: float | None = None) -> Lease:
+        """Lease the present prefix for ``ttl_s`` seconds (the server may give less: ``expires``)."""
+        grant = self._perform(calls.acquire(self._context, keys, ttl_s), timeout_s)
+        return Lease(self, grant, self._surroundings.now)
+
+    def release(self, lease: Lease) -> bool:
+        """End a lease now. False: it had ended already."""
+        return lease.release()
+
+    def delete(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> DeleteResult:
+        """Delete chunks. Not tried again when the connection is lost."""
+        return self._perform(calls.delete(self._context, keys), timeout_s)
+
+    def stat(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> tuple[ChunkStat | None, ...]:
+        """What is known of each chunk; None for a miss."""
+        return self._perform(calls.stat(self._context, keys), timeout_s)
+
+    def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
+        """Numbers of the shard, by name (docs/protocol.md)."""
+        return self._perform(calls.shard_stat(self._context), timeout_s)
+
+    def ping(self, *, timeout_s: float | None = None) -> float:
+        """Seconds that a round trip takes."""
+        return self._perform(calls.ping(self._context), timeout_s)
+
+    def connect(self, timeout_s: float | None = None) -> None:
+        """Connect now, trying again with backoff until ``timeout_s`` is over: for a start.
+
+        Other calls never wait for a server that is not there; they raise `Unavailable` at once while
+        the next attempt is not due.
+        """
+        self._check_usable()
+        if self.disabled:
+            return
+        deadline = self._deadline(timeout_s)
+        while True:
+            try:
+                self._connected(deadline)
+            except Unavailable:
+                now = self._surroundings.now()
+                wait_s = max(0.0, self._backoff.not_before - now)
+                if now + wait_s >= deadline or self._closed:
+                    raise
+                self._surroundings.sleep(wait_s)
+            else:
+                return
+
+    def close(self) -> None:
+        """End the connection; calls in flight raise `ClientClosed`. May be called twice.
+
+        Regions stay; one with a transfer in flight is tainted.  In a forked child only the child's
+        copy of the descriptors is closed.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        link, self._link = self._link, None
+        if self._forked():
+            if link is not None:
+                link.close_descriptors()
+            return
+        if link is not None:
+            link.end(ClientClosed("the client was closed"))
+        self._staging.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    def _end_lease(self, lease: Lease) -> bool:
+        return self._perform(calls.release(lease.grant.leases), None)
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        own_s = self.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
+        return self._surroundings.now() + own_s
+
+    def _perform(self, call: Call[T], timeout_s: float | None) -> T:
+        """Run a call: perform its steps and tell it how they went."""
+        self._check_usable()
+        deadline = self._deadline(timeout_s)
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                step = call.send(value) if error is None else call.throw(error)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            value, error = None, None
+            try:
+                value = self._take(step, deadline)
+            except BaseException as raised:
+                error = raised
+
+    def _take(self, step: Step, deadline: float) -> object:
+        if isinstance(step, Connect):
+            return self._connected(deadline)
+        if isinstance(step, Run):
+            link = step.link
+            if not isinstance(link, BlockingLink):
+                raise TypeError("this lease belongs to another kind of client")
+            try:
+                link.run(step.operations, deadline, self.cancel_grace_s)
+            except DeadlineExceeded:
+                self._counters.timeouts += 1
+                raise
+            return None
+        if isinstance(step, Stage):
+            return self._stage(step.length, deadline)
+        if isinstance(step, Copy):
+            for targets, sources in step.moves:
+                copy_bytes(targets, sources)
+        return None
+
+    def _connected(self, deadline: float) -> BlockingLink:
+        """The connection; made if there is none."""
+        link = self._link
+        if link is not None and link.session.failure is None:
+            return link
+        now = self._surroundings.now
+        if not self._connect_lock.acquire(timeout=max(0.0, deadline - now())):
+            raise DeadlineExceeded("another thread is still connecting")
+        try:
+            link = self._link
+            if link is not None and link.session.failure is None:
+                return link
+            self._check_usable()
+            if link is not None:
+                self._link = None
+                self._counters.connections_lost += 1
+            self._check_backoff()
+            try:
+                link = self._open(min(deadline, now() + self.connect_timeout_s))
+            except MezzoError as error:
+                self._connect_failed(error)
+                raise
+            self._backoff.succeeded()
+            self._counters.connections += 1
+            self._link = link
+            if self._closed:  # closed meanwhile by another thread
+                link.end(ClientClosed("the client was closed"))
+                raise ClientClosed("the client is closed")
+            return link
+        finally:
+            self._connect_lock.release()
+
+    def _open(self, deadline: float) -> BlockingLink:
+        now = self._surroundings.now
+        try:
+            sock = self._surroundings.open_socket(self.address, max(0.001, deadline - now()))
+        except OSError as error:
+            raise Unavailable(f"cannot connect to {self.address}: {error}") from error
+        link = BlockingLink(sock, self._new_session(), now)
+        try:
+            link.greet(deadline)
+        except DeadlineExceeded as error:
+            link.end(ConnectionLost("the server did not answer the hello in time"))
+            raise Unavailable(f"{self.address} did not answer the hello in time") from error
+        except BaseException:
+            link.end(ConnectionLost("the hello failed"))
+            raise
+        return link
+
+    def _stage(self, length: int, deadline: float) -> Piece:
+        arrived = threading.Lock()
+        arrived.acquire()
+
+        def ready(request: StagingRequest) -> None:
+            arrived.release()
+
+        request = self._staging.request(length, ready)
+        try:
+            if not arrived.acquire(timeout=max(0.0, deadline - self._surroundings.now())):
+                raise DeadlineExceeded("no staging memory within the time of the call (staging_bytes)")
+            if request.piece is None:
+                raise request.error or Unavailable("no staging memory")
+        except BaseException:
+            self._staging.cancel(request)
+            raise
+        return request.piece
+
+    def _state(self) -> str:
+        link = self._link
+        return describe(None if link is None else link.session, self._closed, self.disabled)

@@ -1,0 +1,42 @@
+"""Opening sockets to a shard, and what clients take from their surroundings."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mezzo.address import Address
+
+
+def open_socket(address: Address, timeout_s: float) -> socket.socket:
+    """A connected socket. Raises OSError."""
+    if address.scheme == "unix":
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout_s)
+            sock.connect(address.host)
+        except BaseException:
+            sock.close()
+            raise
+    else:
+        sock = socket.create_connection((address.host, address.port), timeout_s)
+        prepare_tcp(sock)
+    return sock
+
+
+def prepare_tcp(sock: socket.socket) -> None:
+    """Options of a TCP connection: requests are small and must not wait for one another."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+class Surroundings(NamedTuple):
+    """Clock, chance, patience and network; a test gives its own."""
+
+    now: Callable[[], float] = time.monotonic
+    random: Callable[[], float] = random.random
+    sleep: Callable[[float], None] = time.sleep
+    open_socket: Callable[[Address, float], socket.socket] = open_socket

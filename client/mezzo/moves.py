@@ -1,0 +1,271 @@
+"""The calls that move chunks, as generators: get and put (see `calls`). No I/O.
+
+A call is split into requests by the server's limits and by region: one request names one region.
+Foreign memory is moved over the stream directly; over shared memory it goes through staging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+from mezzo.calls import CONNECT, RUN_OPERATIONS_MAX, Call, Context, Copy, Link, Run, Stage, retried
+from mezzo.errors import InvalidArgument, TooLarge
+from mezzo.places import Memory, Parts, Place, check_keys, check_parts, places
+from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX, U32_MAX
+from mezzo.regions import Extent, Region
+from mezzo.results import GetResult, PutResult, PutState
+from mezzo.session import Session
+from mezzo.staging import ALIGN_BYTES, Piece
+from mezzo.transfers import Get, Put, cut
+
+REQUEST_BYTES_MAX = 64 * 1024 * 1024
+"""Chunk bytes of one request (more only if one chunk is larger): what is larger is pipelined."""
+
+_BODY_REST_BYTES = 256  # of a body besides what grows with its keys
+_KEY_REST_BYTES = 24  # of a key: its header, length, capacity and list header
+_EXTENT_BYTES = 18  # two integers of at most 9 bytes
+
+
+class _Batch(NamedTuple):
+    """Chunks of one request."""
+
+    indexes: list[int]
+    region: Region | None
+    staged: bool
+
+
+def get(
+    context: Context, keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int, int] | None
+) -> Call[GetResult]:
+    """Read chunks, or parts of them, into ``targets``."""
+    checked = check_keys(keys)
+    targeted = places(targets, writable=True, name="targets")
+    if len(targeted) != len(checked):
+        raise InvalidArgument(f"{len(checked)} keys and {len(targeted)} targets")
+    parts = _check_part(part)
+    if context.disabled:
+        return GetResult((False,) * len(checked), 0, (0,) * len(checked), 0)
+    return (yield from retried(context, lambda: _get(context, checked, targeted, parts)))
+
+
+def put(
+    context: Context, keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int
+) -> Call[PutResult]:
+    """Store chunks from ``sources``."""
+    checked = check_keys(keys)
+    sourced = places(sources, writable=False, name="sources")
+    if len(sourced) != len(checked):
+        raise InvalidArgument(f"{len(checked)} keys and {len(sourced)} sources")
+    part_lists = check_parts(parts, [place.length for place in sourced], PARTS_MAX)
+    if not 0 <= position <= U32_MAX - len(checked):
+        raise InvalidArgument(f"position {position} is not within 0 to {U32_MAX - len(checked)}")
+    if context.disabled:
+        return PutResult((PutState.FAILED,) * len(checked), 0, 0, len(checked))
+    return (yield from retried(context, lambda: _put(context, checked, sourced, part_lists, position)))
+
+
+def _get(context: Context, keys: list[bytes], targets: list[Place], part: tuple[int, int]) -> Call[GetResult]:
+    link = yield CONNECT
+    session = link.session
+    found = [False] * len(keys)
+    lengths = [0] * len(keys)
+
+    def make(batch: _Batch, region: Region | None, into: list[Place]) -> Get:
+        own_keys = [keys[index] for index in batch.indexes]
+        return Get(own_keys, into, region=region, scope=session.scope, part=part, counters=context.counters)
+
+    def take(batch: _Batch, operation: Get) -> None:
+        for index, there, length in zip(batch.indexes, operation.found, operation.lengths, strict=True):
+            found[index], lengths[index] = there, length
+
+    batches = _batches(context, keys, targets, [], session, in_order=False)
+    yield from _direct(link, [batch for batch in batches if not batch.staged], targets, make, take)
+    for batch in batches:
+        if not batch.staged:
+            continue
+        wanted = [targets[index] for index in batch.indexes]
+        piece: Piece = yield Stage(_staged_bytes(wanted))
+        try:
+            staged = _lay_out(piece, wanted)
+            operation = make(batch, piece.extent.region, staged)
+            yield Run(link, (operation,))
+            moves = [
+                (cut(target.memory(), length), cut(place.memory(), length))
+                for target, place, length in zip(wanted, staged, operation.lengths, strict=True)
+                if length
+            ]
+            yield Copy(moves)
+            take(batch, operation)
+            context.counters.bytes_copied += sum(operation.lengths)
+        finally:
+            context.staging.give(piece)
+    total_bytes = sum(lengths)
+    context.counters.bytes_got += total_bytes
+    return GetResult(tuple(found), sum(found), tuple(lengths), total_bytes)
+
+
+def _put(
+    context: Context, keys: list[bytes], sources: list[Place], parts: list[list[int]], position: int
+) -> Call[PutResult]:
+    link = yield CONNECT
+    session = link.session
+    chunk_bytes_max = session.limits.chunk_bytes_max
+    for index, place in enumerate(sources):
+        if place.length > chunk_bytes_max:
+            raise TooLarge(
+                f"sources[{index}] has {place.length} bytes, over chunk_bytes_max = {chunk_bytes_max}"
+            )
+    states = [PutState.FAILED] * len(keys)
+
+    def make(batch: _Batch, region: Region | None, sourced: list[Place]) -> Put:
+        return Put(
+            [keys[index] for index in batch.indexes],
+            sourced,
+            parts=parts if len(parts) <= 1 else [parts[index] for index in batch.indexes],
+            region=region,
+            scope=session.scope,
+            position=position + batch.indexes[0],
+        )
+
+    def take(batch: _Batch, operation: Put) -> None:
+        for index, state in zip(batch.indexes, operation.states, strict=True):
+            states[index] = state
+
+    batches = _batches(context, keys, sources, parts, session, in_order=True)
+    yield from _direct(link, [batch for batch in batches if not batch.staged], sources, make, take)
+    for batch in batches:
+        if not batch.staged:
+            continue
+        given = [sources[index] for index in batch.indexes]
+        piece: Piece = yield Stage(_staged_bytes(given))
+        try:
+            staged = _lay_out(piece, given)
+            yield Copy(
+                [(place.memory(), source.memory()) for place, source in zip(staged, given, strict=True)]
+            )
+            operation = make(batch, piece.extent.region, staged)
+            yield Run(link, (operation,))
+            take(batch, operation)
+            context.counters.bytes_copied += sum(place.length for place in given)
+        finally:
+            context.staging.give(piece)
+    stored = states.count(PutState.STORED)
+    exists = states.count(PutState.EXISTS)
+    context.counters.bytes_put += sum(
+        place.length for place, state in zip(sources, states, strict=True) if state is PutState.STORED
+    )
+    return PutResult(tuple(states), stored, exists, len(states) - stored - exists)
+
+
+O = TypeVar("O", Get, Put)  # noqa: E741
+
+
+def _direct(
+    link: Link,
+    batches: Sequence[_Batch],
+    chunks: list[Place],
+    make: Callable[[_Batch, Region | None, list[Place]], O],
+    take: Callable[[_Batch, O], None],
+) -> Call[None]:
+    """Run the batches whose memory a shard or the socket reaches as it is."""
+    for start in range(0, len(batches), RUN_OPERATIONS_MAX):
+        window = batches[start : start + RUN_OPERATIONS_MAX]
+        operations = [
+            make(batch, batch.region, [chunks[index] for index in batch.indexes]) for batch in window
+        ]
+        yield Run(link, operations)
+        for batch, operation in zip(window, operations, strict=True):
+            take(batch, operation)
+
+
+def _batches(
+    context: Context,
+    keys: list[bytes],
+    chunks: list[Place],
+    parts: list[list[int]],
+    session: Session,
+    *,
+    in_order: bool,
+) -> list[_Batch]:
+    """Cut a call into requests.
+
+    ``in_order``: chunks of one request are neighbours in the call, because a put names only the
+    first one's position in the prefix.
+    """
+    limits, shm = session.limits, session.shm
+    keys_max = min(limits.keys_max, KEYS_MAX)
+    body_bytes_max = limits.body_bytes_max - _BODY_REST_BYTES - 5 * (len(parts[0]) if len(parts) == 1 else 0)
+    finished: list[_Batch] = []
+    open_batches: dict[int, tuple[_Batch, int, int]] = {}  # by region: batch, body bytes, chunk bytes
+    for index, place in enumerate(chunks):
+        region = _region_of(place, index) if shm else None
+        staged = shm and region is None
+        body_bytes = len(keys[index]) + _KEY_REST_BYTES + (_EXTENT_BYTES * len(place.extents) if shm else 0)
+        if staged:
+            body_bytes += _EXTENT_BYTES
+        if len(parts) > 1:
+            body_bytes += 5 * len(parts[index])
+        if body_bytes > body_bytes_max:
+            raise TooLarge(
+                f"chunk {index} alone needs a request of {body_bytes} bytes, over body_bytes_max = "
+                f"{limits.body_bytes_max}; give it fewer extents or parts"
+            )
+        group = region.number if region is not None else 0
+        if in_order:
+            for other in [number for number in open_batches if number != group]:
+                finished.append(open_batches.pop(other)[0])
+        chunk_bytes_max = min(REQUEST_BYTES_MAX, context.staging.bytes_max) if staged else REQUEST_BYTES_MAX
+        length = _aligned(place.length)
+        current = open_batches.get(group)
+        if current is not None:
+            batch, batch_body_bytes, batch_bytes = current
+            if (
+                len(batch.indexes) < keys_max
+                and batch_body_bytes + body_bytes <= body_bytes_max
+                and batch_bytes + length <= chunk_bytes_max
+            ):
+                batch.indexes.append(index)
+                open_batches[group] = (batch, batch_body_bytes + body_bytes, batch_bytes + length)
+                continue
+            finished.append(batch)
+        open_batches[group] = (_Batch([index], region, staged), body_bytes, length)
+    finished.extend([batch for batch, _, _ in open_batches.values()])
+    return finished
+
+
+def _region_of(place: Place, index: int) -> Region | None:
+    """The one region that a chunk lies in; None for foreign memory."""
+    region = place.region
+    if region is not None and any(extent.region is not region for extent in place.extents):
+        raise InvalidArgument(
+            f"the extents of chunk {index} lie in several regions; one chunk needs one region"
+        )
+    return region
+
+
+def _check_part(part: tuple[int, int] | None) -> tuple[int, int]:
+    if part is None:
+        return (0, 0)
+    first, count = part
+    if not (first >= 0 and count >= 1 and first + count <= PARTS_MAX):
+        raise InvalidArgument(f"part must be (first, count) within {PARTS_MAX} parts, not {part}")
+    return (first, count)
+
+
+def _aligned(length: int) -> int:
+    return -(-length // ALIGN_BYTES) * ALIGN_BYTES
+
+
+def _staged_bytes(chunks: Sequence[Place]) -> int:
+    return sum(_aligned(place.length) for place in chunks)
+
+
+def _lay_out(piece: Piece, chunks: Sequence[Place]) -> list[Place]:
+    """Aligned room for each chunk in a piece of staging memory."""
+    region, offset, _ = piece.extent
+    laid_out = []
+    for place in chunks:
+        laid_out.append(Place(place.length, (Extent(region, offset, place.length),), ()))
+        offset += _aligned(place.length)
+    return laid_out

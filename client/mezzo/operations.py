@@ -1,0 +1,269 @@
+"""Operations: one request each, from its body to its result. No I/O.
+
+An operation knows what to ask and what to make of the frames that answer it; `session` knows ids,
+order and limits.  `transfers` has the two operations that move chunks.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from mezzo.errors import MezzoError, ProtocolError
+from mezzo.protocol import messages
+from mezzo.protocol.bitmap import unpack
+from mezzo.protocol.messages import Body, Kind
+from mezzo.regions import Region
+
+B = TypeVar("B", bound=Body)
+
+
+class State(Enum):
+    """Where an operation stands. Steps go down this list only."""
+
+    NEW = 0
+    WAITING = 1
+    """for its region, or for a place among the requests in flight"""
+    SENT = 2
+    CANCELLING = 3
+    """given up; the server may still touch its memory"""
+    DONE = 4
+    """result or error is set; nobody touches its memory any more"""
+
+
+class Sink(Protocol):
+    """Takes in the payload of one ``GET_DATA`` frame."""
+
+    views: list[memoryview]
+
+    def advance(self, received: int) -> None:
+        """The first ``received`` bytes are in the views."""
+
+    def finish(self) -> None:
+        """All bytes are in the views."""
+
+
+class Operation:
+    """One request. Owner: the session from ``submit`` until the state is DONE.
+
+    ``error`` is set when it failed; a subclass has its result in fields of its own.
+    """
+
+    kind: ClassVar[Kind]
+    moves: ClassVar[bool] = False
+    """whether a shard touches ``region`` on its behalf"""
+
+    def __init__(self, region: Region | None = None, pinned: tuple[Region, ...] = ()) -> None:
+        self.region = region
+        self.pinned = pinned
+        """regions whose memory must stay until it is done"""
+        self.state = State.NEW
+        self.error: MezzoError | None = None
+        self.request_id = 0
+        self.deadline = 0.0
+        """clock reading; 0: none"""
+        self.waker: Any = None
+        """the driver's, to wake whoever waits"""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.request_id} {self.state.name}>"
+
+    @property
+    def done(self) -> bool:
+        """Whether result or error is there."""
+        return self.state is State.DONE
+
+    def body(self, deadline_ms: int) -> Body:
+        """The request; ``deadline_ms`` is what is left of its time, 0 for no limit."""
+        raise NotImplementedError
+
+    def answer(self, body: Body) -> None:
+        """The answer came. Raises ProtocolError if it cannot be one."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Called once when it is done, with ``error`` set or not: put memory in order."""
+
+
+def expect(body: Body, kind: type[B]) -> B:
+    """``body`` as ``kind``; the order of frames has been checked, so anything else is our fault."""
+    if not isinstance(body, kind):
+        raise ProtocolError(f"{type(body).__name__} came where {kind.__name__} was due")
+    return body
+
+
+class Ping(Operation):
+    """Is the server there?"""
+
+    kind = Kind.PING
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.Ping()
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        expect(body, messages.Pong)
+
+
+class AddRegion(Operation):
+    """Registers a region on this connection; made by the session itself."""
+
+    kind = Kind.REGION_ADD
+
+    def __init__(self, region: Region) -> None:
+        super().__init__(region, (region,))
+        self.number = region.number
+        self.offset = region.offset
+        self.length = region.length
+        self.mapped = False
+        self.registered = False
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.RegionAdd(self.number, self.offset, self.length)
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        added = expect(body, messages.RegionAdded)
+        self.mapped, self.registered = added.mapped, added.registered
+
+
+class RemoveRegion(Operation):
+    """Forgets a region on this connection; made by the session when a region is closed."""
+
+    kind = Kind.REGION_REMOVE
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.RegionRemove(self.number)
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        expect(body, messages.RegionRemoved)
+
+
+class KeysOperation(Operation):
+    """Base of requests that have nothing but keys."""
+
+    request: ClassVar[type[messages.Lookup | messages.Delete | messages.Stat]]
+
+    def __init__(self, keys: list[bytes]) -> None:
+        super().__init__()
+        self.keys = keys
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return self.request(self.keys)
+
+
+class Lookup(KeysOperation):
+    """Length of the present prefix."""
+
+    kind = Kind.LOOKUP
+    request = messages.Lookup
+    prefix = 0
+    bytes = 0
+    load_us = 0
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        found = expect(body, messages.LookedUp)
+        _check_prefix(found.prefix, len(self.keys))
+        self.prefix, self.bytes, self.load_us = found.prefix, found.bytes, found.load_us
+
+
+class Acquire(Operation):
+    """Lookup and lease."""
+
+    kind = Kind.ACQUIRE
+
+    def __init__(self, keys: list[bytes], lease_ms: int) -> None:
+        super().__init__()
+        self.keys = keys
+        self.lease_ms = lease_ms
+        self.lease = 0
+        self.prefix = 0
+        self.bytes = 0
+        self.load_us = 0
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.Acquire(self.keys, self.lease_ms)
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        acquired = expect(body, messages.Acquired)
+        _check_prefix(acquired.prefix, len(self.keys))
+        self.lease, self.lease_ms = acquired.lease, acquired.lease_ms
+        self.prefix, self.bytes, self.load_us = acquired.prefix, acquired.bytes, acquired.load_us
+
+
+class Release(Operation):
+    """Ends a lease."""
+
+    kind = Kind.RELEASE
+
+    def __init__(self, lease: int) -> None:
+        super().__init__()
+        self.lease = lease
+        self.held = False
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.Release(self.lease)
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        self.held = expect(body, messages.Released).held
+
+
+class Delete(KeysOperation):
+    """Deletes chunks."""
+
+    kind = Kind.DELETE
+    request = messages.Delete
+    deleted: tuple[bool, ...] = ()
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        self.deleted = unpack(expect(body, messages.Deleted).deleted, len(self.keys))
+
+
+class Stat(KeysOperation):
+    """What is known of chunks."""
+
+    kind = Kind.STAT
+    request = messages.Stat
+    chunks: tuple[messages.ChunkStat | None, ...] = ()
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        chunks = expect(body, messages.Stated).chunks
+        if len(chunks) != len(self.keys):
+            raise ProtocolError(f"STATED has {len(chunks)} entries for {len(self.keys)} keys")
+        self.chunks = tuple(chunks)
+
+
+class ShardStat(Operation):
+    """How the shard is."""
+
+    kind = Kind.SHARD_STAT
+    numbers: dict[str, int | float]
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.ShardStat()
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        self.numbers = dict(expect(body, messages.ShardStated).numbers)
+
+
+def _check_prefix(prefix: int, keys: int) -> None:
+    if prefix > keys:
+        raise ProtocolError(f"a prefix of {prefix} of {keys} keys")

@@ -1,0 +1,61 @@
+"""What calls answer. Immutable values; tuples are in the order of the call's keys."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from msgspec import Struct
+
+
+class PutState(IntEnum):
+    """How the put of one chunk ended."""
+
+    STORED = 0
+    EXISTS = 1
+    """the key was there; its first bytes stay, these were not looked at"""
+    FAILED = 2
+    """not stored: the device failed, or the bytes changed while they were read"""
+
+
+class PutResult(Struct, frozen=True):
+    """Outcome of a put."""
+
+    states: tuple[PutState, ...]
+    stored: int
+    """chunks stored by this call"""
+    exists: int
+    """chunks that were there already"""
+    failed: int
+    """chunks not stored"""
+
+
+class GetResult(Struct, frozen=True):
+    """Outcome of a get. Only where ``found`` is true may the target's bytes be read."""
+
+    found: tuple[bool, ...]
+    count: int
+    """chunks found"""
+    lengths: tuple[int, ...]
+    """bytes delivered for each key, 0 for a miss"""
+    bytes: int
+    """bytes delivered in all"""
+
+
+class LookupResult(Struct, frozen=True):
+    """How much of a prefix is there."""
+
+    prefix: int
+    """keys present, counted from the first one on"""
+    bytes: int
+    """their bytes in all"""
+    load_s: float
+    """estimate of the time that a get of them would take now, in seconds"""
+
+
+class DeleteResult(Struct, frozen=True):
+    """Outcome of a delete."""
+
+    deleted: tuple[bool, ...]
+    """whether each key was there"""
+    count: int
+    """chunks deleted"""

@@ -1,0 +1,376 @@
+"""One connection as its client sees it, without the socket. No I/O.
+
+A driver moves bytes: what is in ``outgoing`` to the socket, and what comes from it into ``buffer``;
+it calls `received`, then `handle` for each `next_event`, and wakes whoever waits for the operations
+in ``finished``.  ``received``, ``next_event`` and the sinks belong to whoever receives; everything
+else to whoever holds the driver's lock.
+
+Invariants: an operation is in exactly one of the waiting line, the parked ones of a region, or those
+in flight; its region is pinned from submit until it is done; an operation that was sent is done only
+when the server has said that it touches its memory no more, or the connection has ended (then the
+region is tainted).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mezzo.checksum import scope_of
+from mezzo.errors import (
+    Busy,
+    ConnectionLost,
+    DeadlineExceeded,
+    ErrorCode,
+    InternalError,
+    MezzoError,
+    ProtocolError,
+    from_code,
+)
+from mezzo.operations import AddRegion, Operation, RemoveRegion, Sink, State
+from mezzo.outgoing import SendQueue
+from mezzo.protocol.connection import ClientConnection
+from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader, PayloadDone, encode
+from mezzo.protocol.messages import (
+    U32_MAX,
+    Cancel,
+    ErrorReply,
+    GetData,
+    Kind,
+    PutGrant,
+    Refuse,
+    Welcome,
+)
+from mezzo.regions import Region
+from mezzo.statistics import Counters
+from mezzo.transfers import Get, Put
+
+ANSWER_BODY_BYTES_MAX = 256 * 1024
+RECEIVE_BYTES_MAX = 512 * 1024
+"""Received at once at most: what is hashed right after should still be in cache."""
+
+
+@dataclass(slots=True)
+class _Registration:
+    """A region on this connection: ``parked`` operations wait until it is ``added``."""
+
+    adding: AddRegion
+    added: bool = False
+    parked: deque[Operation] = field(default_factory=deque)
+
+
+class Session:
+    """The state of one connection. Owner of its operations, ids and region registrations."""
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        client_name: str,
+        namespace: str,
+        counters: Counters,
+        now: Callable[[], float],
+        use_shm: bool,
+        waiting_max: int,
+    ) -> None:
+        self.outgoing = SendQueue()
+        self.watch_region: Callable[[Region], None] = _ignore
+        """the driver's: called for each region that is registered, to hear of its closing"""
+        self.finished: list[Operation] = []
+        self.failure: MezzoError | None = None
+        """why the connection has ended"""
+        self.refused: MezzoError | None = None
+        """the server has refused to go on: the driver ends the connection with this"""
+        self.scope = b""
+        self._address = address
+        self._order = ClientConnection()
+        self._reader = FrameReader(FROM_SERVER, body_bytes_max=ANSWER_BODY_BYTES_MAX, payload_bytes_max=0)
+        self._counters = counters
+        self._now = now
+        self._use_shm = use_shm
+        self._waiting_max = waiting_max
+        self._in_flight: dict[int, Operation] = {}
+        self._waiting: deque[Operation] = deque()
+        self._parked = 0
+        self._registrations: dict[int, _Registration] = {}
+        self._sink: Sink | None = None
+        self.outgoing.append(self._order.hello(client_name, namespace))
+
+    def __repr__(self) -> str:
+        state = "ended" if self.failure else "open" if self._order.welcome else "greeting"
+        return (
+            f"<Session {self._address} {state}, {len(self._in_flight)} in flight, "
+            f"{len(self._waiting) + self._parked} waiting, {len(self._registrations)} regions>"
+        )
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """The server's limits; None before it has answered the hello."""
+        return self._order.welcome
+
+    @property
+    def limits(self) -> Welcome:
+        """The server's limits. Raises ProtocolError before it has answered the hello."""
+        welcome = self._order.welcome
+        if welcome is None:
+            raise ProtocolError("the server has not answered the hello")
+        return welcome
+
+    @property
+    def shm(self) -> bool:
+        """Whether chunks move through shared memory on this connection."""
+        return self._use_shm and self.limits.shm
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests sent and not ended."""
+        return len(self._in_flight)
+
+    @property
+    def requests_waiting(self) -> int:
+        """Operations that wait to be sent."""
+        return len(self._waiting) + self._parked
+
+    @property
+    def regions(self) -> int:
+        """Regions registered, or being registered."""
+        return len(self._registrations)
+
+    # What callers ask for; under the driver's lock.
+
+    def submit(self, operation: Operation) -> None:
+        """Begin ``operation``: now, or when its region is registered and there is room.
+
+        Raises:
+            Busy: too many operations wait already.
+            RegionError: its region is closed.
+            MezzoError: the connection has ended; the error says how.
+        """
+        if self.failure is not None:
+            raise copy.copy(self.failure)
+        if len(self._waiting) + self._parked >= self._waiting_max:
+            raise Busy(f"{self._waiting_max} requests wait for the server already (waiting_max)")
+        pinned = []
+        try:
+            for region in operation.pinned:
+                region.pin()
+                pinned.append(region)
+        except MezzoError:
+            for region in pinned:
+                region.unpin()
+            raise
+        if operation.region is not None:
+            region = operation.region
+            registration = self._registrations.get(region.number) or self._register(region)
+            if not registration.added:
+                operation.state = State.WAITING
+                registration.parked.append(operation)
+                self._parked += 1
+                return
+        self._send_or_wait(operation)
+
+    def cancel(self, operation: Operation, error: MezzoError) -> None:
+        """Give ``operation`` up; it is done, with ``error``, once the server has let go of it."""
+        state = operation.state
+        if state is State.SENT:
+            operation.state = State.CANCELLING
+            operation.error = error
+            self._order.cancel(operation.request_id)
+            self.outgoing.abandon(operation.request_id)
+            self.outgoing.append(encode(Kind.CANCEL, operation.request_id, Cancel()))
+        elif state is State.WAITING:
+            if operation in self._waiting:
+                self._waiting.remove(operation)
+            else:
+                for registration in self._registrations.values():
+                    if operation in registration.parked:
+                        registration.parked.remove(operation)
+                        self._parked -= 1
+            operation.error = error
+            self._finish(operation)
+
+    def remove_region(self, number: int) -> None:
+        """The region is closed: have the server forget it."""
+        registration = self._registrations.get(number)
+        if registration is None or not registration.added or self.failure is not None:
+            return  # while it is being added, _added sees to it
+        del self._registrations[number]
+        self._send_or_wait(RemoveRegion(number))
+
+    def lose(self, error: MezzoError) -> None:
+        """The connection has ended: everything fails with ``error``. May be called twice."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        for operation in self._in_flight.values():
+            if operation.region is not None and operation.moves:
+                operation.region.taint(self._address)
+        pending = [*self._in_flight.values(), *self._waiting]
+        for registration in self._registrations.values():
+            pending.extend(registration.parked)
+        self._in_flight.clear()
+        self._waiting.clear()
+        self._registrations.clear()
+        self._parked = 0
+        for operation in pending:
+            if operation.error is None:
+                operation.error = copy.copy(error)
+            self._finish(operation)
+
+    # What comes from the server.
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes from the socket go."""
+        return self._reader.buffer()[:RECEIVE_BYTES_MAX]
+
+    def received(self, count: int) -> None:
+        """``count`` bytes are in what `buffer` gave."""
+        self._reader.received(count)
+        if self._sink is not None:
+            self._sink.advance(self._reader.payload_received)
+
+    def ended(self) -> ConnectionLost:
+        """The error for an end of the stream now."""
+        if self._reader.mid_frame:
+            return ConnectionLost("the server closed the connection in the middle of a frame")
+        return ConnectionLost("the server closed the connection")
+
+    @property
+    def in_payload(self) -> bool:
+        """Whether bytes of a chunk are still to come."""
+        return self._reader.in_payload
+
+    def next_event(self) -> Frame | PayloadDone | None:
+        """The next event to `handle`. Raises ProtocolError."""
+        return self._reader.next_event()
+
+    def handle(self, event: Frame | PayloadDone) -> None:
+        """Act on an event; under the driver's lock.
+
+        Raises:
+            ProtocolError: the server broke the protocol; the driver ends the connection.
+        """
+        if isinstance(event, PayloadDone):
+            sink, self._sink = self._sink, None
+            if sink is not None:
+                sink.finish()
+            return
+        body = event.body
+        ended = self._order.receive_event(event)
+        if isinstance(body, Refuse):
+            self.refused = _refused(body)
+            return
+        if isinstance(body, Welcome):
+            self._welcomed(body)
+            return
+        operation = self._in_flight[event.request_id]
+        cancelled = operation.state is State.CANCELLING
+        if isinstance(body, GetData):
+            self._deliver(operation, body, event.payload_bytes)
+        elif isinstance(body, PutGrant):
+            if isinstance(operation, Put) and not cancelled:
+                for payload in operation.receive_grant(body):
+                    self.outgoing.append_payload(payload)
+        elif not cancelled:
+            if isinstance(body, ErrorReply):
+                operation.error = from_code(body.code, body.message, body.retry_after_ms / 1000)
+            else:
+                operation.answer(body)
+        if ended:
+            del self._in_flight[event.request_id]
+            if isinstance(operation, AddRegion):
+                self._added(operation)
+            self._finish(operation)
+            self._send_waiting()
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        self.scope = scope_of(welcome.tenant_id, welcome.namespace_id)
+        if not (welcome.keys_max and welcome.requests_max and welcome.chunk_bytes_max):
+            raise ProtocolError("WELCOME has a limit of 0")
+        self._reader.payload_bytes_max = welcome.chunk_bytes_max
+
+    def _deliver(self, operation: Operation, data: GetData, payload_bytes: int) -> None:
+        if operation.state is State.CANCELLING or not isinstance(operation, Get):
+            self._reader.discard_payload()
+            return
+        self._sink = operation.receive_data(data, payload_bytes)
+        self._reader.deliver_into(self._sink.views)
+        self._sink.advance(self._reader.payload_received)
+
+    # The way of an operation.
+
+    def _register(self, region: Region) -> _Registration:
+        adding = AddRegion(region)
+        region.pin()
+        registration = self._registrations[region.number] = _Registration(adding)
+        self.watch_region(region)
+        self._send_or_wait(adding)
+        return registration
+
+    def _added(self, adding: AddRegion) -> None:
+        """REGION_ADD was answered: let those go that waited for it."""
+        registration = self._registrations.get(adding.number)
+        region = adding.region
+        if registration is None or region is None:
+            raise InternalError("a region was added that nobody asked for")
+        parked, registration.parked = registration.parked, deque()
+        self._parked -= len(parked)
+        if adding.error is not None:
+            del self._registrations[adding.number]
+            for operation in parked:
+                operation.error = copy.copy(adding.error)
+                self._finish(operation)
+            return
+        region.untaint(self._address)
+        registration.added = True
+        for operation in parked:
+            self._send_or_wait(operation)
+        if region.closed:
+            self.remove_region(adding.number)
+
+    def _send_or_wait(self, operation: Operation) -> None:
+        operation.state = State.WAITING
+        self._waiting.append(operation)
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        """Send what waits, oldest first, as far as the server's limit on requests allows."""
+        requests_max = self.limits.requests_max
+        while self._waiting and len(self._in_flight) < requests_max and self.failure is None:
+            operation = self._waiting.popleft()
+            deadline_ms = 0
+            if operation.deadline:
+                left_ms = (operation.deadline - self._now()) * 1000
+                if left_ms <= 0:
+                    operation.error = DeadlineExceeded("the time was over before the request could be sent")
+                    self._finish(operation)
+                    continue
+                deadline_ms = min(math.ceil(left_ms), U32_MAX)
+            request_id, frame = self._order.request(operation.kind, operation.body(deadline_ms))
+            operation.request_id = request_id
+            operation.state = State.SENT
+            self._in_flight[request_id] = operation
+            self._counters.requests += 1
+            adding = operation.region if isinstance(operation, AddRegion) else None
+            self.outgoing.append(frame, adding.descriptor if adding is not None else None)
+
+    def _finish(self, operation: Operation) -> None:
+        operation.state = State.DONE
+        operation.end()
+        for region in operation.pinned:
+            region.unpin()
+        self.finished.append(operation)
+
+
+def _refused(refuse: Refuse) -> MezzoError:
+    """The error for a REFUSE: what the caller can act on stays, the rest is a lost connection."""
+    if refuse.code in (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL, ErrorCode.GONE):
+        return ConnectionLost(f"the server ended the connection: {refuse.message}")
+    return from_code(refuse.code, refuse.message)
+
+
+def _ignore(region: Region) -> None:
+    """Nobody wants to hear of the region's closing."""
