@@ -37,8 +37,8 @@ class ReclaimPolicy(ABC):
         """Stamp of a survivor that had ``stamp`` in its former place."""
 
     @abstractmethod
-    def victims(self, sealed: Sequence[Segment]) -> list[Segment]:
-        """The same segments, the best victim first."""
+    def rank(self, segment: Segment) -> float:
+        """How gladly a sealed segment is kept: the lowest goes first."""
 
     @abstractmethod
     def survivors(self, victim: Segment, live: Sequence[int], sealed: Sequence[Segment]) -> list[int]:
@@ -63,8 +63,8 @@ class FifoReinsertion(ReclaimPolicy):
     def rewritten(self, stamp: int) -> int:
         return 0
 
-    def victims(self, sealed: Sequence[Segment]) -> list[Segment]:
-        return sorted(sealed, key=lambda segment: segment.life)
+    def rank(self, segment: Segment) -> float:
+        return segment.life
 
     def survivors(self, victim: Segment, live: Sequence[int], sealed: Sequence[Segment]) -> list[int]:
         touched = victim.table.touched
@@ -93,10 +93,8 @@ class Lru(ReclaimPolicy):
     def rewritten(self, stamp: int) -> int:
         return stamp
 
-    def victims(self, sealed: Sequence[Segment]) -> list[Segment]:
-        return sorted(
-            sealed, key=lambda segment: (segment.touched_sum / max(segment.live_count, 1), segment.life)
-        )
+    def rank(self, segment: Segment) -> float:
+        return segment.touched_sum / max(segment.live_count, 1)
 
     def survivors(self, victim: Segment, live: Sequence[int], sealed: Sequence[Segment]) -> list[int]:
         count = sum(segment.live_count for segment in sealed)

@@ -34,6 +34,10 @@ STEP_ENTRIES = 512
 PINNED_SHARE_MAX = 0.75
 """A victim with more leased bytes than this frees too little, as long as there are others."""
 TRY_BYTES = 1 << 20
+STREAM_STALL_S = 0.1
+STREAM_PATIENCE_S = 2.0
+"""A stream from a wanted segment is cut off when its client took nothing for so long, or in any case
+after so long: a miss is legal, a client that holds all others up is not."""
 
 
 class Reclaim:
@@ -48,6 +52,8 @@ class Reclaim:
         self._deletes = deletes
         self._freed = freed
         self.running = False
+        self._draining: Segment | None = None
+        self._drains_since = 0.0
         self._buffer: Memory | None = None
 
     @property
@@ -60,6 +66,16 @@ class Reclaim:
         if self._wanted() and not self.running:
             self.running = True
             self._context.start(self._run())
+
+    def tick(self) -> None:
+        """Begin if needed; cut off streams to slow clients from the segment that is wanted now."""
+        self.kick()
+        if self._draining is not None:
+            now = self._context.now()
+            late = now - self._drains_since > STREAM_PATIENCE_S
+            for stream in tuple(self._draining.streams):
+                if late or now - stream.moved_at > STREAM_STALL_S:
+                    stream.revoke()
 
     def _wanted(self) -> bool:
         log = self._log
@@ -85,12 +101,12 @@ class Reclaim:
             if segment.retire or not segment.live_count:
                 return segment
         most = PINNED_SHARE_MAX * self._log.superblock.segment_bytes
-        order = self._context.policy.victims(sealed)
-        for segment in order:
-            if segment.pinned_bytes <= most:
-                return segment
+        fit = (segment for segment in sealed if segment.pinned_bytes <= most)
+        victim = min(fit, key=self._context.policy.rank, default=None)
+        if victim is not None:
+            return victim
         if (
-            not order
+            not sealed
             and self._writer.waiting
             and not any(s.state is State.SEALING for s in self._log.segments.values())
         ):
@@ -129,7 +145,9 @@ class Reclaim:
             return self._give_up(victim)
         idle: Event[None] = Event()
         victim.when_idle(lambda: idle(None))
+        self._draining, self._drains_since = victim, self._context.now()
         await idle
+        self._draining = None
         if wrote and await log.flushed() is not None:
             return False
         return await self._free(victim)

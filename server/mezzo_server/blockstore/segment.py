@@ -17,6 +17,7 @@ from mezzo_server.blockstore.tasks import Event
 
 if TYPE_CHECKING:
     from mezzo_server.blockstore.device_log import DeviceLog
+    from mezzo_server.blockstore.stream import ChunkStream
 
 
 class Purpose(IntEnum):
@@ -64,6 +65,7 @@ class Segment:
         "reserved_rows",
         "retire",
         "state",
+        "streams",
         "suspects",
         "table",
         "touched_sum",
@@ -108,6 +110,8 @@ class Segment:
         """(block, blocks) where a mismatch was confirmed: to be tried before the segment is reused"""
         self.retire = False
         """an I/O error happened here: never use it again"""
+        self.streams: set[ChunkStream] = set()
+        """streams that read from here; reclaim may revoke them"""
         self._idle: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:

@@ -353,7 +353,8 @@ class BlockStore:
     def tick(self) -> None:
         """What time brings: refusals of puts that waited too long, reclaim, scrub."""
         self._writer.expire(self._context.now())
-        self._kick()
+        for reclaim in self._reclaims:
+            reclaim.tick()
         for scrub in self._scrubs:
             scrub.tick()
 

@@ -69,12 +69,17 @@ class ChunkStream:
         self._lent: dict[tuple[int, int], Span | None] = {}
         self._waiting: Ready | None = None
         self._failed = False
+        self._revoked = False
         self._finished = False
         self._hashed_part = 0
         self._hashed_left = lengths[0]
         self._hash = xxhash.xxh3_64(seed=part_seed(self.seed, parts[0]))
         self._right = True
+        self._holds = True
+        self.moved_at = context.now()
+        """when the receiver last took or returned a piece"""
         segment.hold()
+        segment.streams.add(self)
 
     def next(self, ready: Ready) -> None:
         """Give the next piece to ``ready``; None: it could not be read, and nothing follows.
@@ -84,14 +89,36 @@ class ChunkStream:
         if self._waiting is not None:
             raise RuntimeError("a stream gives one piece at a time")
         self._waiting = ready
+        self.moved_at = self._context.now()
         self._ahead()
         self._deliver()
 
     def drop(self, span: Span) -> None:
         """The piece was sent: its memory can be used again."""
         staged = self._lent.pop((span.address, span.length))
+        self.moved_at = self._context.now()
         if staged is not None:
             self._context.staging.give(staged)
+        elif self._failed or self._finished:
+            self._let_go()
+
+    def revoke(self) -> None:
+        """The segment is wanted: give nothing more. What was lent of device memory ends with its `drop`."""
+        if self._finished or self._revoked:
+            return
+        self._revoked = self._failed = True
+        self._context.counters["streams_revoked"] += 1
+        self._let_go()
+        ready, self._waiting = self._waiting, None
+        if ready is not None:
+            ready(None)
+
+    def _let_go(self) -> None:
+        """Release the segment, once, when no memory of its device is lent."""
+        if self._holds and all(staged is not None for staged in self._lent.values()):
+            self._holds = False
+            self._segment.streams.discard(self)
+            self._segment.release()
 
     def finish(self) -> bool:
         """End the stream, also early; True only if all pieces came and their checksums match.
@@ -107,9 +134,9 @@ class ChunkStream:
                 self._give(piece)
         whole = self._hashed_part == len(self.part_lengths)
         mismatch = not self._right
-        if mismatch or (self._failed and not whole):
+        if mismatch or (self._failed and not whole and not self._revoked):
             self._confirm()
-        self._segment.release()
+        self._let_go()
         return whole and self._right and not self._failed
 
     # -- reading ahead -----------------------------------------------------------------------
@@ -149,7 +176,7 @@ class ChunkStream:
         def staged(span: Span) -> None:
             piece.staged = span
             piece.span = span.part(skip, size)
-            if self._finished:
+            if self._finished or self._revoked:
                 piece.here = True
                 self._give(piece)
                 return
@@ -167,6 +194,9 @@ class ChunkStream:
             piece.staged = None
 
     def _deliver(self) -> None:
+        if self._waiting is not None and self._failed:
+            ready, self._waiting = self._waiting, None
+            ready(None)
         if self._waiting is None or not self._pieces or not self._pieces[0].here:
             return
         piece = self._pieces.popleft()
