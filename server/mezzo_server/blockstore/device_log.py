@@ -279,6 +279,7 @@ class DeviceLog:
             error = await self.write_table(segment)
             if error:
                 self.io_error(segment, error, "write of a table")
+        segment.table.freeze()
         segment.state = State.SEALED
         self.context.counters["segments_sealed"] += 1
         self.sealed(segment)

@@ -28,6 +28,8 @@ class EntryTable:
         "block",
         "checksum",
         "expiry_ms",
+        "key_blob",
+        "key_lengths",
         "keys",
         "length",
         "part_checksum",
@@ -57,6 +59,10 @@ class EntryTable:
         self.part_checksum = array("Q")
         self.scopes: list[Scope] = []
         self.tombstones = 0
+        self.key_blob: bytearray | None = bytearray()
+        self.key_lengths = bytearray()
+        """keys as the table stores them, kept while the segment is open: joining 60,000 keys when it is
+        sealed would hold the loop for milliseconds"""
         self._scope_numbers: dict[Scope, int] = {}
 
     def __len__(self) -> int:
@@ -75,6 +81,9 @@ class EntryTable:
         number = len(self.keys)
         count = len(entry.parts)
         self.keys.append(entry.key)
+        if self.key_blob is not None:
+            self.key_blob += entry.key
+            self.key_lengths.append(len(entry.key))
         self.block.append(entry.block)
         self.sequence.append(entry.sequence)
         self.parts.append(count)
@@ -92,6 +101,11 @@ class EntryTable:
             self.part_checksum.extend(entry.checksums)
             self.tombstones += not count
         return number
+
+    def freeze(self) -> None:
+        """No more entries come: give back what only `table.encode` needs."""
+        self.key_blob = None
+        self.key_lengths = bytearray()
 
     def part_lengths(self, number: int) -> Sequence[int]:
         """Lengths of the parts of an entry, bytes."""

@@ -63,13 +63,13 @@ def encode(
     table: EntryTable, segment_blocks: int, data_end: int, life: int, incarnation: bytes
 ) -> tuple[int, bytes]:
     """(first block, bytes) of the table; the bytes end with the segment."""
-    keys = b"".join(table.keys)
-    pieces = [
+    keys = b"".join(table.keys) if table.key_blob is None else table.key_blob
+    lengths = bytes(map(len, table.keys)) if table.key_blob is None else table.key_lengths
+    pieces: list[bytes | bytearray] = [
         _SCOPE.pack(scope.tenant, scope.namespace, scope.tenant_generation, scope.namespace_generation)
         for scope in table.scopes
     ]
-    pieces.append(bytes(map(len, table.keys)))
-    pieces.append(keys)
+    pieces += [lengths, keys]
     pieces.extend(_little(getattr(table, name)) for name in _COLUMNS)
     pieces += [_little(table.part_length), _little(table.part_checksum)]
     body = b"".join(pieces)
@@ -115,6 +115,7 @@ def decode(trailer: Trailer, body: memoryview, segment_blocks: int, incarnation:
     if len(body) != trailer.body_bytes or digest(incarnation, body) != trailer.body_digest:
         raise FormatError("the table's checksum does not match")
     table = EntryTable()
+    table.freeze()
     at = 0
 
     def take(size: int) -> memoryview:
