@@ -1,0 +1,157 @@
+"""The command line: which commands there are, and what errors look like."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+
+import pytest
+import typer
+
+from mezzo.cli.app import make_app, missing, run
+from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable
+
+
+class Entry(EntryPoint):
+    """An entry point whose loading does what the test wants."""
+
+    def load(self) -> object:
+        return LOADS[self.name]()
+
+
+LOADS: dict[str, Callable[[], object]] = {}
+
+
+def installed(name: str, load: Callable[[], object]) -> Entry:
+    LOADS[name] = load
+    return Entry(name=name, value=f"{name}.cli:register", group="mezzo.commands")
+
+
+def fail(error: Exception) -> Callable[[], object]:
+    def load() -> object:
+        raise error
+
+    return load
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(make_app, ["--version"]) == 0
+    assert capsys.readouterr().out.startswith("mezzo ")
+
+
+@pytest.mark.parametrize("command", ["replay", "demo", "bench", "workload"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda: make_app([]), [command, "--help"]) == 0
+    assert f"mezzo {command}" in capsys.readouterr().out
+
+
+def test_help_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    run(lambda: make_app([]), [])
+    shown = capsys.readouterr()
+    assert "replay" in shown.out + shown.err
+
+
+def test_commands_of_other_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    def register(app: typer.Typer) -> None:
+        @app.command("hello")
+        def hello() -> None:
+            sys.stdout.write("hello yourself\n")
+
+    assert run(lambda: make_app([installed("other", lambda: register)]), ["hello"]) == 0
+    assert capsys.readouterr().out == "hello yourself\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_without_the_server_extra_its_commands_say_what_to_install(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = installed("server", fail(ModuleNotFoundError("No module named 'uvloop'", name="uvloop")))
+    assert run(lambda: make_app([absent]), [command, "--device", "x", "--capacity", "1"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        f"mezzo: mezzo {command}: this needs the Python module uvloop: pip install 'mezzo[server]'"
+    ]
+
+
+@pytest.mark.parametrize("error", [ImportError("no part of it"), RuntimeError("broken")])
+def test_a_broken_extension_takes_nothing_else_away(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(lambda: make_app([installed("other", fail(error))]), ["--version"]) == 0
+    shown = capsys.readouterr()
+    assert "the commands of other.cli:register are left out" in shown.err
+    assert str(error) in shown.err
+    assert shown.out.startswith("mezzo ")
+
+
+def raising(error: BaseException) -> Callable[[], typer.Typer]:
+    def make() -> typer.Typer:
+        app = typer.Typer(pretty_exceptions_enable=False)
+
+        @app.command()
+        def command() -> None:
+            raise error
+
+        return app
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (InvalidArgument("salt: too long"), "mezzo: salt: too long"),
+        (Unavailable("cannot reach\n unix:///x"), "mezzo: cannot reach unix:///x"),
+        (Busy(), "mezzo: busy"),
+        (MezzoError(), "mezzo: MezzoError"),
+        (FileNotFoundError(2, "No such file or directory", "/x"), "mezzo: [Errno 2] No such file or directory: '/x'"),
+        (ModuleNotFoundError("x", name="numpy.linalg"), "mezzo: this needs the Python module numpy: pip install 'mezzo[replay]'"),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_line_and_status_2(
+    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(raising(error), []) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == told + "\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(raising(ZeroDivisionError()), [])
+
+
+def test_exit_status_of_a_command() -> None:
+    assert run(raising(typer.Exit(1)), []) == 1
+    assert run(raising(typer.Exit()), []) == 0
+
+
+def test_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(KeyboardInterrupt()), []) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_unknown_modules_are_reported_as_they_are() -> None:
+    assert (
+        missing(ImportError("cannot import name 'x' from 'y'"))
+        == "cannot import: cannot import name 'x' from 'y'"
+    )
+
+
+def test_usage_errors_have_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda: make_app([]), ["replay", "--block", "64Q"]) == 2
+    assert "is no size" in capsys.readouterr().err
+    assert run(lambda: make_app([]), ["nothing"]) == 2
+
+
+def test_no_colours_where_none_are_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    run(raising(InvalidArgument("wrong")), [])
+    run(lambda: make_app([]), ["--help"])
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
