@@ -140,7 +140,7 @@ class SlicedRequest(Request):
                 nbytes += size
                 extents += pieces
                 last += 1
-            if not self.session.window_fits(nbytes):
+            if not self.session.window_fits(nbytes) and not self.session.window_empty:
                 self.running += 1
                 self.session.window_wait(self._step)
                 return

@@ -204,8 +204,13 @@ class Session:
         self._turn.append(put)
 
     def window_fits(self, nbytes: int) -> bool:
-        """Whether so many more bytes may be under way now. One slice always may."""
-        return not self._window_used or self._window_used + nbytes <= self.limits.in_flight_bytes_max
+        """Whether so many more bytes may be under way now."""
+        return self._window_used + nbytes <= self.limits.in_flight_bytes_max
+
+    @property
+    def window_empty(self) -> bool:
+        """Whether nothing is under way: then one chunk may be, however large."""
+        return self._window_used == 0
 
     def window_take(self, nbytes: int) -> None:
         """So many bytes are under way."""
@@ -364,7 +369,8 @@ class Session:
 
     def _forget(self, request: Request) -> None:
         del self.requests[request.id]
-        self.state.end(request.id)
+        if not self.closed:
+            self.state.end(request.id)
 
     def _send(self, kind: Kind, request_id: int, body: Body) -> None:
         if not self.closed:

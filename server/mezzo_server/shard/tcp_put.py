@@ -276,6 +276,8 @@ class TcpPut(Request):
             if span is None:
                 self._error = self._error or Busy("too many requests wait for staging memory")
                 self._next_index = len(self._keys)
+            elif self._passed():
+                self.session.share.give(span)
             else:
                 self._open.append((index, span))
                 if self._granting is None:

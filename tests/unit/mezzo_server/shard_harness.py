@@ -1,0 +1,305 @@
+"""A shard's service over a real block store in memory, with clients that are lists of frames."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mezzo.checksum import chunk_seed, part_checksum
+from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader, PayloadDone
+from mezzo.protocol.messages import (
+    Body,
+    ErrorReply,
+    Hello,
+    Kind,
+    Put,
+    PutData,
+    RegionAdd,
+    RegionAdded,
+    Welcome,
+)
+from mezzo_server.blockstore.devices.memory import MemoryDevice
+from mezzo_server.blockstore.options import StoreOptions
+from mezzo_server.blockstore.store import BlockStore
+from mezzo_server.config import Limits
+from mezzo_server.shard.output import OutputQueue
+from mezzo_server.shard.service import Service
+from mezzo_server.shard.session import Session
+from mezzo_server.shard.tcp_get import TcpGet
+from mezzo_server.staging import StagingPool
+from mezzo_server.workers import InlineWorkers
+
+MIB = 1 << 20
+B = TypeVar("B", bound=Body)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Shard:
+    """Everything of a shard but sockets and loop. Nothing moves but in `settle`."""
+
+    def __init__(self, *, device_bytes: int = 96 * MIB, limits: Limits | None = None) -> None:
+        self.clock = Clock()
+        self.limits = limits or Limits(
+            staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB, chunk_bytes_max=4 * MIB
+        )
+        self.device = MemoryDevice(device_bytes)
+        self.workers = InlineWorkers()
+        self.store_staging = StagingPool(16 * MIB)
+        self.staging = StagingPool(self.limits.staging_bytes)
+        self.store = BlockStore.open(
+            [self.device],
+            self.workers,
+            self.store_staging,
+            StoreOptions(
+                chunk_bytes_max=self.limits.chunk_bytes_max, scrub_bytes_per_s=0, segment_bytes=8 * MIB
+            ),
+            now=self.clock,
+        )
+        self.pokes = 0
+        self.service = Service(
+            self.store,
+            self.staging,
+            self.limits,
+            block_bytes=4096,
+            incarnation=bytes(16),
+            now=self.clock,
+            poke=self.poked,
+        )
+        self.clients: list[FakeClient] = []
+
+    def poked(self) -> None:
+        self.pokes += 1
+
+    def client(self, *, shm: bool = True, namespace: str = "default") -> FakeClient:
+        client = FakeClient(self, shm=shm)
+        self.clients.append(client)
+        client.hello(namespace)
+        return client
+
+    def settle(self) -> None:
+        """Run everything that is under way to its end."""
+        for _ in range(10_000):
+            moved = self.store.pump()
+            for client in self.clients:
+                moved += client.turn()
+            if not moved and not self.store.eager:
+                return
+        raise AssertionError("it never settles")
+
+    def idle(self) -> bool:
+        """Nothing is held by anybody."""
+        return (
+            not self.store.busy
+            and self.staging.pieces_taken == 0
+            and self.store_staging.pieces_taken == 0
+            and self.service.regions.lingering == 0
+        )
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.settle()
+        self.store.close()
+        self.staging.close()
+        self.store_staging.close()
+
+
+class _Socket:
+    """What an output queue asks of a socket."""
+
+    def __init__(self, client: FakeClient) -> None:
+        self._client = client
+
+    def send(self, view: memoryview) -> int:
+        return self._client._take(view)
+
+    def sendmsg(self, views: Sequence[memoryview]) -> int:
+        return sum(self._client._take(view) for view in views)
+
+
+class FakeClient:
+    """A client whose frames go straight to a session; implements `Link`."""
+
+    def __init__(self, shard: Shard, *, shm: bool) -> None:
+        self.shard = shard
+        self.session = Session(shard.service, self, shm=shm)
+        self.frames: list[Frame] = []
+        self.payloads: dict[tuple[int, int], bytes] = {}
+        self.descriptors: deque[int] = deque()
+        self.steps: deque[Callable[[], None]] = deque()
+        self.gets: deque[TcpGet] = deque()
+        self.output = OutputQueue()
+        self.reads = True
+        self.closed = False
+        self._next_id = 1
+        self._reader = FrameReader(FROM_SERVER, body_bytes_max=1 << 24, payload_bytes_max=1 << 30)
+        self._payload: tuple[int, int, bytearray] | None = None
+
+    # Link
+
+    def send(self, frame: bytes) -> None:
+        self.output.add_frame(frame)
+
+    def send_payloads(self, get: TcpGet) -> None:
+        self.gets.append(get)
+
+    def output_ready(self) -> None:
+        pass
+
+    def later(self, step: Callable[[], None]) -> None:
+        self.steps.append(step)
+
+    def take_descriptor(self) -> int | None:
+        return self.descriptors.popleft() if self.descriptors else None
+
+    # driving
+
+    def turn(self) -> int:
+        moved = 0
+        for _ in range(len(self.steps)):
+            self.steps.popleft()()
+            moved += 1
+        if self.closed:
+            return moved
+        while self.gets and self.gets[0].fill(self.output):
+            self.gets.popleft()
+            moved += 1
+        if self.reads:
+            moved += self._receive()
+        return moved
+
+    def _receive(self) -> int:
+        moved = 0
+        while self.output:
+            moved += self.output.send(_Socket(self))  # type: ignore[arg-type]
+        return moved
+
+    def _take(self, view: memoryview) -> int:
+        total = len(view)
+        while len(view):
+            buffer = self._reader.buffer()
+            count = min(len(buffer), len(view))
+            buffer[:count] = view[:count]
+            self._reader.received(count)
+            view = view[count:]
+            while (event := self._reader.next_event()) is not None:
+                self._event(event)
+        return total
+
+    def _event(self, event: Frame | PayloadDone) -> None:
+        if isinstance(event, PayloadDone):
+            assert self._payload is not None
+            request_id, index, data = self._payload
+            self.payloads[request_id, index] = bytes(data)
+            return
+        self.frames.append(event)
+        if event.payload_bytes:
+            data = bytearray(event.payload_bytes)
+            self._payload = (event.request_id, event.body.index, data)  # type: ignore[attr-defined]
+            self._reader.deliver_into([memoryview(data)])
+
+    # what tests say
+
+    def hello(self, namespace: str) -> Welcome:
+        self.session.receive(Frame(Kind.HELLO, 0, Hello(1, 1, "test", namespace)))
+        self.turn()
+        return self.answer(0, Welcome)
+
+    def start(self, kind: Kind, body: Body, *, request_id: int | None = None) -> int:
+        """Send a request; its id."""
+        if request_id is None:
+            request_id = self._next_id
+            self._next_id += 1
+        self.session.receive(Frame(kind, request_id, body))
+        self.session.turn_ended()
+        return request_id
+
+    def ask(self, kind: Kind, body: Body, expected: type[B]) -> B:
+        """Send a request, let everything settle, and return its answer."""
+        request_id = self.start(kind, body)
+        self.shard.settle()
+        return self.answer(request_id, expected)
+
+    def fails(self, kind: Kind, body: Body) -> ErrorReply:
+        return self.ask(kind, body, ErrorReply)
+
+    def answers(self, request_id: int) -> list[Body]:
+        return [frame.body for frame in self.frames if frame.request_id == request_id]
+
+    def answer(self, request_id: int, expected: type[B]) -> B:
+        """The one frame of this type that came for a request; it is taken away."""
+        for number, frame in enumerate(self.frames):
+            if frame.request_id == request_id and isinstance(frame.body, expected):
+                del self.frames[number]
+                return frame.body
+        raise AssertionError(f"no {expected.__name__} for {request_id}: {self.answers(request_id)}")
+
+    def region(self, number: int, nbytes: int, *, sealed: bool = True) -> ClientRegion:
+        """Register a region of its own memory; a `ClientRegion`."""
+        region = ClientRegion(nbytes, sealed=sealed)
+        self.descriptors.append(os.dup(region.fd))
+        added = self.ask(Kind.REGION_ADD, RegionAdd(number, 0, nbytes), RegionAdded)
+        assert added.mapped is sealed
+        return region
+
+    def put_payload(
+        self, request_id: int, body: Put, index: int, data: bytes, *, wrong: bool = False
+    ) -> None:
+        """Send the payload of one chunk of a put over tcp."""
+        scope = self.session.scope
+        seed = chunk_seed(scope.tenant + scope.namespace, body.keys[index])
+        parts = body.parts[index if len(body.parts) > 1 else 0] if body.parts else [len(data)]
+        sums, at = [], 0
+        for part, length in enumerate(parts):
+            sums.append(part_checksum(seed, part, [data[at : at + length]]) ^ wrong)
+            at += length
+        sink = self.session.receive(Frame(Kind.PUT_DATA, request_id, PutData(index, sums), len(data)))
+        assert sink is not None
+        half = len(data) // 2
+        sink.view[:half] = data[:half]
+        sink.advance(half)
+        sink.view[half:] = data[half:]
+        sink.complete()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self.output.close()
+        self.gets.clear()
+        self.session.close()
+        while self.descriptors:
+            os.close(self.descriptors.popleft())
+
+
+class ClientRegion:
+    """Shared memory of a client."""
+
+    def __init__(self, nbytes: int, *, sealed: bool) -> None:
+        self.fd = os.memfd_create("client", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, nbytes)
+        if sealed:
+            fcntl.fcntl(
+                self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+            )
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert os.pwrite(self.fd, data, offset) == len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self.fd, length, offset)
+
+    def truncate(self, nbytes: int) -> None:
+        os.ftruncate(self.fd, nbytes)
+
+    def close(self) -> None:
+        os.close(self.fd)
