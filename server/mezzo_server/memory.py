@@ -16,8 +16,9 @@ PAGE_BYTES = mmap.PAGESIZE
 class Memory:
     """A writable mapping with a stable address.
 
-    Owner of the mapping; ``close`` unmaps it once nothing is in flight.  ``ring_index`` is set by
-    the ring that registered it as a fixed buffer (-1: not registered).
+    Owner of the mapping; ``close`` unmaps it once nothing is in flight.  ``ring_index`` tells people
+    where the ring that registered it last keeps it (-1: not registered); several rings may each have
+    it registered, so each goes by a table of its own.
     """
 
     __slots__ = ("_anchor", "_map", "address", "length", "ring_index", "view")
@@ -53,8 +54,10 @@ class Memory:
 
     def close(self) -> None:
         """Unmap. Views handed out must have been dropped (BufferError otherwise)."""
-        del self._anchor
         self.view.release()
+        del self._anchor
+        # A span kept by mistake is out of range from here on, instead of pointing at what is gone.
+        self.address = self.length = 0
         self._map.close()
 
 

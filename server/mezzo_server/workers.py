@@ -10,15 +10,21 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import xxhash
 
 from mezzo.errors import Busy, InternalError, InvalidArgument
 from mezzo_server.blockstore.io import Job, Task, Workers
+from mezzo_server.mailbox import Mailbox
 from mezzo_server.memory import Span
 
 JOBS_MAX = 65536
 """Jobs submitted and not yet reaped; over it ``submit`` raises Busy."""
+
+
+WORKER_THREADS = 2
+"""Threads of a pool: one keeps up with one device, a second with checksums of both directions."""
 
 
 class InlineWorkers(Workers):
@@ -55,6 +61,124 @@ class InlineWorkers(Workers):
     def close(self) -> None:
         """Refuse further jobs."""
         self._closed = True
+
+
+class NativeWorkers(Workers):
+    """Threads of the native pool: no interpreter in between, at most a wake-up each way.
+
+    Belongs to one thread at a time.  A forked child must not use it.
+    """
+
+    def __init__(self, threads: int = WORKER_THREADS, *, jobs_max: int = JOBS_MAX) -> None:
+        """ImportError where the native module was not built."""
+        from mezzo_server._native import pool
+
+        self._pool = pool.Pool(threads, jobs_max=jobs_max)
+        self._checksum = pool.checksum
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Begin all of them; InvalidArgument (and none begun) for one that breaks the contract."""
+        self._pool.submit(jobs)
+
+    def reap(self) -> list[Job]:
+        """Those that ended since."""
+        return self._pool.reap()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """See `Workers.wait`; the interpreter lock is released meanwhile."""
+        self._pool.wait(timeout_s)
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs submitted and not reaped."""
+        return self._pool.in_flight
+
+    @property
+    def event_fd(self) -> int | None:
+        """An eventfd of the pool's own; only `reap` and `wait` read it. None once closed."""
+        descriptor = self._pool.event_fd
+        return descriptor if descriptor >= 0 else None
+
+    def checksum(self, source: Sequence[Span], seed: int) -> int:
+        """XXH3-64 at once; over 32 KiB the interpreter lock is released meanwhile."""
+        return self._checksum(source, seed)
+
+    def close(self) -> None:
+        """Let what is in flight end (it may still be reaped), end the threads."""
+        self._pool.close()
+
+
+class ThreadWorkers(Workers):
+    """Threads of the interpreter: for where the native module was not built.
+
+    Checksums, copies and descriptor I/O release the interpreter lock for their bytes, though not for
+    each span.
+    """
+
+    def __init__(self, threads: int = WORKER_THREADS, *, jobs_max: int = JOBS_MAX) -> None:
+        """At most ``jobs_max`` jobs in flight."""
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="mezzo-worker")
+        self._mailbox: Mailbox[Job] = Mailbox()
+        self._jobs_max = jobs_max
+        self._closed = False
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Begin all of them; see `Workers.submit`."""
+        _check(jobs, self.in_flight, self._closed, self._jobs_max)
+        self._mailbox.expect(len(jobs))
+        for job in jobs:
+            self._executor.submit(self._run, job)
+
+    def reap(self) -> list[Job]:
+        """Those that ended since."""
+        return self._mailbox.take()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """See `Workers.wait`."""
+        self._mailbox.wait(timeout_s)
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs submitted and not reaped."""
+        return self._mailbox.expected
+
+    @property
+    def event_fd(self) -> int | None:
+        """An eventfd; only `reap` reads it. None once closed."""
+        return self._mailbox.event_fd
+
+    def checksum(self, source: Sequence[Span], seed: int) -> int:
+        """XXH3-64 at once."""
+        return checksum_spans(source, seed)
+
+    def close(self) -> None:
+        """Let what is in flight end (it may still be reaped), end the threads."""
+        self._closed = True
+        self._executor.shutdown(wait=True)
+        self._mailbox.close()
+
+    def _run(self, job: Job) -> None:
+        job.result = run_job(job)
+        self._mailbox.put(job)
+
+
+def open_workers(kind: str = "auto", *, threads: int = WORKER_THREADS) -> Workers:
+    """Workers of ``kind``: ``native``, ``threads``, ``inline``, or ``auto``: native where it was built.
+
+    ImportError for ``native`` where it was not; InvalidArgument for any other word.
+    """
+    if kind in ("auto", "native"):
+        try:
+            return NativeWorkers(threads)
+        except ImportError:
+            if kind == "native":
+                raise
+            return ThreadWorkers(threads)
+    if kind == "threads":
+        return ThreadWorkers(threads)
+    if kind == "inline":
+        return InlineWorkers()
+    raise InvalidArgument(f"workers of kind {kind!r}: auto, native, threads or inline")
 
 
 def run_job(job: Job) -> int:
@@ -132,9 +256,9 @@ def check_jobs(jobs: Sequence[Job]) -> None:
             raise InvalidArgument(f"{job.task!r} on descriptor {job.fd} at {job.offset}")
 
 
-def _check(jobs: Sequence[Job], in_flight: int, closed: bool) -> None:
+def _check(jobs: Sequence[Job], in_flight: int, closed: bool, jobs_max: int = JOBS_MAX) -> None:
     if closed:
         raise InternalError("the workers are closed")
-    if in_flight + len(jobs) > JOBS_MAX:
-        raise Busy(f"{in_flight} jobs in flight; at most {JOBS_MAX}")
+    if in_flight + len(jobs) > jobs_max:
+        raise Busy(f"{in_flight} jobs in flight; at most {jobs_max}")
     check_jobs(jobs)

@@ -14,6 +14,12 @@ BLOCK_BYTES = 4096
 MEMORY_ALIGN_BYTES = 512
 """`Device.memory_align_bytes` where the kernel does not say: the smallest logical block there is."""
 
+DEPTH = 128
+"""Transfers of one device in the kernel at once: NVMe drives are saturated below it."""
+
+PINNED_BYTES_MAX = 8 << 30
+"""Memory registered with one ring; over it memory works unregistered."""
+
 TRANSFERS_MAX = 65536
 """Transfers submitted and not yet reaped, of one device; over it ``submit`` raises Busy."""
 
@@ -31,17 +37,25 @@ def check_transfers(transfers: Iterable[Transfer], block_bytes: int, memory_alig
             raise InvalidArgument(
                 f"{transfer.op!r} at {transfer.offset}+{length} is not in whole blocks of {block_bytes} bytes"
             )
+        total = 0
         for span in transfer.spans:
+            total += span.length
+            if span.offset < 0 or span.length < 0 or span.offset + span.length > span.memory.length:
+                raise InvalidArgument(f"span {span.offset}+{span.length} is outside of its memory")
             if span.address % memory_align_bytes or span.length % memory_align_bytes:
                 raise InvalidArgument(
                     f"memory at {span.address:#x}+{span.length} is not aligned to {memory_align_bytes} bytes"
                 )
+        if total != length:
+            raise InvalidArgument(
+                f"{transfer.op!r} at {transfer.offset}: spans were changed after it was made"
+            )
 
 
-def check_room(name: str, in_flight: int, count: int) -> None:
-    """Busy if ``count`` transfers more than ``in_flight`` are over `TRANSFERS_MAX`."""
-    if in_flight + count > TRANSFERS_MAX:
-        raise Busy(f"device {name} has {in_flight} transfers in flight; at most {TRANSFERS_MAX}")
+def check_room(name: str, in_flight: int, count: int, transfers_max: int = TRANSFERS_MAX) -> None:
+    """Busy if ``count`` transfers more than ``in_flight`` are over ``transfers_max``."""
+    if in_flight + count > transfers_max:
+        raise Busy(f"device {name} has {in_flight} transfers in flight; at most {transfers_max}")
 
 
 class ImmediateDevice(Device):

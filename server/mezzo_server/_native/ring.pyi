@@ -1,0 +1,44 @@
+from collections.abc import Sequence
+
+from mezzo_server.blockstore.io import Transfer
+from mezzo_server.memory import Memory
+
+def probe() -> tuple[int, int]: ...
+
+class Ring:
+    def __init__(
+        self,
+        fd: int,
+        depth: int,
+        *,
+        size_bytes: int,
+        block_bytes: int,
+        memory_align_bytes: int,
+        pinned_bytes_max: int,
+        transfers_max: int,
+        asynchronous: bool = False,
+    ) -> None: ...
+    depth: int
+    setup_flags: int
+    features: int
+    fixed_file: bool
+    fixed_buffers: bool
+    size_bytes: int
+    block_bytes: int
+    memory_align_bytes: int
+    pinned_bytes: int
+    pinned_bytes_max: int
+    transfers_max: int
+    retried: int
+    fixed_transfers: int
+    @property
+    def event_fd(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    def register(self, memory: Memory) -> bool: ...
+    def unregister(self, memory: Memory) -> None: ...
+    def registered(self, memory: Memory) -> int: ...
+    def submit(self, transfers: Sequence[Transfer]) -> None: ...
+    def reap(self) -> list[Transfer]: ...
+    def wait(self, timeout_s: float | None = None) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,45 @@
+"""The compiled part only; everything else about the distribution is in pyproject.toml.
+
+Both extensions are optional: without a compiler, liburing-dev or libxxhash-dev the distribution
+installs all the same, and the server falls back to threads (docs/devices.md).
+"""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+NATIVE = "server/mezzo_server/_native"
+FLAGS = ["-O3", "-fvisibility=hidden"]
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "mezzo_server._native.ring",
+                [f"{NATIVE}/ring.pyx"],
+                depends=[f"{NATIVE}/event.h"],
+                libraries=["uring"],
+                extra_compile_args=FLAGS,
+                optional=True,
+            ),
+            Extension(
+                "mezzo_server._native.pool",
+                [
+                    f"{NATIVE}/pool.pyx",
+                    f"{NATIVE}/threads.c",
+                    f"{NATIVE}/hash.c",
+                    f"{NATIVE}/hash_avx2.c",
+                    f"{NATIVE}/hash_avx512.c",
+                ],
+                depends=[
+                    f"{NATIVE}/event.h",
+                    f"{NATIVE}/threads.h",
+                    f"{NATIVE}/hash.h",
+                    f"{NATIVE}/hash_body.h",
+                ],
+                extra_compile_args=FLAGS,
+                optional=True,
+            ),
+        ],
+        language_level=3,
+    )
+)
