@@ -85,7 +85,7 @@ class Shard:
             stack.callback(lambda: [device.close() for device in devices])
             for spec in config.devices:
                 devices.append(_open(spec, config))
-            self._workers = open_workers(config.workers)
+            self._workers = open_workers(threads=config.workers)
             stack.callback(self._workers.close)
             # Two pools: what waits in one for the store must never hold what the store needs.
             self._store_staging = StagingPool(
@@ -216,8 +216,11 @@ def _options(config: ShardConfig) -> StoreOptions:
 
 
 def _open(spec: str, config: ShardConfig) -> Device:
+    # Memory has its size in its own name; `capacity_bytes` is for files.
+    is_file = not spec.startswith(("memory:", "null:"))
+    size_bytes = config.capacity_bytes if is_file and config.capacity_bytes else None
     try:
-        return open_device(spec, size_bytes=config.capacity_bytes or None, kind=config.io, depth=config.depth)
+        return open_device(spec, size_bytes=size_bytes, kind=config.io, depth=config.depth)
     except CallerError as error:
         raise InvalidArgument(f"device {spec}: {error}") from None
     except MezzoError:
