@@ -82,7 +82,9 @@ class AsyncClient(ClientBase):
     ) -> AsyncLease:
         """See `mezzo.Client.acquire`."""
         grant = await self._perform(calls.acquire(self._context, keys, ttl_s), timeout_s)
-        return AsyncLease(self, grant, self._surroundings.now)
+        return AsyncLease(
+            grant, self._surroundings.now, lambda: self._perform(calls.release(grant.leases), None)
+        )
 
     async def release(self, lease: AsyncLease) -> bool:
         """See `mezzo.Client.release`."""
@@ -147,9 +149,6 @@ class AsyncClient(ClientBase):
             link.close_descriptors()
         else:
             link.end_from_anywhere(ClientClosed("the client was closed"))
-
-    async def _end_lease(self, lease: AsyncLease) -> bool:
-        return await self._perform(calls.release(lease.grant.leases), None)
 
     def _deadline(self, timeout_s: float | None) -> float:
         own_s = self.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)

@@ -129,11 +129,9 @@ def lookup(context: Context, keys: Iterable[bytes]) -> Call[LookupResult]:
 def acquire(context: Context, keys: Iterable[bytes], ttl_s: float) -> Call[Grant]:
     """Lookup and lease of the present prefix."""
     checked = check_keys(keys)
-    if not ttl_s > 0:
-        raise InvalidArgument(f"ttl_s must be positive, not {ttl_s}")
+    lease_ms = check_ttl(ttl_s)
     if context.disabled:
         return Grant((), 0, 0, 0.0, context.now())
-    lease_ms = min(math.ceil(ttl_s * 1000), U32_MAX)
 
     def attempt() -> Call[Grant]:
         # Leases end with their connection, so a second attempt leaves nothing of the first behind.
@@ -217,6 +215,13 @@ def shard_stat(context: Context) -> Call[dict[str, float]]:
         return {name: float(number) for name, number in operation.numbers.items()}
 
     return (yield from retried(context, attempt))
+
+
+def check_ttl(ttl_s: float) -> int:
+    """A lease's time in milliseconds. Raises InvalidArgument unless it is positive."""
+    if not ttl_s > 0:
+        raise InvalidArgument(f"ttl_s must be positive, not {ttl_s}")
+    return U32_MAX if ttl_s * 1000 >= U32_MAX else math.ceil(ttl_s * 1000)
 
 
 def key_pieces(keys: list[bytes], limits: Welcome) -> list[list[bytes]]:

@@ -83,7 +83,9 @@ class Client(ClientBase):
     def acquire(self, keys: Iterable[bytes], ttl_s: float, *, timeout_s: float | None = None) -> Lease:
         """Lease the present prefix for ``ttl_s`` seconds (the server may give less: ``expires``)."""
         grant = self._perform(calls.acquire(self._context, keys, ttl_s), timeout_s)
-        return Lease(self, grant, self._surroundings.now)
+        return Lease(
+            grant, self._surroundings.now, lambda: self._perform(calls.release(grant.leases), None)
+        )
 
     def release(self, lease: Lease) -> bool:
         """End a lease now. False: it had ended already."""
@@ -148,9 +150,6 @@ class Client(ClientBase):
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self.close()
-
-    def _end_lease(self, lease: Lease) -> bool:
-        return self._perform(calls.release(lease.grant.leases), None)
 
     def _deadline(self, timeout_s: float | None) -> float:
         own_s = self.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)

@@ -1,23 +1,18 @@
-"""Leases: a time-bound right to read named chunks without their being evicted."""
+"""Leases: a time-bound right to read named chunks without their being evicted. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from mezzo.calls import Grant
-
-if TYPE_CHECKING:
-    from mezzo.asynchronous import AsyncClient
-    from mezzo.client import Client
 
 
 class LeaseBase:
     """What was leased. Ends by ``release``, at ``expires``, or with the connection."""
 
     def __init__(self, grant: Grant, now: Callable[[], float]) -> None:
-        self.grant = grant
         self.prefix = grant.prefix
         """keys present and leased, counted from the first one on"""
         self.bytes = grant.bytes
@@ -26,6 +21,7 @@ class LeaseBase:
         """estimate of the time that a get of them would take, in seconds"""
         self.expires = grant.expires
         """reading of ``time.monotonic`` at which it ends by itself"""
+        self._grant = grant
         self._now = now
         self._released = False
 
@@ -36,27 +32,24 @@ class LeaseBase:
     @property
     def held(self) -> bool:
         """Whether it still protects its chunks, as far as this side can know."""
-        return (
-            not self._released
-            and bool(self.grant.leases)
-            and self._now() < self.expires
-            and all(link.session.failure is None for link, _ in self.grant.leases)
-        )
+        if self._released or not self.prefix or self._now() >= self.expires:
+            return False
+        return all(link.session.failure is None for link, _ in self._grant.leases)
 
 
 class Lease(LeaseBase):
     """A lease of a `Client`; a context manager that releases it."""
 
-    def __init__(self, client: Client, grant: Grant, now: Callable[[], float]) -> None:
+    def __init__(self, grant: Grant, now: Callable[[], float], end: Callable[[], bool]) -> None:
         super().__init__(grant, now)
-        self._client = client
+        self._end = end
 
     def release(self) -> bool:
         """End it now. False: it had ended already."""
         if self._released:
             return False
         self._released = True
-        return self._client._end_lease(self)
+        return self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -70,16 +63,16 @@ class Lease(LeaseBase):
 class AsyncLease(LeaseBase):
     """A lease of an `AsyncClient`; an asynchronous context manager that releases it."""
 
-    def __init__(self, client: AsyncClient, grant: Grant, now: Callable[[], float]) -> None:
+    def __init__(self, grant: Grant, now: Callable[[], float], end: Callable[[], Awaitable[bool]]) -> None:
         super().__init__(grant, now)
-        self._client = client
+        self._end = end
 
     async def release(self) -> bool:
         """End it now. False: it had ended already."""
         if self._released:
             return False
         self._released = True
-        return await self._client._end_lease(self)
+        return await self._end()
 
     async def __aenter__(self) -> Self:
         return self

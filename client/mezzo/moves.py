@@ -35,24 +35,42 @@ class _Batch(NamedTuple):
     staged: bool
 
 
-def get(
-    context: Context, keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int, int] | None
-) -> Call[GetResult]:
-    """Read chunks, or parts of them, into ``targets``."""
+class GetArguments(NamedTuple):
+    """A get's arguments, checked."""
+
+    keys: list[bytes]
+    targets: list[Place]
+    part: tuple[int, int]
+    """(0, 0): all parts"""
+
+
+class PutArguments(NamedTuple):
+    """A put's arguments, checked."""
+
+    keys: list[bytes]
+    sources: list[Place]
+    parts: list[list[int]]
+    position: int
+
+
+def check_get(
+    keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int, int] | None
+) -> GetArguments:
+    """Raises InvalidArgument or RegionError."""
     checked = check_keys(keys)
     targeted = places(targets, writable=True, name="targets")
     if len(targeted) != len(checked):
         raise InvalidArgument(f"{len(checked)} keys and {len(targeted)} targets")
-    parts = _check_part(part)
-    if context.disabled:
-        return GetResult((False,) * len(checked), 0, (0,) * len(checked), 0)
-    return (yield from retried(context, lambda: _get(context, checked, targeted, parts)))
+    first, count = part or (0, 0)
+    if part is not None and not (first >= 0 and count >= 1 and first + count <= PARTS_MAX):
+        raise InvalidArgument(f"part must be (first, count) within {PARTS_MAX} parts, not {part}")
+    return GetArguments(checked, targeted, (first, count))
 
 
-def put(
-    context: Context, keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int
-) -> Call[PutResult]:
-    """Store chunks from ``sources``."""
+def check_put(
+    keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int
+) -> PutArguments:
+    """Raises InvalidArgument or RegionError."""
     checked = check_keys(keys)
     sourced = places(sources, writable=False, name="sources")
     if len(sourced) != len(checked):
@@ -60,9 +78,36 @@ def put(
     part_lists = check_parts(parts, [place.length for place in sourced], PARTS_MAX)
     if not 0 <= position <= U32_MAX - len(checked):
         raise InvalidArgument(f"position {position} is not within 0 to {U32_MAX - len(checked)}")
+    return PutArguments(checked, sourced, part_lists, position)
+
+
+def get(
+    context: Context, keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int, int] | None
+) -> Call[GetResult]:
+    """Read chunks, or parts of them, into ``targets``."""
+    arguments = check_get(keys, targets, part)
+    count = len(arguments.keys)
     if context.disabled:
-        return PutResult((PutState.FAILED,) * len(checked), 0, 0, len(checked))
-    return (yield from retried(context, lambda: _put(context, checked, sourced, part_lists, position)))
+        return GetResult((False,) * count, 0, (0,) * count, 0)
+    return (yield from retried(context, lambda: _get(context, *arguments)))
+
+
+def put(
+    context: Context, keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int
+) -> Call[PutResult]:
+    """Store chunks from ``sources``."""
+    arguments = check_put(keys, sources, parts, position)
+    if context.disabled:
+        count = len(arguments.keys)
+        return PutResult((PutState.FAILED,) * count, 0, 0, count)
+    return (yield from retried(context, lambda: _put(context, *arguments)))
+
+
+def put_result(states: Sequence[PutState]) -> PutResult:
+    """Counts for per-key states."""
+    stored = states.count(PutState.STORED)
+    exists = states.count(PutState.EXISTS)
+    return PutResult(tuple(states), stored, exists, len(states) - stored - exists)
 
 
 def _get(context: Context, keys: list[bytes], targets: list[Place], part: tuple[int, int]) -> Call[GetResult]:
@@ -150,12 +195,10 @@ def _put(
             context.counters.bytes_copied += sum(place.length for place in given)
         finally:
             context.staging.give(piece)
-    stored = states.count(PutState.STORED)
-    exists = states.count(PutState.EXISTS)
     context.counters.bytes_put += sum(
         place.length for place, state in zip(sources, states, strict=True) if state is PutState.STORED
     )
-    return PutResult(tuple(states), stored, exists, len(states) - stored - exists)
+    return put_result(states)
 
 
 O = TypeVar("O", Get, Put)  # noqa: E741
@@ -242,15 +285,6 @@ def _region_of(place: Place, index: int) -> Region | None:
             f"the extents of chunk {index} lie in several regions; one chunk needs one region"
         )
     return region
-
-
-def _check_part(part: tuple[int, int] | None) -> tuple[int, int]:
-    if part is None:
-        return (0, 0)
-    first, count = part
-    if not (first >= 0 and count >= 1 and first + count <= PARTS_MAX):
-        raise InvalidArgument(f"part must be (first, count) within {PARTS_MAX} parts, not {part}")
-    return (first, count)
 
 
 def _aligned(length: int) -> int:

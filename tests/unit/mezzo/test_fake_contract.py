@@ -1,0 +1,21 @@
+"""The fake store passes the contract of every client."""
+
+import functools
+
+import pytest
+from mezzo.testing import AsyncFakeClient, FakeClient, FakeStore
+from mezzo.testing.contract import Blocking, ClientContract
+
+
+class TestFakeClient(ClientContract):
+    @pytest.fixture
+    def connect(self):
+        store = FakeStore()
+        return lambda namespace: FakeClient(store, namespace=namespace)
+
+
+class TestAsyncFakeClient(ClientContract):
+    @pytest.fixture
+    def connect(self):
+        store = FakeStore()
+        return lambda namespace: Blocking(functools.partial(AsyncFakeClient, store, namespace=namespace))
