@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from mezzo.errors import Busy, DeadlineExceeded, InvalidArgument
 from mezzo.replay.figures import Latency, latency
-from mezzo.replay.payload import Pattern
+from mezzo.replay.payload import Pattern, check_block_bytes
 from mezzo.replay.worker import StoreClient
 
 OPERATIONS = ("get", "put", "lookup")
@@ -296,7 +296,7 @@ class _Hand:
 
 
 def _check(options: LoadOptions) -> None:
-    Pattern(options.chunk_bytes)  # raises for a length that it cannot do
+    check_block_bytes(options.chunk_bytes)
     if not 0 < options.depth <= DEPTH_MAX:
         raise InvalidArgument(f"depth: {options.depth} is not from 1 to {DEPTH_MAX}")
     if options.batch < 1 or options.batch * options.chunk_bytes > REGION_BYTES_MAX:

@@ -26,6 +26,14 @@ _KEY_SEED = 1  # the key is public, the secret must not follow from it by accide
 _SECRET_SEED = 2
 
 
+def check_block_bytes(block_bytes: int) -> None:
+    """Raise `InvalidArgument` for a size of blocks that `Pattern` cannot do."""
+    if not 0 < block_bytes <= BLOCK_BYTES_MAX or block_bytes % WORD_BYTES:
+        raise InvalidArgument(
+            f"bytes per block: {block_bytes} is not a multiple of {WORD_BYTES} from {WORD_BYTES} to {BLOCK_BYTES_MAX}"
+        )
+
+
 class Pattern:
     """Keys and payload bytes of blocks of ``block_bytes`` (a multiple of 8) under ``salt``.
 
@@ -33,18 +41,15 @@ class Pattern:
     """
 
     def __init__(self, block_bytes: int, salt: str = "") -> None:
-        if not 0 < block_bytes <= BLOCK_BYTES_MAX or block_bytes % WORD_BYTES:
-            raise InvalidArgument(
-                f"bytes per block: {block_bytes} is not a multiple of {WORD_BYTES} from {WORD_BYTES} "
-                f"to {BLOCK_BYTES_MAX}"
-            )
+        check_block_bytes(block_bytes)
         self.block_bytes = block_bytes
-        self._salt = salt.encode()
+        # With the size in it, replays with other sizes of blocks do not meet each other's chunks.
+        self._salt = f"{block_bytes} {salt}".encode()
         self._words = _mix(block_bytes // WORD_BYTES)
         self._scratch = np.empty_like(self._words)
 
     def key(self, hash_id: int) -> bytes:
-        """The chunk key of a block: 16 bytes that depend on nothing but salt and ``hash_id``."""
+        """The chunk key of a block: 16 bytes that depend on size, salt and ``hash_id``."""
         return xxhash.xxh3_128_digest(hash_id.to_bytes(8, "little") + self._salt, seed=_KEY_SEED)
 
     def fill(self, target: memoryview, hash_id: int) -> None:

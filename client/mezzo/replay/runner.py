@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from mezzo.errors import InvalidArgument
 from mezzo.replay.figures import Served
-from mezzo.replay.payload import Pattern
+from mezzo.replay.payload import check_block_bytes
 from mezzo.replay.trace import Request, Trace
 from mezzo.replay.worker import ReplayOptions, StoreClient, Tally, Worker
 
@@ -53,7 +53,7 @@ class Replay:
             raise InvalidArgument(f"concurrency: {options.concurrency} is not from 1 to {CONCURRENCY_MAX}")
         if not 0 <= options.time_scale < 1e9:
             raise InvalidArgument(f"time scale: {options.time_scale} is not from 0 to 1e9")
-        Pattern(options.block_bytes)  # raises for a length that it cannot do
+        check_block_bytes(options.block_bytes)
         self.trace = trace
         self._connect = connect
         self._options = options
