@@ -383,7 +383,6 @@ class ClientContract:
         client.get([b"k"], [bytearray(5)])
         numbers = client.shard_stat()
         check(numbers["chunks"] >= 1)
-        check("rewritten_bytes" in numbers, "rewritten_bytes is missing")
         statistics = client.statistics()
         same((statistics.bytes_put, statistics.bytes_got), (5, 5))
 
