@@ -1,0 +1,95 @@
+"""A storage medium with a volatile cache in front, in memory.
+
+Invariant: ``_versions`` has an entry for each atom that was written since it was last made durable:
+first the durable bytes, then every version since, oldest first, each with the number of the write
+that brought it.  The last one is what reads see.
+"""
+
+from __future__ import annotations
+
+import random
+
+DURABLE = -1
+"""Number in place of a write's, of bytes that no power cut takes."""
+
+
+class Medium:
+    """Bytes, and what a power cut may make of them; ``atom_bytes`` land or are lost together."""
+
+    def __init__(self, contents: bytearray, atom_bytes: int, *, keep_former: bool = False) -> None:
+        """``keep_former``: remember what each atom held before its last write (`former`)."""
+        self.contents = contents
+        self.atom_bytes = atom_bytes
+        self._versions: dict[int, list[tuple[int, bytes]]] = {}
+        self._former: dict[int, bytes] | None = {} if keep_former else None
+
+    def keep_former(self, wanted: bool) -> None:
+        """Begin, go on or stop to remember for `former`."""
+        if not wanted:
+            self._former = None
+        elif self._former is None:
+            self._former = {}
+
+    def read(self, offset: int, length: int) -> bytes:
+        """What is there now."""
+        return bytes(memoryview(self.contents)[offset : offset + length])
+
+    def former(self, offset: int, length: int) -> bytes:
+        """What was there before each atom's last write; atoms never rewritten are as they are."""
+        data = bytearray(self.read(offset, length))
+        for at in range(offset, offset + length, self.atom_bytes):
+            if self._former is not None and at in self._former:
+                data[at - offset : at - offset + self.atom_bytes] = self._former[at]
+        return bytes(data)
+
+    def land(self, offset: int, data: bytes, write: int) -> None:
+        """Atoms reach the cache, as part of write number ``write``."""
+        step = self.atom_bytes
+        for at in range(offset, offset + len(data), step):
+            before = bytes(self.contents[at : at + step])
+            versions = self._versions.setdefault(at, [(DURABLE, before)])
+            versions.append((write, data[at - offset : at - offset + step]))
+            if self._former is not None:
+                self._former[at] = before
+        self.contents[offset : offset + len(data)] = data
+
+    def flush(self, writes: frozenset[int]) -> None:
+        """Make durable what the numbered writes brought; later versions stay volatile."""
+        for at in list(self._versions):
+            versions = self._versions[at]
+            for index in range(len(versions) - 1, 0, -1):
+                if versions[index][0] in writes:
+                    versions[:index] = []
+                    versions[0] = (DURABLE, versions[0][1])
+                    break
+            if len(versions) == 1:
+                del self._versions[at]
+
+    @property
+    def unflushed_bytes(self) -> int:
+        """Bytes that a power cut may take."""
+        return len(self._versions) * self.atom_bytes
+
+    def poke(self, offset: int, data: bytes) -> None:
+        """Change bytes at rest: durable at once, and in every version that covers them."""
+        self.contents[offset : offset + len(data)] = data
+        step = self.atom_bytes
+        for at in range(offset - offset % step, offset + len(data), step):
+            if at in self._versions:
+                self._versions[at] = [(DURABLE, bytes(self.contents[at : at + step]))]
+
+    def copy(self) -> Medium:
+        """The same bytes and the same versions, apart from this one."""
+        other = Medium(bytearray(self.contents), self.atom_bytes, keep_former=self._former is not None)
+        other._versions = {at: list(versions) for at, versions in self._versions.items()}
+        if self._former is not None:
+            other._former = dict(self._former)
+        return other
+
+    def power_cut(self, randomness: random.Random) -> Medium:
+        """What is left: of each atom any version since the durable one, whatever their order was."""
+        other = Medium(bytearray(self.contents), self.atom_bytes, keep_former=self._former is not None)
+        for at in sorted(self._versions):
+            _, data = randomness.choice(self._versions[at])
+            other.contents[at : at + self.atom_bytes] = data
+        return other
