@@ -10,15 +10,26 @@ from mezzo.errors import DeviceFailed, FormatError, InvalidArgument
 from mezzo_server.blockstore import sync
 from mezzo_server.blockstore.format import superblock
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
-from mezzo_server.blockstore.format.superblock import COPY_OFFSETS, DATA_OFFSET, Content, Superblock
+from mezzo_server.blockstore.format.superblock import (
+    COPY_OFFSETS,
+    DATA_OFFSET,
+    MEMBERS_MAX,
+    SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
+    Content,
+    Superblock,
+)
 from mezzo_server.blockstore.io import Device
 from mezzo_server.memory import Memory
 
 SEGMENTS_AIM = 32
 SEGMENTS_MIN = 8
-SEGMENT_BYTES_MIN = 1 << 20
-SEGMENT_BYTES_MAX = 256 << 20
+AUTO_SEGMENT_BYTES_MIN = 1 << 20
+AUTO_SEGMENT_BYTES_MAX = 256 << 20
 SAMPLE_BYTES = DATA_OFFSET
+"""Looked at for what a device holds, at its beginning"""
+SAMPLE_TAIL_BYTES = 1 << 20
+"""and at its end, where RAID members and partition tables keep copies"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +40,50 @@ class Found:
     superblock: Superblock | None
     trouble: str = ""
     """why there is no superblock, or why one copy must be written anew"""
+    foreign_copy: bool = False
+    """where one copy should be lies something that may be somebody else's"""
+
+    @property
+    def unfinished(self) -> bool:
+        """Formatting was interrupted: nothing can have been stored."""
+        return self.superblock is not None and not self.superblock.set_generation
 
 
 def segment_bytes_for(device_bytes: int) -> int:
     """A power of two, so that a device has some tens of segments or more: 1 MiB to 256 MiB."""
     aim = max((device_bytes - DATA_OFFSET) // SEGMENTS_AIM, 1)
-    return min(max(1 << (aim.bit_length() - 1), SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX)
+    return min(max(1 << (aim.bit_length() - 1), AUTO_SEGMENT_BYTES_MIN), AUTO_SEGMENT_BYTES_MAX)
 
 
 def inspect(device: Device) -> Found:
-    """Read both superblocks and what lies between. DeviceFailed if they cannot be read."""
+    """Read both superblocks, what lies between, and the device's end. DeviceFailed if they cannot be read."""
     if device.block_bytes > BLOCK_BYTES or BLOCK_BYTES % device.block_bytes:
         raise FormatError(
             f"device {device.name} has blocks of {device.block_bytes} bytes; the format needs {BLOCK_BYTES} or a divisor"
         )
     if device.size_bytes < SAMPLE_BYTES:
         raise FormatError(f"device {device.name} has {device.size_bytes} bytes; {SAMPLE_BYTES} are the least")
-    memory = Memory.anonymous(SAMPLE_BYTES)
+    end = device.size_bytes - device.size_bytes % BLOCK_BYTES
+    tail = max(DATA_OFFSET, end - SAMPLE_TAIL_BYTES)
+    memory = Memory.anonymous(SAMPLE_BYTES + SAMPLE_TAIL_BYTES)
     try:
-        result = sync.read(device, 0, memory.span(0, SAMPLE_BYTES))
-        if result < 0:
-            raise DeviceFailed(f"device {device.name} cannot be read: {os.strerror(-result)}")
+        for offset, span in (
+            (0, memory.span(0, SAMPLE_BYTES)),
+            (tail, memory.span(SAMPLE_BYTES, end - tail)),
+        ):
+            result = sync.read(device, offset, span) if span.length else 0
+            if result < 0:
+                raise DeviceFailed(f"device {device.name} cannot be read: {os.strerror(-result)}")
         copies = [bytes(memory.view[offset : offset + BLOCK_BYTES]) for offset in COPY_OFFSETS]
         content = superblock.classify(copies, memory.view)
     finally:
         memory.close()
     if content is not Content.MEZZO:
         return Found(content, None)
-    newest = superblock.newest(copies)
+    try:
+        newest = superblock.newest(copies)
+    except superblock.Unsupported as error:
+        return Found(content, None, f"of a newer release: {error}")
     if newest is None:
         return Found(content, None, _trouble(copies))
     if newest.device_bytes > device.size_bytes:
@@ -65,7 +92,8 @@ def inspect(device: Device) -> Found:
             "it was truncated, or this is a partial copy"
         )
     same = copies[0] == copies[1]
-    return Found(content, newest, "" if same else "one superblock copy is damaged or outdated")
+    foreign = not all(superblock.looks_ours(copy, newest) for copy in copies)
+    return Found(content, newest, "" if same else "one superblock copy is damaged or outdated", foreign)
 
 
 def _trouble(copies: Sequence[bytes]) -> str:
@@ -97,73 +125,94 @@ def attach(
         raise InvalidArgument("a store needs at least one device")
     found = [inspect(device) for device in devices]
     for device, one in zip(devices, found, strict=True):
-        if one.superblock is None and one.content is not Content.EMPTY and not format_foreign:
-            held = (
-                f"a damaged Mezzo superblock ({one.trouble})" if one.trouble else "data that is not Mezzo's"
-            )
+        if format_foreign:
+            break
+        if one.superblock is None and one.content is not Content.EMPTY:
+            held = f"a Mezzo superblock ({one.trouble})" if one.trouble else "data that is not Mezzo's"
             raise FormatError(f"device {device.name} holds {held}; --format would erase it")
-    ours = [one.superblock for one in found if one.superblock is not None]
-    if not ours:
+        if one.foreign_copy:
+            raise FormatError(
+                f"device {device.name} holds a Mezzo store, and data that is not Mezzo's in place of one "
+                "copy of its superblock: was it given to somebody else? --format would repair it"
+            )
+    if all(one.superblock is None or one.unfinished for one in found):
         return _format(devices, segment_bytes, created_s, entropy)
+    ours = [one.superblock for one in found if one.superblock is not None]
     if len(ours) < len(found):
         names = ", ".join(
             device.name for device, one in zip(devices, found, strict=True) if one.superblock is None
         )
         raise FormatError(f"{names} is not part of the store that the other devices hold")
-    _check_set(devices, ours)
-    if len(ours) < ours[0].device_count:
+    newest = _check_set(devices, ours)
+    members, generation = newest.members, newest.set_generation
+    if len(ours) < len(members):
         if not allow_missing:
             raise FormatError(
-                f"the store has {ours[0].device_count} devices, {len(ours)} are here; "
+                f"the store has {len(members)} devices, {len(ours)} are here; "
                 "--allow-missing-devices gives up the others and what they hold, for good"
             )
-        generation = ours[0].set_generation + 1
-        ours = [
-            replace(block, device_count=len(ours), set_generation=generation, written=block.written + 1)
-            for block in ours
-        ]
-        for device, block in zip(devices, ours, strict=True):
+        here = {block.device_id for block in ours}
+        members, generation = tuple(member for member in members if member in here), generation + 1
+    result = []
+    for device, one, block in zip(devices, found, ours, strict=True):
+        # Members with an older generation saw a change of the set that was interrupted: they join it now.
+        if block.members != members or block.set_generation != generation:
+            block = replace(block, members=members, set_generation=generation, written=block.written + 1)
             write_superblock(device, block)
-    else:
-        for device, one, block in zip(devices, found, ours, strict=True):
-            if one.trouble:
-                write_superblock(device, block)
-    return ours
+        elif one.trouble:
+            write_superblock(device, block)
+        result.append(block)
+    return result
 
 
-def _check_set(devices: Sequence[Device], blocks: Sequence[Superblock]) -> None:
+def _check_set(devices: Sequence[Device], blocks: Sequence[Superblock]) -> Superblock:
+    """The superblock that says which devices the set has; FormatError if these are not of one set."""
     if len({block.store_id for block in blocks}) > 1:
         raise FormatError("these devices belong to different stores")
     if len({block.device_id for block in blocks}) < len(blocks):
         raise FormatError("two of these devices are copies of one")
-    newest = max(block.set_generation for block in blocks)
+    newest = max(blocks, key=lambda block: block.set_generation)
     for device, block in zip(devices, blocks, strict=True):
-        if block.set_generation < newest:
+        same = block.set_generation < newest.set_generation or block.members == newest.members
+        if block.device_id not in newest.members or not same:
             raise FormatError(
                 f"device {device.name} was given up when the store started without it; erase it first"
             )
+    return newest
 
 
 def _format(
     devices: Sequence[Device], segment_bytes: int, created_s: int, entropy: Callable[[int], bytes]
 ) -> list[Superblock]:
-    store_id = entropy(16)
-    result = []
-    for number, device in enumerate(devices):
+    """Superblocks of generation 0 on all devices, then of generation 1: so an interrupted one is noticed."""
+    if len(devices) > MEMBERS_MAX:
+        raise FormatError(f"{len(devices)} devices; a store has {MEMBERS_MAX} at most")
+    sizes = []
+    for device in devices:
         size = segment_bytes or segment_bytes_for(device.size_bytes)
         count = (device.size_bytes - DATA_OFFSET) // size
-        if size % BLOCK_BYTES or size < SEGMENT_BYTES_MIN // 4 or count < SEGMENTS_MIN:
+        if (
+            size % BLOCK_BYTES
+            or not SEGMENT_BYTES_MIN <= size <= SEGMENT_BYTES_MAX
+            or not SEGMENTS_MIN <= count < 1 << 32
+        ):
             raise FormatError(
-                f"device {device.name} with {device.size_bytes} bytes has room for {count} segments of {size} bytes; "
-                f"{SEGMENTS_MIN} are the least, and a segment is a multiple of {BLOCK_BYTES} from "
-                f"{SEGMENT_BYTES_MIN // 4} on"
+                f"device {device.name} with {device.size_bytes} bytes has room for {count} segments of {size} "
+                f"bytes; {SEGMENTS_MIN} are the least, and a segment is a multiple of {BLOCK_BYTES} bytes from "
+                f"{SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
             )
-        block = Superblock(
-            store_id, entropy(16), number, len(devices), 1, device.size_bytes, size, count, created_s
-        )
-        write_superblock(device, block)
-        result.append(block)
-    return result
+        sizes.append((size, count))
+    store_id = entropy(16)
+    members = tuple(entropy(16) for _ in devices)
+    blocks = [
+        Superblock(store_id, member, members, 0, device.size_bytes, size, count, created_s)
+        for device, member, (size, count) in zip(devices, members, sizes, strict=True)
+    ]
+    for generation in (0, 1):
+        blocks = [replace(block, set_generation=generation, written=generation + 1) for block in blocks]
+        for device, block in zip(devices, blocks, strict=True):
+            write_superblock(device, block)
+    return blocks
 
 
 def write_superblock(device: Device, block: Superblock) -> None:

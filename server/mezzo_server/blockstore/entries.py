@@ -28,6 +28,7 @@ class EntryTable:
         "block",
         "checksum",
         "expiry_ms",
+        "flags",
         "key_blob",
         "key_lengths",
         "keys",
@@ -53,6 +54,7 @@ class EntryTable:
         self.scope = array("H")
         self.position = array("I")
         self.expiry_ms = array("Q")
+        self.flags = array("B")
         self.touched = array("I")
         """policy's stamp of the last read, 0: never; not stored"""
         self.part_length = array("I")
@@ -90,6 +92,7 @@ class EntryTable:
         self.scope.append(self.scope_number(scope))
         self.position.append(entry.position)
         self.expiry_ms.append(entry.expiry_ms)
+        self.flags.append(entry.flags)
         self.touched.append(0)
         if count == 1:
             self.length.append(entry.parts[0])
@@ -132,5 +135,6 @@ class EntryTable:
             tuple(self.part_checksums(number)),
             self.position[number],
             self.expiry_ms[number],
+            self.flags[number],
             self.block[number],
         )

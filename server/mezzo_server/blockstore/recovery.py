@@ -167,7 +167,7 @@ def _read_tables(
         try:
             if transfer.result < 0:
                 raise FormatError("the table cannot be read")
-            segment.table = table.decode(trailer, body, log.segment_blocks, segment.incarnation)
+            segment.table = table.decode(trailer, body, segment.incarnation)
         except FormatError:
             unsealed.append(segment)
             continue

@@ -9,7 +9,7 @@ from mezzo.checksum import chunk_seed, part_seed
 from mezzo.errors import FormatError
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.format import record
-from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.memory import Span
 
 Checksum = Callable[[list[Span], int], int]
@@ -50,10 +50,3 @@ def _verifies(scope: Scope, entry: record.Entry, content: Span, checksum: Checks
             return False
         at += length
     return True
-
-
-def end_of(found: record.Record) -> int:
-    """First block behind a record."""
-    return max(
-        found.block + found.record_blocks, *(entry.block + blocks_of(entry.length) for entry in found.entries)
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import xxhash
 
 VERSION = 1
-"""Of superblock, segment header, record and table; each carries it on its own."""
+"""Of superblock, segment header, record and table; each carries it on its own, behind its magic."""
 
 BLOCK_BYTES = 4096
 """Unit of space and of alignment in the format. Devices with larger blocks are refused."""

@@ -1,8 +1,9 @@
 """A record: a header that describes chunks (or tombstones), then their payloads.
 
 The header takes whole blocks, each payload begins on a block boundary and is padded with zeros.
-A header is checked with its segment's incarnation; whether the payloads arrived whole is proven by
-their own checksums (docs/format.md, "Commit").
+A header is checked with its segment's incarnation: its fixed part first, which alone names sizes, so
+that bytes that only look like a header cost next to nothing.  Whether the payloads arrived whole is
+proven by their own checksums (docs/format.md, "Commit").
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ MAGIC = b"MZRECORD"
 HEADER_BYTES_MAX = 1 << 20
 ENTRIES_MAX = 4096
 PARTS_MAX = 256
-_FIXED = struct.Struct("<8sHHIIII16s16sII")
+KEY_BYTES_MAX = 255
+"""What the field holds; the store allows less."""
+FLAGS_MAX = 255
+_FIXED = struct.Struct("<8sHHIIII16s16sII16s")
 # magic version zero header_bytes record_blocks block entry_count tenant namespace generations
+# digest of the entries; behind it the digest of this fixed part
 _ENTRY = struct.Struct("<BBHIQQII")
 # key_bytes flags part_count position sequence expiry_ms length block
 _PART = struct.Struct("<IQ")
@@ -39,6 +44,8 @@ class Entry:
     position: int = 0
     expiry_ms: int = 0
     """Unix time in milliseconds; 0: never"""
+    flags: int = 0
+    """8 bits, kept when the chunk is rewritten; none has a meaning yet"""
     block: int = 0
     """first block of the payload, counted from the segment's beginning"""
 
@@ -78,7 +85,7 @@ def encode(
         pieces.append(
             _ENTRY.pack(
                 len(entry.key),
-                0,
+                entry.flags,
                 count,
                 entry.position,
                 entry.sequence,
@@ -106,8 +113,9 @@ def encode(
         scope.namespace,
         scope.tenant_generation,
         scope.namespace_generation,
+        digest(incarnation, b"entries", tail),
     )
-    return padded(head + digest(incarnation, head, tail) + tail)
+    return padded(head + digest(incarnation, b"record", head) + tail)
 
 
 def decode(data: memoryview, block: int, segment_blocks: int, incarnation: bytes) -> Record:
@@ -116,18 +124,20 @@ def decode(data: memoryview, block: int, segment_blocks: int, incarnation: bytes
         raise FormatError("no record")
     if len(data) < BLOCK_BYTES:
         raise FormatError("a record's header is cut off")
-    _, version, _, size, record_blocks, own_block, count, tenant, namespace, tenant_gen, namespace_gen = (
-        _FIXED.unpack_from(data)
-    )
-    if version != VERSION:
-        raise FormatError(f"record version {version}; this release reads {VERSION}")
     start = _FIXED.size + DIGEST_BYTES
-    if not start <= size <= min(HEADER_BYTES_MAX, len(data)):
-        raise FormatError(f"a record's header of {size} bytes does not fit")
-    if digest(incarnation, data[: _FIXED.size], data[start:size]) != bytes(data[_FIXED.size : start]):
+    if digest(incarnation, b"record", data[: _FIXED.size]) != bytes(data[_FIXED.size : start]):
         raise FormatError("the record's checksum does not match")
     # What follows is ours, as the checksum proves; the bounds are still checked: a decoder must
     # not trust its own encoder of another release.
+    _, version, _, size, record_blocks, own_block, count, *scope_fields, tail_digest = _FIXED.unpack_from(
+        data
+    )
+    if version != VERSION:
+        raise FormatError(f"record version {version}; this release reads {VERSION}")
+    if not start <= size <= min(HEADER_BYTES_MAX, len(data)):
+        raise FormatError(f"a record's header of {size} bytes does not fit")
+    if digest(incarnation, b"entries", data[start:size]) != tail_digest:
+        raise FormatError("the checksum of the record's entries does not match")
     if (
         own_block != block
         or count > ENTRIES_MAX
@@ -136,10 +146,13 @@ def decode(data: memoryview, block: int, segment_blocks: int, incarnation: bytes
         raise FormatError("the record lies about its place")
     entries = []
     at = start
+    payloads = block + blocks_of(size)
     for _ in range(count):
         if at + _ENTRY.size > size:
             raise FormatError("the record's entries are cut off")
-        key_bytes, _, part_count, position, sequence, expiry_ms, length, first = _ENTRY.unpack_from(data, at)
+        key_bytes, flags, part_count, position, sequence, expiry_ms, length, first = _ENTRY.unpack_from(
+            data, at
+        )
         at += _ENTRY.size
         end = at + key_bytes + part_count * _PART.size
         if end > size or part_count > PARTS_MAX or not key_bytes:
@@ -148,11 +161,12 @@ def decode(data: memoryview, block: int, segment_blocks: int, incarnation: bytes
         parts = tuple(_PART.iter_unpack(data[at + key_bytes : end]))
         at = end
         lengths = tuple(part[0] for part in parts)
-        inside = block < first and first + blocks_of(length) <= block + record_blocks
+        inside = payloads <= first and first + blocks_of(length) <= block + record_blocks
         if sum(lengths) != length or (part_count and not inside):
             raise FormatError("an entry of the record lies about its payload")
         entries.append(
-            Entry(key, sequence, lengths, tuple(part[1] for part in parts), position, expiry_ms, first)
+            Entry(key, sequence, lengths, tuple(part[1] for part in parts), position, expiry_ms, flags, first)
         )
-    scope = Scope(tenant, namespace, tenant_gen, namespace_gen)
-    return Record(scope, block, record_blocks, tuple(entries))
+    if at != size:
+        raise FormatError("bytes follow the record's last entry")
+    return Record(Scope(*scope_fields), block, record_blocks, tuple(entries))

@@ -15,6 +15,7 @@ from mezzo_server.blockstore.format.block import BLOCK_BYTES, DIGEST_BYTES, VERS
 
 MAGIC = b"MEZZOSEG"
 INCARNATION_BYTES = 16
+PURPOSE_MAX = 2
 _FIXED = struct.Struct("<8sHHI16s16sQQ")
 # magic version purpose segment device_id incarnation life opened_sequence
 
@@ -59,11 +60,11 @@ def decode(block: bytes | memoryview, device_id: bytes, segment: int) -> Segment
     data = bytes(block[:BLOCK_BYTES])
     if len(data) < BLOCK_BYTES or data[: len(MAGIC)] != MAGIC:
         raise FormatError("no segment header")
+    if digest(_secret(device_id, segment), data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
+        raise FormatError("the segment header's checksum does not match")
     _, version, purpose, number, owner, incarnation, life, opened = _FIXED.unpack_from(data)
     if version != VERSION:
         raise FormatError(f"segment header version {version}; this release reads {VERSION}")
-    if digest(_secret(device_id, segment), data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
-        raise FormatError("the segment header's checksum does not match")
-    if number != segment or owner != device_id:
-        raise FormatError(f"this header belongs to segment {number} of another place")
+    if number != segment or owner != device_id or purpose > PURPOSE_MAX:
+        raise FormatError(f"the segment header is of segment {number} and purpose {purpose}")
     return SegmentHeader(owner, number, incarnation, life, opened, purpose)

@@ -2,11 +2,15 @@
 
 Copies lie at the offsets `COPY_OFFSETS`, both in front of the first segment, so that a device can
 grow without moving one.  They are written one after the other with a flush between.
+
+Three things stay in every version: magic, version behind it, and the digest that ends the block.  So
+a release can tell a newer device from a damaged one, and leave it alone.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,11 +21,15 @@ MAGIC = b"MEZZO-SB"
 COPY_OFFSETS = (0, 1 << 20)
 DATA_OFFSET = 2 << 20
 """Where the first segment begins: behind both copies, on a boundary that suits erase blocks."""
+SEGMENT_BYTES_MIN = 256 << 10
+SEGMENT_BYTES_MAX = 4 << 30
+MEMBERS_MAX = 32
 RETIRED_MAX = 768
 _SECRET = b"mezzo superblock"
-_FIXED = struct.Struct("<8sHHI16s16sHHIQQQIIQQI")
-# magic version zero block_bytes store_id device_id device_index device_count set_generation
-# device_bytes segment_bytes data_offset segment_count features written created_s retired_count
+_FIXED = struct.Struct("<8sHHI16s16sIIQQQIIQQI")
+# magic version zero block_bytes store_id device_id set_generation member_count device_bytes
+# segment_bytes data_offset segment_count features written created_s retired_count
+_IDS = slice(16, 48)
 
 
 class Content(Enum):
@@ -40,11 +48,11 @@ class Superblock:
     """128 random bits, the same on all devices of a shard"""
     device_id: bytes
     """128 random bits of this device"""
-    device_index: int
-    device_count: int
-    """devices in the set; a start with fewer is refused unless the rest are given up"""
+    members: tuple[bytes, ...]
+    """device ids of the set; a start with fewer is refused unless the rest are given up"""
     set_generation: int
-    """raised when a device is given up, so that it cannot come back with old chunks"""
+    """0: formatting has not ended, nothing is stored; raised when a device is given up, so that it cannot
+    come back with old chunks"""
     device_bytes: int
     segment_bytes: int
     segment_count: int
@@ -64,8 +72,11 @@ class Superblock:
 
 def encode(superblock: Superblock) -> bytes:
     """One block. Raises FormatError for what the format cannot hold."""
-    if len(superblock.retired) > RETIRED_MAX:
-        raise FormatError(f"{len(superblock.retired)} retired segments; the superblock holds {RETIRED_MAX}")
+    if len(superblock.retired) > RETIRED_MAX or len(superblock.members) > MEMBERS_MAX:
+        raise FormatError(
+            f"{len(superblock.retired)} retired segments and {len(superblock.members)} devices; "
+            f"the superblock holds {RETIRED_MAX} and {MEMBERS_MAX}"
+        )
     body = _FIXED.pack(
         MAGIC,
         VERSION,
@@ -73,9 +84,8 @@ def encode(superblock: Superblock) -> bytes:
         BLOCK_BYTES,
         superblock.store_id,
         superblock.device_id,
-        superblock.device_index,
-        superblock.device_count,
         superblock.set_generation,
+        len(superblock.members),
         superblock.device_bytes,
         superblock.segment_bytes,
         DATA_OFFSET,
@@ -85,67 +95,108 @@ def encode(superblock: Superblock) -> bytes:
         superblock.created_s,
         len(superblock.retired),
     )
+    body += b"".join(superblock.members)
     body += struct.pack(f"<{len(superblock.retired)}I", *superblock.retired)
     body += bytes(BLOCK_BYTES - DIGEST_BYTES - len(body))
     return body + digest(_SECRET, body)
 
 
+class Unsupported(FormatError):
+    """A whole superblock of a release that is newer than this one."""
+
+    def __init__(self, message: str, written: int) -> None:
+        super().__init__(message)
+        self.written = written
+        """as in `Superblock`; 0 where this release cannot know"""
+
+
 def decode(block: bytes | memoryview) -> Superblock:
-    """The superblock in one block; FormatError says what is wrong with it."""
+    """The superblock in one block; FormatError says what is wrong with it, `Unsupported` if it is whole."""
     data = bytes(block[:BLOCK_BYTES])
     if len(data) < BLOCK_BYTES:
         raise FormatError(f"a superblock has {BLOCK_BYTES} bytes, these are {len(data)}")
     if data[: len(MAGIC)] != MAGIC:
         raise FormatError(f"no superblock: it begins with {data[: len(MAGIC)]!r}, not {MAGIC!r}")
-    fields = _FIXED.unpack_from(data)
-    if fields[1] != VERSION:
-        raise FormatError(f"format version {fields[1]}; this release reads version {VERSION}")
     if digest(_SECRET, data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
         raise FormatError("the superblock's checksum does not match")
-    if fields[3] != BLOCK_BYTES or fields[11] != DATA_OFFSET:
-        raise FormatError(f"block size {fields[3]} and data offset {fields[11]} are not of this format")
-    if fields[13]:
-        raise FormatError(f"features {fields[13]:#x} are not known to this release")
-    count = fields[16]
-    if count > RETIRED_MAX:
-        raise FormatError(f"{count} retired segments; the superblock holds {RETIRED_MAX}")
+    fields = _FIXED.unpack_from(data)
+    if fields[1] != VERSION:
+        raise Unsupported(f"format version {fields[1]}; this release reads version {VERSION}", 0)
+    if fields[12]:
+        raise Unsupported(f"features {fields[12]:#x} are not known to this release", fields[13])
+    if fields[3] != BLOCK_BYTES or fields[10] != DATA_OFFSET:
+        raise FormatError(f"block size {fields[3]} and data offset {fields[10]} are not of this format")
+    members, retired = fields[7], fields[15]
+    if members > MEMBERS_MAX or retired > RETIRED_MAX:
+        raise FormatError(
+            f"{retired} retired segments and {members} devices; the superblock holds {RETIRED_MAX} and {MEMBERS_MAX}"
+        )
+    at = _FIXED.size
     superblock = Superblock(
         store_id=fields[4],
         device_id=fields[5],
-        device_index=fields[6],
-        device_count=fields[7],
-        set_generation=fields[8],
-        device_bytes=fields[9],
-        segment_bytes=fields[10],
-        segment_count=fields[12],
-        features=fields[13],
-        written=fields[14],
-        created_s=fields[15],
-        retired=struct.unpack_from(f"<{count}I", data, _FIXED.size),
+        members=tuple(data[at + 16 * n : at + 16 * n + 16] for n in range(members)),
+        set_generation=fields[6],
+        device_bytes=fields[8],
+        segment_bytes=fields[9],
+        segment_count=fields[11],
+        features=fields[12],
+        written=fields[13],
+        created_s=fields[14],
+        retired=struct.unpack_from(f"<{retired}I", data, at + 16 * members),
     )
-    if superblock.segment_offset(superblock.segment_count) > superblock.device_bytes:
-        raise FormatError(
-            f"{superblock.segment_count} segments of {superblock.segment_bytes} bytes do not fit into "
-            f"the {superblock.device_bytes} bytes that the superblock names"
-        )
+    _verify(superblock)
     return superblock
 
 
-def newest(copies: list[bytes]) -> Superblock | None:
-    """The valid copy with the highest ``written``; None if there is none."""
-    valid = []
+def _verify(superblock: Superblock) -> None:
+    """What others rely on; the checksum says that it arrived as it was written, not that it is right."""
+    segment_bytes = superblock.segment_bytes
+    if segment_bytes % BLOCK_BYTES or not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
+        raise FormatError(f"segments of {segment_bytes} bytes are not of this format")
+    if superblock.segment_offset(superblock.segment_count) > superblock.device_bytes:
+        raise FormatError(
+            f"{superblock.segment_count} segments of {segment_bytes} bytes do not fit into "
+            f"the {superblock.device_bytes} bytes that the superblock names"
+        )
+    if max(superblock.retired, default=-1) >= superblock.segment_count:
+        raise FormatError("the superblock retires a segment that the device does not have")
+    members = set(superblock.members)
+    if superblock.device_id not in members or len(members) < len(superblock.members):
+        raise FormatError("the superblock's set of devices is not one, or not its own")
+
+
+def newest(copies: Sequence[bytes]) -> Superblock | None:
+    """The valid copy with the highest ``written``; None if there is none.
+
+    `Unsupported` if a newer release wrote one that is as new.
+    """
+    valid: list[Superblock] = []
+    newer: list[Unsupported] = []
     for copy in copies:
         try:
             valid.append(decode(copy))
+        except Unsupported as error:
+            newer.append(error)
         except FormatError:
             continue
-    return max(valid, key=lambda superblock: superblock.written, default=None)
+    best = max(valid, key=lambda superblock: superblock.written, default=None)
+    for unsupported in newer:
+        if best is None or not unsupported.written or unsupported.written >= best.written:
+            raise unsupported
+    return best
 
 
-def classify(copies: list[bytes], rest: bytes | memoryview) -> Content:
-    """What a device holds, by the blocks of both copies and a sample of its beginning."""
+def looks_ours(copy: bytes, known: Superblock) -> bool:
+    """Whether a block that is no superblock may be a damaged copy of ``known``, and nobody else's data."""
+    ids = known.store_id + known.device_id
+    return copy[: len(MAGIC)] == MAGIC or copy[_IDS] == ids or not copy.strip(b"\0")
+
+
+def classify(copies: Sequence[bytes], *samples: bytes | memoryview) -> Content:
+    """What a device holds, by the blocks of both copies and samples of other places."""
     if any(copy[: len(MAGIC)] == MAGIC for copy in copies):
         return Content.MEZZO
-    if any(bytes(copy).strip(b"\0") for copy in copies) or bytes(rest).strip(b"\0"):
+    if any(bytes(sample).strip(b"\0") for sample in (*copies, *samples)):
         return Content.FOREIGN
     return Content.EMPTY

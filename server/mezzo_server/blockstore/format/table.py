@@ -14,15 +14,16 @@ from dataclasses import dataclass
 
 from mezzo.errors import FormatError
 from mezzo_server.blockstore.api import Scope
-from mezzo_server.blockstore.entries import EntryTable
+from mezzo_server.blockstore.entries import ENTRY_MASK, EntryTable
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, DIGEST_BYTES, VERSION, blocks_of, digest, padded
+from mezzo_server.blockstore.format.record import PARTS_MAX
 
 MAGIC = b"MEZZOTBL"
 _TRAILER = struct.Struct("<8sHHIIIIIIIQ")
 # magic version zero table_block body_bytes entry_count part_rows key_bytes scope_count data_end life
 _SCOPE = struct.Struct("<16s16sII")
-_COLUMNS = ("block", "length", "sequence", "checksum", "parts", "scope", "position", "expiry_ms")
-_ROW_BYTES = 1 + 4 + 4 + 8 + 8 + 2 + 2 + 4 + 8
+_COLUMNS = ("block", "length", "sequence", "checksum", "parts", "scope", "position", "expiry_ms", "flags")
+_ROW_BYTES = 1 + 4 + 4 + 8 + 8 + 2 + 2 + 4 + 8 + 1
 _PART_ROW_BYTES = 12
 
 
@@ -88,7 +89,7 @@ def encode(
         len(table.scopes),
         data_end,
         life,
-    ) + digest(incarnation, body)
+    ) + digest(incarnation, b"table", body)
     trailer += bytes(BLOCK_BYTES - DIGEST_BYTES - len(trailer))
     trailer += digest(incarnation, b"trailer", trailer)
     return first, padded(body) + trailer
@@ -107,12 +108,14 @@ def decode_trailer(block: bytes | memoryview, segment_blocks: int, incarnation: 
     body_digest = data[_TRAILER.size : _TRAILER.size + DIGEST_BYTES]
     if size != body_bytes(entries, part_rows, keys, scopes) or first + blocks_of(size) != segment_blocks - 1:
         raise FormatError("the table's trailer lies about its size")
+    if not 1 <= data_end <= first or entries > ENTRY_MASK:
+        raise FormatError("the table's trailer lies about what is in front of the table")
     return Trailer(first, size, entries, part_rows, keys, scopes, data_end, life, body_digest)
 
 
-def decode(trailer: Trailer, body: memoryview, segment_blocks: int, incarnation: bytes) -> EntryTable:
+def decode(trailer: Trailer, body: memoryview, incarnation: bytes) -> EntryTable:
     """The entries of a sealed segment; FormatError if the body is not the trailer's."""
-    if len(body) != trailer.body_bytes or digest(incarnation, body) != trailer.body_digest:
+    if len(body) != trailer.body_bytes or digest(incarnation, b"table", body) != trailer.body_digest:
         raise FormatError("the table's checksum does not match")
     table = EntryTable()
     table.freeze()
@@ -141,7 +144,7 @@ def decode(trailer: Trailer, body: memoryview, segment_blocks: int, incarnation:
             getattr(table, name).byteswap()
     table.touched = array("I", bytes(4 * count))
     table.tombstones = table.parts.count(0)
-    _verify(table, trailer, segment_blocks)
+    _verify(table, trailer)
     return table
 
 
@@ -157,18 +160,23 @@ def _split(keys: bytes, lengths: bytes) -> list[bytes]:
     return result
 
 
-def _verify(table: EntryTable, trailer: Trailer, segment_blocks: int) -> None:
+def _verify(table: EntryTable, trailer: Trailer) -> None:
     """Bounds that the rest of the store relies on; a checksum says who wrote, not that he was right."""
     if not len(table):
         return
     if max(table.scope) >= len(table.scopes) or not min(map(len, table.keys)):
         raise FormatError("the table names a scope or key that it does not hold")
-    ends_right = trailer.data_end <= trailer.table_block < segment_blocks
-    if not ends_right or max(map(_end_of, table.block, table.length)) > trailer.data_end:
+    if not min(table.block) or max(map(_end_of, table.block, table.length)) > trailer.data_end:
         raise FormatError("the table names a place outside of the segment's records")
-    for number in range(len(table)) if trailer.part_rows else ():
-        count = table.parts[number]
-        if count > 1 and table.checksum[number] + count > trailer.part_rows:
+    if max(table.parts) > PARTS_MAX:
+        raise FormatError("the table names a chunk of too many parts")
+    if not trailer.part_rows and max(table.parts) > 1:
+        raise FormatError("the table names parts that it does not hold")
+    for number, count in enumerate(table.parts) if trailer.part_rows else ():
+        row = table.checksum[number]
+        if count > 1 and sum(table.part_length[row : row + count]) != table.length[number]:
+            raise FormatError("the table names parts that it does not hold")
+        if count > 1 and row + count > trailer.part_rows:
             raise FormatError("the table names parts that it does not hold")
 
 
