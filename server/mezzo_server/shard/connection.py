@@ -41,6 +41,9 @@ TURN_NS = 500_000
 DESCRIPTORS_MAX = 4
 """Descriptors that may have come and not been taken by a frame."""
 ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
+# Plain numbers: arithmetic on the flags of `socket` runs in the interpreter.
+MSG_CTRUNC = int(socket.MSG_CTRUNC)
+MSG_CMSG_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 LINGER_S = 1.0
 """How long a refused client may take to read why."""
 LINGER_BYTES = 4 << 20
@@ -196,9 +199,9 @@ class Connection:
         if not self._is_unix:
             return self._sock.recv_into(buffer)
         count, ancillary, flags, _ = self._sock.recvmsg_into(
-            (buffer,), ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            (buffer,), ANCILLARY_BYTES, MSG_CMSG_CLOEXEC
         )
-        if ancillary or flags:
+        if ancillary or flags & MSG_CTRUNC:
             self._take_ancillary(ancillary, flags)
         return count
 
@@ -208,7 +211,7 @@ class Connection:
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
                 self._descriptors.extend(fds)
-        if flags & socket.MSG_CTRUNC or len(self._descriptors) > DESCRIPTORS_MAX:
+        if flags & MSG_CTRUNC or len(self._descriptors) > DESCRIPTORS_MAX:
             raise ProtocolError("more descriptors came than frames that take one")
 
     def _handle_events(self, began_ns: int) -> bool:
