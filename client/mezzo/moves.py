@@ -53,9 +53,7 @@ class PutArguments(NamedTuple):
     position: int
 
 
-def check_get(
-    keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int, int] | None
-) -> GetArguments:
+def check_get(keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int, int] | None) -> GetArguments:
     """Raises InvalidArgument or RegionError."""
     checked = check_keys(keys)
     targeted = places(targets, writable=True, name="targets")
@@ -67,9 +65,7 @@ def check_get(
     return GetArguments(checked, targeted, (first, count))
 
 
-def check_put(
-    keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int
-) -> PutArguments:
+def check_put(keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int) -> PutArguments:
     """Raises InvalidArgument or RegionError."""
     checked = check_keys(keys)
     sourced = places(sources, writable=False, name="sources")

@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 import uvloop
+
 from mezzo import AsyncClient, Client
 from mezzo.testing.contract import Blocking, ClientContract
 from mezzo_server.testing import running_shard

@@ -68,7 +68,9 @@ class _FakeBase:
             check_seconds("timeout_s", timeout_s)
         self._counters.requests += 1
 
-    def _put(self, keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int) -> PutResult:
+    def _put(
+        self, keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int
+    ) -> PutResult:
         arguments = check_put(keys, sources, parts, position)
         count = len(arguments.keys)
         if self.disabled:

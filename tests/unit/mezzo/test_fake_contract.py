@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+
 from mezzo.testing import AsyncFakeClient, FakeClient, FakeStore
 from mezzo.testing.contract import Blocking, ClientContract
 
