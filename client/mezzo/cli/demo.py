@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from mezzo.cli import options as opt
 from mezzo.cli.output import console, json_result, progress, remark
-from mezzo.cli.replay import connect, run_replay, show, write_results
+from mezzo.cli.replay import connect, run_replay, show, show_folder, write_results
 from mezzo.cli.sizes import format_size
 from mezzo.errors import Unavailable
 
@@ -117,8 +117,9 @@ def demo(
         both = {"replay": msgspec.to_builtins(report), "restart": msgspec.to_builtins(restart)}
         json_result(msgspec.json.encode(both))
     else:
+        show(report)
         _show_restart(restart)
-        show(report, results, as_json=False)
+        show_folder(results)
     if report.wrong_bytes or not restart.well:
         raise typer.Exit(1)
 

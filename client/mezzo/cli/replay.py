@@ -49,6 +49,7 @@ def replay(
     For each request: lookup of its prefix, get of what is there, put of what is not. Writes
     replay.json and replay.png to a folder. Exit status 1 if any byte was wrong.
     """
+    from mezzo.replay.report import encode_report
     from mezzo.replay.worker import ReplayOptions
 
     loaded = opt.load_trace(trace, seed).head(requests).repeated(epochs)
@@ -58,7 +59,11 @@ def replay(
     report = run_replay(loaded, options, address, namespace, timeout_s)
     folder = opt.results_folder(out, "mezzo-replay")
     write_results(report, folder, plot=plot)
-    show(report, folder, as_json=json)
+    if json:
+        json_result(encode_report(report))
+    else:
+        show(report)
+        show_folder(folder)
     if report.wrong_bytes:
         raise typer.Exit(1)
 
@@ -77,11 +82,11 @@ def run_replay(
     from mezzo.replay.report import make_report
     from mezzo.replay.runner import Replay
 
-    before = _rewritten_bytes(address, namespace, timeout_s)
+    before = _shard_stat(address, namespace, timeout_s)
     run = Replay(lambda: connect(address, namespace, timeout_s), trace, options)
     with progress("replay", len(trace.requests)) as told:
         outcome = run.run(told)
-    after = _rewritten_bytes(address, namespace, timeout_s)
+    after = _shard_stat(address, namespace, timeout_s)
     return make_report(
         trace=trace.name,
         trace_sha256=trace.sha256,
@@ -89,7 +94,7 @@ def run_replay(
         address=address,
         options=options,
         outcome=outcome,
-        rewritten_bytes=None if before is None or after is None else after - before,
+        server={name: value - before.get(name, 0) for name, value in after.items()},
     )
 
 
@@ -104,21 +109,21 @@ def write_results(report: Report, folder: Path, *, plot: bool) -> None:
         write_plot(report, folder / "replay.png")
 
 
-def show(report: Report, folder: Path, *, as_json: bool) -> None:
-    """Print the report."""
-    from mezzo.replay.report import encode_report, tables
+def show(report: Report) -> None:
+    """Print the tables."""
+    from mezzo.replay.report import tables
 
-    if as_json:
-        json_result(encode_report(report))
-        return
     for table in tables(report):
         result(table)
+
+
+def show_folder(folder: Path) -> None:
+    """Say where the results are."""
     console().print(f"results: {folder}", markup=False, soft_wrap=True)
 
 
-def _rewritten_bytes(address: str, namespace: str, timeout_s: float) -> int | None:
+def _shard_stat(address: str, namespace: str, timeout_s: float) -> dict[str, float]:
     import mezzo
 
     with mezzo.Client(address, namespace=namespace, timeout_s=timeout_s) as client:
-        count = client.shard_stat().get("rewritten_bytes")
-    return None if count is None else int(count)
+        return client.shard_stat()

@@ -32,7 +32,8 @@ def write_plot(report: Report, path: Path) -> None:
         middles, [100 * window.hit_rate for window in report.timeline], color=BLUE,
         label=f"hit rate ({report.hit_rate:.1%} in all)",
     )  # fmt: skip
-    hit_rate.set_ylim(0, 100)
+    highest = max((window.hit_rate_max for window in report.timeline), default=0.0)
+    hit_rate.set_ylim(0, min(100.0, max(10.0, 115 * highest)))
     _finish(hit_rate, "blocks hit", "percent")
 
     throughput.plot(
@@ -64,4 +65,5 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
     axes.set_ylabel(unit)
     axes.grid(visible=True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", frameon=False, fontsize=8, ncols=2)
+    # Beside the title, where no line runs.
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), frameon=False, fontsize=8, ncols=2)

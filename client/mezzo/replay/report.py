@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -41,8 +42,10 @@ class Report(Struct, frozen=True, kw_only=True):
     exists: int
     refused: int
     lost: int
-    rewritten_bytes: int | None
-    """written once more by the server to reclaim space, during the run; None: it did not say"""
+    evicted: int
+    """chunks that the shard evicted during the run"""
+    rewritten_bytes: int
+    """bytes that it wrote once more meanwhile, to keep chunks of segments that it reclaimed"""
     wrong_blocks: int
     wrong_bytes: int
     wrong: list[Wrong]
@@ -63,9 +66,9 @@ def make_report(
     address: str,
     options: ReplayOptions,
     outcome: Outcome,
-    rewritten_bytes: int | None,
+    server: Mapping[str, float],
 ) -> Report:
-    """Sum up a run."""
+    """Sum up a run. ``server``: by how much the shard's counters rose meanwhile (absent: not at all)."""
     tally = outcome.tally
     seconds = max(outcome.duration_s, 1e-9)
     return Report(
@@ -88,7 +91,8 @@ def make_report(
         exists=tally.exists,
         refused=tally.refused,
         lost=tally.lost,
-        rewritten_bytes=rewritten_bytes,
+        evicted=int(server.get("chunks_evicted", 0)),
+        rewritten_bytes=int(server.get("rewritten_bytes", 0)),
         wrong_blocks=tally.wrong_blocks,
         wrong_bytes=tally.wrong_bytes,
         wrong=tally.wrong,
@@ -114,8 +118,7 @@ def write_report(report: Report, path: Path) -> None:
 
 def tables(report: Report) -> tuple[Table, Table]:
     """What was done, and how long it took, for people."""
-    figures = Table("replay", "", title=report.trace, title_justify="left", show_header=False)
-    figures.add_column(justify="left")
+    figures = Table(title=report.trace, title_justify="left", show_header=False)
     for name, value in _rows(report):
         figures.add_row(name, value)
     times = Table("latency", "calls", "p50 ms", "p95 ms", "p99 ms", "max ms")
@@ -141,10 +144,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ),
         ("got", f"{_gb(report.got_bytes)}, {report.got_gb_per_s:.2f} GB/s over the run"),
         ("put", f"{_gb(report.put_bytes)}, {report.put_gb_per_s:.2f} GB/s over the run"),
-        (
-            "rewritten to reclaim",
-            "not known" if report.rewritten_bytes is None else _gb(report.rewritten_bytes),
-        ),
+        ("reclaim", f"{report.evicted:,} blocks evicted, {_gb(report.rewritten_bytes)} rewritten"),
         (
             "wrong bytes",
             f"{report.wrong_bytes:,}" + (f" in {report.wrong_blocks:,} blocks" * (report.wrong_blocks > 0)),

@@ -249,7 +249,8 @@ def test_verify_sees_wrong_bytes_and_nothing_in_an_empty_store() -> None:
 def report_of(outcome: Outcome, trace: Trace = CHAT) -> Report:
     return make_report(
         trace=trace.name, trace_sha256=trace.sha256, summary=trace.summary(), address="unix:///x",
-        options=ReplayOptions(block_bytes=BLOCK), outcome=outcome, rewritten_bytes=None,
+        options=ReplayOptions(block_bytes=BLOCK), outcome=outcome,
+        server={"rewritten_bytes": 2.0, "chunks_evicted": 3.0},
     )  # fmt: skip
 
 
@@ -260,6 +261,7 @@ def test_report_sums_up() -> None:
     assert report.lookup == latency(outcome.tally.lookup_s)
     assert report.got_gb_per_s == pytest.approx(7 * BLOCK / outcome.duration_s / 1e9)
     assert sum(window.requests for window in report.timeline) == 5
+    assert (report.evicted, report.rewritten_bytes) == (3, 2)
     assert b'"hit_rate_max": 0.46' in encode_report(report)
     assert [table.row_count for table in tables(report)] == [8, 3]
 
