@@ -100,19 +100,17 @@ class StagingPool:
     def request(self, length: int, ready: Callable[[Span], None]) -> StagingRequest:
         """Call ``ready`` with a piece: from within this call if there is room, else in turn.
 
-        TooLarge over `piece_bytes_max`; Busy when ``waiting_max`` requests wait already.
+        ``ready`` may take, give and request again, and must not raise.  What it requests is served
+        after it returned, so that no chain of requests grows the stack.  TooLarge over `piece_bytes_max`; Busy when ``waiting_max`` requests wait already.
         """
         self._check(length)
         self._drop_cancelled()
         request = StagingRequest(length, ready)
-        if not self._waiting:
-            span = self._take(length)
-            if span is not None:
-                request._serve(span)
-                return request
         if len(self._waiting) >= self.waiting_max:
             raise Busy(f"{self.waiting_max} requests wait for staging memory already")
         self._waiting.append(request)
+        if len(self._waiting) == 1:
+            self._serve()
         return request
 
     def give(self, span: Span) -> None:

@@ -65,7 +65,7 @@ def open_descriptor(
 
     A missing file is made and preallocated if ``create``.  InvalidArgument if it is not there, is
     neither file nor block device, or is smaller than asked; Unavailable if another process holds it
-    for longer than ``lock_wait_s``, or if there is no room for it.
+    for longer than ``lock_wait_s``, if there is no room for it, or if it may not be opened.
     """
     fd, created = _open_locked(path, create and size_bytes is not None, lock_wait_s, sleep)
     try:
@@ -101,7 +101,8 @@ def _open_locked(
         except OSError as error:
             # A block device that is mounted, or that another process has open like this (O_EXCL).
             if error.errno != errno.EBUSY:
-                raise
+                cause = InvalidArgument if error.errno in (errno.EISDIR, errno.ENOTDIR) else Unavailable
+                raise cause(f"device {path} cannot be opened: {error.strerror}") from error
         else:
             try:
                 mode = os.fstat(fd).st_mode

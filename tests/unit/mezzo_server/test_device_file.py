@@ -1,0 +1,295 @@
+"""Devices over files, io_uring and threads: the contract, locking, opening, falling back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from mezzo.errors import InvalidArgument, Unavailable
+from mezzo_server.blockstore.devices import descriptor as descriptor_module
+from mezzo_server.blockstore.devices import opening
+from mezzo_server.blockstore.devices.descriptor import open_descriptor
+from mezzo_server.blockstore.devices.memory import MemoryDevice
+from mezzo_server.blockstore.devices.null import NullDevice
+from mezzo_server.blockstore.devices.opening import open_device, parse_size, probe
+from mezzo_server.blockstore.devices.threads import ThreadsDevice
+from mezzo_server.blockstore.io import Device, Op, Transfer
+from mezzo_server.memory import Memory
+from tests.contract.device import BLOCK, SIZE_BYTES, FileDeviceContract, do, finish
+
+needs_ring = pytest.mark.skipif(not probe().startswith("io_uring"), reason=probe())
+SHM = Path("/dev/shm")
+needs_shm = pytest.mark.skipif(not os.access(SHM, os.W_OK), reason="no writable /dev/shm")
+
+
+class Shm:
+    """On tmpfs, which opens O_DIRECT since Linux 6.6 and has no asynchronous reads."""
+
+    @pytest.fixture(autouse=True)
+    def _shm(self):
+        with tempfile.TemporaryDirectory(dir=SHM, prefix="mezzo-test-") as folder:
+            self.shm = Path(folder)
+            yield
+
+    def folder(self, tmp_path: Path) -> Path:
+        return self.shm
+
+
+@needs_ring
+class TestUring(FileDeviceContract):
+    def open(self, path: str, **options: object) -> Device:
+        return open_device(path, kind="uring", depth=16, **options)
+
+    def test_one_span_in_registered_memory_goes_by_number(self, device, memory):
+        assert device.register(memory)
+        assert device.pinned_bytes == memory.length
+        do(device, Op.WRITE, 0, memory.span(0, 4 * BLOCK))
+        assert device.fixed_transfers == 1
+        # Neighbouring spans are one; apart they go by address.
+        do(device, Op.WRITE, 0, memory.span(0, BLOCK), memory.span(BLOCK, BLOCK))
+        assert device.fixed_transfers == 2
+        do(device, Op.WRITE, 0, memory.span(0, BLOCK), memory.span(2 * BLOCK, BLOCK))
+        assert device.fixed_transfers == 2
+        device.unregister(memory)
+        assert device.pinned_bytes == 0
+        assert memory.ring_index == -1
+        do(device, Op.WRITE, 0, memory.span(0, BLOCK))
+        assert device.fixed_transfers == 2
+
+    def test_pinned_bytes_are_capped(self, tmp_path):
+        device = open_device(
+            str(tmp_path / "d"), size_bytes=SIZE_BYTES, kind="uring", pinned_bytes_max=1 << 20
+        )
+        first, second = Memory.anonymous(1 << 20), Memory.anonymous(BLOCK)
+        assert device.register(first)
+        assert not device.register(second)
+        assert do(device, Op.READ, 0, second.span()) == BLOCK
+        device.unregister(first)
+        assert device.register(second)
+        device.close()
+
+    def test_slots_come_back(self, device):
+        for _ in range(3):
+            memories = [Memory.anonymous(BLOCK) for _ in range(1030)]
+            # More than the table holds go unregistered; all of it is to be had again afterwards.
+            assert sum(device.register(memory) for memory in memories) == 1024
+            for memory in memories[::2] + memories[1::2]:
+                device.unregister(memory)
+
+    def test_a_dropped_device_is_no_crash(self, tmp_path, memory):
+        device = self.make(tmp_path)
+        device.submit([Transfer(Op.WRITE, n * BLOCK, (memory.span(n * BLOCK, BLOCK),)) for n in range(64)])
+        fd = device._descriptor.fd
+        del device
+        os.close(fd)
+
+    def test_memory_lives_while_it_is_written_from(self, device):
+        for _ in range(20):
+            memory = Memory.anonymous(1 << 20)
+            memory.view[:] = b"\x01" * memory.length
+            device.submit([Transfer(Op.WRITE, 0, (memory.span(),))])
+            del memory
+            assert finish(device, 1)[0].result == 1 << 20
+
+
+@needs_ring
+@needs_shm
+class TestUringShm(Shm, TestUring):
+    pass
+
+
+@needs_ring
+class TestUringThroughThePageCache(FileDeviceContract):
+    def open(self, path: str, **options: object) -> Device:
+        device = open_device(path, kind="uring", direct=False, **options)
+        assert not device.direct
+        return device
+
+
+class TestThreads(FileDeviceContract):
+    def open(self, path: str, **options: object) -> Device:
+        return open_device(path, kind="threads", depth=4, **options)
+
+
+@needs_shm
+class TestThreadsShm(Shm, TestThreads):
+    pass
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "device")
+
+
+def test_a_second_opening_is_refused_and_named(path):
+    device = open_device(path, size_bytes=SIZE_BYTES)
+    slept = []
+    with pytest.raises(Unavailable, match="held by another process") as caught:
+        open_device(path, size_bytes=SIZE_BYTES, sleep=slept.append)
+    assert path in str(caught.value)
+    assert 4.9 <= sum(slept) <= 5.1
+    device.close()
+    open_device(path, size_bytes=SIZE_BYTES, lock_wait_s=0).close()
+
+
+def test_the_lock_is_waited_for(path):
+    device = open_device(path, size_bytes=SIZE_BYTES)
+
+    def sleep(_: float) -> None:
+        device.close()
+
+    open_device(path, size_bytes=SIZE_BYTES, sleep=sleep).close()
+
+
+HOLDER = """
+import sys
+from mezzo_server.blockstore.devices.opening import open_device
+from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.memory import Memory
+device = open_device(sys.argv[1], size_bytes=int(sys.argv[2]), kind=sys.argv[3])
+memory = Memory.anonymous(1 << 20)
+device.submit([Transfer(Op.WRITE, n << 20, (memory.span(),)) for n in range(device.size_bytes >> 20)])
+print("held", flush=True)
+while True:
+    device.wait()
+    device.submit([Transfer(Op.WRITE, t.offset, t.spans) for t in device.reap()])
+"""
+
+
+@pytest.mark.parametrize("kind", ["threads", pytest.param("uring", marks=needs_ring)])
+def test_two_processes_and_a_start_right_after_sigkill(path, kind):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    size_bytes = 16 << 20
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, path, str(size_bytes), kind],
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(Unavailable, match="held by another process"):
+            open_device(path, kind=kind, lock_wait_s=0)
+        holder.kill()
+        # Not even waited for: the ring of the killed process may hold the descriptor for a while.
+        device = open_device(path, kind=kind)
+        assert device.size_bytes == size_bytes
+        device.close()
+        holder.wait()
+
+
+def test_a_file_smaller_than_asked_is_refused(path):
+    open_device(path, size_bytes=SIZE_BYTES).close()
+    with pytest.raises(InvalidArgument, match=f"{SIZE_BYTES} bytes, fewer than"):
+        open_device(path, size_bytes=2 * SIZE_BYTES)
+    assert os.stat(path).st_size == SIZE_BYTES
+
+
+def test_a_larger_file_is_used_in_part(path):
+    open_device(path, size_bytes=SIZE_BYTES).close()
+    device = open_device(path, size_bytes=SIZE_BYTES // 2)
+    assert device.size_bytes == SIZE_BYTES // 2
+    memory = Memory.anonymous(BLOCK)
+    assert do(device, Op.WRITE, SIZE_BYTES // 2, memory.span()) == -errno.EIO
+    device.close()
+    device = open_device(path)
+    assert device.size_bytes == SIZE_BYTES
+    device.close()
+
+
+def test_what_cannot_be_a_device(tmp_path):
+    for path, size_bytes, match in (
+        (tmp_path, None, "directory"),
+        ("/dev/null", None, "neither"),
+        (tmp_path / "missing", None, "does not exist"),
+    ):
+        with pytest.raises(InvalidArgument, match=match):
+            open_device(str(path), size_bytes=size_bytes)
+    with pytest.raises(InvalidArgument, match="does not exist"):
+        open_device(str(tmp_path / "missing"), size_bytes=SIZE_BYTES, create=False)
+    (tmp_path / "tiny").write_bytes(b"x" * 100)
+    with pytest.raises(InvalidArgument, match="single block"):
+        open_device(str(tmp_path / "tiny"))
+    with pytest.raises(InvalidArgument, match="kind"):
+        open_device(str(tmp_path / "tiny"), kind="fast")
+    assert not (tmp_path / "missing").exists()
+
+
+def test_no_room_is_told_and_leaves_nothing_behind(path, monkeypatch):
+    def full(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(Unavailable, match=r"no room for 4194304 bytes \(\d+ free\)"):
+        open_device(path, size_bytes=SIZE_BYTES)
+    assert not os.path.exists(path)
+
+
+def test_without_direct_io_it_says_so(path, monkeypatch):
+    monkeypatch.setattr(descriptor_module, "_set_direct", lambda fd, room: False)
+    device = open_device(path, size_bytes=SIZE_BYTES)
+    assert device.direct is False
+    memory = Memory.anonymous(BLOCK)
+    assert do(device, Op.WRITE, 0, memory.span()) == BLOCK
+    device.close()
+
+
+def test_alignments_follow_the_medium(path, monkeypatch):
+    monkeypatch.setattr(descriptor_module, "_statx_alignments", lambda fd: (4, 16384))
+    descriptor = open_descriptor(path, size_bytes=SIZE_BYTES + 4096)
+    assert descriptor.block_bytes == 16384
+    assert descriptor.memory_align_bytes == 16384
+    assert descriptor.size_bytes == SIZE_BYTES
+    descriptor.release()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.EPERM, "seccomp"), (errno.ENOSYS, "no io_uring"), (errno.ENOMEM, "ENOMEM")],
+)
+@needs_ring
+def test_a_blocked_ring_falls_back_and_says_why(path, monkeypatch, code, words):
+    monkeypatch.setattr("mezzo_server.blockstore.devices.uring.probe", lambda: (code, 0))
+    assert words in probe()
+    assert probe().startswith("Threads")
+    device = open_device(path, size_bytes=SIZE_BYTES)
+    assert isinstance(device, ThreadsDevice)
+    device.close()
+    with pytest.raises(Unavailable, match=words):
+        open_device(path, kind="uring")
+    open_device(path, kind="threads", lock_wait_s=0).close()
+
+
+def test_without_the_native_module_it_falls_back(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mezzo_server.blockstore.devices.uring", None)
+    assert "not built" in probe()
+    device = open_device(path, size_bytes=SIZE_BYTES)
+    assert isinstance(device, ThreadsDevice)
+    device.close()
+
+
+def test_memory_and_null_by_name():
+    device = open_device("memory:1MiB")
+    assert isinstance(device, MemoryDevice)
+    assert device.size_bytes == 1 << 20
+    assert isinstance(open_device("null:1.5GiB"), NullDevice)
+    assert open_device("memory:1MiB", size_bytes=8192).size_bytes == 8192
+    with pytest.raises(InvalidArgument, match="size"):
+        open_device("memory:lots")
+
+
+def test_sizes():
+    assert parse_size("64MiB") == 64 << 20
+    assert parse_size(" 1.5 GiB ") == 3 << 29
+    assert parse_size("4096") == parse_size("4096B") == 4096
+    for wrong in ("", "GiB", "1GB", "-1", "1e9", "1 2"):
+        with pytest.raises(InvalidArgument):
+            parse_size(wrong)
+
+
+def test_kinds_are_documented():
+    assert opening.KINDS == ("auto", "uring", "threads")
