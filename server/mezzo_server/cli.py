@@ -117,7 +117,7 @@ def check(
         json_result(msgspec.json.encode(report))
     else:
         console().print(str(report), markup=False, soft_wrap=True)
-    if not report.well:
+    if not report.ok:
         raise typer.Exit(1)
 
 

@@ -21,6 +21,7 @@ from mezzo_server.blockstore.format.record import PARTS_MAX
 MAGIC = b"MEZZOTBL"
 _TRAILER = struct.Struct("<8sHHIIIIIIIQ")
 # magic version zero table_block body_bytes entry_count part_rows key_bytes scope_count data_end life
+# digest of the body, mark of the life; the digest of all that ends the block
 _SCOPE = struct.Struct("<16s16sII")
 _COLUMNS = ("block", "length", "sequence", "checksum", "parts", "scope", "position", "expiry_ms", "flags")
 _ROW_BYTES = 1 + 4 + 4 + 8 + 8 + 2 + 2 + 4 + 8 + 1
@@ -89,10 +90,28 @@ def encode(
         len(table.scopes),
         data_end,
         life,
-    ) + digest(incarnation, b"table", body)
+    )
+    trailer += digest(incarnation, b"table", body) + _mark(incarnation)
     trailer += bytes(BLOCK_BYTES - DIGEST_BYTES - len(trailer))
     trailer += digest(incarnation, b"trailer", trailer)
     return first, padded(body) + trailer
+
+
+def _mark(incarnation: bytes) -> bytes:
+    """Says which life a trailer is of, even if the rest of it is damaged."""
+    return digest(incarnation, b"life")
+
+
+def is_damaged_trailer(block: bytes | memoryview, incarnation: bytes) -> bool:
+    """Whether a block that is no valid trailer was one of this life; else it is what a former life left."""
+    data = bytes(block[:BLOCK_BYTES])
+    at = _TRAILER.size + DIGEST_BYTES
+    mark = _mark(incarnation)
+    restored = MAGIC + data[len(MAGIC) : at] + mark + data[at + DIGEST_BYTES :]
+    return (
+        data[at : at + DIGEST_BYTES] == mark
+        or digest(incarnation, b"trailer", restored[:-DIGEST_BYTES]) == restored[-DIGEST_BYTES:]
+    )
 
 
 def decode_trailer(block: bytes | memoryview, segment_blocks: int, incarnation: bytes) -> Trailer:
