@@ -101,7 +101,8 @@ class StagingPool:
         """Call ``ready`` with a piece: from within this call if there is room, else in turn.
 
         ``ready`` may take, give and request again, and must not raise.  What it requests is served
-        after it returned, so that no chain of requests grows the stack.  TooLarge over `piece_bytes_max`; Busy when ``waiting_max`` requests wait already.
+        after it returned, so that no chain of requests grows the stack.  TooLarge over
+        `piece_bytes_max`; Busy when ``waiting_max`` requests wait already.
         """
         self._check(length)
         self._drop_cancelled()

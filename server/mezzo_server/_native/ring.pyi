@@ -17,6 +17,7 @@ class Ring:
         pinned_bytes_max: int,
         transfers_max: int,
         asynchronous: bool = False,
+        move_bytes_max: int = ...,
     ) -> None: ...
     depth: int
     setup_flags: int
@@ -29,6 +30,7 @@ class Ring:
     pinned_bytes: int
     pinned_bytes_max: int
     transfers_max: int
+    move_bytes_max: int
     retried: int
     fixed_transfers: int
     @property

@@ -59,6 +59,8 @@ cdef extern from "liburing.h" nogil:
     void io_uring_cq_advance(io_uring *ring, unsigned count)
     void io_uring_prep_readv(io_uring_sqe *sqe, int fd, const iovec *iov, unsigned count, uint64_t offset)
     void io_uring_prep_writev(io_uring_sqe *sqe, int fd, const iovec *iov, unsigned count, uint64_t offset)
+    void io_uring_prep_read(io_uring_sqe *sqe, int fd, void *buffer, unsigned count, uint64_t offset)
+    void io_uring_prep_write(io_uring_sqe *sqe, int fd, const void *buffer, unsigned count, uint64_t offset)
     void io_uring_prep_read_fixed(
         io_uring_sqe *sqe, int fd, void *buffer, unsigned count, uint64_t offset, int index)
     void io_uring_prep_write_fixed(
@@ -175,6 +177,7 @@ cdef class Ring:
     ``block_bytes`` and ``memory_align_bytes`` are what transfers must be aligned to, ``size_bytes`` is
     where the device ends, ``pinned_bytes_max`` bounds the registered memory.  ``asynchronous`` sends
     everything to kernel workers, for descriptors that would copy within the submitting call.
+    ``move_bytes_max`` cuts longer one-span transfers into several requests.
     """
 
     cdef io_uring ring
@@ -193,6 +196,7 @@ cdef class Ring:
     cdef readonly uint64_t transfers_max
     cdef readonly uint64_t retried
     cdef readonly uint64_t fixed_transfers
+    cdef readonly uint64_t move_bytes_max
     cdef bint asynchronous
     cdef int fd
     cdef unsigned in_kernel
@@ -216,6 +220,7 @@ cdef class Ring:
         uint64_t pinned_bytes_max,
         uint64_t transfers_max,
         bint asynchronous=False,
+        uint64_t move_bytes_max=MOVE_BYTES_MAX,
     ):
         self.event = -1
         self.ready = False
@@ -226,6 +231,7 @@ cdef class Ring:
         self.pinned_bytes_max = pinned_bytes_max
         self.transfers_max = transfers_max
         self.asynchronous = asynchronous
+        self.move_bytes_max = min(move_bytes_max, MOVE_BYTES_MAX)
         self.buffers = {}
         self.free_slots = []
         if depth < 1 or depth > 4096:
@@ -556,13 +562,19 @@ cdef class Ring:
         if request.op == OP_FLUSH:
             io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC)
         elif request.buffer_index >= 0:
-            count = <unsigned> min(iov.iov_len, MOVE_BYTES_MAX)
+            count = <unsigned> min(iov.iov_len, self.move_bytes_max)
             if request.op == OP_READ:
                 io_uring_prep_read_fixed(
                     sqe, fd, iov.iov_base, count, request.offset, request.buffer_index)
             else:
                 io_uring_prep_write_fixed(
                     sqe, fd, iov.iov_base, count, request.offset, request.buffer_index)
+        elif request.iov_count - request.iov_first == 1:
+            count = <unsigned> min(iov.iov_len, self.move_bytes_max)
+            if request.op == OP_READ:
+                io_uring_prep_read(sqe, fd, iov.iov_base, count, request.offset)
+            else:
+                io_uring_prep_write(sqe, fd, iov.iov_base, count, request.offset)
         else:
             count = <unsigned> min(request.iov_count - request.iov_first, <int> IOVS_MAX)
             if request.op == OP_READ:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.errors import Busy, InvalidArgument, Unavailable
 from mezzo_server.blockstore.devices import descriptor as descriptor_module
 from mezzo_server.blockstore.devices import opening
 from mezzo_server.blockstore.devices.descriptor import open_descriptor
@@ -39,6 +40,11 @@ class Shm:
 
     def folder(self, tmp_path: Path) -> Path:
         return self.shm
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "device")
 
 
 @needs_ring
@@ -99,6 +105,87 @@ class TestUring(FileDeviceContract):
 
 
 @needs_ring
+class TestRing:
+    """The native ring under its device."""
+
+    @pytest.fixture
+    def ring(self, path):
+        from mezzo_server._native.ring import Ring
+
+        descriptor = open_descriptor(path, size_bytes=SIZE_BYTES)
+        ring = Ring(
+            descriptor.fd,
+            4,
+            size_bytes=SIZE_BYTES,
+            block_bytes=BLOCK,
+            memory_align_bytes=512,
+            pinned_bytes_max=1 << 30,
+            transfers_max=100,
+            move_bytes_max=3 * BLOCK,
+        )
+        yield ring
+        ring.close()
+        descriptor.release()
+
+    @pytest.mark.parametrize("registered", [False, True])
+    def test_short_transfers_go_on_where_they_stopped(self, ring, path, registered):
+        memory = Memory.anonymous(64 * BLOCK)
+        memory.view[:] = random.Random(1).randbytes(memory.length)
+        assert ring.register(memory) or not registered
+        if not registered:
+            ring.unregister(memory)
+        expected = bytes(memory.view[BLOCK : 11 * BLOCK])
+        assert do(ring, Op.WRITE, 5 * BLOCK, memory.span(BLOCK, 10 * BLOCK)) == 10 * BLOCK
+        assert ring.retried == 3
+        with open(path, "rb") as file:
+            assert os.pread(file.fileno(), 10 * BLOCK, 5 * BLOCK) == expected
+        # Two spans go as one request; what is left of the second goes on alone.
+        spans = (memory.span(32 * BLOCK, 2 * BLOCK), memory.span(48 * BLOCK, 8 * BLOCK))
+        assert do(ring, Op.READ, 5 * BLOCK, *spans) == 10 * BLOCK
+        assert b"".join(bytes(span.view) for span in spans) == expected
+
+    def test_what_the_kernel_gave(self, ring):
+        assert ring.fixed_file
+        assert ring.fixed_buffers
+        assert ring.depth == 4
+
+    def test_limits_of_its_own(self, ring, path):
+        memory = Memory.anonymous(BLOCK)
+        with pytest.raises(Busy):
+            ring.submit([Transfer(Op.READ, 0, (memory.span(),)) for _ in range(101)])
+        assert ring.in_flight == 0
+        with pytest.raises(InvalidArgument, match="depth"):
+            type(ring)(
+                0,
+                0,
+                size_bytes=1,
+                block_bytes=1,
+                memory_align_bytes=1,
+                pinned_bytes_max=0,
+                transfers_max=1,
+            )
+        with pytest.raises(InvalidArgument, match="operation"):
+            ring.submit([Transfer(7, 0, (memory.span(),))])
+
+    def test_a_bad_descriptor_is_an_error_of_the_transfer(self, ring):
+        memory = Memory.anonymous(BLOCK)
+        reading, writing = os.pipe()
+        other = type(ring)(
+            reading,
+            2,
+            size_bytes=SIZE_BYTES,
+            block_bytes=BLOCK,
+            memory_align_bytes=512,
+            pinned_bytes_max=0,
+            transfers_max=10,
+        )
+        assert do(other, Op.WRITE, 0, memory.span()) < 0
+        other.close()
+        os.close(reading)
+        os.close(writing)
+
+
+@needs_ring
 @needs_shm
 class TestUringShm(Shm, TestUring):
     pass
@@ -120,11 +207,6 @@ class TestThreads(FileDeviceContract):
 @needs_shm
 class TestThreadsShm(Shm, TestThreads):
     pass
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "device")
 
 
 def test_a_second_opening_is_refused_and_named(path):
