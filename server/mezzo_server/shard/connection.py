@@ -198,9 +198,7 @@ class Connection:
     def _receive_into(self, buffer: memoryview) -> int:
         if not self._is_unix:
             return self._sock.recv_into(buffer)
-        count, ancillary, flags, _ = self._sock.recvmsg_into(
-            (buffer,), ANCILLARY_BYTES, MSG_CMSG_CLOEXEC
-        )
+        count, ancillary, flags, _ = self._sock.recvmsg_into((buffer,), ANCILLARY_BYTES, MSG_CMSG_CLOEXEC)
         if ancillary or flags & MSG_CTRUNC:
             self._take_ancillary(ancillary, flags)
         return count
@@ -341,7 +339,7 @@ class Connection:
     # -- ends
 
     def check_time(self, now: float) -> None:
-        """Called about once a second: end what takes too long."""
+        """Called a few times a second: end what takes too long."""
         limits = self._limits
         if self._state is _State.LINGERING:
             if now - self._since > LINGER_S:

@@ -51,13 +51,13 @@ class Request:
 
     def finish(self, kind: Kind, body: Body) -> None:
         """It is answered."""
-        self._release()
         self.session.end(self, kind, body)
+        self._release()  # after its answer: a removal that waits for it is answered behind it
 
     def fail(self, error: MezzoError) -> None:
         """It is answered with an error."""
-        self._release()
         self.session.end_with_error(self, error)
+        self._release()
 
     def check_deadline(self) -> None:
         """DeadlineExceeded if it has passed."""

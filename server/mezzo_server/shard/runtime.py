@@ -24,7 +24,7 @@ log = structlog.get_logger("mezzo.runtime")
 
 TICK_S = 0.02
 TICK_IDLE_S = 0.2
-CONNECTION_CHECK_S = 1.0
+CONNECTION_CHECK_S = 0.25
 HOLD_GOAL_NS = 1_000_000
 YOUNG_COUNT = 20_000
 """Container objects made since the last collection before the youngest are collected."""

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from mezzo_server.shard.service import Service
 
 SERVER_NAME = "mezzo"
+STAT_KEYS = 128
+"""Keys of a stat looked up before others get their turn."""
 
 
 class Link(Protocol):
@@ -328,13 +330,7 @@ class Session:
 
     def _stat(self, request_id: int, body: Stat) -> None:
         self._check_keys(body.keys)
-        chunks: list[ChunkStat | None] = []
-        for key in body.keys:
-            info = self.service.store.info(self.scope, key)
-            chunks.append(
-                None if info is None else ChunkStat(info.length, len(info.parts), info.sequence, info.leased)
-            )
-        self._send(Kind.STATED, request_id, Stated(chunks))
+        _Stating(self, request_id, body.keys).step()
 
     def _shard_stat(self, request_id: int, body: ShardStat) -> None:
         self._send(Kind.SHARD_STATED, request_id, ShardStated(self.service.numbers()))
@@ -388,6 +384,30 @@ class Session:
             retry_after_ms = max(1, round(error.retry_after_s * 1000))
         reply = ErrorReply(int(error.code), str(error)[:1024], retry_after_ms)
         self._send(Kind.ERROR, request_id, reply)
+
+
+class _Stating(Request):
+    """What is known of many chunks, told step by step."""
+
+    __slots__ = ("_chunks", "_keys")
+
+    def __init__(self, session: Session, request_id: int, keys: Sequence[bytes]) -> None:
+        super().__init__(session, request_id, Kind.STAT)
+        self._keys = keys
+        self._chunks: list[ChunkStat | None] = []
+
+    def step(self) -> None:
+        """Look some keys up, and the rest in later turns."""
+        session, chunks = self.session, self._chunks
+        for key in self._keys[len(chunks) : len(chunks) + STAT_KEYS]:
+            info = session.service.store.info(session.scope, key)
+            chunks.append(
+                None if info is None else ChunkStat(info.length, len(info.parts), info.sequence, info.leased)
+            )
+        if len(chunks) == len(self._keys) or self.cancelled:
+            self.finish(Kind.STATED, Stated(chunks))
+        else:
+            session.link.later(self.step)
 
 
 class _RegionAdding(Request):

@@ -1,0 +1,125 @@
+"""A client of a real shard by hand: frames over a socket, and waiting for what the shard says of itself."""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Self, TypeVar
+from urllib.parse import urlsplit
+
+from mezzo import Client
+from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader, PayloadDone, encode
+from mezzo.protocol.messages import Body, Hello, Kind, RegionAdd, RegionAdded, Welcome
+
+B = TypeVar("B", bound=Body)
+PATIENCE_S = 20.0
+
+
+class Wire:
+    """One connection of which every byte is the test's."""
+
+    def __init__(self, address: str, *, hello: bool = True) -> None:
+        parts = urlsplit(address)
+        if parts.scheme == "unix":
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.connect(parts.path)
+        else:
+            self.sock = socket.create_connection((parts.hostname, parts.port))
+        self.sock.settimeout(PATIENCE_S)
+        self.payloads: list[bytes] = []
+        self._reader = FrameReader(FROM_SERVER, body_bytes_max=1 << 24, payload_bytes_max=1 << 30)
+        self._payload = bytearray()
+        if hello:
+            self.send(Kind.HELLO, 0, Hello(1, 1, "wire"))
+            self.welcome = self.expect(Welcome)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, kind: Kind, request_id: int, body: Body, payload_bytes: int = 0) -> None:
+        self.sock.sendall(encode(kind, request_id, body, payload_bytes))
+
+    def send_with(self, kind: Kind, request_id: int, body: Body, fds: list[int]) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
+        self.sock.sendmsg([encode(kind, request_id, body)], rights)
+
+    def frame(self) -> Frame | None:
+        """The next frame, its payload read as well; None at the end of the stream."""
+        while True:
+            event = self._reader.next_event()
+            if isinstance(event, Frame):
+                if event.payload_bytes:
+                    self._payload = bytearray(event.payload_bytes)
+                    self._reader.deliver_into([memoryview(self._payload)])
+                return event
+            if isinstance(event, PayloadDone):
+                self.payloads.append(bytes(self._payload))
+                continue
+            count = self.sock.recv_into(self._reader.buffer())
+            if count == 0:
+                return None
+            self._reader.received(count)
+
+    def expect(self, expected: type[B]) -> B:
+        """The body of the next frame, which is of this type."""
+        frame = self.frame()
+        assert frame is not None, "the connection ended"
+        assert isinstance(frame.body, expected), frame.body
+        return frame.body
+
+    def ended(self) -> bool:
+        """Read to the end of the stream; whether it came (a reset is an end too)."""
+        try:
+            while self.frame() is not None:
+                pass
+        except ConnectionError:
+            pass
+        return True
+
+    def silent(self) -> bool:
+        """Whether nothing has come that can be read now."""
+        return not select.select([self.sock], [], [], 0)[0]
+
+    def region(self, number: int, fd: int, length: int) -> RegionAdded:
+        self.send_with(Kind.REGION_ADD, 900 + number, RegionAdd(number, 0, length), [fd])
+        return self.expect(RegionAdded)
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Ask until it is so. AssertionError after `PATIENCE_S`."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        select.select([], [], [], 0.01)
+
+
+def numbers(address: str) -> dict[str, float]:
+    """What the shard says of itself."""
+    with Client(address) as client:
+        return dict(client.shard_stat())
+
+
+def at_rest(address: str) -> None:
+    """Wait until the shard holds nothing of clients but of the one that asks."""
+
+    def rests() -> bool:
+        now = numbers(address)
+        return (
+            now["connections"] == 1
+            and now["staging_free_bytes"] == now["staging_bytes"]
+            and now["regions"] == now["regions_lingering"] == now["leases"] == 0
+        )
+
+    eventually(rests, "clients' staging, regions, leases and connections are given back")
+
+
+def descriptors(pid: int) -> int:
+    """Open descriptors of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
