@@ -84,7 +84,7 @@ $(VENV)/.stamp-install: pyproject.toml $(NATIVE) $(VENV)/.stamp-demo
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable . -v \
 	    >$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@$(BIN)/python -c 'import mezzo_server._native.ring, mezzo_server._native.pool' 2>/dev/null || \
-	    echo "the io_uring module could not be built ($(VENV)/install.log says why): I/O goes through pread in threads"
+	    echo "no io_uring module ($(VENV)/install.log says why): I/O goes through pread in threads. Later: make native"
 	@touch $@
 
 # -- cleaning ------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ $(VENV)/.stamp-install: pyproject.toml $(NATIVE) $(VENV)/.stamp-demo
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find client server -name '*.so' -delete
-	find client server tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(wildcard client server tests benchmarks docs) -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f $(NATIVE_FOLDER)/ring.c $(NATIVE_FOLDER)/pool.c $(VENV)/.stamp-install
 
 distclean: clean

@@ -10,36 +10,37 @@ from setuptools import Extension, setup
 NATIVE = "server/mezzo_server/_native"
 FLAGS = ["-O3", "-fvisibility=hidden"]
 
-setup(
-    ext_modules=cythonize(
-        [
-            Extension(
-                "mezzo_server._native.ring",
-                [f"{NATIVE}/ring.pyx"],
-                depends=[f"{NATIVE}/event.h"],
-                libraries=["uring"],
-                extra_compile_args=FLAGS,
-                optional=True,
-            ),
-            Extension(
-                "mezzo_server._native.pool",
-                [
-                    f"{NATIVE}/pool.pyx",
-                    f"{NATIVE}/threads.c",
-                    f"{NATIVE}/hash.c",
-                    f"{NATIVE}/hash_avx2.c",
-                    f"{NATIVE}/hash_avx512.c",
-                ],
-                depends=[
-                    f"{NATIVE}/event.h",
-                    f"{NATIVE}/threads.h",
-                    f"{NATIVE}/hash.h",
-                    f"{NATIVE}/hash_body.h",
-                ],
-                extra_compile_args=FLAGS,
-                optional=True,
-            ),
-        ],
-        language_level=3,
-    )
+extensions = cythonize(
+    [
+        Extension(
+            "mezzo_server._native.ring",
+            [f"{NATIVE}/ring.pyx"],
+            depends=[f"{NATIVE}/event.h"],
+            libraries=["uring"],
+            extra_compile_args=FLAGS,
+        ),
+        Extension(
+            "mezzo_server._native.pool",
+            [
+                f"{NATIVE}/pool.pyx",
+                f"{NATIVE}/threads.c",
+                f"{NATIVE}/hash.c",
+                f"{NATIVE}/hash_avx2.c",
+                f"{NATIVE}/hash_avx512.c",
+            ],
+            depends=[
+                f"{NATIVE}/event.h",
+                f"{NATIVE}/threads.h",
+                f"{NATIVE}/hash.h",
+                f"{NATIVE}/hash_body.h",
+            ],
+            extra_compile_args=FLAGS,
+        ),
+    ],
+    language_level=3,
 )
+
+for extension in extensions:
+    extension.optional = True  # here, since cythonize drops it where the extension is made
+
+setup(ext_modules=extensions)

@@ -166,7 +166,7 @@ def _demo(
     )
     with shard:
         address = shard.address
-        remark(f"a shard of {format_size(capacity_bytes)} serves {address}")
+        remark(f"a shard of {format_size(capacity_bytes)} serves {address}. {shard.ready.get('io', '')}")
         report = run_replay(trace, options, address, "default", 30.0)
         with connect(address, "default", 30.0) as client:
             before = present_blocks(client, trace, options)
