@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mezzo.checksum import chunk_seed, part_seed
 from mezzo_server.blockstore.entries import ENTRY_BITS, ENTRY_MASK
@@ -25,6 +25,8 @@ from mezzo_server.staging import StagingPool
 
 if TYPE_CHECKING:
     from mezzo_server.blockstore.device_log import DeviceLog
+
+T = TypeVar("T")
 
 
 class Context:
@@ -68,9 +70,21 @@ class Context:
         self.next_life += 1
         return self.next_life - 1
 
-    def start(self, coroutine: Coroutine[Event[Any], None, None]) -> Coro:
+    def start(self, coroutine: Coroutine[Event[Any], None, object]) -> Coro:
         """Run background work. What it raises is kept for `BlockStore.pump` to raise."""
         return Coro(coroutine, self.failures.append)
+
+    @property
+    def segment_bytes_min(self) -> int:
+        """Smallest segment of any device: what every record must fit into."""
+        return min(log.superblock.segment_bytes for log in self.logs)
+
+    def call(self, done: Callable[[T], None], outcome: T) -> None:
+        """Answer a caller. What he raises is his fault: kept for `BlockStore.pump`, not let in here."""
+        try:
+            done(outcome)
+        except Exception as error:
+            self.failures.append(error)
 
     def limbo(self) -> frozenset[int]:
         """Lives whose evicted chunks a restart could find again."""
@@ -117,6 +131,14 @@ class Context:
         if pins:
             segment.pinned_bytes -= segment.table.length[number]
         return True
+
+    def shade_fenced(self, namespace: NamespaceIndex, key: bytes) -> None:
+        """A key that `find` does not find is put anew: remember its copy on a fenced device, if any."""
+        location = namespace.get(key)
+        if location is not None:
+            segment = self.lives[life_of(location)]
+            self.forget(namespace, key, segment, number_of(location))
+            namespace.shade(key, segment.life)
 
     def appear(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> None:
         """Make a chunk visible at a place."""

@@ -1,15 +1,18 @@
 """Deletes and tombstones.
 
 A tombstone says: every copy of this key with a lower sequence is void.  It is carried forward as long
-as a *blocker* is on a device: the life that held the chunk when it was deleted, and lives that were
-in limbo then (evicted, but still to be found by a restart).  So there are never more tombstones than
-outdated copies.
+as a *blocker* is on a device: the life that held the chunk when it was deleted, lives that hold a
+shadow of it (`NamespaceIndex.shadows`), and lives that were in limbo then (evicted, but still to be
+found by a restart).  So there are never more tombstones than outdated copies.
+
+What holds everywhere: a copy on a device that the index does not point to is in limbo, or a shadow,
+or covered by a tombstone that has its life among the blockers.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 
 from mezzo.errors import MezzoError
 from mezzo_server.blockstore.api import DeleteDone, Scope
@@ -18,7 +21,7 @@ from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
-from mezzo_server.blockstore.segment import Purpose, Segment
+from mezzo_server.blockstore.segment import Purpose, Segment, life_of, number_of
 from mezzo_server.blockstore.tasks import Event
 from mezzo_server.blockstore.writer import RecordWrite, Writer
 from mezzo_server.memory import Memory
@@ -26,6 +29,8 @@ from mezzo_server.memory import Memory
 GROUP_KEYS = 512
 
 Tombstone = tuple[record.Entry, frozenset[int]]
+Burial = tuple[bytes, frozenset[int]]
+"""A key and its blockers."""
 
 
 class Deletes:
@@ -48,63 +53,129 @@ class Deletes:
             return
         context.counters["chunks_lost"] += 1
         if key in namespace.busy:
-            return  # being rewritten or deleted: that ends it, and finds it gone
+            # being rewritten: that ends it, and finds it gone
+            namespace.shade(key, segment.life)
+            return
+        blockers = self.blockers(namespace, key, segment.life, context.limbo())
         namespace.begin(key)
-        blockers = self._blockers(namespace, key, segment)
 
         async def bury() -> None:
-            await self.write(segment.log, namespace.scope, [(record.Entry(key, 0), blockers)])
+            await self.bury(namespace, {segment.log: [(key, blockers)]}, flush=False)
             namespace.end(key)
 
         context.start(bury())
 
-    def _blockers(self, namespace: NamespaceIndex, key: bytes, segment: Segment | None) -> frozenset[int]:
-        own = () if segment is None else (segment.life,)
-        return self.context.limbo().union(own, namespace.shadows.get(key, ()))
+    def blockers(
+        self, namespace: NamespaceIndex, key: bytes, life: int | None, limbo: frozenset[int]
+    ) -> frozenset[int]:
+        """Lives that a restart could find an outdated copy of the key in."""
+        shadows = namespace.shadows.get(key)
+        if shadows is None and life is None:
+            return limbo
+        own = () if life is None else (life,)
+        return limbo.union(own, (shadows or frozenset()) & self.context.on_disk)
 
     async def _delete(self, namespace: NamespaceIndex, keys: Sequence[bytes], done: DeleteDone) -> None:
+        """Rounds: whatever is free is deleted together; a key that is busy is waited for with nothing held.
+
+        Two deletes that each held a key and waited for the other's would wait for ever.
+        """
         context = self.context
         deleted = [False] * len(keys)
         error: Exception | None = None
-        for start in range(0, len(keys), GROUP_KEYS):
+        first: dict[bytes, int] = {}
+        for number, key in enumerate(keys):
+            first.setdefault(key, number)
+        left = deque(first.items())
+        while left:
             claimed: list[bytes] = []
-            groups: defaultdict[DeviceLog, list[Tombstone]] = defaultdict(list)
-            for number in range(start, min(start + GROUP_KEYS, len(keys))):
-                key = keys[number]
-                if key in claimed:
+            busy: list[tuple[bytes, int]] = []
+            groups: defaultdict[DeviceLog, list[Burial]] = defaultdict(list)
+            limbo = context.limbo()
+            for _ in range(min(len(left), GROUP_KEYS)):
+                key, number = left.popleft()
+                if key in namespace.busy:
+                    busy.append((key, number))
                     continue
-                while key in namespace.busy:
-                    event: Event[None] = Event()
-                    namespace.wait(key, lambda event=event: event(None))  # type: ignore[misc]
-                    await event
-                place = context.find(namespace, key)
-                blockers = self._blockers(namespace, key, place[0] if place else None)
-                if place is not None:
-                    context.forget(namespace, key, *place)
-                    deleted[number] = True
-                elif not blockers:
-                    continue
-                namespace.begin(key)
-                claimed.append(key)
-                log = self._log_for(place[0].log if place else None)
-                groups[log].append((record.Entry(key, 0), blockers))
-            for log, tombstones in groups.items():
-                error = await self.write(log, namespace.scope, tombstones) or await log.flushed() or error
-            context.counters["chunks_deleted"] += sum(deleted[start : start + GROUP_KEYS])
+                deleted[number] = self._claim(namespace, key, limbo, groups, claimed)
+                context.counters["chunks_deleted"] += deleted[number]
+            error = await self.bury(namespace, groups) or error
             for key in claimed:
-                if error is None:
-                    namespace.shadows.pop(key, None)
                 namespace.end(key)
-            if start + GROUP_KEYS < len(keys):
+            left.extend(busy)
+            if busy and not claimed:
+                await self._end_of(namespace, busy[0][0])
+            elif left:
                 await context.later.turn()
         self.in_flight -= 1
-        done(deleted, error)
+        try:
+            done(deleted, error)
+        except Exception as fault:
+            context.failures.append(fault)
 
-    def _log_for(self, log: DeviceLog | None) -> DeviceLog:
-        """Beside the chunk, so that both are lost together; else on any device that serves."""
-        if log is None or log.fenced is not None:
-            return next((other for other in self.context.logs if other.fenced is None), self.context.logs[0])
-        return log
+    @staticmethod
+    async def _end_of(namespace: NamespaceIndex, key: bytes) -> None:
+        """Wait for what is under way for a key."""
+        event: Event[None] = Event()
+        namespace.wait(key, lambda: event(None))
+        await event
+
+    def _claim(
+        self,
+        namespace: NamespaceIndex,
+        key: bytes,
+        limbo: frozenset[int],
+        groups: defaultdict[DeviceLog, list[Burial]],
+        claimed: list[bytes],
+    ) -> bool:
+        """Make a key invisible and note the tombstones that it needs. False: it was not visible."""
+        context = self.context
+        location = namespace.get(key)
+        segment = None if location is None else context.lives[life_of(location)]
+        visible = segment is not None and segment.log.fenced is None
+        blockers = self.blockers(namespace, key, None if segment is None else segment.life, limbo)
+        if segment is not None and location is not None:
+            context.forget(namespace, key, segment, number_of(location))
+        if blockers:
+            namespace.begin(key)
+            claimed.append(key)
+            for log in self._logs_for(namespace, key, segment):
+                groups[log].append((key, blockers))
+        return visible
+
+    def _logs_for(self, namespace: NamespaceIndex, key: bytes, segment: Segment | None) -> set[DeviceLog]:
+        """Beside each copy, so that both are lost together; else on any device that serves."""
+        lives = self.context.lives
+        copies = [lives[life] for life in namespace.shadows.get(key, ()) if life in lives]
+        if segment is not None:
+            copies.append(segment)
+        serving = {copy.log for copy in copies if copy.log.fenced is None}
+        if serving:
+            return serving
+        logs = self.context.logs
+        return {next((log for log in logs if log.fenced is None), logs[0])}
+
+    async def bury(
+        self, namespace: NamespaceIndex, groups: Mapping[DeviceLog, list[Burial]], *, flush: bool = True
+    ) -> Exception | None:
+        """Write tombstones, and flush them; failing that, keep in mind what a restart could find.
+
+        The keys are busy meanwhile.
+        """
+        failure: Exception | None = None
+        for log, burials in groups.items():
+            tombstones = [(record.Entry(key, 0), blockers) for key, blockers in burials]
+            error = await self.write(log, namespace.scope, tombstones)
+            if error is None and flush:
+                error = await log.flushed()
+            failure = error or failure
+        for burials in groups.values():
+            for key, blockers in burials:
+                if failure is None:
+                    namespace.shadows.pop(key, None)
+                else:
+                    namespace.shadows[key] = blockers
+        return failure
 
     async def write(self, log: DeviceLog, scope: Scope, tombstones: Sequence[Tombstone]) -> Exception | None:
         """Write tombstones as one record and remember their blockers."""

@@ -30,6 +30,8 @@ from mezzo_server.blockstore.tasks import Event
 from mezzo_server.memory import Memory, Span
 
 RESERVE_SEGMENTS = 2
+RESERVED_FROM = {Purpose.CHUNKS: RESERVE_SEGMENTS, Purpose.SURVIVORS: 1, Purpose.TOMBSTONES: 0}
+"""Free segments that a purpose leaves to the others: tombstones find room even when survivors do not."""
 LARGE_TENANT_SEGMENTS = 4
 """a tenant with more live bytes than so many segments gets open segments of its own"""
 SCOPES_MAX = 60_000
@@ -57,13 +59,15 @@ class DeviceLog:
         self.io_errors = 0
         self.retiring = False
         """a segment with an I/O error waits to be reclaimed and retired"""
+        self.unreadable: list[int] = []
+        """segments whose header the start could not read: retired, since what they hold is unknown"""
         self.queue: list[Transfer] = []
         self.queued_bytes = 0
         """of transfers that were queued and have not ended"""
         self._flush_waiters: list[Callable[[Exception | None], None]] = []
         self._flushing = False
         self._erased: set[int] = set()
-        self._superblock_busy = False
+        self._superblock_written: Event[None] | None = None
 
     # -- transfers ---------------------------------------------------------------------------
 
@@ -97,7 +101,6 @@ class DeviceLog:
             return
         self.fenced = why
         self.context.counters["devices_fenced"] += 1
-        self.limbo.update(segment.life for segment in self.segments.values())
         self.open.clear()
         self.free.clear()
         self.context.start(self._purge())
@@ -110,13 +113,15 @@ class DeviceLog:
         return DeviceFailed(f"device {self.device.name} is fenced: {self.fenced}")
 
     async def _purge(self) -> None:
+        """Forget the chunks, and remember their places: the next start may find them again."""
         context = self.context
         for segment in list(self.segments.values()):
             entries = segment.table
             for number in range(len(entries)):
                 if entries.parts[number]:
                     namespace = context.index.namespace(entries.scopes[entries.scope[number]])
-                    context.forget(namespace, entries.keys[number], segment, number)
+                    if context.forget(namespace, entries.keys[number], segment, number):
+                        namespace.shade(entries.keys[number], segment.life)
                 if number % 512 == 511:
                     await context.later.turn()
             await context.later.turn()
@@ -189,8 +194,7 @@ class DeviceLog:
             self.close_segment(segment)
             segment = None
         if segment is None:
-            reserve = RESERVE_SEGMENTS if kind[0] is Purpose.CHUNKS else 0
-            if len(self.free) <= reserve:
+            if len(self.free) <= RESERVED_FROM[kind[0]]:
                 return None
             segment = self._open(kind)
             if not self._fits(segment, *need):
@@ -315,19 +319,26 @@ class DeviceLog:
         self._erased.add(segment.life)
         return True
 
-    async def retire(self, segment: Segment) -> None:
-        """Never use a segment again, and remember that in the superblock."""
+    async def retire(self, number: int, life: int = 0) -> bool:
+        """Never use a segment again, and remember that in the superblock. False: the device is fenced."""
         self.context.counters["segments_retired"] += 1
-        while self._superblock_busy:
-            await self.context.later.turn()
-        retired = (*self.superblock.retired, segment.number)
+        while self._superblock_written is not None:
+            await self._superblock_written
+        retired = (*self.superblock.retired, number)
         if len(retired) > RETIRED_MAX:
             self.fence(f"more than {RETIRED_MAX} segments are retired")
-            return
-        self._superblock_busy = True
+            return False
+        written = self._superblock_written = Event()
         self.superblock = replace(self.superblock, retired=retired, written=self.superblock.written + 1)
         await self.write_superblock()
-        self._superblock_busy = False
+        self._superblock_written = None
+        written(None)
+        if self.fenced is not None:
+            return False
+        # No restart looks there any more, whatever became of the header.
+        self.limbo.discard(life)
+        self.context.on_disk.discard(life)
+        return True
 
     async def write_superblock(self) -> None:
         """Both copies, a flush after each; a failure fences the device."""

@@ -84,6 +84,10 @@ class _Get:
         self._lengths = [-1] * len(chunks)
         self._left = len(chunks)
         gets.in_flight += 1
+        if not chunks:
+            gets.in_flight -= 1
+            gets.context.call(done, GetOutcome([]))
+            return
         self._slice(0)
 
     def _slice(self, start: int) -> None:
@@ -155,7 +159,7 @@ class _Get:
             counters["bytes_got"] += sum(hits)
             counters["chunks_missed"] += len(self._lengths) - len(hits)
             self._gets.in_flight -= 1
-            self._done(GetOutcome(self._lengths))
+            self._gets.context.call(self._done, GetOutcome(self._lengths))
 
 
 def submit(reads: Sequence[ChunkRead]) -> None:

@@ -60,6 +60,10 @@ class NamespaceIndex:
         """Entries of one shard, as they are now."""
         return iter(list(self.shards[shard].items()))
 
+    def shade(self, key: bytes, life: int) -> None:
+        """A copy in this life is outdated now, and nothing but a restart's comparison says so."""
+        self.shadows[key] = self.shadows.get(key, frozenset()) | {life}
+
     def begin(self, key: bytes) -> None:
         """Mark a key as having something under way. Not while it has."""
         if key in self.busy:

@@ -24,9 +24,19 @@ from mezzo_server.staging import StagingRequest
 GROUP_BYTES = 4 << 20
 GROUP_CHUNKS = 128
 """A put is cut into records of about this size, so that checksums of one overlap writes of another."""
+GROUP_SEGMENT_SHARE = 4
+"""No record of several chunks is larger than a segment divided by this: it must fit, and waste little."""
 SLICE_CHUNKS = 128
 """Chunks considered in one turn."""
 KEY_BYTES_MAX = 64
+ENTRY_BYTES_MAX = 128
+PART_BYTES = 12
+"""Upper bounds of a row in a record's header or in a table, key included, and of a part's."""
+
+
+def record_weight(parts: Sequence[int]) -> int:
+    """Bytes that a chunk adds to a segment, at most: payload, and its rows in header and table."""
+    return blocks_of(sum(parts)) * BLOCK_BYTES + 2 * (ENTRY_BYTES_MAX + PART_BYTES * len(parts))
 
 
 class Puts:
@@ -110,6 +120,10 @@ class PutTicket:
         self._groups: list[_Group] = []
         puts.waiting_bytes += size
         puts.in_flight += 1
+        if not chunks:
+            puts.in_flight -= 1
+            puts.context.call(done, self._outcome)
+            return
         self._consider(0)
 
     def abandon(self) -> None:
@@ -141,6 +155,7 @@ class PutTicket:
         if self._abandoned:
             self._answer(number, PutStatus.FAILED, DeadlineExceeded("the put was given up"))
             return False
+        self._puts.context.shade_fenced(namespace, key)
         namespace.begin(key)
         return True
 
@@ -151,13 +166,14 @@ class PutTicket:
     def _write(self, numbers: Sequence[int]) -> None:
         group: list[int] = []
         size = 0
+        most = min(GROUP_BYTES, self._puts.context.segment_bytes_min // GROUP_SEGMENT_SHARE)
         for number in numbers:
-            length = sum(self._chunks[number].parts)
-            if group and (size + length > GROUP_BYTES or len(group) >= GROUP_CHUNKS):
+            weight = record_weight(self._chunks[number].parts)
+            if group and (size + weight > most or len(group) >= GROUP_CHUNKS):
                 self._start(group)
                 group, size = [], 0
             group.append(number)
-            size += length
+            size += weight
         if group:
             self._start(group)
 
@@ -176,7 +192,7 @@ class PutTicket:
         puts.waiting_bytes -= sum(self._chunks[number].parts)
         if not self._left:
             puts.in_flight -= 1
-            self._done(outcome)
+            puts.context.call(self._done, outcome)
 
 
 class _Group:
@@ -327,9 +343,12 @@ class _Group:
                 if stamp:
                     table.touched[number] = stamp
                 context.appear(namespace, table.keys[number], write.segment, number)
-                namespace.shadows.pop(table.keys[number], None)
             context.counters["chunks_put"] += len(self._numbers)
             context.counters["bytes_put"] += sum(entry.length for entry in self._entries)
+        elif write is not None and write.began:
+            # until the segment has its table, a restart may find what came through of the record
+            for entry in self._entries:
+                namespace.shade(entry.key, write.segment.life)
         for number, entry in zip(self._numbers, self._entries, strict=True):
             ticket._answer(number, PutStatus.STORED if error is None else PutStatus.FAILED, error)
             namespace.end(entry.key)

@@ -19,6 +19,7 @@ from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.put import GROUP_SEGMENT_SHARE, record_weight
 from mezzo_server.blockstore.segment import Purpose, Segment, State
 from mezzo_server.blockstore.tasks import Event
 from mezzo_server.blockstore.writer import RecordWrite, Writer
@@ -98,11 +99,16 @@ class Reclaim:
         sealed = [segment for segment in self._log.segments.values() if segment.state is State.SEALED]
         # Empty and failed segments first: they cost nothing, or should be left as soon as possible.
         for segment in sealed:
-            if segment.retire or not segment.live_count:
+            if segment.retire or not (segment.live_count or self._carries(segment)):
                 return segment
         most = PINNED_SHARE_MAX * self._log.superblock.segment_bytes
-        fit = (segment for segment in sealed if segment.pinned_bytes <= most)
+        fit = [segment for segment in sealed if segment.live_count and segment.pinned_bytes <= most]
         victim = min(fit, key=self._context.policy.rank, default=None)
+        # Nothing but tombstones that are still needed: rewriting them gains little, so they take their
+        # turn by age, and could otherwise be rewritten for ever.
+        buried = min((s for s in sealed if not s.live_count), key=lambda s: s.life, default=None)
+        if victim is None or (buried is not None and buried.life < min(s.life for s in fit)):
+            victim = buried
         if victim is not None:
             return victim
         if (
@@ -116,6 +122,15 @@ class Reclaim:
                 break
         return None
 
+    def _carries(self, segment: Segment) -> bool:
+        """Whether it has tombstones that are still needed."""
+        on_disk = self._context.on_disk
+        return any(
+            life != segment.life and life in on_disk
+            for blockers in segment.blockers.values()
+            for life in blockers
+        )
+
     async def _reclaim(self, victim: Segment) -> bool:
         """Reclaim one segment; False if it could not be."""
         log = self._log
@@ -123,32 +138,33 @@ class Reclaim:
         log.limbo.add(victim.life)
         self._context.counters["segments_reclaimed"] += 1
         keep, tombstones = await self._sort(victim)
-        wrote = False
         size = 0
         batch: list[int] = []
+        most = min(BATCH_BYTES, log.superblock.segment_bytes // GROUP_SEGMENT_SHARE)
         for number in sorted(keep, key=lambda number: victim.table.block[number]):
-            length = blocks_of(victim.table.length[number]) * BLOCK_BYTES
-            if batch and (size + length > BATCH_BYTES or len(batch) >= BATCH_CHUNKS):
-                wrote |= await self._rewrite(victim, batch)
+            weight = record_weight(victim.table.part_lengths(number))
+            if batch and (size + weight > most or len(batch) >= BATCH_CHUNKS):
+                await self._rewrite(victim, batch)
                 batch, size = [], 0
             batch.append(number)
-            size += length
+            size += weight
         if batch:
-            wrote |= await self._rewrite(victim, batch)
+            await self._rewrite(victim, batch)
+        # Leased after it was looked at, or not to be rewritten for want of space: still here.
+        if victim.live_count and await self._evict_rest(victim):
+            return self._give_up(victim)
+        # Only now: a victim that is given up keeps its tombstones, and must not leave copies of them.
         for scope, group in tombstones.items():
             for start in range(0, len(group), BATCH_CHUNKS):
                 if await self._deletes.write(log, scope, group[start : start + BATCH_CHUNKS]) is not None:
                     return self._give_up(victim)
-                wrote = True
-        # Leased after it was looked at, or not to be rewritten for want of space: still here.
-        if victim.live_count and await self._evict_rest(victim):
-            return self._give_up(victim)
         idle: Event[None] = Event()
         victim.when_idle(lambda: idle(None))
         self._draining, self._drains_since = victim, self._context.now()
         await idle
         self._draining = None
-        if wrote and await log.flushed() is not None:
+        # Also if nothing was rewritten now: survivors of an attempt that was given up may be unflushed.
+        if await log.flushed() is not None:
             return False
         return await self._free(victim)
 
@@ -218,8 +234,8 @@ class Reclaim:
                 self._evict(victim, number)
                 if namespace.get(victim.table.keys[number]) == victim.base + number:
                     late.append(number)
-        for start in range(0, len(late), BATCH_CHUNKS):
-            await self._rewrite(victim, late[start : start + BATCH_CHUNKS])
+        for number in late:
+            await self._rewrite(victim, [number])
         return victim.live_count > 0
 
     def _namespace(self, victim: Segment, number: int) -> NamespaceIndex:
@@ -227,10 +243,9 @@ class Reclaim:
 
     # -- rewriting ---------------------------------------------------------------------------
 
-    async def _rewrite(self, victim: Segment, numbers: list[int]) -> bool:
+    async def _rewrite(self, victim: Segment, numbers: list[int]) -> None:
         """Read, verify and write again; the chunks move when the new record counts."""
         table = victim.table
-        wrote = False
         by_namespace: defaultdict[int, list[int]] = defaultdict(list)
         for number in numbers:
             by_namespace[table.scope[number]].append(number)
@@ -239,10 +254,9 @@ class Reclaim:
             claimed = [number for number in group if self._claim(namespace, victim, number)]
             good = await self._read(victim, namespace, claimed)
             if good:
-                wrote |= await self._write(victim, namespace, good)
+                await self._write(victim, namespace, good)
             for number in claimed:
                 namespace.end(table.keys[number])
-        return wrote
 
     def _claim(self, namespace: NamespaceIndex, victim: Segment, number: int) -> bool:
         key = victim.table.keys[number]
@@ -287,14 +301,10 @@ class Reclaim:
                 victim.suspects.append((table.block[number], blocks_of(table.length[number])))
             else:
                 self._log.io_error(victim, -transfer.result, "read of a survivor")
-            self._deletes.drop(namespace, key, victim, number)
-            error = await self._deletes.write(
-                self._log,
-                namespace.scope,
-                [(record.Entry(key, 0), frozenset((victim.life,)) | context.limbo())],
-            )
-            if error is not None:
-                context.counters["tombstones_failed"] += 1
+            if context.forget(namespace, key, victim, number):
+                context.counters["chunks_lost"] += 1
+            blockers = self._deletes.blockers(namespace, key, victim.life, context.limbo())
+            await self._deletes.bury(namespace, {self._log: [(key, blockers)]}, flush=False)
         return good
 
     def _room(self, size: int) -> Memory:
@@ -306,7 +316,7 @@ class Reclaim:
             self._buffer = Memory.anonymous(need)
         return self._buffer
 
-    async def _write(self, victim: Segment, namespace: NamespaceIndex, good: list[tuple[int, Span]]) -> bool:
+    async def _write(self, victim: Segment, namespace: NamespaceIndex, good: list[tuple[int, Span]]) -> None:
         context = self._context
         table = victim.table
         entries = [table.entry(number) for number, _ in good]
@@ -321,15 +331,21 @@ class Reclaim:
         error = await event
         header.close()
         if error is not None:
-            return False
+            if write.began:
+                for number, _ in good:
+                    namespace.shade(table.keys[number], write.segment.life)
+            return
         segment = write.segment
         for new, (number, _) in zip(write.numbers, good, strict=True):
-            if context.forget(namespace, table.keys[number], victim, number):
+            key = table.keys[number]
+            if context.forget(namespace, key, victim, number):
                 segment.table.touched[new] = context.policy.rewritten(table.touched[number])
-                context.appear(namespace, table.keys[number], segment, new)
+                context.appear(namespace, key, segment, new)
+            else:
+                # lost while it was rewritten: the new copy must not outlive the old one's tombstone
+                namespace.shade(key, segment.life)
         context.counters["chunks_rewritten"] += len(good)
         context.counters["rewritten_bytes"] += sum(entry.length for entry in entries)
-        return True
 
     # -- the end of a life -------------------------------------------------------------------
 
@@ -345,11 +361,10 @@ class Reclaim:
         victim.state = State.GONE
         del log.segments[victim.number]
         del self._context.lives[victim.life]
-        if victim.retire:
-            await log.retire(victim)
-        else:
+        if not victim.retire:
             log.free.append(victim.number)
-        return True
+            return True
+        return await log.retire(victim.number, victim.life)
 
     async def _try_out(self, victim: Segment) -> bool:
         """Write a pattern where mismatches were confirmed and read it back: does the place hold bytes?"""

@@ -61,6 +61,13 @@ def recover(context: Context, progress: Progress | None = None) -> tuple[Recover
                 progress(min(seen, total), total)
     for segment in unsealed:
         _scan(segment, context, found)
+    for log in context.logs:
+        if log.io_errors > context.options.io_errors_max:
+            raise DeviceFailed(f"device {log.device.name} cannot be read: {log.io_errors} I/O errors")
+        # The kernel may hold what the former process wrote: nothing is built on it before it is durable.
+        result = sync.flush(log.device)
+        if result < 0:
+            raise DeviceFailed(f"device {log.device.name} cannot be flushed: {os.strerror(-result)}")
     context.next_life = 1 + max(context.lives, default=0)
     context.next_sequence = max(map(_highest_sequence, context.lives.values()), default=0) + SEQUENCE_GAP
     _build(context)
@@ -93,8 +100,10 @@ def _headers(log: DeviceLog) -> Iterator[tuple[list[Segment], list[bytes]]]:
             for at, number in enumerate(numbers):
                 header, trailer = transfers[2 * at], transfers[2 * at + 1]
                 if header.result < 0:
+                    # Were it left alone, it could come back with chunks whose tombstones went meanwhile.
                     log.io_errors += 1
-                    continue  # neither readable nor writable for sure: left alone in this life of the shard
+                    log.unreadable.append(number)
+                    continue
                 try:
                     life = segment_header.decode(header.spans[0].view, log.superblock.device_id, number)
                 except FormatError:
@@ -195,8 +204,6 @@ def _scan(segment: Segment, context: Context, found: Recovered) -> None:
             log.io_errors += 1
             segment.retire = log.retiring = True
             transfer.spans[0].view[:] = bytes(transfer.length)
-    if all(transfer.result < 0 for transfer in transfers):
-        raise DeviceFailed(f"device {log.device.name} cannot be read: {os.strerror(-transfers[0].result)}")
     transfers.clear()
     for scanned in scan(memory.span(), log.segment_blocks, segment.incarnation, context.workers.checksum):
         for entry, whole in zip(scanned.record.entries, scanned.whole, strict=True):
@@ -251,8 +258,8 @@ def _insert(
     if len(entries.scopes) == 1 and not entries.tombstones:
         namespace = context.index.namespace(entries.scopes[0])
         rows: Iterator[tuple[bytes, int]] = zip(
-            entries.keys, range(segment.base, segment.base + len(entries))
-        )  # noqa: B905
+            entries.keys, range(segment.base, segment.base + len(entries)), strict=True
+        )
         yield from _enter(context, namespace, rows)
         return
     for number, key in enumerate(entries.keys):

@@ -39,7 +39,8 @@ class Scrub:
         now = self._context.now()
         self._budget = min(self._budget + (now - self._last) * self._rate, self._rate * BURST_S)
         self._last = now
-        if self._budget > 0 and self._rate and not self._reading and self._log.fenced is None:
+        idle = self._reading or self._log.fenced is not None or self._context.closing
+        if self._budget > 0 and self._rate and not idle:
             self._step()
 
     def _step(self) -> None:

@@ -45,6 +45,8 @@ from mezzo_server.staging import StagingPool
 STEPS_PER_PUMP = 64
 """Deferred steps run in one turn; each takes some tens of microseconds."""
 ROUNDS_PER_PUMP = 8
+QUIET_S_MAX = 60.0
+"""Opening and closing give up when nothing came back for so long."""
 SEGMENT_OVERHEAD_BYTES = 64 << 10
 """Header, record header and table beside the largest chunk that fits into a segment."""
 
@@ -108,36 +110,43 @@ class BlockStore:
         return store
 
     def _settle(self, unsealed: Sequence[Segment]) -> None:
-        """Give a table to what has none; free what is empty."""
+        """Give a table to what has none; free what is empty; retire what cannot be read."""
         context = self._context
+        tasks = [context.start(log.retire(number)) for log in context.logs for number in log.unreadable]
         for segment in unsealed:
             log = segment.log
-            if not len(segment.table):
-                del log.segments[segment.number]
-                del context.lives[segment.life]
-                if segment.retire:
-                    context.start(log.retire(segment))
-                else:
-                    log.free.append(segment.number)
+            if len(segment.table):
+                segment.state = State.SEALING
+                tasks.append(context.start(log._seal(segment)))
                 continue
-            segment.state = State.SEALING
-            context.start(log._seal(segment))
-        self._run_until(lambda: not any(segment.state is State.SEALING for segment in unsealed))
+            del log.segments[segment.number]
+            del context.lives[segment.life]
+            context.on_disk.discard(segment.life)
+            if segment.retire:
+                tasks.append(context.start(log.retire(segment.number)))
+            else:
+                log.free.append(segment.number)
+        self._run_until(lambda: all(task.done for task in tasks))
 
     def _run_until(self, reached: Callable[[], bool]) -> None:
         """Pump until a condition holds. DeviceFailed if nothing moves for a minute."""
+        context = self._context
+        moved_at = context.now()
         while True:
             moved = self.pump()
             if reached():
                 return
-            if moved or len(self._context.later):
+            if moved or self.eager:
+                moved_at = context.now()
                 continue
-            busy: list[Device | Workers] = [log.device for log in self._context.logs if log.device.in_flight]
-            if self._context.workers.in_flight:
-                busy.append(self._context.workers)
+            busy: list[Device | Workers] = [log.device for log in context.logs if log.device.in_flight]
+            if context.workers.in_flight:
+                busy.append(context.workers)
             if not busy:
                 raise DeviceFailed("the store waits for something that is not under way")
-            busy[0].wait(60.0 if len(busy) == 1 else 0.001)
+            if context.now() - moved_at >= QUIET_S_MAX:
+                raise DeviceFailed(f"nothing came back from devices and workers for {QUIET_S_MAX:g} s")
+            busy[0].wait(QUIET_S_MAX if len(busy) == 1 else 0.001)
 
     # -- identity ----------------------------------------------------------------------------
 
@@ -304,6 +313,8 @@ class BlockStore:
         Ends after a bounded number of rounds: `eager` says that there is more to do at once.
         """
         context = self._context
+        # Once, and none of those that these add: a slice of a long request goes on in the next turn.
+        context.later.run(STEPS_PER_PUMP, context.failures.append)
         moved = 0
         for _ in range(ROUNDS_PER_PUMP):
             self._submit()
@@ -312,14 +323,13 @@ class BlockStore:
                 for transfer in log.device.reap():
                     ended += 1
                     if transfer.done is not None:
-                        transfer.done(transfer)
+                        context.call(transfer.done, transfer)
             for job in context.workers.reap():
                 ended += 1
                 if job.done is not None:
-                    job.done(job)
-            if not ended and not self.eager:
+                    context.call(job.done, job)
+            if not ended:
                 break
-            context.later.run(STEPS_PER_PUMP)
             moved += ended
         self._submit()
         if context.failures:
@@ -339,7 +349,7 @@ class BlockStore:
     def eager(self) -> bool:
         """Whether `pump` should be called again at once, without waiting for an event."""
         context = self._context
-        return bool(context.later or context.jobs or any(log.queue for log in context.logs))
+        return bool(len(context.later) or context.jobs or any(log.queue for log in context.logs))
 
     @property
     def busy(self) -> bool:
@@ -352,6 +362,7 @@ class BlockStore:
 
     def tick(self) -> None:
         """What time brings: refusals of puts that waited too long, reclaim, scrub."""
+        self._writer.space_came()
         self._writer.expire(self._context.now())
         for reclaim in self._reclaims:
             reclaim.tick()
@@ -394,7 +405,12 @@ class BlockStore:
         context = self._context
         context.closing = True
         self._writer.expire(float("inf"))
-        self._run_until(lambda: not (self._puts.in_flight or self._gets.in_flight or self._deletes.in_flight))
+        self._run_until(
+            lambda: (
+                not (self._puts.in_flight or self._gets.in_flight or self._deletes.in_flight)
+                and not any(reclaim.running for reclaim in self._reclaims)
+            )
+        )
         for log in context.logs:
             for segment in list(log.open.values()):
                 log.close_segment(segment)

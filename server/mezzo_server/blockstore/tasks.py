@@ -58,7 +58,7 @@ class Task:
     __slots__ = ("_coroutine", "_failed", "done")
 
     def __init__(
-        self, coroutine: Coroutine[Event[Any], None, None], failed: Callable[[Exception], None]
+        self, coroutine: Coroutine[Event[Any], None, object], failed: Callable[[Exception], None]
     ) -> None:
         self._coroutine = coroutine
         self._failed = failed
@@ -98,9 +98,12 @@ class Later:
         self._queue.append(lambda: event(None))
         return event
 
-    def run(self, most: int) -> int:
-        """Run at most ``most`` of the steps that wait now; how many ran."""
+    def run(self, most: int, failed: Callable[[Exception], None]) -> int:
+        """Run at most ``most`` of the steps that wait now; how many ran. ``failed`` gets what they raise."""
         count = min(most, len(self._queue))
         for _ in range(count):
-            self._queue.popleft()()
+            try:
+                self._queue.popleft()()
+            except Exception as error:
+                failed(error)
         return count

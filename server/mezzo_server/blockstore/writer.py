@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from mezzo.errors import Busy, DeviceFailed, TooLarge
+from mezzo.errors import Busy, DeviceFailed, FormatError
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.device_log import DeviceLog
@@ -38,6 +39,7 @@ class RecordWrite:
     __slots__ = (
         "_error",
         "_left",
+        "began",
         "deadline",
         "done",
         "entries",
@@ -72,6 +74,8 @@ class RecordWrite:
         self.deadline = deadline
         self.segment: Segment
         self.numbers: range
+        self.began = False
+        """handed to a device: ``segment`` is set"""
         self._left = 0
         self._error: Exception | None = None
 
@@ -102,8 +106,8 @@ class Writer:
 
     def _wait(self, write: RecordWrite) -> None:
         """Puts wait in order, tombstones before them; survivors do not: only reclaim makes space."""
-        if write.purpose is Purpose.SURVIVORS:
-            self._context.later.add(lambda: write.done(Busy("no free segment for survivors")))
+        if write.purpose is Purpose.SURVIVORS or self._context.closing:
+            self._context.later.add(lambda: write.done(Busy("no free segment")))
             return
         self._context.counters["writes_waited"] += 1
         if write.purpose is Purpose.TOMBSTONES:
@@ -119,16 +123,20 @@ class Writer:
 
     def expire(self, now: float) -> None:
         """Refuse what has waited for too long."""
-        for write in [write for write in self._waiting if write.deadline <= now]:
-            self._waiting.remove(write)
+        late = [write for write in self._waiting if write.deadline <= now]
+        if late:
+            # before any callback: one may add to those that wait, or take back some
+            self._waiting = deque(write for write in self._waiting if write.deadline > now)
+        for write in late:
             write.done(Busy("no space on the devices came free in time", retry_after_s=0.1))
 
     def drop(self, write: RecordWrite) -> bool:
         """Take back a record that waits; False: it does not wait."""
-        if write in self._waiting:
+        try:
             self._waiting.remove(write)
-            return True
-        return False
+        except ValueError:
+            return False
+        return True
 
     def _try(self, write: RecordWrite) -> bool:
         """Begin the write if there is room (or none will ever come: then it fails)."""
@@ -140,7 +148,11 @@ class Writer:
             return True
         blocks = write.blocks
         for log in sorted(serving, key=lambda log: log.queued_bytes) if len(serving) > 1 else serving:
-            place = log.allocate(write.purpose, write.scope, blocks, write.entries)
+            try:
+                place = log.allocate(write.purpose, write.scope, blocks, write.entries)
+            except FormatError as error:
+                self._context.later.add(partial(write.done, error))
+                return True
             if place is not None:
                 self._begin(write, log, *place, blocks)
                 return True
@@ -149,6 +161,7 @@ class Writer:
     def _begin(self, write: RecordWrite, log: DeviceLog, segment: Segment, block: int, blocks: int) -> None:
         context = self._context
         write.segment = segment
+        write.began = True
         at = block + blocks_of(write.header.length)
         for entry in write.entries:
             if not entry.sequence:
@@ -222,10 +235,3 @@ def _gather(offset: int, pieces: Sequence[Sequence[Span]]) -> list[tuple[int, li
         size += sum(span.length for span in piece)
     result.append((offset, spans))
     return result
-
-
-def check_record_fits(log_blocks: int, entries: Sequence[record.Entry]) -> None:
-    """TooLarge if one record of these entries would not fit into an empty segment."""
-    need = blocks_of(record.header_bytes(entries)) + sum(blocks_of(entry.length) for entry in entries)
-    if need + 4 > log_blocks:
-        raise TooLarge(f"{need} blocks of {BLOCK_BYTES} bytes do not fit into a segment of {log_blocks}")

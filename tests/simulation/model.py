@@ -1,0 +1,100 @@
+"""What a store may answer: the model that is assumed to be perfect.
+
+Each put has bytes of its own, so that what a get returns tells which put it came from.  A put is
+
+    pending -> stored          its bytes are right answers until the key is deleted
+            -> failed          never visible; a restart may find it all the same
+            -> exists          its bytes were never written
+
+A delete that was acknowledged kills every version that was stored or failed when it began.  What is
+dead is never seen again, whatever happens.  All else may be a miss, except where a test knows better.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mezzo_server.blockstore.api import Scope
+
+
+class Fate(Enum):
+    """What became of a version."""
+
+    PENDING = "pending"
+    STORED = "stored"
+    FAILED = "failed"
+    EXISTS = "exists"
+    DEAD = "dead"
+
+
+def payload(name: str, length: int) -> bytes:
+    """Bytes that no other name has."""
+    return random.Random(name).randbytes(length)
+
+
+@dataclass
+class Version:
+    """One put of one key."""
+
+    number: int
+    parts: tuple[int, ...]
+    data: bytes
+    fate: Fate = Fate.PENDING
+    scribbled: bool = False
+    """its source changed while it was written: it may be stored as anything, and hence be a miss"""
+
+
+@dataclass
+class Key:
+    """All that is known of one key."""
+
+    scope: Scope
+    key: bytes
+    versions: list[Version] = field(default_factory=list)
+    pins: int = 0
+    deletes: int = 0
+    """deletes under way"""
+    deletes_begun: int = 0
+    restarts: int = 0
+
+    def put(self, parts: tuple[int, ...]) -> Version:
+        """A version that is about to be put."""
+        number = len(self.versions)
+        version = Version(number, parts, payload(f"{self.scope}{self.key!r}{number}", sum(parts)))
+        self.versions.append(version)
+        return version
+
+    def stored(self) -> Version | None:
+        """The version acknowledged last that is alive and had no delete begun since; None: unknown."""
+        for version in reversed(self.versions):
+            if version.fate is Fate.STORED:
+                return version
+        return None
+
+    def doomed(self) -> list[Version]:
+        """What a delete that begins now kills for sure."""
+        return [version for version in self.versions if version.fate in (Fate.STORED, Fate.FAILED)]
+
+    def legal(self, data: bytes, first_part: int, part_count: int, dead: set[int]) -> bool:
+        """Whether a read that began when ``dead`` were dead may return these bytes."""
+        for version in self.versions:
+            if version.number in dead or version.fate is Fate.EXISTS:
+                continue
+            if version.fate is Fate.FAILED and not self.restarts:
+                continue
+            if cut(version, first_part, part_count) == data:
+                return True
+        return False
+
+    def dead(self) -> set[int]:
+        """Versions that must not be seen by reads that begin now."""
+        return {version.number for version in self.versions if version.fate is Fate.DEAD}
+
+
+def cut(version: Version, first_part: int, part_count: int) -> bytes:
+    """The bytes of some parts; all from the first on if the count is 0."""
+    end = first_part + part_count if part_count else len(version.parts)
+    start = sum(version.parts[:first_part])
+    return version.data[start : start + sum(version.parts[first_part:end])]

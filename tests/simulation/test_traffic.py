@@ -1,0 +1,61 @@
+"""Seeded traffic without faults but in any order of completion; kills and power cuts at any moment."""
+
+from __future__ import annotations
+
+import pytest
+
+from mezzo_server.blockstore.options import Durability
+from tests.simulation.seeds import repeatable, seeds
+from tests.simulation.world import World, options
+
+
+@pytest.mark.parametrize("policy", ["fifo", "lru"])
+@pytest.mark.parametrize("devices", [1, 3])
+def test_traffic(policy: str, devices: int) -> None:
+    for seed in seeds(6):
+        with repeatable(seed):
+            world = World(seed, devices=devices, options=options(policy=policy))
+            for _ in range(4):
+                world.run(100)
+                world.settle()
+            world.close()
+
+
+def kills(count: int, first: int = 0) -> None:
+    for seed in seeds(count, first):
+        with repeatable(seed):
+            world = World(seed, devices=1 + seed % 2)
+            for _ in range(3):
+                world.run(world.random.randint(1, 120))
+                world.restart(interrupt=world.random.choice((0, 0, 1, 2)))
+
+
+def cuts(durability: Durability, count: int, first: int = 0) -> None:
+    for seed in seeds(count, first):
+        with repeatable(seed):
+            world = World(seed, devices=1 + seed % 2, options=options(durability=durability))
+            for _ in range(3):
+                world.run(world.random.randint(1, 120))
+                world.restart(cut=world.random.random() < 0.8, interrupt=world.random.choice((0, 0, 1)))
+
+
+def test_kill() -> None:
+    kills(60)
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+def test_power_cut(durability: Durability) -> None:
+    cuts(durability, 40)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_two_thousand_kills() -> None:
+    kills(700, 10_000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("durability", list(Durability))
+def test_ten_thousand_power_cuts(durability: Durability) -> None:
+    cuts(durability, 1_700, 10_000)

@@ -1,0 +1,512 @@
+"""A store on faulty devices, the model beside it, and seeded traffic: no threads, no clock, no sleeps.
+
+    world.run(200)            operations in flight, completions in any order, checks after each step
+    world.settle()            nothing under way; every counter is recomputed
+    world.restart(cut=...)    the process or the power ends at this moment; recovery; all is compared
+
+Every answer is checked as it comes; every callback must come exactly once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from mezzo.errors import Busy, MezzoError
+from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus, Scope
+from mezzo_server.blockstore.devices.faults import Fault
+from mezzo_server.blockstore.devices.faulty import FaultyDevice
+from mezzo_server.blockstore.format.superblock import DATA_OFFSET
+from mezzo_server.blockstore.io import Job
+from mezzo_server.blockstore.options import Durability, StoreOptions
+from mezzo_server.blockstore.put import PutTicket
+from mezzo_server.blockstore.segment import Purpose, State
+from mezzo_server.blockstore.store import BlockStore
+from mezzo_server.blockstore.stream import ChunkStream
+from mezzo_server.memory import Memory, Span
+from mezzo_server.staging import StagingPool
+from mezzo_server.workers import InlineWorkers
+from tests.simulation import audit
+from tests.simulation.model import Fate, Key, Version, cut
+
+SEGMENT_BYTES = 256 << 10
+LENGTHS = (1, 100, 4095, 4096, 4097, 8192, 12_000, 20_000, 40_000, 65_536, 150_001)
+OPTIONS = StoreOptions(
+    segment_bytes=SEGMENT_BYTES,
+    chunk_bytes_max=1 << 20,
+    staging_bytes=1 << 20,
+    put_wait_s=2.0,
+    inline_checksum_bytes=8 << 10,
+    scrub_bytes_per_s=0,
+    open_segments_max=3,
+)
+STEPS_TO_REST = 20_000
+
+
+class ShuffledWorkers(InlineWorkers):
+    """Jobs come back in a seeded order, some of them late."""
+
+    def __init__(self, randomness: random.Random) -> None:
+        super().__init__()
+        self._random = randomness
+
+    def reap(self) -> list[Job]:
+        if not self._ended:
+            return []
+        count = self._random.randint(1, len(self._ended))
+        chosen = self._random.sample(self._ended, count)
+        self._ended = [job for job in self._ended if job not in chosen]
+        return chosen
+
+
+class World:
+    """See the module. ``perfect``: devices do not lie, so deletes and acknowledged puts are binding."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        devices: int = 1,
+        segments: int = 10,
+        options: StoreOptions = OPTIONS,
+        faults: Iterable[Fault] = (),
+        keys: int = 40,
+        tenants: int = 2,
+        lengths: Sequence[int] = LENGTHS,
+        perfect: bool = True,
+        contents: Sequence[FaultyDevice] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.options = options
+        self.perfect = perfect
+        self.lengths = lengths
+        self.time = 0.0
+        self.step = 0
+        size = DATA_OFFSET + segments * SEGMENT_BYTES
+        self.devices = (
+            list(contents)
+            if contents is not None
+            else [FaultyDevice(size, seed=seed * 31 + n, faults=faults, name=f"d{n}") for n in range(devices)]
+        )
+        scopes = [Scope(bytes([1 + n % tenants]) * 16, bytes([n]) * 16) for n in range(tenants + 1)]
+        self.keys = [Key(self.random.choice(scopes), b"key-%d" % n) for n in range(keys)]
+        self.pending = 0
+        self.streams = 0
+        self.answers = 0
+        self.tickets: list[PutTicket] = []
+        self.weights = {
+            self.put: 30,
+            self.get: 20,
+            self.stream: 6,
+            self.delete: 10,
+            self.pin: 4,
+            self.unpin: 4,
+            self.look: 10,
+            self.abandon: 2,
+            self.pass_time: 10,
+        }
+        self.open()
+
+    # -- life --------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        self.workers = ShuffledWorkers(self.random)
+        self.staging = StagingPool(self.options.staging_bytes)
+        self.store = BlockStore.open(
+            self.devices,
+            self.workers,
+            self.staging,
+            self.options,
+            now=lambda: self.time,
+            entropy=self.random.randbytes,
+        )
+        self.evictions = 0
+        audit.check_rest(self.store)
+
+    def run(self, steps: int) -> None:
+        """So many operations, with the store pumped now and then, and everything checked."""
+        operations, weights = list(self.weights), list(self.weights.values())
+        for _ in range(steps):
+            self.step += 1
+            self.random.choices(operations, weights)[0]()
+            if self.random.random() < 0.7:
+                self.store.pump()
+            audit.check_space(self.store)
+            if self.step % 16 == 0:
+                audit.check_counts(self.store)
+
+    def settle(self) -> None:
+        """Until nothing is under way; then every count must be right."""
+        for _ in range(STEPS_TO_REST):
+            self.store.pump()
+            if not (self.pending or self.streams or self.store.busy) and self._idle():
+                break
+            self.time += 0.02
+            if self.random.random() < 0.2:
+                self.store.tick()
+        else:
+            raise AssertionError(
+                f"after {STEPS_TO_REST} steps {self.pending} requests, {self.streams} streams are under way"
+            )
+        audit.check_rest(self.store)
+
+    def _idle(self) -> bool:
+        context = audit.context_of(self.store)
+        reclaiming = any(reclaim.running for reclaim in self.store._reclaims)
+        sealing = any(
+            segment.state in (State.SEALING, State.RECLAIMING)
+            for log in context.logs
+            if log.fenced is None
+            for segment in log.segments.values()
+        )
+        return not (reclaiming or sealing)
+
+    def close(self) -> None:
+        self.store.close()
+        audit.check_rest(self.store)
+        assert not self.pending
+
+    def visible(self) -> dict[int, int]:
+        """Sequences of the keys that are visible now, by the key's place in ``keys``."""
+        found = {}
+        for number, key in enumerate(self.keys):
+            info = self.store.info(key.scope, key.key)
+            if info is not None:
+                found[number] = info.sequence
+        return found
+
+    def lasting(self, *, cut: bool) -> dict[int, int]:
+        """Visible keys that the end of the process (or of the power: ``cut``) must not take."""
+        if not cut or self.options.durability is Durability.POWER:
+            return self.visible()
+        context = audit.context_of(self.store)
+        found = {}
+        for number, sequence in self.visible().items():
+            key = self.keys[number]
+            place = context.find(context.index.namespace(key.scope), key.key)
+            assert place is not None
+            segment = place[0]
+            if segment.state in (State.SEALED, State.RECLAIMING) or segment.purpose is Purpose.SURVIVORS:
+                found[number] = sequence
+        return found
+
+    def restart(self, *, cut: bool = False, interrupt: int = 0, faults: Iterable[Fault] = ()) -> None:
+        """End the process (or the power) now, ``interrupt`` times more during recovery, and go on."""
+        lasting = self.lasting(cut=cut)
+        self._end(cut, faults)
+        for _ in range(interrupt):
+            # a recovery that ends in the middle of its own writes, and is begun again
+            limited = [_Limited(device, self.random.randint(1, 60)) for device in self.devices]
+            try:
+                BlockStore.open(
+                    limited,
+                    InlineWorkers(),
+                    StagingPool(self.options.staging_bytes),
+                    self.options,
+                    now=lambda: self.time,
+                    entropy=self.random.randbytes,
+                )
+            except _Ended:
+                pass
+            self.devices = [one.inner for one in limited]
+            self._end(cut, faults)
+        self.open()
+        self.compare(lasting)
+
+    def _end(self, cut: bool, faults: Iterable[Fault]) -> None:
+        self.devices = [
+            device.power_cut(faults=faults) if cut else device.kill(faults=faults) for device in self.devices
+        ]
+        self.pending = self.streams = 0
+        self.answers += 1  # answers of the former life count no more
+        self.tickets.clear()
+        for key in self.keys:
+            key.pins = key.deletes = 0
+            key.restarts += 1
+            for version in key.versions:
+                if version.fate is Fate.PENDING:
+                    version.fate = Fate.FAILED  # may have been written whole
+
+    def compare(self, lasting: dict[int, int]) -> None:
+        """Read everything: what lasts is there, what is dead is not, and no byte is wrong."""
+        if self.perfect:
+            for number, sequence in lasting.items():
+                key = self.keys[number]
+                info = self.store.info(key.scope, key.key)
+                assert info is not None, f"{key.key!r} was acknowledged and is lost"
+                assert info.sequence == sequence, f"{key.key!r} has {info.sequence}, not {sequence}"
+        for key in self.keys:
+            self.read(key)
+        self.settle()
+
+    # -- operations --------------------------------------------------------------------------
+
+    def put(self) -> None:
+        chunks, versions = [], []
+        for key in self.random.choices(self.keys, k=self.random.choice((1, 1, 2, 3, 6))):
+            length = self.random.choice(self.lengths)
+            version = key.put(self._parts(length))
+            source = self._spans(length)
+            _fill(source, version.data)
+            versions.append((key, version, source))
+            chunks.append(PutChunk(key.key, version.parts, source, position=version.number))
+        scope = versions[0][0].scope
+        mine = [(key, version, chunk) for (key, version, _), chunk in zip(versions, chunks, strict=True)]
+        self.put_chunks(scope, [one for one in mine if one[0].scope == scope])
+        for key, version, _ in mine:
+            if key.scope != scope:
+                version.fate = Fate.EXISTS  # never put
+
+    def put_chunks(self, scope: Scope, items: Sequence[tuple[Key, Version, PutChunk]]) -> None:
+        def done(outcome: PutOutcome) -> None:
+            assert len(outcome.statuses) == len(items)
+            for (key, version, _), status in zip(items, outcome.statuses, strict=True):
+                self._put_ended(key, version, status)
+            if PutStatus.FAILED in outcome.statuses:
+                assert isinstance(outcome.error, MezzoError), outcome.error
+
+        try:
+            ticket = self.store.put(scope, [chunk for _, _, chunk in items], self._once(done))
+        except Busy:
+            self.pending -= 1
+            for _, version, _ in items:
+                version.fate = Fate.EXISTS
+        else:
+            self.tickets = [*self.tickets[-20:], ticket]
+
+    def _put_ended(self, key: Key, version: Version, status: PutStatus) -> None:
+        if version.fate is Fate.PENDING:
+            version.fate = {
+                PutStatus.STORED: Fate.STORED,
+                PutStatus.EXISTS: Fate.EXISTS,
+                PutStatus.FAILED: Fate.FAILED,
+            }[status]
+
+    def get(self) -> None:
+        key = self.random.choice(self.keys)
+        keys = [key]
+        keys += [
+            k for k in self.random.choices(self.keys, k=self.random.randint(0, 6)) if k.scope == key.scope
+        ]
+        parts = self.random.choice(((0, 0), (0, 0), (0, 1), (1, 0), (1, 2), (2, 1)))
+        self.get_keys(keys, *parts)
+
+    def read(self, key: Key) -> None:
+        """One whole chunk."""
+        self.get_keys([key], 0, 0)
+
+    def get_keys(self, keys: Sequence[Key], first_part: int, part_count: int) -> None:
+        scope = keys[0].scope
+        room = max(self.lengths)
+        targets = [self._spans(room) for _ in keys]
+        for target in targets:
+            _fill(target, b"\xee" * room)
+        dead = [key.dead() for key in keys]
+        pinned = [self._must_hit(key) for key in keys]
+        begun = [key.deletes_begun for key in keys]
+
+        def done(outcome: GetOutcome) -> None:
+            assert len(outcome.lengths) == len(keys)
+            for number, (key, length) in enumerate(zip(keys, outcome.lengths, strict=True)):
+                data = _bytes(targets[number])
+                if length >= 0:
+                    assert key.legal(data[:length], first_part, part_count, dead[number]), (
+                        f"step {self.step}: wrong bytes for {key.key!r}"
+                    )
+                    assert data[length:] == b"\xee" * (room - length), "wrote beyond the chunk"
+                elif pinned[number] and key.deletes_begun == begun[number] and not (first_part or part_count):
+                    raise AssertionError(f"step {self.step}: {key.key!r} must be there")
+
+        chunks = [GetChunk(key.key, target) for key, target in zip(keys, targets, strict=True)]
+        self.store.get(scope, chunks, self._once(done), first_part=first_part, part_count=part_count)
+
+    def _must_hit(self, key: Key) -> bool:
+        """Leased, or nothing was ever evicted or lost: then a miss is wrong."""
+        if not self.perfect or key.deletes or self.store.info(key.scope, key.key) is None:
+            return False
+        return key.pins > 0
+
+    def stream(self) -> None:
+        key = self.random.choice(self.keys)
+        first_part, part_count = self.random.choice(((0, 0), (0, 1), (1, 1)))
+        dead = key.dead()
+        stream = self.store.stream(key.scope, key.key, first_part=first_part, part_count=part_count)
+        if stream is not None:
+            _Reading(self, key, stream, first_part, part_count, dead)
+
+    def delete(self) -> None:
+        first = self.random.choice(self.keys)
+        keys = [first]
+        keys += [
+            k for k in self.random.choices(self.keys, k=self.random.randint(0, 3)) if k.scope == first.scope
+        ]
+        self.delete_keys(keys)
+
+    def delete_keys(self, keys: Sequence[Key]) -> None:
+        doomed = [version for key in keys for version in key.doomed()]
+        for key in keys:
+            key.deletes += 1
+            key.deletes_begun += 1
+
+        def done(deleted: list[bool], error: Exception | None) -> None:
+            assert len(deleted) == len(keys)
+            for key in keys:
+                key.deletes -= 1
+            if error is None:
+                for version in doomed:
+                    version.fate = Fate.DEAD
+            else:
+                assert isinstance(error, MezzoError), error
+
+        self.store.delete(keys[0].scope, [key.key for key in keys], self._once(done))
+
+    def pin(self) -> None:
+        key = self.random.choice(self.keys)
+        held = sum(max(self.lengths) for other in self.keys if other.pins)
+        capacity = self.store.capacity_bytes
+        if held < capacity / 4 and not key.deletes and self.store.pin(key.scope, key.key):
+            key.pins += 1
+
+    def unpin(self) -> None:
+        pinned = [key for key in self.keys if key.pins]
+        if pinned:
+            key = self.random.choice(pinned)
+            key.pins -= 1
+            self.store.unpin(key.scope, key.key)
+
+    def look(self) -> None:
+        key = self.random.choice(self.keys)
+        count, size = self.store.prefix(key.scope, [key.key])
+        info = self.store.info(key.scope, key.key)
+        assert (count, size) == ((1, info.length) if info else (0, 0))
+        if info is not None:
+            assert info.leased == (key.pins > 0)
+            alive = [v for v in key.versions if v.fate is not Fate.DEAD or key.deletes]
+            assert any(v.parts == info.parts for v in alive), f"{key.key!r} is visible, and none is alive"
+
+    def abandon(self) -> None:
+        if self.tickets:
+            self.random.choice(self.tickets).abandon()
+
+    def pass_time(self) -> None:
+        self.time += self.random.choice((0.001, 0.02, 0.3))
+        self.store.tick()
+
+    # -- help --------------------------------------------------------------------------------
+
+    def _once(self, done: Callable[..., None]) -> Callable[..., None]:
+        """Counts a callback, refuses a second one, ignores those of a former life."""
+        self.pending += 1
+        life = self.answers
+        called = False
+
+        def once(*arguments: object) -> None:
+            nonlocal called
+            if life != self.answers:
+                return
+            assert not called, "called back twice"
+            called = True
+            self.pending -= 1
+            done(*arguments)
+
+        return once
+
+    def _parts(self, length: int) -> tuple[int, ...]:
+        count = min(self.random.choice((1, 1, 1, 2, 5)), length)
+        if count == 1:
+            return (length,)
+        cuts = sorted(self.random.sample(range(1, length), count - 1))
+        return tuple(b - a for a, b in zip([0, *cuts], [*cuts, length], strict=True))
+
+    def _spans(self, length: int) -> tuple[Span, ...]:
+        """Memory for so many bytes: in one piece or in several, aligned or not."""
+        kind = self.random.randrange(4)
+        if kind == 0 or length < 8192:
+            shift = self.random.choice((0, 0, 512, 17))
+            return (Memory.anonymous(length + shift).span(shift, length),)
+        if kind == 1:
+            half = length // 2 // 4096 * 4096
+        else:
+            half = length // 2
+        memory = Memory.anonymous(length + 3 * 4096)
+        second = half + 4096 + self.random.choice((0, 0, 512, 3))
+        second = second if kind != 1 else -(-second // 4096) * 4096
+        return (memory.span(0, half), memory.span(second, length - half))
+
+
+class _Reading:
+    """Somebody who reads a stream at his own pace."""
+
+    def __init__(
+        self, world: World, key: Key, stream: ChunkStream, first: int, count: int, dead: set[int]
+    ) -> None:
+        self.world, self.key, self.stream, self.dead = world, key, stream, dead
+        self.parts = (first, count)
+        self.data = bytearray()
+        self.life = world.answers
+        world.streams += 1
+        self.go_on()
+
+    def go_on(self) -> None:
+        if len(self.data) < self.stream.length and self.world.random.random() > 0.05:
+            self.stream.next(self.ready)
+        else:
+            self.finish()
+
+    def ready(self, span: Span | None) -> None:
+        if self.life != self.world.answers:
+            return
+        if span is None:
+            self.finish()
+            return
+        self.data += span.view
+        self.stream.drop(span)
+        self.go_on()
+
+    def finish(self) -> None:
+        self.world.streams -= 1
+        if self.stream.finish():
+            assert len(self.data) == self.stream.length
+            assert self.key.legal(bytes(self.data), *self.parts, self.dead), "a stream gave wrong bytes"
+
+
+class _Ended(BaseException):
+    """The process ends here. Not an Exception: nothing may catch it."""
+
+
+class _Limited:
+    """A device under a process that ends after so many transfers."""
+
+    def __init__(self, inner: FaultyDevice, transfers: int) -> None:
+        self.inner = inner
+        self._left = transfers
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def submit(self, transfers: Sequence[object]) -> None:
+        self._left -= len(transfers)
+        self.inner.submit(transfers)  # type: ignore[arg-type]
+        if self._left < 0:
+            raise _Ended
+
+
+def _fill(spans: Sequence[Span], data: bytes) -> None:
+    at = 0
+    for span in spans:
+        span.view[:] = data[at : at + span.length]
+        at += span.length
+
+
+def _bytes(spans: Sequence[Span]) -> bytes:
+    return b"".join(bytes(span.view) for span in spans)
+
+
+def options(**changes: object) -> StoreOptions:
+    """The options of these worlds, with changes."""
+    return replace(OPTIONS, **changes)  # type: ignore[arg-type]
+
+
+__all__ = ["LENGTHS", "OPTIONS", "SEGMENT_BYTES", "World", "cut", "options"]
