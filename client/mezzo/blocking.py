@@ -42,6 +42,7 @@ class BlockingLink:
         self._now = now
         self._send_lock = threading.Lock()
         self._send_failed = False
+        self._blocked = False  # the socket took no more, and something is left
         self._mover = 0  # thread id; 0: nobody
         self._parked: dict[Operation, threading.Lock] = {}
         self._ending: MezzoError | None = None
@@ -77,18 +78,29 @@ class BlockingLink:
         On a timeout or an interrupt they are cancelled, and the call returns only when the server
         has let go of their memory; if it does not within ``grace_s`` the connection is ended.
         """
+        me = threading.get_ident()
+        session = self.session
         try:
             with self.lock:
-                self._submitting = threading.get_ident()
-                self._remove_regions()
+                self._submitting = me
+                if self._closed_regions:
+                    self._remove_regions()
                 for operation in operations:
                     operation.deadline = deadline
-                    self.session.submit(operation)
+                    session.submit(operation)
                 self._submitting = 0
-                self._wake_finished()
-            self.flush()
+                if session.finished:
+                    self._wake_finished()
+                moving = self._mover == 0
+                if moving:
+                    self._mover = me
+            if moving:
+                in_time = self._move_until(operations[0], deadline)
+            else:
+                self.flush()
+                in_time = True
             for operation in operations:
-                if not self._wait(operation, deadline):
+                if not (operation.state is State.DONE or (in_time and self._wait(operation, deadline))):
                     raise DeadlineExceeded("no answer within the time of the call")
         except BaseException as error:
             self._abandon(operations, error, grace_s)
@@ -100,8 +112,8 @@ class BlockingLink:
     def flush(self) -> None:
         """Send what is queued, as far as the socket takes it."""
         with self._send_lock:
-            blocked = self._send_some()
-        if blocked:
+            self._blocked = self._send_some()
+        if self._blocked:
             with self.lock:
                 if self._mover not in (0, threading.get_ident()) and not self._ended.is_set():
                     os.eventfd_write(self._wake_fd, 1)
@@ -134,7 +146,7 @@ class BlockingLink:
                 self.lock.release()
             if self._send_lock.acquire(blocking=False):
                 try:
-                    self._send_some()
+                    self._blocked = self._send_some()
                 finally:
                     self._send_lock.release()
 
@@ -179,7 +191,8 @@ class BlockingLink:
     def _move_until(self, operation: Operation, deadline: float) -> bool:
         """As the mover, until ``operation`` is done (True) or the deadline has passed (False)."""
         try:
-            while not operation.done:
+            self.flush()
+            while operation.state is not State.DONE:
                 if not self._turn(deadline):
                     break
         finally:
@@ -240,12 +253,13 @@ class BlockingLink:
 
     def _poll_once(self, deadline: float) -> bool:
         """Wait for the socket. True: there is something to receive."""
-        polls_out = bool(self.session.outgoing) and not self._send_failed
+        polls_out = self._blocked and not self._send_failed
         if polls_out != self._polls_out:
             self._polls_out = polls_out
             self._poll.modify(self._sock.fileno(), select.POLLIN | (select.POLLOUT if polls_out else 0))
         readable = False
-        for descriptor, events in self._poll.poll(max(0.0, (deadline - self._now()) * 1000)):
+        left_s = deadline - self._now()
+        for descriptor, events in self._poll.poll(left_s * 1000 if left_s > 0 else 0):
             if descriptor == self._wake_fd:
                 os.eventfd_read(self._wake_fd)
                 continue
@@ -307,11 +321,15 @@ class BlockingLink:
     def _send_some(self) -> bool:
         """True: the socket takes no more, and something is left."""
         queue = self.session.outgoing
-        while queue and not self._send_failed and not self._ended.is_set():
+        if self._send_failed or self._ended.is_set():
+            return False
+        me = threading.get_ident()
+        more = True
+        while more:
             buffers, descriptor = queue.gather()
             if not buffers:
                 return False
-            self._sending = threading.get_ident()
+            self._sending = me
             try:
                 if descriptor is not None:
                     rights = array.array("i", [descriptor])
@@ -331,7 +349,7 @@ class BlockingLink:
                 if error.errno not in (errno.EPIPE, errno.ECONNRESET):
                     _shut_down(self._sock)
                 return False
-            queue.sent(count)
+            more = queue.sent(count)
             self._sending = 0
         return False
 

@@ -8,13 +8,13 @@ splitting by the server's limits, staging of foreign memory, one retry on a lost
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from mezzo.errors import ConnectionLost, InvalidArgument
 from mezzo.operations import Acquire, Delete, Lookup, Operation, Ping, Release, ShardStat, Stat
 from mezzo.places import check_keys
-from mezzo.protocol.messages import KEYS_MAX, U32_MAX, ChunkStat, Welcome
+from mezzo.protocol.messages import KEY_BYTES_MAX, KEYS_MAX, U32_MAX, ChunkStat, Welcome
 from mezzo.results import DeleteResult, LookupResult
 from mezzo.session import Session
 from mezzo.staging import Staging
@@ -226,18 +226,23 @@ def check_ttl(ttl_s: float) -> int:
 
 def key_pieces(keys: list[bytes], limits: Welcome) -> list[list[bytes]]:
     """``keys`` in pieces that the server takes in one request."""
+    count = len(keys)
+    if count <= limits.keys_max and count * (KEY_BYTES_MAX + 3) + 64 <= limits.body_bytes_max:
+        return [keys]
     # 3 bytes: the longest MessagePack header of a key; 64: the rest of any such body.
     by_bytes = (limits.body_bytes_max - 64) // (max(map(len, keys)) + 3)
     size = max(1, min(limits.keys_max, KEYS_MAX, by_bytes))
-    if len(keys) <= size:
-        return [keys]
-    return [keys[start : start + size] for start in range(0, len(keys), size)]
+    return [keys[start : start + size] for start in range(0, count, size)]
 
 
 O = TypeVar("O", bound=Operation)  # noqa: E741
 
 
-def windows(operations: Sequence[O]) -> Iterator[Sequence[O]]:
+def windows(operations: Sequence[O]) -> Sequence[Sequence[O]]:
     """``operations`` in groups that one call may have in flight at a time."""
-    for start in range(0, len(operations), RUN_OPERATIONS_MAX):
-        yield operations[start : start + RUN_OPERATIONS_MAX]
+    if len(operations) <= RUN_OPERATIONS_MAX:
+        return (operations,)
+    return [
+        operations[start : start + RUN_OPERATIONS_MAX]
+        for start in range(0, len(operations), RUN_OPERATIONS_MAX)
+    ]

@@ -83,9 +83,7 @@ class Client(ClientBase):
     def acquire(self, keys: Iterable[bytes], ttl_s: float, *, timeout_s: float | None = None) -> Lease:
         """Lease the present prefix for ``ttl_s`` seconds (the server may give less: ``expires``)."""
         grant = self._perform(calls.acquire(self._context, keys, ttl_s), timeout_s)
-        return Lease(
-            grant, self._surroundings.now, lambda: self._perform(calls.release(grant.leases), None)
-        )
+        return Lease(grant, self._surroundings.now, lambda: self._perform(calls.release(grant.leases), None))
 
     def release(self, lease: Lease) -> bool:
         """End a lease now. False: it had ended already."""
@@ -174,10 +172,13 @@ class Client(ClientBase):
                 error = raised
 
     def _take(self, step: Step, deadline: float) -> object:
-        if isinstance(step, Connect):
+        if type(step) is Connect:
+            link = self._link
+            if link is not None and link.session.failure is None:
+                return link
             return self._connected(deadline)
-        if isinstance(step, Run):
-            link = step.link
+        if type(step) is Run:
+            link = step.link  # type: ignore[assignment]
             if not isinstance(link, BlockingLink):
                 raise TypeError("this lease belongs to another kind of client")
             try:

@@ -96,18 +96,19 @@ class SendQueue:
             return list(self._buffers), self._descriptor
         return [self._buffers[index] for index in range(BUFFERS_MAX)], self._descriptor
 
-    def sent(self, count: int) -> None:
-        """``count`` bytes of what `gather` gave are sent."""
+    def sent(self, count: int) -> bool:
+        """``count`` bytes of what `gather` gave are sent. Whether anything is left to send."""
+        buffers = self._buffers
         if count:
             self._descriptor = None
-        buffers = self._buffers
         while count:
             first = buffers[0]
             if count < len(first):
                 buffers[0] = first[count:]
-                return
+                return True
             count -= len(first)
             buffers.popleft()
+        return bool(buffers or self._items)
 
     def _refill(self) -> None:
         items = self._items

@@ -92,6 +92,7 @@ class Session:
         self._now = now
         self._use_shm = use_shm
         self._waiting_max = waiting_max
+        self._requests_max = 0
         self._in_flight: dict[int, Operation] = {}
         self._waiting: deque[Operation] = deque()
         self._parked = 0
@@ -151,26 +152,23 @@ class Session:
         """
         if self.failure is not None:
             raise copy.copy(self.failure)
-        if len(self._waiting) + self._parked >= self._waiting_max:
-            raise Busy(f"{self._waiting_max} requests wait for the server already (waiting_max)")
-        pinned = []
-        try:
-            for region in operation.pinned:
-                region.pin()
-                pinned.append(region)
-        except MezzoError:
-            for region in pinned:
-                region.unpin()
-            raise
-        if operation.region is not None:
-            region = operation.region
+        if operation.pinned:
+            _pin(operation)
+        region = operation.region
+        if region is not None:
             registration = self._registrations.get(region.number) or self._register(region)
             if not registration.added:
+                self._check_waiting(operation)
                 operation.state = State.WAITING
                 registration.parked.append(operation)
                 self._parked += 1
                 return
-        self._send_or_wait(operation)
+        if self._waiting or len(self._in_flight) >= self._requests_max:
+            self._check_waiting(operation)
+            operation.state = State.WAITING
+            self._waiting.append(operation)
+        else:
+            self._send(operation)
 
     def cancel(self, operation: Operation, error: MezzoError) -> None:
         """Give ``operation`` up; it is done, with ``error``, once the server has let go of it."""
@@ -198,7 +196,7 @@ class Session:
         if registration is None or not registration.added or self.failure is not None:
             return  # while it is being added, _added sees to it
         del self._registrations[number]
-        self._send_or_wait(RemoveRegion(number))
+        self._wait_or_send(RemoveRegion(number))
 
     def lose(self, error: MezzoError) -> None:
         """The connection has ended: everything fails with ``error``. May be called twice."""
@@ -253,44 +251,43 @@ class Session:
         Raises:
             ProtocolError: the server broke the protocol; the driver ends the connection.
         """
-        if isinstance(event, PayloadDone):
+        if type(event) is not Frame:
             sink, self._sink = self._sink, None
             if sink is not None:
                 sink.finish()
             return
         body = event.body
-        ended = self._order.receive_event(event)
-        if isinstance(body, Refuse):
-            self.refused = _refused(body)
-            return
-        if isinstance(body, Welcome):
-            self._welcomed(body)
-            return
-        operation = self._in_flight[event.request_id]
-        cancelled = operation.state is State.CANCELLING
-        if isinstance(body, GetData):
-            self._deliver(operation, body, event.payload_bytes)
-        elif isinstance(body, PutGrant):
-            if isinstance(operation, Put) and not cancelled:
-                for payload in operation.receive_grant(body):
-                    self.outgoing.append_payload(payload)
-        elif not cancelled:
-            if isinstance(body, ErrorReply):
-                operation.error = from_code(body.code, body.message, body.retry_after_ms / 1000)
-            else:
-                operation.answer(body)
-        if ended:
+        if self._order.receive_event(event):
+            operation = self._in_flight[event.request_id]
+            if operation.state is not State.CANCELLING:
+                if isinstance(body, ErrorReply):
+                    operation.error = from_code(body.code, body.message, body.retry_after_ms / 1000)
+                else:
+                    operation.answer(body)
             del self._in_flight[event.request_id]
-            if isinstance(operation, AddRegion):
+            if type(operation) is AddRegion:
                 self._added(operation)
             self._finish(operation)
-            self._send_waiting()
+            if self._waiting:
+                self._send_waiting()
+        elif isinstance(body, Refuse):
+            self.refused = _refused(body)
+        elif isinstance(body, Welcome):
+            self._welcomed(body)
+        elif isinstance(body, GetData):
+            self._deliver(self._in_flight[event.request_id], body, event.payload_bytes)
+        elif isinstance(body, PutGrant):
+            operation = self._in_flight[event.request_id]
+            if isinstance(operation, Put) and operation.state is not State.CANCELLING:
+                for payload in operation.receive_grant(body):
+                    self.outgoing.append_payload(payload)
 
     def _welcomed(self, welcome: Welcome) -> None:
         self.scope = scope_of(welcome.tenant_id, welcome.namespace_id)
         if not (welcome.keys_max and welcome.requests_max and welcome.chunk_bytes_max):
             raise ProtocolError("WELCOME has a limit of 0")
         self._reader.payload_bytes_max = welcome.chunk_bytes_max
+        self._requests_max = welcome.requests_max
 
     def _deliver(self, operation: Operation, data: GetData, payload_bytes: int) -> None:
         if operation.state is State.CANCELLING or not isinstance(operation, Get):
@@ -307,7 +304,7 @@ class Session:
         region.pin()
         registration = self._registrations[region.number] = _Registration(adding)
         self.watch_region(region)
-        self._send_or_wait(adding)
+        self._wait_or_send(adding)
         return registration
 
     def _added(self, adding: AddRegion) -> None:
@@ -327,35 +324,46 @@ class Session:
         region.untaint(self._address)
         registration.added = True
         for operation in parked:
-            self._send_or_wait(operation)
+            self._wait_or_send(operation)
         if region.closed:
             self.remove_region(adding.number)
 
-    def _send_or_wait(self, operation: Operation) -> None:
+    def _check_waiting(self, operation: Operation) -> None:
+        """Busy if the waiting line is full; the operation has not begun then."""
+        if len(self._waiting) + self._parked >= self._waiting_max:
+            for region in operation.pinned:
+                region.unpin()
+            raise Busy(f"{self._waiting_max} requests wait for the server already (waiting_max)")
+
+    def _wait_or_send(self, operation: Operation) -> None:
+        """Of the session's own accord: not bounded by ``waiting_max``, but by regions and parked ones."""
         operation.state = State.WAITING
         self._waiting.append(operation)
         self._send_waiting()
 
     def _send_waiting(self) -> None:
         """Send what waits, oldest first, as far as the server's limit on requests allows."""
-        requests_max = self.limits.requests_max
-        while self._waiting and len(self._in_flight) < requests_max and self.failure is None:
-            operation = self._waiting.popleft()
-            deadline_ms = 0
-            if operation.deadline:
-                left_ms = (operation.deadline - self._now()) * 1000
-                if left_ms <= 0:
-                    operation.error = DeadlineExceeded("the time was over before the request could be sent")
-                    self._finish(operation)
-                    continue
-                deadline_ms = min(math.ceil(left_ms), U32_MAX)
-            request_id, frame = self._order.request(operation.kind, operation.body(deadline_ms))
-            operation.request_id = request_id
-            operation.state = State.SENT
-            self._in_flight[request_id] = operation
-            self._counters.requests += 1
-            adding = operation.region if isinstance(operation, AddRegion) else None
-            self.outgoing.append(frame, adding.descriptor if adding is not None else None)
+        while self._waiting and len(self._in_flight) < self._requests_max and self.failure is None:
+            self._send(self._waiting.popleft())
+
+    def _send(self, operation: Operation) -> None:
+        deadline_ms = 0
+        if operation.moves and operation.deadline:
+            left_ms = (operation.deadline - self._now()) * 1000
+            if left_ms <= 0:
+                operation.error = DeadlineExceeded("the time was over before the request could be sent")
+                self._finish(operation)
+                return
+            deadline_ms = min(math.ceil(left_ms), U32_MAX)
+        request_id, frame = self._order.request(operation.kind, operation.body(deadline_ms))
+        operation.request_id = request_id
+        operation.state = State.SENT
+        self._in_flight[request_id] = operation
+        self._counters.requests += 1
+        descriptor = (
+            operation.region.descriptor if type(operation) is AddRegion and operation.region else None
+        )
+        self.outgoing.append(frame, descriptor)
 
     def _finish(self, operation: Operation) -> None:
         operation.state = State.DONE
@@ -363,6 +371,19 @@ class Session:
         for region in operation.pinned:
             region.unpin()
         self.finished.append(operation)
+
+
+def _pin(operation: Operation) -> None:
+    """Keep the memory of all of its regions. Raises RegionError if one is closed."""
+    pinned = []
+    try:
+        for region in operation.pinned:
+            region.pin()
+            pinned.append(region)
+    except MezzoError:
+        for region in pinned:
+            region.unpin()
+        raise
 
 
 def _refused(refuse: Refuse) -> MezzoError:

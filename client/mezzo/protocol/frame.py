@@ -37,8 +37,8 @@ FROM_SERVER = frozenset(kind for kind in Kind if kind % 2 == 0)
 
 _HEADER = struct.Struct("<HBBIQQ")
 _encode_body = msgspec.msgpack.Encoder().encode
-_DECODERS: dict[int, msgspec.msgpack.Decoder[Body]] = {
-    int(kind): msgspec.msgpack.Decoder(body) for kind, body in BODIES.items()
+_DECODERS: dict[int, tuple[Kind, msgspec.msgpack.Decoder[Body]]] = {
+    int(kind): (kind, msgspec.msgpack.Decoder(body)) for kind, body in BODIES.items()
 }
 
 
@@ -145,7 +145,8 @@ class FrameReader:
 
     def buffer(self) -> memoryview:
         """Where the next bytes of the stream go: never empty."""
-        self._check_usable()
+        if self._refused is not None:
+            raise ProtocolError(self._refused)
         if self._payload_open:
             if not self._decided:
                 raise RuntimeError("deliver_into or discard_payload comes first")
@@ -153,6 +154,9 @@ class FrameReader:
                 self._direct = True
                 return self._views[0]
         self._direct = False
+        if self._head == self._tail and not self._header_read:
+            self._head = self._tail = 0
+            return self._buffer
         self._make_room()
         return self._buffer[self._tail :]
 
@@ -174,22 +178,23 @@ class FrameReader:
         Raises:
             ProtocolError: the stream does not follow the protocol; send ``REFUSE`` and close.
         """
-        self._check_usable()
+        if self._refused is not None:
+            raise ProtocolError(self._refused)
         if self._payload_open:
             return self._payload_event()
         head = self._head
-        available = self._tail - head
         if not self._header_read:
-            if available < HEADER_BYTES:
+            if self._tail - head < HEADER_BYTES:
                 return None
             self._read_header(head)
         end = head + HEADER_BYTES + self._body_bytes
         if end > self._tail:
             return None
+        kind, decoder = self._decoders[self._kind]
         try:
-            body = self._decoders[self._kind].decode(self._buffer[head + HEADER_BYTES : end])
+            body = decoder.decode(self._buffer[head + HEADER_BYTES : end])
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise self._refuse(f"body of {Kind(self._kind).name} is not valid: {error}") from None
+            raise self._refuse(f"body of {kind.name} is not valid: {error}") from None
         self._header_read = False
         self._head = end
         payload_bytes = self._payload_bytes
@@ -203,7 +208,7 @@ class FrameReader:
             self.payload_received = 0
         elif self._buffer is not self._home:
             self._go_home()
-        return Frame(Kind(self._kind), self._request_id, body, payload_bytes)
+        return Frame(kind, self._request_id, body, payload_bytes)
 
     def deliver_into(self, views: Sequence[memoryview]) -> None:
         """Where the payload of the last frame goes: writable bytes, together ``payload_bytes``.
@@ -227,10 +232,6 @@ class FrameReader:
         self._views = None
         self._decided = True
         self._drain()
-
-    def _check_usable(self) -> None:
-        if self._refused is not None:
-            raise ProtocolError(self._refused)
 
     def _check_decidable(self) -> None:
         if not self._payload_open or self._decided:

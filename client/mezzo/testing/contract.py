@@ -337,10 +337,11 @@ class ClientContract:
             client.get(keys, [bytearray(1)] * len(keys))
 
     def test_sources_and_targets_that_are_none(self, client: Any) -> None:
+        wrong: Any
         for call in (client.put, client.get):
-            for memory in ([], [b""], [3], [bytearray(1)] * 2, b"x", [[]], [memoryview(bytearray(8))[::2]]):
+            for wrong in ([], [b""], [3], [bytearray(1)] * 2, b"x", [[]], [memoryview(bytearray(8))[::2]]):
                 with pytest.raises(InvalidArgument):
-                    call([b"k"], memory)
+                    call([b"k"], wrong)
         with pytest.raises(InvalidArgument):
             client.get([b"k"], [b"read-only"])
 
