@@ -1,0 +1,64 @@
+"""Lookup of 64 keys over a Unix socket, beside a bare echo of frames of the same sizes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.harness import Row, Sample, compared, median, take_pairs
+from benchmarks.reference_network import echo
+from benchmarks.settings import KIB, Settings
+from benchmarks.shard import chunk_keys, client_of, shard
+from mezzo.protocol.frame import encode
+from mezzo.protocol.messages import Kind, LookedUp, Lookup
+
+KEYS = 64
+CHUNK_BYTES = 4 * KIB
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """All keys present, so that none ends the lookup early."""
+    keys = chunk_keys("lookup", KEYS)
+    request_bytes = len(encode(Kind.LOOKUP, 1, Lookup(keys)))
+    answer_bytes = len(encode(Kind.LOOKED_UP, 1, LookedUp(KEYS, KEYS * CHUNK_BYTES, 1000)))
+    with (
+        tempfile.TemporaryDirectory(prefix="mezzo-bench-") as home,
+        shard("memory:256MiB") as server,
+        client_of(server.unix) as client,
+        echo(Path(home), request_bytes, answer_bytes) as reference,
+    ):
+        region = client.region(KEYS * CHUNK_BYTES)
+        client.put(keys, [region[i * CHUNK_BYTES : (i + 1) * CHUNK_BYTES] for i in range(KEYS)])
+        if client.lookup(keys).prefix != KEYS:
+            raise RuntimeError("chunks that were put are not found")
+        samples = take_pairs(
+            lambda: _latency_us(reference.exchange, settings.sample_s),
+            lambda: _latency_us(lambda: client.lookup(keys), settings.sample_s),
+            settings.pairs,
+        )
+    yield compared(
+        samples,
+        name=f"lookup of {KEYS} keys, p50",
+        unit="us",
+        reference=f"echo, {request_bytes} bytes out, {answer_bytes} back",
+        ours="blocking client, Unix socket",
+        better="lower",
+        target=3.0,
+    )
+
+
+def _latency_us(call: Callable[[], object], sample_s: float) -> Sample:
+    """The median time of a call, microseconds; for at most ``sample_s`` or 100,000 calls."""
+    clock = time.perf_counter_ns
+    times: list[float] = []
+    until = clock() + int(sample_s * 1e9)
+    began = clock()
+    while began < until and len(times) < 100_000:
+        call()
+        ended = clock()
+        times.append((ended - began) / 1000)
+        began = ended
+    times.sort()
+    return Sample(median(times), {"p99_us": times[int(len(times) * 0.99)], "calls": float(len(times))})
