@@ -15,6 +15,7 @@ import msgspec
 from mezzo.errors import FormatError, InvalidArgument
 from mezzo_server.blockstore import sync
 from mezzo_server.blockstore.check_segment import Finding, Findings, SegmentCheck
+from mezzo_server.blockstore.devices.descriptor import LOCK_WAIT_S
 from mezzo_server.blockstore.devices.opening import open_device
 from mezzo_server.blockstore.format import superblock
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
@@ -91,12 +92,14 @@ def _listed(word: str, findings: Sequence[Finding], count: int) -> list[str]:
     return lines
 
 
-def check_devices(paths: Sequence[str], progress: Progress | None = None) -> StoreCheck:
+def check_devices(
+    paths: Sequence[str], progress: Progress | None = None, *, lock_wait_s: float = LOCK_WAIT_S
+) -> StoreCheck:
     """Check files or block devices, which must be all devices of one store.
 
     Raises:
         InvalidArgument: a path names no file or block device.
-        Unavailable: a device is in use.
+        Unavailable: a device is in use, also after ``lock_wait_s``.
         DeviceFailed: a device hangs.
     """
     if any(path.startswith(("memory:", "null:")) for path in paths):
@@ -104,7 +107,7 @@ def check_devices(paths: Sequence[str], progress: Progress | None = None) -> Sto
     with ExitStack() as stack:
         devices = []
         for path in paths:
-            device = open_device(path, create=False)
+            device = open_device(path, create=False, lock_wait_s=lock_wait_s)
             stack.callback(device.close)
             devices.append(device)
         blocks = [_read_superblock(device, Findings()) for device in devices]
