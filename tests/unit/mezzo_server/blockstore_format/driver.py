@@ -77,9 +77,10 @@ class Driver:
             format_foreign=format_foreign,
         )
 
-    def settle(self) -> None:
-        """Pump until nothing moves: also what runs in the background has ended."""
-        self.store.tick()
+    def settle(self, *, tick: bool = True) -> None:
+        """Pump until nothing moves: with ``tick``, also what time brings (reclaim) has ended."""
+        if tick:
+            self.store.tick()
         while self.store.busy:
             self.store.pump()
 
@@ -110,7 +111,7 @@ class Driver:
         """The payload; None: a miss."""
         outcomes: list[GetOutcome] = []
         self.store.get(scope, [GetChunk(key, (self.memory.span(),))], outcomes.append)
-        self.settle()
+        self.settle(tick=False)
         (length,) = outcomes[0].lengths
         return None if length < 0 else bytes(self.memory.view[:length])
 
