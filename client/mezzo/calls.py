@@ -160,7 +160,7 @@ def acquire(context: Context, keys: Iterable[bytes], ttl_s: float) -> Call[Grant
 
 def release(leases: Sequence[tuple[Link, int]]) -> Call[bool]:
     """End leases; whether all were still held. A lease ended with its connection."""
-    held = True
+    held = bool(leases)
     for link, lease in leases:
         if link.session.failure is not None:
             held = False
