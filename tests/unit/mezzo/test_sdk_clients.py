@@ -152,7 +152,7 @@ class TestConnection:
         clock = [100.0]
         client = make(surroundings=network.surroundings(now=lambda: clock[0], random=lambda: 1.0))
         network.refusal = ConnectionRefusedError(111, "refused")
-        with pytest.raises(Unavailable, match="cannot connect to tcp://shard:1.*refused"):
+        with pytest.raises(Unavailable, match=r"cannot connect to tcp://shard:1.*refused"):
             client.ping()
         with pytest.raises(Unavailable, match=r"next attempt in 0.05 s"):
             client.ping()
@@ -254,9 +254,9 @@ class TestConnection:
 
         surroundings = network.surroundings(now=lambda: clock[0], random=lambda: 1.0, sleep=sleep)
         network.refusal = FileNotFoundError(2, "no such file")
-        with mezzo.Client("unix:///shard", surroundings=surroundings) as client:
-            with pytest.raises(Unavailable):
-                client.connect(timeout_s=1.0)
+        client = mezzo.Client("unix:///shard", surroundings=surroundings)
+        with client, pytest.raises(Unavailable):
+            client.connect(timeout_s=1.0)
         assert slept == pytest.approx([0.05, 0.1, 0.2, 0.4])
 
     def test_repr_tells_the_state(self, client, network, start):

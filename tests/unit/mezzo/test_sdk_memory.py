@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import itertools
 import mmap
 import os
 import tempfile
@@ -214,7 +215,7 @@ class StagingPieces(RuleBasedStateMachine):
     @invariant()
     def no_overlap(self):
         taken = sorted((request.piece.extent.offset, request.piece.length) for request in self.ready)
-        for (offset, length), (following, _) in zip(taken, taken[1:], strict=False):
+        for (offset, length), (following, _) in itertools.pairwise(taken):
             assert offset + length <= following
         assert all(offset + length <= 16 * ALIGN_BYTES for offset, length in taken)
 
