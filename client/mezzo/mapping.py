@@ -27,7 +27,9 @@ def owned(length: int) -> Region:
     except OSError as error:
         raise Unavailable(f"no memory for a region of {length} bytes: {error}") from error
     try:
-        os.ftruncate(descriptor, -(-length // PAGE_BYTES) * PAGE_BYTES)
+        # All pages at once, on this process's account: a shard pins only memory that exists, and want
+        # of memory is an error here instead of a fault at some later access.
+        os.posix_fallocate(descriptor, 0, -(-length // PAGE_BYTES) * PAGE_BYTES)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _OWNED_SEALS)
         return _map(descriptor, offset=0, length=length, sealed=True, adopted=False)
     except OSError as error:

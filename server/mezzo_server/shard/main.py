@@ -77,14 +77,16 @@ class Shard:
             raise InvalidArgument("no device: give --device FILE --capacity SIZE, or --device memory:SIZE")
         self._config = config
         with ExitStack() as stack:
-            self._listeners = open_listeners(config.listen, insecure=config.insecure)
-            stack.callback(self._stop_listening)
             self._loop = _new_loop(config.loop)
             stack.callback(self._loop.close)
             devices: list[Device] = []
             stack.callback(lambda: [device.close() for device in devices])
             for spec in config.devices:
                 devices.append(_open(spec, config))
+            # After the devices: their locks are waited for, so a predecessor that was killed a moment ago
+            # has let go of its addresses too.
+            self._listeners = open_listeners(config.listen, insecure=config.insecure)
+            stack.callback(self._stop_listening)
             self._workers = open_workers(threads=config.workers)
             stack.callback(self._workers.close)
             # Two pools: what waits in one for the store must never hold what the store needs.
@@ -115,6 +117,7 @@ class Shard:
                 incarnation=os.urandom(16),
                 now=time.monotonic,
                 poke=self._runtime.poke,
+                offload=self._runtime.offload,
                 numbers=self._runtime.numbers,
             )
             self._runtime.service = self.service

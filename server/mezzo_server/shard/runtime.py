@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import structlog
@@ -50,6 +52,8 @@ class Runtime:
         self._collected_at = 0.0
         self._running = False
         self._event_fds: list[int] = []
+        self._helper = ThreadPoolExecutor(1, "mezzo-helper")
+        self._offloaded: deque[Callable[[], None]] = deque()
         self.hold_max_ns = 0
         self.holds_long = 0
         self.callbacks = 0
@@ -79,6 +83,9 @@ class Runtime:
             connection.close()
         if self._timer is not None:
             self._timer.cancel()
+        self._helper.shutdown()
+        while self._offloaded:
+            self._offloaded.popleft()()
         for fd in self._event_fds:
             self._loop.remove_reader(fd)
         self._event_fds.clear()
@@ -109,6 +116,17 @@ class Runtime:
         if not self._pump_scheduled:
             self._pump_scheduled = True
             self._loop.call_soon(self._timed, self._pump)
+
+    def offload(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+        """Run ``work`` in a thread of its own kind, then ``done`` in ours."""
+        self._offloaded.append(done)
+        future = self._helper.submit(work)
+        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._timed, self._offload_done))
+
+    def _offload_done(self) -> None:
+        # One thread: they end in the order in which they began.
+        if self._offloaded:
+            self._offloaded.popleft()()
 
     def watch_input(self, fd: int, ready: Callable[[], None]) -> None:
         """Call ``ready`` whenever ``fd`` can be read."""

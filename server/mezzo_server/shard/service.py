@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mezzo_server.blockstore.api import GetChunk, GetDone, PutChunk, PutDone, Scope
-from mezzo_server.blockstore.io import Job
+from mezzo_server.blockstore.io import Device, Job
 from mezzo_server.config import Limits
 from mezzo_server.shard.leases import LeaseTable
-from mezzo_server.shard.regions import RegionRegistry
+from mezzo_server.shard.regions import Offload, RegionRegistry, run_here
 from mezzo_server.staging import StagingPool
 
 if TYPE_CHECKING:
@@ -32,9 +32,12 @@ class Service:
         incarnation: bytes,
         now: Callable[[], float],
         poke: Callable[[], None],
+        offload: Offload = run_here,
         numbers: Callable[[], Mapping[str, int | float]] = dict,
     ) -> None:
-        """``poke`` is called after work was queued in the store; ``numbers`` adds to `shard_stat`."""
+        """``poke`` is called after work was queued in the store, ``offload`` runs what would hold the
+        loop; ``numbers`` adds to `numbers`.
+        """
         self.store = store
         self.staging = staging
         self.limits = limits
@@ -52,8 +55,12 @@ class Service:
             lease_s_max=limits.lease_ms_max / 1000,
             now=now,
         )
+        pins = any(type(device).register is not Device.register for device in store.devices)
         self.regions = RegionRegistry(
-            store.register, store.unregister, bytes_max=limits.region_bytes_total_max
+            store.register if pins else None,
+            store.unregister,
+            bytes_max=limits.region_bytes_total_max,
+            offload=offload,
         )
         self.sessions: set[Session] = set()
         self.counters: dict[str, int] = dict.fromkeys(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import subprocess
@@ -23,6 +24,11 @@ from mezzo_server.blockstore.devices.threads import ThreadsDevice
 from mezzo_server.blockstore.io import Device, Op, Transfer
 from mezzo_server.memory import Memory
 from tests.contract.device import BLOCK, SIZE_BYTES, FileDeviceContract, do, finish
+
+try:
+    from mezzo_server._native.ring import BUFFER_SLOTS, SLICE_BYTES
+except ImportError:
+    BUFFER_SLOTS = SLICE_BYTES = 0
 
 needs_ring = pytest.mark.skipif(not probe().startswith("io_uring"), reason=probe())
 SHM = Path("/dev/shm")
@@ -54,6 +60,7 @@ class TestUring(FileDeviceContract):
 
     def test_one_span_in_registered_memory_goes_by_number(self, device, memory):
         assert device.register(memory)
+        device.wait_pinned()
         assert device.pinned_bytes == memory.length
         do(device, Op.WRITE, 0, memory.span(0, 4 * BLOCK))
         assert device.fixed_transfers == 1
@@ -63,10 +70,51 @@ class TestUring(FileDeviceContract):
         do(device, Op.WRITE, 0, memory.span(0, BLOCK), memory.span(2 * BLOCK, BLOCK))
         assert device.fixed_transfers == 2
         device.unregister(memory)
-        assert device.pinned_bytes == 0
-        assert memory.ring_index == -1
         do(device, Op.WRITE, 0, memory.span(0, BLOCK))
         assert device.fixed_transfers == 2
+        device.wait_pinned()
+        assert device.pinned_bytes == 0
+
+    def test_across_two_slices_it_goes_by_address(self, device):
+        memory = Memory.anonymous(SLICE_BYTES + 2 * BLOCK)
+        assert device.register(memory)
+        device.wait_pinned()
+        for offset, fixed in ((SLICE_BYTES - 2 * BLOCK, 1), (SLICE_BYTES - BLOCK, 1), (SLICE_BYTES, 2)):
+            span = memory.span(offset, 2 * BLOCK)
+            span.view[:] = bytes([fixed]) * span.length
+            assert do(device, Op.WRITE, 0, span) == 2 * BLOCK
+            assert device.fixed_transfers == fixed
+            assert self.stored(device, 0, 2 * BLOCK) == bytes(span.view)
+
+    def test_memory_may_be_closed_while_it_is_being_pinned(self, device):
+        for _ in range(10):
+            memory = Memory.anonymous(2 * SLICE_BYTES)
+            assert device.register(memory)
+            device.unregister(memory)
+            memory.close()
+        device.wait_pinned()
+        assert device.pinned_bytes == 0
+
+    def test_closing_ends_the_pinning(self, tmp_path):
+        memory = Memory.anonymous(4 * SLICE_BYTES)
+        device = open_device(str(tmp_path / "d"), size_bytes=SIZE_BYTES, kind="uring")
+        assert device.register(memory)
+        device.close()
+
+    def test_neighbours_of_two_memories_go_by_address(self, device):
+        memories = sorted((Memory.anonymous(BLOCK) for _ in range(64)), key=lambda memory: memory.address)
+        pairs = [
+            (first, second)
+            for first, second in itertools.pairwise(memories)
+            if first.address + BLOCK == second.address
+        ]
+        for first, second in pairs:
+            device.register(first)
+            device.wait_pinned()
+            first.view[:], second.view[:] = b"1" * BLOCK, b"2" * BLOCK
+            assert do(device, Op.WRITE, 0, first.span(), second.span()) == 2 * BLOCK
+            assert self.stored(device, 0, 2 * BLOCK) == b"1" * BLOCK + b"2" * BLOCK
+            device.unregister(first)
 
     def test_pinned_bytes_are_capped(self, tmp_path):
         device = open_device(
@@ -77,16 +125,18 @@ class TestUring(FileDeviceContract):
         assert not device.register(second)
         assert do(device, Op.READ, 0, second.span()) == BLOCK
         device.unregister(first)
+        device.wait_pinned()
         assert device.register(second)
         device.close()
 
     def test_slots_come_back(self, device):
         for _ in range(3):
-            memories = [Memory.anonymous(BLOCK) for _ in range(1030)]
+            memories = [Memory.anonymous(BLOCK) for _ in range(BUFFER_SLOTS + 6)]
             # More than the table holds go unregistered; all of it is to be had again afterwards.
-            assert sum(device.register(memory) for memory in memories) == 1024
+            assert sum(device.register(memory) for memory in memories) == BUFFER_SLOTS
             for memory in memories[::2] + memories[1::2]:
                 device.unregister(memory)
+            device.wait_pinned()
 
     def test_a_dropped_device_is_no_crash(self, tmp_path, memory):
         device = self.make(tmp_path)
@@ -119,7 +169,6 @@ class TestRing:
             size_bytes=SIZE_BYTES,
             block_bytes=BLOCK,
             memory_align_bytes=512,
-            pinned_bytes_max=1 << 30,
             transfers_max=100,
             move_bytes_max=3 * BLOCK,
         )
@@ -131,12 +180,13 @@ class TestRing:
     def test_short_transfers_go_on_where_they_stopped(self, ring, path, registered):
         memory = Memory.anonymous(64 * BLOCK)
         memory.view[:] = random.Random(1).randbytes(memory.length)
-        assert ring.register(memory) or not registered
-        if not registered:
-            ring.unregister(memory)
+        if registered:
+            assert ring.pin(3, memory.address, memory.length) == 0
+            ring.publish(memory, 3, 1)
         expected = bytes(memory.view[BLOCK : 11 * BLOCK])
         assert do(ring, Op.WRITE, 5 * BLOCK, memory.span(BLOCK, 10 * BLOCK)) == 10 * BLOCK
         assert ring.retried == 3
+        assert ring.fixed_transfers == registered
         with open(path, "rb") as file:
             assert os.pread(file.fileno(), 10 * BLOCK, 5 * BLOCK) == expected
         # Two spans go as one request; what is left of the second goes on alone.
@@ -161,7 +211,6 @@ class TestRing:
                 size_bytes=1,
                 block_bytes=1,
                 memory_align_bytes=1,
-                pinned_bytes_max=0,
                 transfers_max=1,
             )
         with pytest.raises(InvalidArgument, match="operation"):
@@ -176,7 +225,6 @@ class TestRing:
             size_bytes=SIZE_BYTES,
             block_bytes=BLOCK,
             memory_align_bytes=512,
-            pinned_bytes_max=0,
             transfers_max=10,
         )
         assert do(other, Op.WRITE, 0, memory.span()) < 0

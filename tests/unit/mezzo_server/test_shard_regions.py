@@ -3,7 +3,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,7 @@ def open_descriptors() -> int:
 
 def memfd(size: int = 4 * PAGE_BYTES, seals: int = SEALS) -> int:
     fd = os.memfd_create("region", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-    os.ftruncate(fd, size)
+    os.posix_fallocate(fd, 0, size)
     if seals:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
@@ -93,6 +93,49 @@ def test_sealed_memory_is_mapped(regions: RegionTable, devices: Devices) -> None
     regions.remove(1, lambda: gone.append(True))
     assert gone == [True]
     assert not devices.registered
+
+
+def test_memory_whose_pages_do_not_exist_is_mapped_and_not_pinned(
+    regions: RegionTable, devices: Devices
+) -> None:
+    fd = os.memfd_create("sparse", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 4 * PAGE_BYTES)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    keep = os.dup(fd)
+    region = add(regions, 1, fd)
+    assert region.memory is not None
+    assert not region.registered
+    assert not devices.registered
+    assert os.fstat(keep).st_blocks == 0
+    os.close(keep)
+
+
+def test_who_goes_while_pages_are_filled_in_leaves_nothing(devices: Devices) -> None:
+    waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
+    registry = RegionRegistry(
+        devices.register,
+        devices.unregister,
+        bytes_max=1 << 20,
+        offload=lambda work, done: waiting.append((work, done)),
+    )
+    before = open_descriptors()
+    for ending in ("close", "remove"):
+        table = RegionTable(registry, regions_max=3, bytes_max=1 << 20)
+        outcomes: list[Region | MezzoError] = []
+        table.add(1, memfd(), 0, PAGE_BYTES, outcomes.append)
+        assert not outcomes
+        if ending == "close":
+            table.close()
+        else:
+            table.remove(1, lambda: None)
+        work, done = waiting.pop()
+        work()
+        done()
+        assert len(outcomes) == (ending == "remove")
+        table.close()
+        assert registry.count == registry.lingering == 0
+        assert not devices.registered
+        assert open_descriptors() == before
 
 
 def test_unsealed_memory_is_kept_as_a_descriptor(regions: RegionTable, devices: Devices) -> None:
