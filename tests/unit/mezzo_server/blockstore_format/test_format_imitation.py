@@ -9,6 +9,9 @@ from mezzo_server.blockstore.devices.memory import MemoryDevice
 from mezzo_server.blockstore.format import record, segment_header, table
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET
+from mezzo_server.blockstore.scan import scan
+from mezzo_server.memory import Memory
+from mezzo_server.workers import checksum_spans
 from tests.unit.mezzo_server.blockstore_format.driver import (
     SCOPE,
     SEGMENT_BYTES,
@@ -151,3 +154,20 @@ def test_the_right_bytes_under_another_name_do_not_verify() -> None:
     again = Driver(device)
     assert again.get(b"one", SCOPE) is None
     assert again.get(b"two", SCOPE) is None
+
+
+def test_a_proven_record_s_payload_is_not_searched() -> None:
+    """Not even a header with the right incarnation and place counts inside of another record's payload."""
+    incarnation = b"incarnation-----"
+    inner = record.Entry(b"inner", 1, (10,), (0,), block=3)
+    imitation = record.encode(SCOPE, 2, 2, [inner], incarnation)
+    outer = record.Entry(b"outer", 2, (3 * BLOCK_BYTES,), (0,), block=2)
+    memory = Memory.anonymous(SEGMENT_BYTES)
+    memory.view[BLOCK_BYTES : 2 * BLOCK_BYTES] = record.encode(SCOPE, 1, 4, [outer], incarnation)
+    memory.view[2 * BLOCK_BYTES : 3 * BLOCK_BYTES] = imitation
+    found = [
+        entry.key
+        for scanned in scan(memory.span(), SEGMENT_BLOCKS, incarnation, checksum_spans)
+        for entry in scanned.record.entries
+    ]
+    assert found == [b"outer"]
