@@ -98,7 +98,7 @@ class Client(ClientBase):
         return self._perform(calls.stat(self._context, keys), timeout_s)
 
     def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
-        """Numbers of the shard, by name (docs/protocol.md)."""
+        """Numbers of the shard, by name (docs/operating.md)."""
         return self._perform(calls.shard_stat(self._context), timeout_s)
 
     def ping(self, *, timeout_s: float | None = None) -> float:
