@@ -16,12 +16,10 @@ PAGE_BYTES = mmap.PAGESIZE
 class Memory:
     """A writable mapping with a stable address.
 
-    Owner of the mapping; ``close`` unmaps it once nothing is in flight.  ``ring_index`` tells people
-    where the ring that registered it last keeps it (-1: not registered); several rings may each have
-    it registered, so each goes by a table of its own.
+    Owner of the mapping; ``close`` unmaps it once nothing is in flight.
     """
 
-    __slots__ = ("_anchor", "_map", "address", "length", "ring_index", "view")
+    __slots__ = ("_anchor", "_map", "address", "length", "view")
 
     def __init__(self, mapping: mmap.mmap) -> None:
         self._map = mapping
@@ -29,7 +27,6 @@ class Memory:
         self._anchor = ctypes.c_char.from_buffer(mapping)
         self.address = ctypes.addressof(self._anchor)
         self.view = memoryview(mapping)
-        self.ring_index = -1
 
     @classmethod
     def anonymous(cls, length: int) -> Memory:

@@ -28,6 +28,9 @@ cdef extern from "sys/uio.h" nogil:
         void *iov_base
         size_t iov_len
 
+cdef extern from "sys/mman.h" nogil:
+    int madvise(void *address, size_t length, int advice)
+
 cdef extern from "event.h" nogil:
     int mezzo_event_open()
     void mezzo_event_signal(int event)
@@ -95,9 +98,16 @@ cdef enum:
     RETRIES_MAX = 64           # EINTR and EAGAIN of one transfer; the later ones go to a kernel worker
     SUBMIT_FAILURES_MAX = 4096 # io_uring_enter in a row, with nothing in flight that could help
     CQE_BATCH = 64
-    BUFFER_SLOTS = 1024
+    TABLE_SLOTS = 4096
+    BUFFER_BYTES = 1 << 24
+    POPULATE_WRITE = 23        # MADV_POPULATE_WRITE, which older headers lack
 
-cdef uint64_t BUFFER_BYTES_MAX = 1 << 30       # of one registered buffer (io_uring_register(2))
+BUFFER_SLOTS = TABLE_SLOTS
+"""Buffers that a ring's table has room for."""
+
+SLICE_BYTES = BUFFER_BYTES
+"""Length of one registered buffer: pinning it holds the ring for about a millisecond."""
+
 cdef uint64_t MOVE_BYTES_MAX = 0x7ffff000      # MAX_RW_COUNT: what one request moves at most
 
 cdef struct Request:
@@ -191,8 +201,6 @@ cdef class Ring:
     cdef readonly uint64_t size_bytes
     cdef readonly uint64_t block_bytes
     cdef readonly uint64_t memory_align_bytes
-    cdef readonly uint64_t pinned_bytes
-    cdef readonly uint64_t pinned_bytes_max
     cdef readonly uint64_t transfers_max
     cdef readonly uint64_t retried
     cdef readonly uint64_t fixed_transfers
@@ -207,7 +215,6 @@ cdef class Ring:
     cdef Request *spare
     cdef int spare_count
     cdef dict buffers
-    cdef list free_slots
 
     def __cinit__(
         self,
@@ -217,7 +224,6 @@ cdef class Ring:
         uint64_t size_bytes,
         uint64_t block_bytes,
         uint64_t memory_align_bytes,
-        uint64_t pinned_bytes_max,
         uint64_t transfers_max,
         bint asynchronous=False,
         uint64_t move_bytes_max=MOVE_BYTES_MAX,
@@ -228,12 +234,10 @@ cdef class Ring:
         self.size_bytes = size_bytes
         self.block_bytes = block_bytes
         self.memory_align_bytes = memory_align_bytes
-        self.pinned_bytes_max = pinned_bytes_max
         self.transfers_max = transfers_max
         self.asynchronous = asynchronous
         self.move_bytes_max = min(move_bytes_max, MOVE_BYTES_MAX)
         self.buffers = {}
-        self.free_slots = []
         if depth < 1 or depth > 4096:
             raise InvalidArgument(f"ring depth {depth} is not in 1..4096")
         if block_bytes < 1 or memory_align_bytes < 1:
@@ -279,17 +283,15 @@ cdef class Ring:
 
     cdef int _make_buffer_table(self) except -1:
         cdef iovec *empty
-        cdef int code = io_uring_register_buffers_sparse(&self.ring, BUFFER_SLOTS)
+        cdef int code = io_uring_register_buffers_sparse(&self.ring, TABLE_SLOTS)
         if code < 0:
             # Before 5.19 there is no sparse flag, but empty buffers do the same since 5.13.
-            empty = <iovec *> calloc(BUFFER_SLOTS, sizeof(iovec))
+            empty = <iovec *> calloc(TABLE_SLOTS, sizeof(iovec))
             if empty is NULL:
                 raise MemoryError
-            code = io_uring_register_buffers_tags(&self.ring, empty, NULL, BUFFER_SLOTS)
+            code = io_uring_register_buffers_tags(&self.ring, empty, NULL, TABLE_SLOTS)
             free(empty)
         self.fixed_buffers = code == 0
-        if self.fixed_buffers:
-            self.free_slots = [(0, BUFFER_SLOTS)]
         return 0
 
     @property
@@ -302,85 +304,34 @@ cdef class Ring:
         """Transfers submitted and not reaped."""
         return self.owned
 
-    # -- memory ------------------------------------------------------------------------------------
+    # -- memory: called by the pinning thread too, beside submit and reap --------------------------
 
-    def register(self, memory):
-        """Pin ``memory`` and use it by number from now on; False where that is not to be had."""
-        cdef uint64_t address = memory.address
-        cdef uint64_t length = memory.length
-        cdef int count = <int> ((length + BUFFER_BYTES_MAX - 1) // BUFFER_BYTES_MAX)
-        cdef int first, index, code = 0
+    def populate(self, uint64_t address, uint64_t length):
+        """Have the pages there (5.14), without the ring being held meanwhile. A hint: never fails."""
+        with nogil:
+            madvise(<void *> address, length, POPULATE_WRITE)
+
+    def pin(self, int slot, uint64_t address, uint64_t length):
+        """Make a range the table's buffer number ``slot``; 0 or ``-errno``. Holds the ring."""
         cdef iovec iov
+        cdef int code
         self._check_open()
-        if memory in self.buffers:
-            return True
-        if not self.fixed_buffers or not length or self.pinned_bytes + length > self.pinned_bytes_max:
-            return False
-        first = self._take_slots(count)
-        if first < 0:
-            return False
-        for index in range(count):
-            iov.iov_base = <void *> (address + index * BUFFER_BYTES_MAX)
-            iov.iov_len = min(BUFFER_BYTES_MAX, length - index * BUFFER_BYTES_MAX)
-            with nogil:
-                code = io_uring_register_buffers_update_tag(&self.ring, first + index, &iov, NULL, 1)
-            if code < 0:
-                # ENOMEM: over RLIMIT_MEMLOCK. EOPNOTSUPP: pages of a file. EFAULT: beyond its end.
-                self._clear_slots(first, index)
-                self._give_slots(first, count)
-                return False
-        self.buffers[memory] = (first, count, length)
-        self.pinned_bytes += length
-        return True
+        iov.iov_base = <void *> address
+        iov.iov_len = length
+        with nogil:
+            code = io_uring_register_buffers_update_tag(&self.ring, slot, &iov, NULL, 1)
+        return min(code, 0)
 
-    def unregister(self, memory):
-        """Undo `register`; without effect on what is not registered."""
-        if not self.ready:
-            return
-        place = self.buffers.pop(memory, None)
-        if place is not None:
-            first, count, length = place
-            self._clear_slots(first, count)
-            self._give_slots(first, count)
-            self.pinned_bytes -= length
+    def unpin(self, int slot):
+        """Let a buffer go, once the transfers that use it have ended."""
+        self.pin(slot, 0, 0)
 
-    def registered(self, memory):
-        """The number of the memory's first buffer; -1 if it is not registered."""
-        place = self.buffers.get(memory)
-        return -1 if place is None else place[0]
-
-    cdef void _clear_slots(self, int first, int count) noexcept:
-        cdef iovec empty
-        cdef int index
-        empty.iov_base = NULL
-        empty.iov_len = 0
-        for index in range(first, first + count):
-            with nogil:
-                io_uring_register_buffers_update_tag(&self.ring, index, &empty, NULL, 1)
-
-    cdef int _take_slots(self, int count) except -2:
-        for index, (first, length) in enumerate(self.free_slots):
-            if length >= count:
-                if length == count:
-                    del self.free_slots[index]
-                else:
-                    self.free_slots[index] = (first + count, length - count)
-                return first
-        return -1
-
-    cdef int _give_slots(self, int first, int count) except -1:
-        runs = sorted([*self.free_slots, (first, count)])
-        merged = []
-        last, end = None, -1
-        for start, length in runs:
-            if start == end:
-                last[1] += length
-            else:
-                last = [start, length]
-                merged.append(last)
-            end = start + length
-        self.free_slots = [(start, length) for start, length in merged]
-        return 0
+    def publish(self, memory, int first_slot, int ready):
+        """From now on the first ``ready`` slices of ``memory`` are the buffers from ``first_slot`` on."""
+        if ready:
+            self.buffers[memory] = (first_slot, ready)
+        else:
+            self.buffers.pop(memory, None)
 
     # -- submission --------------------------------------------------------------------------------
 
@@ -479,7 +430,7 @@ cdef class Ring:
                     if place is not NULL:
                         request.buffer_index = self._buffer_index(
                             <uint64_t> request.iov.iov_base - <uint64_t> memory.address, total,
-                            (<object> place)[0])
+                            <object> place)
         except BaseException:
             self._free(request)
             raise
@@ -496,12 +447,15 @@ cdef class Ring:
             raise InvalidArgument(f"span {offset}+{length} is outside of {memory_length} bytes of memory")
         return <uint64_t> memory.address + offset
 
-    cdef inline int _buffer_index(self, uint64_t start, uint64_t length, int first) noexcept:
-        """Number of the buffer that the range lies in; -1 across two of them."""
-        if start // BUFFER_BYTES_MAX != (start + length - 1) // BUFFER_BYTES_MAX:
+    cdef inline int _buffer_index(self, uint64_t start, uint64_t length, object place) except -2:
+        """Number of the buffer that the range lies in; -1 across two of them, or not pinned yet."""
+        cdef uint64_t index = start // BUFFER_BYTES
+        cdef int first = place[0]
+        cdef uint64_t ready = place[1]
+        if index >= ready or index != (start + length - 1) // BUFFER_BYTES:
             return -1
         self.fixed_transfers += 1
-        return first + <int> (start // BUFFER_BYTES_MAX)
+        return first + <int> index
 
     cdef Request *_new(self) except NULL:
         cdef Request *request = self.spare
@@ -691,7 +645,6 @@ cdef class Ring:
             if self.submit_failures > SUBMIT_FAILURES_MAX:
                 break
         self.buffers.clear()
-        self.pinned_bytes = 0
         self._exit()
 
     cdef int _check_open(self) except -1:

@@ -26,9 +26,9 @@ from mezzo_server.memory import Memory
 from tests.contract.device import BLOCK, SIZE_BYTES, FileDeviceContract, do, finish
 
 try:
-    from mezzo_server._native.ring import BUFFER_SLOTS, SLICE_BYTES
+    from mezzo_server._native.ring import SLICE_BYTES
 except ImportError:
-    BUFFER_SLOTS = SLICE_BYTES = 0
+    SLICE_BYTES = 0
 
 needs_ring = pytest.mark.skipif(not probe().startswith("io_uring"), reason=probe())
 SHM = Path("/dev/shm")
@@ -128,15 +128,6 @@ class TestUring(FileDeviceContract):
         device.wait_pinned()
         assert device.register(second)
         device.close()
-
-    def test_slots_come_back(self, device):
-        for _ in range(3):
-            memories = [Memory.anonymous(BLOCK) for _ in range(BUFFER_SLOTS + 6)]
-            # More than the table holds go unregistered; all of it is to be had again afterwards.
-            assert sum(device.register(memory) for memory in memories) == BUFFER_SLOTS
-            for memory in memories[::2] + memories[1::2]:
-                device.unregister(memory)
-            device.wait_pinned()
 
     def test_a_dropped_device_is_no_crash(self, tmp_path, memory):
         device = self.make(tmp_path)

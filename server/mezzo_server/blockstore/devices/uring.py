@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from mezzo_server._native.ring import Ring, probe
 from mezzo_server.blockstore.devices.base import DEPTH, PINNED_BYTES_MAX, TRANSFERS_MAX
 from mezzo_server.blockstore.devices.descriptor import Descriptor
+from mezzo_server.blockstore.devices.pinning import Pinner
 from mezzo_server.blockstore.io import Device, Transfer
 from mezzo_server.memory import Memory
 
@@ -35,11 +36,11 @@ class UringDevice(Device):
             size_bytes=descriptor.size_bytes,
             block_bytes=descriptor.block_bytes,
             memory_align_bytes=descriptor.memory_align_bytes,
-            pinned_bytes_max=pinned_bytes_max,
             transfers_max=transfers_max,
             # Through the page cache a read that finds its pages would copy within the submitting call.
             asynchronous=not descriptor.direct,
         )
+        self._pinner = Pinner(self._ring, pinned_bytes_max)
         self._descriptor: Descriptor | None = descriptor
         self.name = descriptor.name
         self.size_bytes = descriptor.size_bytes
@@ -71,25 +72,26 @@ class UringDevice(Device):
         return self._ring.event_fd
 
     def register(self, memory: Memory) -> bool:
-        """Pin ``memory``, so that one-span transfers in it skip the page walk.
+        """Begin to pin ``memory``: one-span transfers in it will skip the page walk.
 
+        A thread does it, slice by slice; until then, and across slices, transfers go by address.
         False over ``pinned_bytes_max`` or RLIMIT_MEMLOCK, and for what the kernel does not pin
-        (mappings of files on disk).  Takes about 0.1 ms per MiB for memory never touched before.
+        (mappings of files on disk).
         """
-        pinned = self._ring.register(memory)
-        if pinned:
-            memory.ring_index = self._ring.registered(memory)
-        return pinned
+        return self._pinner.register(memory)
 
     def unregister(self, memory: Memory) -> None:
-        """Unpin; nothing of the memory is in flight."""
-        self._ring.unregister(memory)
-        memory.ring_index = -1
+        """Stop using ``memory`` by number; nothing of it is in flight. Its mapping may be closed then."""
+        self._pinner.unregister(memory)
+
+    def wait_pinned(self) -> None:
+        """Until what was registered and unregistered before is so; for tests and benchmarks."""
+        self._pinner.wait()
 
     @property
     def pinned_bytes(self) -> int:
-        """Memory registered now."""
-        return self._ring.pinned_bytes
+        """Memory pinned, being pinned or being let go now."""
+        return self._pinner.pinned_bytes
 
     @property
     def retried(self) -> int:
@@ -105,6 +107,7 @@ class UringDevice(Device):
         """Wait for what is in flight (it may still be reaped), then unlock and close."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
+            self._pinner.close()
             self._ring.close()
             descriptor.release()
 
