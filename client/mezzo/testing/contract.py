@@ -19,7 +19,7 @@ import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -97,7 +97,7 @@ class _BlockingLease:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lease, name)
 
-    def __enter__(self) -> _BlockingLease:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
