@@ -24,7 +24,7 @@ def test_traffic(policy: str, devices: int) -> None:
 def kills(count: int, first: int = 0) -> None:
     for seed in seeds(count, first):
         with repeatable(seed):
-            world = World(seed, devices=1 + seed % 2)
+            world = World(seed, devices=1 + seed % 2, segments=8 + seed % 5, churn=seed % 3 == 0)
             for _ in range(3):
                 world.run(world.random.randint(1, 120))
                 world.restart(interrupt=world.random.choice((0, 0, 1, 2)))
@@ -33,7 +33,13 @@ def kills(count: int, first: int = 0) -> None:
 def cuts(durability: Durability, count: int, first: int = 0) -> None:
     for seed in seeds(count, first):
         with repeatable(seed):
-            world = World(seed, devices=1 + seed % 2, options=options(durability=durability))
+            world = World(
+                seed,
+                devices=1 + seed % 2,
+                segments=8 + seed % 5,
+                churn=seed % 3 != 0,
+                options=options(durability=durability),
+            )
             for _ in range(3):
                 world.run(world.random.randint(1, 120))
                 world.restart(cut=world.random.random() < 0.8, interrupt=world.random.choice((0, 0, 1)))

@@ -32,6 +32,7 @@ from tests.simulation.model import Fate, Key, Version, cut
 
 SEGMENT_BYTES = 256 << 10
 LENGTHS = (1, 100, 4095, 4096, 4097, 8192, 12_000, 20_000, 40_000, 65_536, 150_001)
+CHURN_LENGTHS = (4097, 40_000, 65_536, 100_000, 150_001)
 OPTIONS = StoreOptions(
     segment_bytes=SEGMENT_BYTES,
     chunk_bytes_max=1 << 20,
@@ -75,8 +76,9 @@ class World:
         tenants: int = 2,
         lengths: Sequence[int] = LENGTHS,
         perfect: bool = True,
-        contents: Sequence[FaultyDevice] | None = None,
+        churn: bool = False,
     ) -> None:
+        """``churn``: large chunks and many deletes, so that reclaim never rests."""
         self.seed = seed
         self.random = random.Random(seed)
         self.options = options
@@ -85,11 +87,9 @@ class World:
         self.time = 0.0
         self.step = 0
         size = DATA_OFFSET + segments * SEGMENT_BYTES
-        self.devices = (
-            list(contents)
-            if contents is not None
-            else [FaultyDevice(size, seed=seed * 31 + n, faults=faults, name=f"d{n}") for n in range(devices)]
-        )
+        self.devices = [
+            FaultyDevice(size, seed=seed * 31 + n, faults=faults, name=f"d{n}") for n in range(devices)
+        ]
         scopes = [Scope(bytes([1 + n % tenants]) * 16, bytes([n]) * 16) for n in range(tenants + 1)]
         self.keys = [Key(self.random.choice(scopes), b"key-%d" % n) for n in range(keys)]
         self.pending = 0
@@ -107,6 +107,9 @@ class World:
             self.abandon: 2,
             self.pass_time: 10,
         }
+        if churn:
+            self.lengths = CHURN_LENGTHS
+            self.weights.update({self.put: 40, self.delete: 25, self.get: 8})
         self.open()
 
     # -- life --------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ class Context:
         self.counters: Counter[str] = Counter()
         self.failures: list[Exception] = []
         self.closing = False
+        self.changes = 0
+        """raised by whatever may let a reclaim gain space that could not before"""
 
     def draw_sequence(self) -> int:
         """A sequence for one put or delete."""

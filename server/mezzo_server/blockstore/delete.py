@@ -136,6 +136,7 @@ class Deletes:
         blockers = self.blockers(namespace, key, None if segment is None else segment.life, limbo)
         if segment is not None and location is not None:
             context.forget(namespace, key, segment, number_of(location))
+            context.changes += 1
         if blockers:
             namespace.begin(key)
             claimed.append(key)

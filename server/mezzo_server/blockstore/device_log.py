@@ -61,6 +61,8 @@ class DeviceLog:
         """a segment with an I/O error waits to be reclaimed and retired"""
         self.unreadable: list[int] = []
         """segments whose header the start could not read: retired, since what they hold is unknown"""
+        self.gained = 0
+        """segments that reclaim freed, less those that it took for survivors and tombstones"""
         self.queue: list[Transfer] = []
         self.queued_bytes = 0
         """of transfers that were queued and have not ended"""
@@ -230,6 +232,7 @@ class DeviceLog:
         if kind[0] is Purpose.CHUNKS and len(own) >= context.options.open_segments_max:
             self.close_segment(self.open[own[0]])
         number = self.free.popleft()
+        self.gained -= kind[0] is not Purpose.CHUNKS
         segment = Segment(
             self, number, context.draw_life(), context.entropy(16), context.next_sequence, kind[0]
         )

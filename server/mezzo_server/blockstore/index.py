@@ -7,6 +7,7 @@ else is a source of truth: it is rebuilt from the devices at each start.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from mezzo_server.blockstore.api import Scope
@@ -30,7 +31,7 @@ class NamespaceIndex:
         self.scope = scope
         self.shards: list[dict[bytes, int]] = [_EMPTY] * SHARDS
         self.count = 0
-        self.busy: dict[bytes, list[Callable[[], None]]] = {}
+        self.busy: dict[bytes, deque[Callable[[], None]]] = {}
         """keys with a put, a relocation or a delete under way -> who waits for its end"""
         self.pins: dict[bytes, int] = {}
         """leases on a key"""
@@ -68,12 +69,18 @@ class NamespaceIndex:
         """Mark a key as having something under way. Not while it has."""
         if key in self.busy:
             raise RuntimeError("two operations began on one key")
-        self.busy[key] = []
+        self.busy[key] = deque()
 
     def end(self, key: bytes) -> None:
-        """What was under way ended; who waited goes on, in order."""
-        for waiter in self.busy.pop(key):
-            waiter()
+        """What was under way ended; who waited goes on, in order, until one has the key to himself."""
+        waiters = self.busy.pop(key)
+        while waiters:
+            waiters.popleft()()
+            later = self.busy.get(key)
+            if later is not None:
+                waiters.extend(later)
+                self.busy[key] = waiters
+                return
 
     def wait(self, key: bytes, waiter: Callable[[], None]) -> None:
         """Call ``waiter`` when what is under way for the key has ended."""

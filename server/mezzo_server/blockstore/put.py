@@ -343,6 +343,7 @@ class _Group:
                 if stamp:
                     table.touched[number] = stamp
                 context.appear(namespace, table.keys[number], write.segment, number)
+            context.changes += 1
             context.counters["chunks_put"] += len(self._numbers)
             context.counters["bytes_put"] += sum(entry.length for entry in self._entries)
         elif write is not None and write.began:

@@ -53,6 +53,8 @@ class Reclaim:
         self._deletes = deletes
         self._freed = freed
         self.running = False
+        self._fruitless_at = -1
+        """`Context.changes` when all segments had been rewritten and no space was gained"""
         self._draining: Segment | None = None
         self._drains_since = 0.0
         self._buffer: Memory | None = None
@@ -64,7 +66,7 @@ class Reclaim:
 
     def kick(self) -> None:
         """Begin if segments are short."""
-        if self._wanted() and not self.running:
+        if self._wanted() and not self.running and self._fruitless_at != self._context.changes:
             self.running = True
             self._context.start(self._run())
 
@@ -85,12 +87,20 @@ class Reclaim:
 
     async def _run(self) -> None:
         log = self._log
+        most, newest = log.gained, self._context.next_life
         try:
             while self._wanted():
                 victim = self._choose()
                 if victim is None or not await self._reclaim(victim):
                     break
                 log.retiring = any(segment.retire for segment in log.segments.values())
+                if log.gained > most:
+                    most, newest = log.gained, self._context.next_life
+                elif victim.life >= newest:
+                    # What was there when space was last gained has all been rewritten: leased, or too
+                    # large to lie closer. Again would not help before something changes.
+                    self._fruitless_at = self._context.changes
+                    break
                 self._freed()
         finally:
             self.running = False
@@ -363,6 +373,7 @@ class Reclaim:
         del self._context.lives[victim.life]
         if not victim.retire:
             log.free.append(victim.number)
+            log.gained += 1
             return True
         return await log.retire(victim.number, victim.life)
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from mezzo.errors import ClientClosed, DeviceFailed
+from mezzo.errors import ClientClosed, DeviceFailed, InvalidArgument
 from mezzo_server.blockstore.api import (
     ChunkInfo,
     DeleteDone,
@@ -228,6 +228,8 @@ class BlockStore:
     ) -> ChunkStream | None:
         """One chunk, or parts of it, as pieces in order; None: a miss."""
         self._check_open()
+        if first_part < 0 or part_count < 0:
+            raise InvalidArgument(f"parts {first_part}+{part_count} make no sense")
         context = self._context
         namespace = context.index.namespace(scope)
         place = context.find(namespace, key)
@@ -285,6 +287,7 @@ class BlockStore:
             namespace.pins[key] = pins
             return
         del namespace.pins[key]
+        self._context.changes += 1
         place = self._context.find(namespace, key)
         if place is not None:
             place[0].pinned_bytes -= place[0].table.length[place[1]]
