@@ -71,6 +71,7 @@ cdef extern from "liburing.h" nogil:
     void io_uring_prep_fsync(io_uring_sqe *sqe, int fd, unsigned flags)
     void io_uring_sqe_set_data(io_uring_sqe *sqe, void *data)
     int io_uring_register_files(io_uring *ring, const int *files, unsigned count)
+    int io_uring_unregister_files(io_uring *ring)
     int io_uring_register_eventfd(io_uring *ring, int fd)
     int io_uring_register_buffers_sparse(io_uring *ring, unsigned count)
     int io_uring_register_buffers_tags(
@@ -276,6 +277,10 @@ cdef class Ring:
     cdef void _exit(self) noexcept:
         if self.ready:
             self.ready = False
+            # The kernel takes a ring apart at its leisure; the descriptor, and with it a block
+            # device's O_EXCL, is to be free at once.
+            if self.fixed_file:
+                io_uring_unregister_files(&self.ring)
             io_uring_queue_exit(&self.ring)
         if self.event >= 0:
             close(self.event)
