@@ -15,13 +15,13 @@ from msgspec import Struct, structs
 
 from benchmarks.harness import Row, Sample, compared, take_pairs
 from benchmarks.reference_fio import FioJob, fio, fixed_buffers
-from benchmarks.settings import KIB, MIB, Settings, folder, prewritten, size_name
+from benchmarks.settings import KIB, MIB, Settings, folder, prewritten, size_name, wiped
 from benchmarks.shard import chunk_keys, client_of, shard, window
 from mezzo_server.testing import RunningShard
 
 SMALL, MEDIUM, LARGE = 64 * KIB, MIB, 4 * MIB
 DEPTH = 8
-FILL = 0.7
+FILL = 0.6
 """Share of the device that is filled: no reclaim yet"""
 REGION_BYTES = 256 * MIB
 
@@ -42,7 +42,7 @@ def reads(settings: Settings, parent: Path, cases: tuple[Case, ...]) -> Iterator
     with folder(parent, settings.device_bytes) as home:
         path = prewritten(home / "device", settings.device_bytes)
         for case in cases:
-            with shard(str(path), capacity_bytes=settings.device_bytes, depth=DEPTH) as server:
+            with shard(str(wiped(path)), capacity_bytes=settings.device_bytes, depth=DEPTH) as server:
                 yield _reads(settings, path, case, server)
 
 
@@ -115,7 +115,7 @@ def _fill(settings: Settings, path: Path, case: Case) -> Sample:
     keys = chunk_keys("write", int(settings.device_bytes * FILL) // case.chunk_bytes)
     slots = REGION_BYTES // case.chunk_bytes
     with (
-        shard(str(path), capacity_bytes=settings.device_bytes, depth=DEPTH) as server,
+        shard(str(wiped(path)), capacity_bytes=settings.device_bytes, depth=DEPTH) as server,
         window(
             server, server.unix, case.chunk_bytes, slots, batch=case.batch, requests=case.requests
         ) as client,

@@ -12,7 +12,7 @@ CHUNK_BYTES = MIB
 BATCH = 16
 REQUESTS = 2
 SLOTS = 128
-FILL = 0.7
+FILL = 0.6
 
 
 def rows(settings: Settings) -> Iterator[Row]:

@@ -75,6 +75,8 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def table(results: Sequence[Result]) -> str:
     """All of them in Markdown."""
+    if not results:
+        return "Not measured yet.\n"
     blocks = []
     for result in results:
         lines = [f"### {result.title}", "", about(result), ""]
@@ -84,7 +86,9 @@ def table(results: Sequence[Result]) -> str:
             lines.append("")
         lines += [f"- {row.name}: {row.note}" for row in result.rows if row.note]
         lines += [f"- not measured: {row.name}: {row.reason}" for row in result.unmeasured]
-        lines += _details(result.rows)
+        details = _details(result.rows)
+        if details:
+            lines += [*([""] if lines[-1] else []), *details]
         blocks.append("\n".join(lines).rstrip() + "\n")
     return "\n".join(blocks)
 
@@ -111,7 +115,7 @@ def _details(rows: Sequence[Row]) -> list[str]:
     keys = list(dict.fromkeys(key for row in rows for key in (*row.ours_detail, *row.reference_detail)))
     if not keys:
         return []
-    lines = ["", _line(["seen on the side", *(key.replace("_", " ") for key in keys)])]
+    lines = [_line(["seen on the side", *(key.replace("_", " ") for key in keys)])]
     lines.append(_line(["---"] * (len(keys) + 1)))
     for row in rows:
         for who, detail in (("reference", row.reference_detail), ("ours", row.ours_detail)):

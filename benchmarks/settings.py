@@ -43,7 +43,7 @@ def quick(settings: Settings) -> Settings:
         sample_s=0.3,
         disk=settings.disk,
         tmpfs=settings.tmpfs,
-        device_bytes=512 * MIB,
+        device_bytes=GIB,
         chunks=50_000,
     )
 
@@ -66,12 +66,24 @@ def prewritten(path: Path, size_bytes: int) -> Path:
     A filesystem pays extra for the first write into preallocated space; a cache that is full never
     does, so neither the reference nor ours shall.
     """
-    block = bytes(range(256)) * (4 * KIB)
+    block = _block()
     with path.open("wb", buffering=0) as file:
         for _ in range(size_bytes // len(block)):
             file.write(block)
         os.fsync(file.fileno())
     return path
+
+
+def wiped(path: Path) -> Path:
+    """The file without the store that it held (both superblocks go): the next shard formats it."""
+    with path.open("r+b", buffering=0) as file:
+        file.write(_block() * 2)
+        os.fsync(file.fileno())
+    return path
+
+
+def _block() -> bytes:
+    return bytes(range(256)) * (4 * KIB)
 
 
 def size_name(size_bytes: int) -> str:

@@ -12,6 +12,8 @@ from benchmarks.shard import chunk_keys, shard, window
 REGION_BYTES = 384 * MIB
 CALL_BYTES = 128 * MIB
 """of one get: the SDK makes requests of 64 MiB of it and sends the second before the first has ended"""
+SEGMENT_BYTES = 256 * MIB
+"""three of the largest chunks fit"""
 CASES = (4 * MIB, 16 * MIB, 64 * MIB)
 
 
@@ -21,7 +23,7 @@ def rows(settings: Settings) -> Iterator[Row]:
         slots = REGION_BYTES // chunk_bytes
         with (
             iperf(settings.sample_s) as reference,
-            shard("memory:1GiB") as server,
+            shard("memory:3GiB", segment_bytes=SEGMENT_BYTES) as server,
             window(server, server.tcp, chunk_bytes, slots, batch=CALL_BYTES // chunk_bytes) as client,
         ):
             keys = chunk_keys("tcp", slots)
@@ -42,7 +44,7 @@ def _fall(settings: Settings) -> Row:
     small_bytes, large_bytes = CASES[0], CASES[-1]
     small_slots, large_slots = REGION_BYTES // small_bytes, REGION_BYTES // large_bytes
     with (
-        shard("memory:1GiB") as server,
+        shard("memory:3GiB", segment_bytes=SEGMENT_BYTES) as server,
         window(server, server.tcp, small_bytes, small_slots, batch=CALL_BYTES // small_bytes) as small,
         window(server, server.tcp, large_bytes, large_slots, batch=CALL_BYTES // large_bytes) as large,
     ):
