@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
 from mezzo_server.staging import StagingPool
 from mezzo_server.workers import open_workers
+
+DESCRIPTORS_MAX = 65536
 
 log = structlog.get_logger("mezzo.shard")
 
@@ -73,6 +76,7 @@ class Shard:
             Unavailable: a device is held by another process, an address is in use.
         """
         began = time.monotonic()
+        _raise_descriptor_limit()
         if not config.devices:
             raise InvalidArgument("no device: give --device FILE --capacity SIZE, or --device memory:SIZE")
         self._config = config
@@ -194,6 +198,14 @@ def serve(
         shard.run(announce)
     finally:
         shard.close()
+
+
+def _raise_descriptor_limit() -> None:
+    """Connections and regions take descriptors; the usual soft limit (1024) is for programs with select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:

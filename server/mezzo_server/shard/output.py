@@ -18,8 +18,9 @@ PAYLOAD_BYTES_HIGH = 2 << 20
 SEGMENTS_HIGH = 128
 GATHER_MAX = 32
 """Segments in one system call."""
-SEND_BYTES_MAX = 512 << 10
-"""Bytes in one system call: the loop goes round all connections between two of them."""
+LARGE_BYTES = 64 << 10
+"""A segment of this size or more ends a system call: pieces are sent whole, and the loop goes round all
+connections between two of them."""
 
 
 class OutputQueue:
@@ -79,19 +80,19 @@ class OutputQueue:
         segments = self._segments
         if not segments:
             return 0
-        first = segments[0][0]
-        if len(segments) == 1 or len(first) >= SEND_BYTES_MAX:
-            count = sock.send(first[:SEND_BYTES_MAX])
+        view, sent = segments[0]
+        if len(view) >= LARGE_BYTES or len(segments) == 1:
+            count = sock.send(view)
+            if count == len(view) and sent is not None:
+                self._payload_queued -= count
+                segments.popleft()
+                sent()
+                return count
         else:
             views = []
-            total = 0
             for view, _ in segments:
-                if total + len(view) > SEND_BYTES_MAX:
-                    views.append(view[: SEND_BYTES_MAX - total])
-                    break
-                total += len(view)
                 views.append(view)
-                if len(views) == GATHER_MAX:
+                if len(view) >= LARGE_BYTES or len(views) == GATHER_MAX:
                     break
             count = sock.sendmsg(views)
         self._sent(count)

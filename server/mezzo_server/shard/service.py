@@ -44,7 +44,7 @@ class Service:
         self.now = now
         self.poke = poke
         self.block_bytes = block_bytes
-        self.chunk_bytes_max = min(limits.chunk_bytes_max, store.chunk_bytes_max)
+        self.chunk_bytes_max = min(limits.chunk_bytes_max, store.chunk_bytes_max, staging.piece_bytes_max)
         self.incarnation = incarnation
         self._numbers = numbers
         self.tenant = hashlib.blake2b(store.store_id + b"tenant", digest_size=16).digest()

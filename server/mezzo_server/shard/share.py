@@ -57,8 +57,8 @@ class StagingShare:
 
     def give(self, span: Span) -> None:
         """Take a piece back."""
-        self.bytes_held -= span.length
         self._pool.give(span)
+        self.bytes_held -= span.length
         self._serve()
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ store for the next piece, and gives the piece back once it was sent.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,9 +45,29 @@ class Output(Protocol):
 class _Sending:
     """One chunk on its way out."""
 
-    __slots__ = ("ended", "failed", "held", "index", "left", "length", "stream", "waiting")
+    __slots__ = (
+        "_get",
+        "_on_ready",
+        "_on_sent",
+        "_output",
+        "_spans",
+        "ended",
+        "failed",
+        "held",
+        "index",
+        "left",
+        "length",
+        "stream",
+        "waiting",
+    )
 
-    def __init__(self, stream: ChunkStream, index: int) -> None:
+    def __init__(self, get: TcpGet, output: Output, stream: ChunkStream, index: int) -> None:
+        self._get = get
+        self._output = output
+        # Pieces queued, in the order in which they are sent: memory of the store, or None for zeros.
+        self._spans: deque[Span | None] = deque()
+        self._on_ready = self._ready
+        self._on_sent = self._sent
         self.stream = stream
         self.index = index
         self.length = self.left = stream.length
@@ -56,6 +77,40 @@ class _Sending:
         """for the store's next piece"""
         self.failed = False
         self.ended = False
+
+    def draw(self) -> bool:
+        """Ask for the next piece. False: it will come later."""
+        self.waiting = True
+        self.stream.next(self._on_ready)
+        return not self.waiting
+
+    def add(self, piece: memoryview, span: Span | None) -> None:
+        """Queue a piece."""
+        self.left -= len(piece)
+        self.held += 1
+        self._spans.append(span)
+        self._output.add_piece(piece, self._on_sent)
+
+    def _ready(self, span: Span | None) -> None:
+        self.waiting = False
+        if self.ended or (span is not None and span.length > self.left):
+            # Its connection closed, or zeros took its place since the client gave the request up.
+            if span is not None:
+                self.stream.drop(span)
+            return
+        if span is None:
+            self.failed = True
+        else:
+            self.add(span.view, span)
+        self._get.drawn()
+
+    def _sent(self) -> None:
+        self.held -= 1
+        span = self._spans.popleft()
+        if span is not None:
+            self.stream.drop(span)
+        if self.held == 0 and self.left == 0 and not self.ended:
+            self._get.chunk_sent(self)
 
 
 class TcpGet(Request):
@@ -155,13 +210,26 @@ class TcpGet(Request):
                 keys_left -= 1
                 self._open_next(output)
                 continue
-            if current.failed or self.cancelled:
-                self._add(output, current, ZEROS[: min(current.left, len(ZEROS))], None)
-            elif current.waiting or current.held >= PIECES_HELD_MAX or not self._draw(output, current):
-                return False
             if current.left == 0:
                 self._current = None
+            elif current.failed or self.cancelled:
+                current.add(ZEROS[: min(current.left, len(ZEROS))], None)
+            elif current.waiting or current.held >= PIECES_HELD_MAX:
+                return False
+            elif not current.draw():
+                self.session.service.poke()
+                return False
         return False
+
+    def drawn(self) -> None:
+        """A piece that was asked for came."""
+        if not self._filling:
+            self.session.link.output_ready()
+
+    def chunk_sent(self, sending: _Sending) -> None:
+        """All of a chunk was sent."""
+        self._end_chunk(sending)
+        self._maybe_finish()
 
     def _open_next(self, output: Output) -> None:
         body = self._body
@@ -182,47 +250,8 @@ class TcpGet(Request):
             return
         head = GetData(index, body.first_part, list(stream.part_lengths), list(stream.checksums))
         output.begin_payload(encode(Kind.GET_DATA, self.id, head, stream.length), stream.length)
-        self._current = _Sending(stream, index)
+        self._current = _Sending(self, output, stream, index)
         self._open.add(self._current)
-
-    def _draw(self, output: Output, sending: _Sending) -> bool:
-        """Ask for the next piece. False: it will come later."""
-
-        def ready(span: Span | None) -> None:
-            sending.waiting = False
-            if sending.ended:
-                if span is not None:
-                    sending.stream.drop(span)
-                return
-            if span is None:
-                sending.failed = True
-            else:
-                self._add(output, sending, span.view, span)
-                if sending.left == 0 and self._current is sending:
-                    self._current = None
-            if not self._filling:
-                self.session.link.output_ready()
-
-        sending.waiting = True
-        sending.stream.next(ready)
-        if sending.waiting:
-            self.session.service.poke()
-            return False
-        return True
-
-    def _add(self, output: Output, sending: _Sending, piece: memoryview, span: Span | None) -> None:
-        sending.left -= len(piece)
-        sending.held += 1
-
-        def sent() -> None:
-            sending.held -= 1
-            if span is not None:
-                sending.stream.drop(span)
-            if sending.held == 0 and sending.left == 0 and not sending.ended:
-                self._end_chunk(sending)
-                self._maybe_finish()
-
-        output.add_piece(piece, sent)
 
     def _end_chunk(self, sending: _Sending) -> None:
         sending.ended = True
