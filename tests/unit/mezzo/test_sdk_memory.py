@@ -41,9 +41,16 @@ class TestOwnedRegions:
         with pytest.raises(InvalidArgument):
             mapping.owned(length)
 
-    def test_no_memory_is_unavailable(self):
-        with pytest.raises(Unavailable):
-            mapping.owned(1 << 62)
+    @pytest.mark.parametrize("call", ["os.memfd_create", "os.ftruncate", "mmap.mmap"])
+    def test_no_memory_is_unavailable(self, monkeypatch, call):
+        def fail(*args, **kwargs):
+            raise OSError(12, "Cannot allocate memory")
+
+        monkeypatch.setattr(f"mezzo.mapping.{call}", fail)
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(Unavailable, match="Cannot allocate"):
+            mapping.owned(4096)
+        assert len(os.listdir("/proc/self/fd")) == before
 
     def test_views_outlive_it(self):
         region = mapping.owned(4096)
