@@ -132,6 +132,21 @@ class Rig:
             assert self.put(key, length, scope) is not PutStatus.FAILED
         return keys
 
+    def fill_with_leases(self, length: int) -> list[PutOutcome]:
+        """Put and lease until a put waits for space; that put's outcomes, to come."""
+        for number in range(10_000):
+            key = b"leased-%d" % number
+            outcomes, _ = self.begin_put([chunk(key, content(key, length))])
+            for _ in range(400):
+                if outcomes:
+                    break
+                self.store.pump()
+            else:
+                return outcomes
+            assert outcomes[0].statuses == [PutStatus.STORED]
+            assert self.store.pin(SCOPE, key)
+        raise AssertionError("it is never full")
+
     def get_outcome(
         self, chunks: Sequence[GetChunk], scope: Scope = SCOPE, first_part: int = 0, part_count: int = 0
     ) -> GetOutcome:

@@ -65,7 +65,9 @@ class DeviceLog:
         """segments that reclaim freed, less those that it took for survivors and tombstones"""
         self.queue: list[Transfer] = []
         self.queued_bytes = 0
-        """of transfers that were queued and have not ended"""
+        """of records whose transfers were queued and have not ended"""
+        self.written_blocks = 0
+        """of all records since the start"""
         self._flush_waiters: list[Callable[[Exception | None], None]] = []
         self._flushing = False
         self._erased: set[int] = set()

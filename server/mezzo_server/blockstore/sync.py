@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from mezzo.errors import DeviceFailed
 from mezzo_server.blockstore.io import Device, Op, Transfer
 from mezzo_server.memory import Memory, Span
 
+QUIET_S_MAX = 60.0
+
 
 def run(device: Device, transfers: Sequence[Transfer]) -> None:
     """Do all of them; results are in the transfers. DeviceFailed if the device hangs."""
     device.submit(transfers)
     left = len(transfers)
+    moved_at = time.monotonic()
     while left:
-        device.wait(60.0)
-        ended = device.reap()
-        if not ended:
-            raise DeviceFailed(f"device {device.name} did not answer for a minute")
-        left -= len(ended)
+        device.wait(QUIET_S_MAX)
+        ended = len(device.reap())
+        left -= ended
+        now = time.monotonic()
+        if ended:
+            moved_at = now
+        elif now - moved_at >= QUIET_S_MAX:
+            raise DeviceFailed(f"device {device.name} did not answer for {QUIET_S_MAX:g} s")
 
 
 def read(device: Device, offset: int, span: Span) -> int:

@@ -147,7 +147,7 @@ class Writer:
             self._context.later.add(lambda: write.done(failure))
             return True
         blocks = write.blocks
-        for log in sorted(serving, key=lambda log: log.queued_bytes) if len(serving) > 1 else serving:
+        for log in sorted(serving, key=_load) if len(serving) > 1 else serving:
             try:
                 place = log.allocate(write.purpose, write.scope, blocks, write.entries)
             except FormatError as error:
@@ -172,6 +172,7 @@ class Writer:
         write.header.view[: len(header)] = header
         pieces: list[list[Span]] = [[write.header.part(0, len(header))], *map(list, write.payloads)]
         log.queued_bytes += blocks * BLOCK_BYTES
+        log.written_blocks += blocks
 
         def ended(transfer: Transfer) -> None:
             if transfer.result < 0:
@@ -219,6 +220,12 @@ class Writer:
             write.numbers = range(first, first + len(write.entries))
         write.done(error)
         log.write_ended(segment)
+
+
+def _load(log: DeviceLog) -> tuple[int, float, float]:
+    """Least queued first, then most free: none evicts while another one has room. Then least written."""
+    count = log.superblock.segment_count
+    return log.queued_bytes, -len(log.free) / count, log.written_blocks / count
 
 
 def _gather(offset: int, pieces: Sequence[Sequence[Span]]) -> list[tuple[int, list[Span]]]:
