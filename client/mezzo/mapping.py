@@ -22,6 +22,10 @@ def owned(length: int) -> Region:
     """
     if length <= 0:
         raise InvalidArgument(f"a region has at least one byte, not {length}")
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES
+    if length > memory_bytes:
+        # Asked page by page for more than there is, the system would kill somebody before it said no.
+        raise Unavailable(f"no memory for a region of {length} bytes: this machine has {memory_bytes}")
     try:
         descriptor = os.memfd_create("mezzo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:

@@ -41,7 +41,7 @@ class TestOwnedRegions:
         with pytest.raises(InvalidArgument):
             mapping.owned(length)
 
-    @pytest.mark.parametrize("call", ["os.memfd_create", "os.ftruncate", "mmap.mmap"])
+    @pytest.mark.parametrize("call", ["os.memfd_create", "os.posix_fallocate", "mmap.mmap"])
     def test_no_memory_is_unavailable(self, monkeypatch, call):
         def fail(*args, **kwargs):
             raise OSError(12, "Cannot allocate memory")
@@ -51,6 +51,10 @@ class TestOwnedRegions:
         with pytest.raises(Unavailable, match="Cannot allocate"):
             mapping.owned(4096)
         assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_more_than_the_machine_has(self):
+        with pytest.raises(Unavailable, match="this machine has"):
+            mapping.owned(1 << 62)
 
     def test_views_outlive_it(self):
         region = mapping.owned(4096)
