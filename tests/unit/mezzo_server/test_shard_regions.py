@@ -240,10 +240,12 @@ def test_extents_stay_within_the_region(regions: RegionTable, extents: list[int]
 def test_removal_waits_for_transfers(regions: RegionTable, devices: Devices) -> None:
     region = add(regions, 1, memfd())
     region.hold()
+    region.hold()
     gone: list[bool] = []
     regions.remove(1, lambda: gone.append(True))
     with pytest.raises(RegionError):
         regions.get(1)
+    region.drop()
     assert not gone
     assert devices.registered
     region.drop()

@@ -430,6 +430,17 @@ def test_deadlines(shard: Shard, client: FakeClient, region: ClientRegion) -> No
     assert isinstance(answers[0], (PutDone, ErrorReply))
 
 
+def test_a_deadline_that_passes_between_steps(client: FakeClient, region: ClientRegion) -> None:
+    chunks = {b"%d" % n: data_of(b"%d" % n, 512) for n in range(200)}
+    put_shm(client, region, 1, chunks)
+    get = Get(list(chunks), 1, [[512 * n, 512] for n in range(200)], deadline_ms=100)
+    request_id = client.start(Kind.GET, get)
+    client.shard.clock.now += 0.2
+    client.shard.settle()
+    assert client.answer(request_id, ErrorReply).code == ErrorCode.DEADLINE
+    assert not client.answers(request_id)
+
+
 def test_requests_in_flight_are_bounded(shard: Shard) -> None:
     shard.service.limits = Limits(
         requests_max=2, staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB
@@ -485,6 +496,8 @@ def test_a_region_is_removed_after_its_transfers(
     shard.settle()
     assert client.answers(get)
     assert client.answers(remove) == [RegionRemoved()]
+    order = [frame.request_id for frame in client.frames if frame.request_id in (get, remove)]
+    assert order == [get, remove]
     assert client.fails(Kind.GET, Get([b"a"], 1, [[0, 8192]])).code == ErrorCode.REGION
 
 
