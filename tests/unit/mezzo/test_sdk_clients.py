@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -512,6 +513,14 @@ class TestGetOverTheStream:
         with pytest.raises(ProtocolError):
             result()
 
+    def test_data_for_one_key_twice(self, client, network, start):
+        result, peer, get = self.get(start, client, network, [b"k"], [bytearray(5)])
+        for _ in range(2):
+            data = GetData(0, 0, [5], checksums(b"k", b"bytes"))
+            peer.send(Kind.GET_DATA, get.request_id, data, b"bytes")
+        with pytest.raises(ProtocolError, match="not due"):
+            result()
+
     @pytest.mark.parametrize(
         "got", [Got(1, b"\1", [5]), Got(0, b"\0", []), Got(0, b"\2", [0]), Got(1, b"\1", [6])]
     )
@@ -684,6 +693,21 @@ class TestSharedMemory:
             _ = region.view
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
+
+    def test_a_region_that_is_closed_while_it_is_added(self, make, network, start):
+        client = make(UNIX)
+        region = client.region(4096)
+        result = start(client.get, [b"k"], [region[:9]])
+        peer = network.accept(shm=True)
+        add = peer.expect(Kind.REGION_ADD)
+        region.close()
+        peer.send(Kind.REGION_ADDED, add.request_id, RegionAdded(True, True))
+        get = peer.expect(Kind.GET)
+        remove = peer.expect(Kind.REGION_REMOVE)
+        assert remove.body.region == region.number
+        peer.send(Kind.GOT, get.request_id, Got(0, b"\0", [0]))
+        peer.send(Kind.REGION_REMOVED, remove.request_id, RegionRemoved())
+        assert result().count == 0
 
     def test_foreign_memory_goes_through_staging(self, make, network, start):
         client = make(UNIX, staging_bytes=65536)
@@ -869,6 +893,28 @@ class TestDisabled:
     def test_anything_else_does_not_disable(self, make, monkeypatch):
         monkeypatch.setenv("MEZZO_DISABLE", "0")
         assert not make().disabled
+
+
+class TestInterrupt:
+    def test_ctrl_c_cancels_the_request_and_keeps_the_connection(self, network):
+        def serve():
+            peer = network.accept()
+            request_id = peer.expect(Kind.LOOKUP).request_id
+            os.kill(os.getpid(), signal.SIGINT)
+            assert peer.expect(Kind.CANCEL).request_id == request_id
+            peer.send(Kind.CANCELLED, request_id, Cancelled())
+            peer.send(Kind.PONG, peer.expect(Kind.PING).request_id, Pong())
+
+        with mezzo.Client(
+            "tcp://shard:1", surroundings=network.surroundings(), cancel_grace_s=PATIENCE_S
+        ) as client:
+            with ThreadPoolExecutor(1) as pool:
+                server = pool.submit(serve)
+                with pytest.raises(KeyboardInterrupt):
+                    client.lookup([b"k"], timeout_s=PATIENCE_S)
+                client.ping()
+                server.result(PATIENCE_S)
+            assert client.statistics().connections == 1
 
 
 class TestAsynchronous:
