@@ -44,7 +44,7 @@ DECIDING = (
     "server/mezzo_server/shard/leases.py",
     "server/mezzo_server/shard/service.py",
 )
-NOT_DECIDING = ("server/mezzo_server/blockstore/devices/",)
+NOT_DECIDING = ("server/mezzo_server/blockstore/devices/", "server/mezzo_server/blockstore/sync.py")
 PURE_CALLS = {"os.strerror"}
 
 
