@@ -50,9 +50,9 @@ class Found:
 
 
 def segment_bytes_for(device_bytes: int) -> int:
-    """A power of two, so that a device has some tens of segments or more: 1 MiB to 256 MiB."""
+    """A power of two that makes 16 to 32 segments of a small device, and more of a large one."""
     aim = max((device_bytes - DATA_OFFSET) // SEGMENTS_AIM, 1)
-    return min(max(1 << (aim.bit_length() - 1), AUTO_SEGMENT_BYTES_MIN), AUTO_SEGMENT_BYTES_MAX)
+    return min(max(1 << (aim - 1).bit_length(), AUTO_SEGMENT_BYTES_MIN), AUTO_SEGMENT_BYTES_MAX)
 
 
 def inspect(device: Device) -> Found:

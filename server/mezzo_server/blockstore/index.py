@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from mezzo_server.blockstore.api import Scope
 
 SHARDS = 512
-_SHIFT = 40  # high bits: a dictionary uses the low bits of the same hash for its own slots
+HASH_SHIFT = 40  # high bits: a dictionary uses the low bits of the same hash for its own slots
 _EMPTY: dict[bytes, int] = {}
 
 
 def shard_of(key: bytes) -> int:
     """Which shard of an index holds a key."""
-    return (hash(key) >> _SHIFT) & (SHARDS - 1)
+    return (hash(key) >> HASH_SHIFT) & (SHARDS - 1)
 
 
 class NamespaceIndex:
@@ -40,7 +40,7 @@ class NamespaceIndex:
 
     def get(self, key: bytes) -> int | None:
         """Location of a key, or None."""
-        return self.shards[(hash(key) >> _SHIFT) & (SHARDS - 1)].get(key)
+        return self.shards[(hash(key) >> HASH_SHIFT) & (SHARDS - 1)].get(key)
 
     def set(self, key: bytes, location: int) -> None:
         """Make a key visible at a location, or move it there."""
