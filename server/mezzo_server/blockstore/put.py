@@ -335,7 +335,7 @@ class _Group:
             context.staging.give(self._piece)
             self._piece = None
         ticket._groups.remove(self)
-        write = self._write
+        write, self._write = self._write, None  # it holds our method: no work for the garbage collector
         if error is None and write is not None:
             table = write.segment.table
             stamp = context.policy.written()

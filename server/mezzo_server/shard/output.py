@@ -18,9 +18,9 @@ PAYLOAD_BYTES_HIGH = 2 << 20
 SEGMENTS_HIGH = 128
 GATHER_MAX = 32
 """Segments in one system call."""
-LARGE_BYTES = 64 << 10
-"""A segment of this size or more ends a system call: pieces are sent whole, and the loop goes round all
-connections between two of them."""
+LARGE_BYTES = 256 << 10
+"""So many bytes end a system call: large pieces are sent whole, small ones together, and the loop goes
+round all connections between two calls."""
 
 
 class OutputQueue:
@@ -90,9 +90,11 @@ class OutputQueue:
                 return count
         else:
             views = []
+            size = 0
             for view, _ in segments:
                 views.append(view)
-                if len(view) >= LARGE_BYTES or len(views) == GATHER_MAX:
+                size += len(view)
+                if size >= LARGE_BYTES or len(views) == GATHER_MAX:
                     break
             count = sock.sendmsg(views)
         self._sent(count)

@@ -17,9 +17,9 @@ from mezzo_server.shard.regions import Region
 if TYPE_CHECKING:
     from mezzo_server.shard.session import Session
 
-STEP_KEYS = 64
+STEP_KEYS = 32
 """Keys of one request handled before others get their turn: a few hundred microseconds."""
-STEP_EXTENTS = 512
+STEP_EXTENTS = 256
 
 
 class Request:

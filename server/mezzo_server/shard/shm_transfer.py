@@ -133,17 +133,19 @@ class ShmPut(ShmRequest):
         ticket: PutTicket | None = None
 
         def done(outcome: PutOutcome) -> None:
-            nonlocal ended
+            nonlocal ended, ticket
             ended = True
             if ticket is not None:
                 self.tickets.remove(ticket)
+                ticket = None  # it holds this function: no work for the garbage collector
             self.statuses[first:last] = outcome.statuses
             self.put_error = self.put_error or outcome.error
             self.slice_ended(nbytes)
 
-        ticket = self.session.service.put(self.session.scope, chunks, done, deadline=self.deadline)
+        begun = self.session.service.put(self.session.scope, chunks, done, deadline=self.deadline)
         if not ended:
-            self.tickets.append(ticket)
+            ticket = begun
+            self.tickets.append(begun)
 
     def complete(self) -> None:
         """Say what was stored."""

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from mezzo_server.blockstore.stream import ChunkStream
     from mezzo_server.shard.session import Session
 
-STEP_KEYS = 256
-"""Keys checked before others get their turn."""
-ZEROS = memoryview(bytes(1 << 20))
+STEP_KEYS = 128
+"""Keys looked at before others get their turn."""
+ZEROS = memoryview(bytes(512 << 10))
 """What is sent for pieces that could not be read; the answer says that they are a miss."""
 PIECES_HELD_MAX = 3
 """Pieces of one chunk in the output: fewer than a stream reads ahead, so that the next is on its way."""
+AHEAD_CHUNKS = 32
+AHEAD_BYTES = 2 << 20
+"""Chunks are opened, and their first pieces read, before their turn while fewer bytes than this stand
+before them: a device needs many small reads at a time."""
 
 
 class Output(Protocol):
@@ -43,17 +47,16 @@ class Output(Protocol):
 
 
 class _Sending:
-    """One chunk on its way out."""
+    """One chunk on its way out: opened, drawn from the store, queued piece by piece, ended."""
 
     __slots__ = (
         "_get",
-        "_on_ready",
-        "_on_sent",
-        "_output",
-        "_spans",
+        "_queued",
+        "_undrawn",
+        "arrived",
+        "begun",
         "ended",
         "failed",
-        "held",
         "index",
         "left",
         "length",
@@ -61,62 +64,83 @@ class _Sending:
         "waiting",
     )
 
-    def __init__(self, get: TcpGet, output: Output, stream: ChunkStream, index: int) -> None:
+    def __init__(self, get: TcpGet, stream: ChunkStream, index: int) -> None:
         self._get = get
-        self._output = output
-        # Pieces queued, in the order in which they are sent: memory of the store, or None for zeros.
-        self._spans: deque[Span | None] = deque()
-        self._on_ready = self._ready
-        self._on_sent = self._sent
+        self._undrawn = stream.length
+        # Pieces in the output, in order: memory of the store, or None for zeros.
+        self._queued: deque[Span | None] = deque()
         self.stream = stream
         self.index = index
-        self.length = self.left = stream.length
-        self.held = 0
-        """pieces queued and not yet sent"""
+        self.length = stream.length
+        self.left = stream.length
+        """bytes not yet queued"""
+        self.arrived: Span | None = None
+        """the next piece, if it is there"""
         self.waiting = False
-        """for the store's next piece"""
+        """for the next piece"""
+        self.begun = False
+        """its frame is queued"""
         self.failed = False
         self.ended = False
 
-    def draw(self) -> bool:
-        """Ask for the next piece. False: it will come later."""
-        self.waiting = True
-        self.stream.next(self._on_ready)
-        return not self.waiting
+    @property
+    def held(self) -> int:
+        """Pieces queued and not yet sent."""
+        return len(self._queued)
 
-    def add(self, piece: memoryview, span: Span | None) -> None:
-        """Queue a piece."""
+    def draw(self) -> None:
+        """Ask for the next piece, unless it is there, on its way, or not to come."""
+        if self.arrived is None and not self.waiting and not self.failed and self._undrawn:
+            self.waiting = True
+            self.stream.next(self._arrive)
+
+    def queue(self, output: Output) -> None:
+        """Queue the piece that is there, or zeros in its place, and ask for the next."""
+        span, self.arrived = self.arrived, None
+        piece = ZEROS[: min(self.left, len(ZEROS))] if span is None else span.view
         self.left -= len(piece)
-        self.held += 1
-        self._spans.append(span)
-        self._output.add_piece(piece, self._on_sent)
+        self._queued.append(span)
+        output.add_piece(piece, self._sent)
+        self.draw()
 
-    def _ready(self, span: Span | None) -> None:
+    def cut(self) -> None:
+        """Draw no more: zeros take the place of what is left."""
+        self.failed = True
+        span, self.arrived = self.arrived, None
+        if span is not None:
+            self.stream.drop(span)
+
+    def end(self) -> bool:
+        """End the stream; whether all that was sent is right."""
+        self.ended = True
+        if self.arrived is not None:
+            self.cut()
+        return self.stream.finish() and not self.failed and self.left == 0
+
+    def _arrive(self, span: Span | None) -> None:
         self.waiting = False
-        if self.ended or (span is not None and span.length > self.left):
-            # Its connection closed, or zeros took its place since the client gave the request up.
-            if span is not None:
-                self.stream.drop(span)
-            return
         if span is None:
             self.failed = True
+        elif self.ended or self.failed:
+            # Its connection closed, or zeros take its place since the client gave the request up.
+            self.stream.drop(span)
         else:
-            self.add(span.view, span)
+            self._undrawn -= span.length
+            self.arrived = span
         self._get.drawn()
 
     def _sent(self) -> None:
-        self.held -= 1
-        span = self._spans.popleft()
+        span = self._queued.popleft()
         if span is not None:
             self.stream.drop(span)
-        if self.held == 0 and self.left == 0 and not self.ended:
+        if not self._queued and self.left == 0 and not self.ended:
             self._get.chunk_sent(self)
 
 
 class TcpGet(Request):
     """A get whose bytes follow on the same stream."""
 
-    __slots__ = ("_body", "_current", "_filling", "_lengths", "_next_index", "_open", "_queued")
+    __slots__ = ("_ahead", "_body", "_busy", "_lengths", "_next_index", "_open", "_queued")
 
     def __init__(self, session: Session, request_id: int, body: Get) -> None:
         if body.capacities and len(body.capacities) != len(body.keys):
@@ -125,10 +149,12 @@ class TcpGet(Request):
         self._body = body
         self._lengths = [-1] * len(body.keys)
         self._next_index = 0
-        self._current: _Sending | None = None
+        # Opened chunks whose bytes are not all queued, in order; the first has its turn.
+        self._ahead: deque[_Sending] = deque()
+        # Those and the ones that are queued and not yet sent.
         self._open: set[_Sending] = set()
         self._queued = False
-        self._filling = False
+        self._busy = False
 
     def start(self) -> None:
         """Begin: check that all fits, then queue for output."""
@@ -139,26 +165,27 @@ class TcpGet(Request):
 
     def fill(self, output: Output) -> bool:
         """Queue payload while there is room. True: all of it is queued."""
-        self._filling = True
+        if self._busy:
+            return False
+        self._busy = True
         try:
             return self._fill(output)
         finally:
-            self._filling = False
+            self._busy = False
 
     def give_up(self) -> None:
         """Send no further chunk; what was begun is filled up with zeros."""
         if not self._queued:
             return  # _check sees it
-        if self.session.closed:
-            for sending in tuple(self._open):
+        self._next_index = len(self._lengths)
+        for sending in tuple(self._open):
+            if self.session.closed or not sending.begun:
                 self._end_chunk(sending)
-            self._current = None
-            self._next_index = len(self._lengths)
-            self._maybe_finish()
-        elif self._current is None:
-            self._next_index = len(self._lengths)
-            self._maybe_finish()
-        else:
+            else:
+                sending.cut()
+        self._ahead = deque(sending for sending in self._ahead if not sending.ended)
+        self._maybe_finish()
+        if self._ahead:
             self.session.link.output_ready()
 
     def _check(self, first: int, nbytes: int) -> None:
@@ -195,35 +222,39 @@ class TcpGet(Request):
         self.session.link.send_payloads(self)
 
     def _fill(self, output: Output) -> bool:
-        keys_left = STEP_KEYS
-        while output.has_room():
-            current = self._current
-            if current is None:
-                if self.cancelled:
-                    self._next_index = len(self._lengths)
-                if self._next_index == len(self._lengths):
-                    self._maybe_finish()
-                    return True
-                if keys_left == 0:
-                    self.session.link.later(self.session.link.output_ready)
+        ahead = self._ahead
+        keys_left = self._open_ahead(STEP_KEYS)
+        while ahead:
+            if not output.has_room():
+                return False
+            sending = ahead[0]
+            if not sending.begun:
+                if sending.waiting:
                     return False
-                keys_left -= 1
-                self._open_next(output)
-                continue
-            if current.left == 0:
-                self._current = None
-            elif current.failed or self.cancelled:
-                current.add(ZEROS[: min(current.left, len(ZEROS))], None)
-            elif current.waiting or current.held >= PIECES_HELD_MAX:
+                if sending.arrived is None:
+                    # Nothing of it was announced yet: a plain miss.
+                    ahead.popleft()
+                    self._end_chunk(sending)
+                    keys_left = self._open_ahead(keys_left)
+                    continue
+                self._begin(output, sending)
+            if sending.held >= PIECES_HELD_MAX:
                 return False
-            elif not current.draw():
-                self.session.service.poke()
+            if sending.arrived is None and not sending.failed:
                 return False
-        return False
+            sending.queue(output)
+            if sending.left == 0:
+                ahead.popleft()
+            keys_left = self._open_ahead(keys_left)
+        if self._next_index < len(self._lengths):
+            self.session.link.later(self.session.link.output_ready)
+            return False
+        self._maybe_finish()
+        return True
 
     def drawn(self) -> None:
-        """A piece that was asked for came."""
-        if not self._filling:
+        """A piece that was asked for came, or will not."""
+        if not self._busy:
             self.session.link.output_ready()
 
     def chunk_sent(self, sending: _Sending) -> None:
@@ -231,32 +262,50 @@ class TcpGet(Request):
         self._end_chunk(sending)
         self._maybe_finish()
 
-    def _open_next(self, output: Output) -> None:
-        body = self._body
-        index = self._next_index
-        self._next_index += 1
-        stream = self.session.service.store.stream(
-            self.session.scope, body.keys[index], first_part=body.first_part, part_count=body.part_count
-        )
-        if stream is None:
-            return
-        if stream.length == 0:
-            # It has fewer parts than the first one asked for.
-            stream.finish()
-            return
-        if body.capacities and stream.length > body.capacities[index]:
+    def _open_ahead(self, keys_left: int) -> int:
+        """Open chunks and ask for their first pieces, a few before their turn. Keys left of this step."""
+        ahead, body, store = self._ahead, self._body, self.session.service.store
+        nbytes = sum(sending.left for sending in ahead)
+        opened = False
+        while (
+            keys_left
+            and self._next_index < len(self._lengths)
+            and nbytes < AHEAD_BYTES
+            and len(ahead) < AHEAD_CHUNKS
+        ):
+            keys_left -= 1
+            index = self._next_index
+            self._next_index += 1
+            stream = store.stream(
+                self.session.scope, body.keys[index], first_part=body.first_part, part_count=body.part_count
+            )
+            if stream is None:
+                continue
             # Put anew and longer since it was checked: as if it had come after us.
-            stream.finish()
-            return
-        head = GetData(index, body.first_part, list(stream.part_lengths), list(stream.checksums))
+            if not stream.length or (body.capacities and stream.length > body.capacities[index]):
+                stream.finish()
+                continue
+            sending = _Sending(self, stream, index)
+            ahead.append(sending)
+            self._open.add(sending)
+            nbytes += stream.length
+            sending.draw()
+            opened = opened or sending.waiting
+        if opened:
+            self.session.service.poke()
+        return keys_left
+
+    def _begin(self, output: Output, sending: _Sending) -> None:
+        stream = sending.stream
+        sending.begun = True
+        head = GetData(
+            sending.index, self._body.first_part, list(stream.part_lengths), list(stream.checksums)
+        )
         output.begin_payload(encode(Kind.GET_DATA, self.id, head, stream.length), stream.length)
-        self._current = _Sending(self, output, stream, index)
-        self._open.add(self._current)
 
     def _end_chunk(self, sending: _Sending) -> None:
-        sending.ended = True
         self._open.discard(sending)
-        if sending.stream.finish() and not sending.failed and sending.left == 0 and not self.cancelled:
+        if sending.end() and not self.cancelled:
             self._lengths[sending.index] = sending.length
 
     def _maybe_finish(self) -> None:

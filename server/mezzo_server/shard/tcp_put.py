@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mezzo_server.shard.session import Session
     from mezzo_server.shard.share import Ask
 
-STEP_KEYS = 256
+STEP_KEYS = 128
 """Keys considered before others get their turn."""
 FLUSH_BYTES = 1 << 20
 """Received chunks are handed to the store together until they are so many bytes."""
@@ -195,10 +195,11 @@ class TcpPut(Request):
         ticket: PutTicket | None = None
 
         def done(outcome: PutOutcome) -> None:
-            nonlocal ended
+            nonlocal ended, ticket
             ended = True
             if ticket is not None:
                 self._tickets.remove(ticket)
+                ticket = None  # it holds this function: no work for the garbage collector
             self._in_store -= len(batch)
             self._error = self._error or outcome.error
             for (index, _, _), status in zip(batch, outcome.statuses, strict=True):
@@ -209,7 +210,7 @@ class TcpPut(Request):
 
         self._in_store += len(batch)
         try:
-            ticket = self.session.service.put(self.session.scope, chunks, done, deadline=self.deadline)
+            begun = self.session.service.put(self.session.scope, chunks, done, deadline=self.deadline)
         except MezzoError as error:
             self._in_store -= len(batch)
             self._error = self._error or error
@@ -218,7 +219,8 @@ class TcpPut(Request):
             self._grant_more()
             return
         if not ended:
-            self._tickets.append(ticket)
+            ticket = begun
+            self._tickets.append(begun)
 
     def give_up(self) -> None:
         """Take back what was granted and has not come, abandon what waits in the store."""
