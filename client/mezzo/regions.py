@@ -164,6 +164,16 @@ class Region:
         """A new connection to ``address`` has registered it: what was in flight there has ended."""
         self._taints.discard(address)
 
+    def check_taint(self, address: str | None) -> None:
+        """Raise RegionError if a shard may still be writing here, unless it is that of ``address``: a
+        call to that one waits until it has registered the region anew.
+        """
+        if self._taints and self._taints != {address}:
+            raise RegionError(
+                f"region {self.number} may still be written to by {', '.join(sorted(self._taints))}, to "
+                "which a connection was lost; use it there first, or use another region"
+            )
+
     def call_on_close(self, method: Callable[[int], None]) -> None:
         """Have the bound ``method`` called with the region's number when it closes (held weakly)."""
         with self._lock:

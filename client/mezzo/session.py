@@ -152,9 +152,13 @@ class Session:
         """
         if self.failure is not None:
             raise copy.copy(self.failure)
-        if operation.pinned:
-            _pin(operation)
         region = operation.region
+        if operation.pinned:
+            for pinned in operation.pinned:
+                # A connection that knows the region already does not wait for it again.
+                known = region is None or region.number in self._registrations
+                pinned.check_taint(None if known else self._address)
+            _pin(operation)
         if region is not None:
             registration = self._registrations.get(region.number) or self._register(region)
             if not registration.added:

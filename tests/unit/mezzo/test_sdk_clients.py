@@ -424,6 +424,28 @@ class TestTimeouts:
         assert not region.tainted
         assert len(region.view) == 4096
 
+    def test_a_tainted_region_is_refused_elsewhere(self, make, network, start):
+        with mezzo.Client("tcp://other:1").region(4096) as region:
+            region.taint("unix:///elsewhere")
+            for address, shm in ((UNIX, True), ("tcp://shard:1", False)):
+                result = start(make(address).get, [b"k"], [region[:9]])
+                network.accept(shm=shm)
+                with pytest.raises(RegionError, match="may still be written to by unix:///elsewhere"):
+                    result()
+
+    def test_a_tainted_region_is_refused_where_it_is_registered_already(self, make, network, start):
+        client = make(UNIX)
+        region = client.region(4096)
+        result = start(client.get, [b"k"], [region[:9]])
+        peer = network.accept(shm=True)
+        add = peer.expect(Kind.REGION_ADD)
+        peer.send(Kind.REGION_ADDED, add.request_id, RegionAdded(True, True))
+        peer.send(Kind.GOT, peer.expect(Kind.GET).request_id, Got(0, b"\0", [0]))
+        result()
+        region.taint(UNIX)  # another client's connection to the same shard was lost
+        with pytest.raises(RegionError, match="may still be written to"):
+            client.get([b"k"], [region[:9]])
+
     def test_waiting_in_line_is_given_up_without_a_frame(self, make, network, start):
         client = make()
         first = start(client.lookup, [b"a"])

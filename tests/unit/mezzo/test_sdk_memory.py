@@ -1,5 +1,7 @@
 """Regions, places, staging, the send queue, backoff: the parts of the SDK that hold memory or time."""
 
+import array
+import ctypes
 import fcntl
 import gc
 import itertools
@@ -17,7 +19,7 @@ from mezzo.backoff import Backoff
 from mezzo.checksum import chunk_seed, part_checksum
 from mezzo.errors import Busy, InvalidArgument, RegionError, TooLarge, Unavailable
 from mezzo.outgoing import BUFFERS_MAX, Payload, SendQueue
-from mezzo.places import check_parts
+from mezzo.places import check_parts, places
 from mezzo.protocol.frame import encode
 from mezzo.protocol.messages import Kind, Ping, PutData
 from mezzo.staging import ALIGN_BYTES, Staging
@@ -344,6 +346,19 @@ def test_parts_in_the_form_of_the_protocol():
     assert check_parts(None, [5, 6], 256) == []
     assert check_parts((2, 3), [5, 5], 256) == [[2, 3]]
     assert check_parts([(2, 3), [6]], [5, 6], 256) == [[2, 3], [6]]
+
+
+def test_buffers_of_any_elements():
+    numbers = array.array("d", [1.5, 2.5])
+    (place,) = places([numbers], writable=True, name="targets")
+    assert (place.length, place.region) == (16, None)
+    place.memory()[0][:8] = bytes(8)
+    assert numbers[0] == 0.0
+    square = memoryview(bytearray(12)).cast("I", (3, 1))
+    assert places([square], writable=True, name="targets")[0].length == 12
+
+    with pytest.raises(InvalidArgument, match=r"targets\[0\] has elements of format"):
+        places([(ctypes.c_int * 3)()], writable=True, name="targets")
 
 
 class TestBackoff:
