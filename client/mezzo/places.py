@@ -108,14 +108,7 @@ def _view_of(item: Buffer, writable: bool, name: str) -> memoryview:
         raise InvalidArgument(f"{name} is read-only")
     if view.nbytes == 0:
         raise InvalidArgument(f"{name} is empty; a chunk has at least one byte")
-    if view.ndim == 1 and view.format == "B":
-        return view
-    try:
-        return view.cast("B")
-    except TypeError:
-        raise InvalidArgument(
-            f"{name} has elements of format {view.format!r}; give a view of its bytes"
-        ) from None
+    return view.cast("B") if view.ndim != 1 or view.format != "B" else view
 
 
 def check_keys(keys: Iterable[bytes]) -> list[bytes]:
