@@ -29,6 +29,7 @@ class Scrub:
         self._budget = 0.0
         self._last = context.now()
         self._life = 0
+        self._here: Segment | None = None
         self._entry = 0
         self._reading = False
         self.rounds = 0
@@ -68,12 +69,12 @@ class Scrub:
 
     def _segment(self) -> Segment | None:
         """The sealed segment that we are in, or the next one."""
-        sealed = [
-            segment
-            for segment in self._log.segments.values()
-            if segment.state is State.SEALED and segment.life >= self._life
-        ]
-        segment = min(sealed, key=lambda segment: segment.life, default=None)
+        segments = self._log.segments
+        here = self._here
+        if here is not None and here.life == self._life and here.state is State.SEALED:
+            return here
+        sealed = (s for s in segments.values() if s.state is State.SEALED and s.life >= self._life)
+        segment = self._here = min(sealed, key=lambda s: s.life, default=None)
         if segment is not None and segment.life != self._life:
             self._life, self._entry = segment.life, 0
         return segment

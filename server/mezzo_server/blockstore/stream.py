@@ -70,6 +70,7 @@ class ChunkStream:
         self._waiting: Ready | None = None
         self._failed = False
         self._revoked = False
+        self._delivering = False
         self._finished = False
         self._hashed_part = 0
         self._hashed_left = lengths[0]
@@ -194,21 +195,31 @@ class ChunkStream:
             piece.staged = None
 
     def _deliver(self) -> None:
-        if self._waiting is not None and self._failed:
-            ready, self._waiting = self._waiting, None
-            ready(None)
-        if self._waiting is None or not self._pieces or not self._pieces[0].here:
+        """Give what is there to who waits; he may ask for the next within, which must not nest."""
+        if self._delivering:
             return
+        self._delivering = True
+        try:
+            while self._waiting is not None:
+                if not self._failed and not (self._pieces and self._pieces[0].here):
+                    return
+                ready, self._waiting = self._waiting, None
+                ready(self._take())
+        finally:
+            self._delivering = False
+
+    def _take(self) -> Span | None:
+        """Lend the first piece; None if it, or one before it, could not be read."""
+        if self._failed:
+            return None
         piece = self._pieces.popleft()
-        ready, self._waiting = self._waiting, None
         if piece.failed or piece.span is None:
             self._failed = True
             self._give(piece)
-            ready(None)
-            return
+            return None
         self._run_hash(piece.span.view)
         self._lent[piece.span.address, piece.span.length] = piece.staged
-        ready(piece.span)
+        return piece.span
 
     def _run_hash(self, view: memoryview) -> None:
         at = 0

@@ -7,9 +7,10 @@ import pytest
 from mezzo.errors import Busy, ClientClosed, DeadlineExceeded, InvalidArgument, TooLarge
 from mezzo_server.blockstore.api import GetChunk, PutChunk, PutOutcome, PutStatus, Scope
 from mezzo_server.blockstore.devices.faults import Fault, FaultKind
-from mezzo_server.memory import Memory
+from mezzo_server.blockstore.devices.memory import MemoryDevice
+from mezzo_server.memory import Memory, Span
 from tests.simulation.rig import SCOPE, Rig, chunk, content
-from tests.simulation.world import options
+from tests.simulation.world import SEGMENT_BYTES, options
 
 STORED, EXISTS, FAILED = PutStatus.STORED, PutStatus.EXISTS, PutStatus.FAILED
 
@@ -277,3 +278,27 @@ def test_close_refuses_what_waits_for_space_and_ends_what_is_written() -> None:
     rig.restart()
     for number, status in enumerate(statuses):
         assert rig.has(b"late-%d" % number) == (status is STORED)
+
+
+def test_a_stream_of_thousands_of_pieces_does_not_nest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mezzo_server.blockstore.stream.PIECE_BYTES", 64)
+    device = MemoryDevice((2 << 20) + 10 * SEGMENT_BYTES)  # lends its memory: every piece is there at once
+    rig = Rig()
+    rig.devices = [device]  # type: ignore[list-item]
+    rig.open()
+    rig.put(b"k", 190_000)
+    stream = rig.store.stream(SCOPE, b"k")
+    assert stream is not None
+    data = bytearray()
+
+    def ready(span: Span | None) -> None:
+        assert span is not None
+        data.extend(span.view)
+        stream.drop(span)
+        if len(data) < stream.length:
+            stream.next(ready)
+
+    stream.next(ready)
+    assert stream.finish()
+    assert bytes(data) == content(b"k", 190_000)
+    rig.drain()
