@@ -7,6 +7,7 @@ import os
 import queue
 import socket
 
+from mezzo.checksum import chunk_seed, part_checksum, scope_of
 from mezzo.connecting import Surroundings
 from mezzo.protocol.connection import ServerConnection
 from mezzo.protocol.frame import FROM_CLIENT, Frame, FrameReader, encode
@@ -14,6 +15,8 @@ from mezzo.protocol.messages import Kind, Welcome
 
 PATIENCE_S = 20.0
 TENANT, NAMESPACE = b"t" * 16, b"n" * 16
+SCOPE = scope_of(TENANT, NAMESPACE)
+UNIX = "unix:///shard"
 LIMITS = {
     "version": 1,
     "server": "by hand",
@@ -32,6 +35,12 @@ LIMITS = {
     "block_bytes": 4096,
     "shm": False,
 }
+
+
+def checksums(key: bytes, *parts: bytes) -> list[int]:
+    """The checksums of a chunk's parts on a connection to a `Peer`."""
+    seed = chunk_seed(SCOPE, key)
+    return [part_checksum(seed, number, [part]) for number, part in enumerate(parts)]
 
 
 class Peer:

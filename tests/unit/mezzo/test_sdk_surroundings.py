@@ -1,0 +1,175 @@
+"""Both clients and what is around them: processes, signals, loops, the environment."""
+
+import asyncio
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import mezzo
+from mezzo.errors import (
+    ForkedError,
+    Unavailable,
+)
+from mezzo.protocol.messages import (
+    Cancelled,
+    Kind,
+    Pong,
+)
+from tests.contract.peer import PATIENCE_S
+
+
+class TestFork:
+    def run_child(self, work):
+        """The child's exit status: 0 when ``work`` returned True."""
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                status = 0 if work() else 2
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+    def test_a_child_gets_a_clear_error_and_the_parent_goes_on(self, network):
+        client = mezzo.Client("tcp://shard:1", surroundings=network.surroundings())
+        server = threading.Thread(target=self.serve_pings, args=(network, 2))
+        server.start()
+        client.ping()
+
+        def child():
+            try:
+                client.ping()
+            except ForkedError:
+                client.close()  # only the child's copy of the descriptors
+                return True
+            return False
+
+        assert self.run_child(child) == 0
+        client.ping()
+        server.join()
+        client.close()
+        assert network.attempts == 1
+
+    def serve_pings(self, network, count):
+        peer = network.accept()
+        for _ in range(count):
+            peer.send(Kind.PONG, peer.expect(Kind.PING).request_id, Pong())
+
+
+class TestDisabled:
+    @pytest.mark.parametrize("value", ["1", "true", "YES"])
+    def test_every_call_is_a_miss_without_a_connection(self, make, network, monkeypatch, value):
+        monkeypatch.setenv("MEZZO_DISABLE", value)
+        client = make()
+        assert client.disabled
+        with client.region(4096) as region:
+            region.view[:3] = b"abc"
+            done = client.put([b"a", b"b"], [region[:3], b"x"])
+            assert (done.stored, done.exists, done.failed) == (0, 0, 2)
+            got = client.get([b"a"], [region[:3]])
+            assert (got.found, got.count, got.bytes) == ((False,), 0, 0)
+            assert bytes(region.view[:3]) == b"abc"
+        assert client.lookup([b"a"]).prefix == 0
+        assert client.delete([b"a"]).deleted == (False,)
+        assert client.stat([b"a", b"b"]) == (None, None)
+        assert client.shard_stat() == {}
+        assert client.ping() == 0.0
+        lease = client.acquire([b"a"], 3.0)
+        assert (lease.prefix, lease.held, lease.release()) == (0, False, False)
+        client.connect()
+        assert network.attempts == 0
+
+    def test_anything_else_does_not_disable(self, make, monkeypatch):
+        monkeypatch.setenv("MEZZO_DISABLE", "0")
+        assert not make().disabled
+
+
+class TestInterrupt:
+    def test_ctrl_c_gives_the_request_up_and_the_client_goes_on(self, network):
+        """The request is cancelled; or, if a frame was cut in two by the interrupt, the connection ends."""
+
+        def serve():
+            peer = network.accept()
+            request_id = peer.expect(Kind.LOOKUP).request_id
+            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                assert peer.expect(Kind.CANCEL).request_id == request_id
+                peer.send(Kind.CANCELLED, request_id, Cancelled())
+            except ConnectionError:
+                peer = network.accept()
+            peer.send(Kind.PONG, peer.expect(Kind.PING).request_id, Pong())
+
+        surroundings = network.surroundings()
+        with (
+            mezzo.Client("tcp://shard:1", surroundings=surroundings, cancel_grace_s=PATIENCE_S) as client,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            server = pool.submit(serve)
+            with pytest.raises(KeyboardInterrupt):
+                client.lookup([b"k"], timeout_s=PATIENCE_S)
+            client.ping()
+            server.result(PATIENCE_S)
+            assert client.statistics().connections == network.attempts
+
+
+class TestAsynchronous:
+    """What only tasks have."""
+
+    def test_cancelling_a_task_cancels_its_request(self, network):
+        async def main():
+            async with mezzo.AsyncClient("tcp://s:1", surroundings=network.surroundings()) as client:
+                task = asyncio.create_task(client.lookup([b"k"]))
+                peer = await asyncio.to_thread(network.accept)
+                request_id = (await asyncio.to_thread(peer.expect, Kind.LOOKUP)).request_id
+                task.cancel()
+                assert (await asyncio.to_thread(peer.expect, Kind.CANCEL)).request_id == request_id
+                assert not task.done()
+                peer.send(Kind.CANCELLED, request_id, Cancelled())
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert "connected, 0 in flight" in repr(client)
+
+        asyncio.run(main())
+
+    def test_one_loop_for_each_client(self, network):
+        client = mezzo.AsyncClient("tcp://s:1", surroundings=network.surroundings())
+        network.refusal = OSError("down")
+
+        async def ping():
+            await client.ping()
+
+        with pytest.raises(Unavailable):
+            asyncio.run(ping())
+        with pytest.raises(mezzo.InvalidArgument, match="another event loop"):
+            asyncio.run(ping())
+
+
+@pytest.mark.parametrize(
+    ("address", "options"),
+    [
+        ("mezzo.sock", {}),
+        ("unix://relative", {}),
+        ("unix:///" + "x" * 200, {}),
+        ("tcp://host", {}),
+        ("tcp://host:99999", {}),
+        ("tcp://host:1/path", {}),
+        ("http://host:1", {}),
+        ("unix:///s", {"timeout_s": 0}),
+        ("unix:///s", {"connect_timeout_s": -1}),
+        ("unix:///s", {"staging_bytes": 0}),
+        ("unix:///s", {"namespace": ""}),
+        ("unix:///s", {"name": "x" * 129}),
+    ],
+)
+def test_options_that_are_wrong(address, options):
+    with pytest.raises(mezzo.InvalidArgument):
+        mezzo.Client(address, **options)
+
+
+@pytest.mark.parametrize("address", ["unix:///run/mezzo.sock", "tcp://host:7000", "tcp://[::1]:7000"])
+def test_addresses_are_shown_as_given(address):
+    assert str(mezzo.Client(address).address) == address
