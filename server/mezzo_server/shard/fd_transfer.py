@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mezzo.errors import Busy, MezzoError, RegionError, TooLarge
+from mezzo.errors import MezzoError, RegionError, TooLarge
 from mezzo.protocol.messages import Get, Put
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome
 from mezzo_server.blockstore.io import Job, Task
@@ -50,14 +50,7 @@ class FdGet(ShmGet):
             self.slice_ended(nbytes)
             return
 
-        def staged(span: Span | None) -> None:
-            if span is None:
-                self.slice_ended(nbytes, Busy("too many requests wait for staging memory"))
-                return
-            if self.cancelled:
-                session.share.give(span)
-                self.slice_ended(nbytes)
-                return
+        def staged(span: Span) -> None:
             try:
                 service.get(
                     session.scope,
@@ -71,7 +64,7 @@ class FdGet(ShmGet):
                 # Put anew and longer while we waited: as if it had come after us.
                 self.slice_ended(nbytes, None if isinstance(error, TooLarge) else error)
 
-        session.share.request(length, staged)
+        self.stage(length, nbytes, staged)
 
     def _read(
         self, index: int, nbytes: int, pairs: list[tuple[int, int]], span: Span, outcome: GetOutcome
@@ -113,14 +106,7 @@ class FdPut(ShmPut):
         pairs = region.pairs(self.extents[first])
         check_source(nbytes, self.parts[first])
 
-        def staged(span: Span | None) -> None:
-            if span is None:
-                self.slice_ended(nbytes, Busy("too many requests wait for staging memory"))
-                return
-            if self.cancelled:
-                session.share.give(span)
-                self.slice_ended(nbytes)
-                return
+        def staged(span: Span) -> None:
             transfer(session, Task.FD_READ, region, pairs, span, lambda error: read(span, error))
 
         def read(span: Span, error: MezzoError | None) -> None:
@@ -143,7 +129,7 @@ class FdPut(ShmPut):
                 session.share.give(span)
                 self.slice_ended(nbytes, refused)
 
-        session.share.request(nbytes, staged)
+        self.stage(nbytes, nbytes, staged)
 
 
 def transfer(

@@ -119,7 +119,7 @@ class SlicedRequest(Request):
 
     def give_up(self) -> None:
         """End once the slices under way have."""
-        if self.running == 0:
+        if self.running == 0 and self.session.holds(self):
             self._complete()
 
     def run(self) -> None:

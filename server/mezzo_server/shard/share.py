@@ -96,17 +96,21 @@ class StagingShare:
         except MezzoError:
             self._asked = None
             self.bytes_held -= ask.length
-            if ask.ready is not None:
-                ask.ready(None)
+            ready, ask.ready = ask.ready, None
+            if ready is not None:
+                ready(None)
             return
         if self._asked is ask:
             ask.request = request
 
     def _arrived(self, span: Span) -> None:
         ask, self._asked = self._asked, None
-        if ask is None or ask.ready is None:
+        ready = None
+        if ask is not None:
+            ready, ask.ready = ask.ready, None
+        if ready is None:
             self.bytes_held -= span.length
             self._pool.give(span)
         else:
-            ask.ready(span)
+            ready(span)
         self._serve()

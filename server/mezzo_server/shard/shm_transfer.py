@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mezzo.errors import InvalidArgument, MezzoError, RegionError, Unavailable
+from mezzo.errors import Busy, InvalidArgument, MezzoError, RegionError, Unavailable
 from mezzo.protocol.messages import Get, Got, Kind, Put, PutDone
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus
+from mezzo_server.memory import Span
 from mezzo_server.shard.regions import Region
 from mezzo_server.shard.request import SlicedRequest, bitmap, check_lengths, parts_of
+from mezzo_server.shard.share import Ask
 
 if TYPE_CHECKING:
     from mezzo_server.blockstore.put import PutTicket
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 class ShmRequest(SlicedRequest):
     """What gets and puts through regions share: their extents and how these are weighed."""
 
-    __slots__ = ("extents", "keys")
+    __slots__ = ("asks", "extents", "keys")
 
     def __init__(
         self,
@@ -36,6 +38,40 @@ class ShmRequest(SlicedRequest):
         super().__init__(session, request_id, kind, len(keys), region, deadline_ms)
         self.keys = keys
         self.extents = extents
+        self.asks: dict[Ask, int] = {}
+        """slices that wait for staging memory, and their bytes"""
+
+    def stage(self, length: int, nbytes: int, staged: Callable[[Span], None]) -> None:
+        """Call ``staged`` with staging memory for a slice; if there will be none, the slice ends."""
+        share = self.session.share
+        ask: Ask | None = None
+        came = False
+
+        def arrived(span: Span | None) -> None:
+            nonlocal came
+            came = True
+            if ask is not None:
+                del self.asks[ask]
+            if span is None:
+                self.slice_ended(nbytes, Busy("too many requests wait for staging memory"))
+            elif self.cancelled:
+                share.give(span)
+                self.slice_ended(nbytes)
+            else:
+                staged(span)
+
+        asked = share.request(length, arrived)
+        if not came:
+            ask = asked
+            self.asks[asked] = nbytes
+
+    def give_up(self) -> None:
+        """Wait for no more memory; end once the slices under way have."""
+        asks, self.asks = self.asks, {}
+        for ask, nbytes in asks.items():
+            ask.cancel()
+            self.slice_ended(nbytes)
+        super().give_up()
 
     @property
     def place(self) -> Region:
@@ -114,8 +150,7 @@ class ShmPut(ShmRequest):
         """Abandon what still waits for its turn in the store."""
         for ticket in tuple(self.tickets):
             ticket.abandon()
-        if self.running == 0 and self.session.holds(self):
-            super().give_up()
+        super().give_up()
 
     def begin_slice(self, first: int, last: int, nbytes: int) -> None:
         """Let the store write these keys straight out of the region."""

@@ -388,6 +388,25 @@ def test_cancelling_a_get_in_the_middle_completes_its_frame(shard: Shard, client
     assert client.answers(request_id) == [Cancelled()]
 
 
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_who_waits_for_memory_that_its_own_put_holds_can_give_up(shard: Shard, end: str) -> None:
+    client = shard.client()
+    region = client.region(1, 2 * MIB, sealed=False)
+    client.start(Kind.PUT, Put([b"%d" % n for n in range(4)], [4 * MIB - 8192] * 4))
+    waiting = client.start(Kind.PUT, Put([b"x"], [MIB], region=1, sources=[[0, MIB]]))
+    shard.settle()
+    assert not client.answers(waiting)
+    if end == "cancel":
+        client.start(Kind.CANCEL, Cancel(), request_id=waiting)
+        client.turn()
+        assert client.answers(waiting) == [Cancelled()]
+    client.close()
+    shard.settle()
+    assert shard.idle()
+    assert shard.service.regions.count == 0
+    region.close()
+
+
 def test_cancelling_what_has_ended_is_answered(client: FakeClient, region: ClientRegion) -> None:
     request_id = client.start(Kind.PING, Ping())
     client.start(Kind.CANCEL, Cancel(), request_id=request_id)
