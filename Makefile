@@ -11,7 +11,8 @@ ARGS ?=
 # A folder with the published trace; tests and demo do without it (docs/replay.md).
 MEZZO_TRACES ?= $(wildcard ../shared/traces)
 export MEZZO_TRACES
-TEST_SECONDS ?= 480
+# A guard against what hangs; on two quiet cores the suite takes a few minutes.
+TEST_SECONDS ?= 900
 
 NATIVE_FOLDER := server/mezzo_server/_native
 NATIVE := setup.py $(filter-out %/ring.c %/pool.c,$(wildcard $(addprefix $(NATIVE_FOLDER)/*.,pyx pxd c h)))
