@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mezzo_server.blockstore.devices.faults import Fault, FaultKind
+from mezzo_server.blockstore.io import Op
 from mezzo_server.blockstore.options import Durability
 from tests.simulation.seeds import repeatable, seeds
 from tests.simulation.world import World, options
@@ -14,7 +16,16 @@ from tests.simulation.world import World, options
 def test_traffic(policy: str, devices: int) -> None:
     for seed in seeds(6):
         with repeatable(seed):
-            world = World(seed, devices=devices, options=options(policy=policy))
+            # reads that take very long: their segments are wanted meanwhile
+            slow = [Fault(FaultKind.LATENCY, probability=0.1, reaps=200, op=Op.READ)]
+            world = World(
+                seed,
+                devices=devices,
+                segments=8 + seed % 3,
+                options=options(policy=policy),
+                faults=slow if seed % 2 else (),
+                churn=seed % 3 == 0,
+            )
             for _ in range(4):
                 world.run(100)
                 world.settle()

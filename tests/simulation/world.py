@@ -97,6 +97,7 @@ class World:
         ]
         scopes = [Scope(bytes([1 + n % tenants]) * 16, bytes([n]) * 16) for n in range(tenants + 1)]
         self.keys = [Key(self.random.choice(scopes), b"key-%d" % n) for n in range(keys)]
+        self.power_failed = False
         self.pending = 0
         self.streams = 0
         self.answers = 0
@@ -159,6 +160,10 @@ class World:
                 f"after {STEPS_TO_REST} steps {self.pending} requests, {self.streams} streams are under way"
             )
         audit.check_rest(self.store)
+        if self.perfect and not self.power_failed:
+            # a mismatch always means corruption, never a race with reclaim
+            assert not audit.counters(self.store)["mismatches_seen"], f"step {self.step}: a mismatch"
+            assert not audit.counters(self.store)["chunks_lost"], f"step {self.step}: a chunk was lost"
 
     def _idle(self) -> bool:
         context = audit.context_of(self.store)
@@ -224,6 +229,7 @@ class World:
         self.compare(lasting)
 
     def _end(self, cut: bool, faults: Iterable[Fault]) -> None:
+        self.power_failed |= cut
         self.devices = [
             device.power_cut(faults=faults) if cut else device.kill(faults=faults) for device in self.devices
         ]
