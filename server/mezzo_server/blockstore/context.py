@@ -113,11 +113,11 @@ class Context:
             return 0, 0
         first, last = locations[0], locations[-1] + 1
         segment = self.lives[life_of(first)]
-        if last - first == len(locations) and segment.log.fenced is None:
+        run = last - first == len(locations) and locations == list(range(first, last))
+        if run and segment.log.fenced is None:
             # put together, so one run of one segment's entries, as prefixes mostly are
-            if locations == list(range(first, last)):
-                number = number_of(first)
-                return len(locations), sum(segment.table.length[number : number + len(locations)])
+            number = number_of(first)
+            return len(locations), sum(segment.table.length[number : number + len(locations)])
         size = 0
         for count, location in enumerate(locations):
             segment = self.lives[life_of(location)]
