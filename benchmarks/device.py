@@ -23,7 +23,6 @@ SMALL, MEDIUM, LARGE = 64 * KIB, MIB, 4 * MIB
 DEPTH = 8
 FILL = 0.6
 """Share of the device that is filled: no reclaim yet"""
-REGION_BYTES = 256 * MIB
 
 
 class Case(Struct, frozen=True):
@@ -35,6 +34,14 @@ class Case(Struct, frozen=True):
     requests: int
     """under way"""
     target: float | None
+
+    @property
+    def slots(self) -> int:
+        """Places in the client's region: as few as keep the requests going, as fio has ``DEPTH`` buffers.
+
+        Memory that is used again soon is in the processor's cache, for either.
+        """
+        return self.batch * (self.requests + 1)
 
 
 def reads(settings: Settings, parent: Path, cases: tuple[Case, ...]) -> Iterator[Row]:
@@ -60,7 +67,7 @@ def _reads(settings: Settings, path: Path, case: Case, server: RunningShard) -> 
         direct=is_direct(server),
         fixed_buffers=fixed_buffers(path),
     )
-    slots = REGION_BYTES // case.chunk_bytes
+    slots = case.slots
     with window(
         server, server.unix, case.chunk_bytes, slots, batch=case.batch, requests=case.requests
     ) as client:
@@ -113,7 +120,7 @@ def _writes(settings: Settings, path: Path, case: Case, job: FioJob, how: str, t
 def _fill(settings: Settings, path: Path, case: Case) -> Sample:
     """Put into an empty store for a while, but not until it is full."""
     keys = chunk_keys("write", int(settings.device_bytes * FILL) // case.chunk_bytes)
-    slots = REGION_BYTES // case.chunk_bytes
+    slots = case.slots
     with (
         shard(str(wiped(path)), capacity_bytes=settings.device_bytes, depth=DEPTH) as server,
         window(

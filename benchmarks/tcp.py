@@ -9,9 +9,9 @@ from benchmarks.reference_network import iperf
 from benchmarks.settings import MIB, Settings, size_name
 from benchmarks.shard import chunk_keys, shard, window
 
-REGION_BYTES = 384 * MIB
-CALL_BYTES = 128 * MIB
-"""of one get: the SDK makes requests of 64 MiB of it and sends the second before the first has ended"""
+REGION_BYTES = 192 * MIB
+CALL_BYTES = 64 * MIB
+"""of one get"""
 SEGMENT_BYTES = 256 * MIB
 """three of the largest chunks fit"""
 CASES = (4 * MIB, 16 * MIB, 64 * MIB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import socket
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mezzo.address import Address
+
+LOOPBACK_SEND_BYTES = 256 << 10
 
 
 def open_socket(address: Address, timeout_s: float) -> socket.socket:
@@ -31,6 +34,18 @@ def prepare_tcp(sock: socket.socket) -> None:
     """Options of a TCP connection: requests are small and must not wait for one another."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    keep_in_cache(sock)
+
+
+def keep_in_cache(sock: socket.socket) -> None:
+    """Between two processes of one host there is no delay to fill: what waits should fit into a cache.
+
+    With the kernel's own size a get over loopback was a fifth slower.  To other hosts the kernel sizes
+    the buffer by the path, and this does nothing.
+    """
+    host = sock.getpeername()[0]
+    if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOOPBACK_SEND_BYTES)
 
 
 class Surroundings(NamedTuple):

@@ -33,7 +33,7 @@ log = structlog.get_logger("mezzo.connection")
 
 HELLO_BYTES_MAX = 8 * 1024
 """Body of the first frame; later ones may be as large as the limits say."""
-RECEIVE_BYTES_MAX = 256 << 10
+RECEIVE_BYTES_MAX = 128 << 10
 """Bytes of payload in one system call: checked while they are in the processor's second-level cache."""
 TURN_BYTES = 512 << 10
 """Bytes received before other connections get their turn."""

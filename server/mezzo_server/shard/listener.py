@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from mezzo.connecting import keep_in_cache
 from mezzo.errors import Busy, InvalidArgument, Unavailable
 from mezzo.protocol.connection import refusal
 from mezzo_server.shard.connection import Connection
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("mezzo.listener")
 
-LOOPBACK_SEND_BYTES = 256 << 10
 BACKLOG = 512
 ACCEPTS_PER_TURN = 16
 ACCEPT_PAUSE_S = 0.1
@@ -249,7 +249,4 @@ def _tune_tcp(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    if ipaddress.ip_address(sock.getpeername()[0].partition("%")[0]).is_loopback:
-        # On one host there is no delay to fill: what is in the socket should fit into a cache. To other
-        # hosts the kernel sizes the buffer by the path.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOOPBACK_SEND_BYTES)
+    keep_in_cache(sock)
