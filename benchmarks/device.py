@@ -34,6 +34,8 @@ class Case(Struct, frozen=True):
     requests: int
     """under way"""
     target: float | None
+    prefixes: bool = False
+    """ask for chunks in the order in which they were put, one prefix with each request"""
 
     @property
     def slots(self) -> int:
@@ -56,7 +58,8 @@ def reads(settings: Settings, parent: Path, cases: tuple[Case, ...]) -> Iterator
 def _reads(settings: Settings, path: Path, case: Case, server: RunningShard) -> Row:
     keys = chunk_keys("read", int(settings.device_bytes * FILL) // case.chunk_bytes)
     order = list(keys)
-    random.Random(1).shuffle(order)
+    if not case.prefixes:
+        random.Random(1).shuffle(order)
     job = FioJob(
         pattern="randread",
         block_bytes=case.chunk_bytes,
@@ -75,7 +78,7 @@ def _reads(settings: Settings, path: Path, case: Case, server: RunningShard) -> 
         samples = take_pairs(lambda: fio(job), lambda: client.get(order, settings.sample_s), settings.pairs)
     return compared(
         samples,
-        name=f"read {size_name(case.chunk_bytes)}",
+        name=f"read {size_name(case.chunk_bytes)}{', prefixes' if case.prefixes else ''}",
         unit="GB/s",
         reference=f"fio, io_uring{', O_DIRECT' if job.direct else ''}, depth {DEPTH}",
         ours=f"shm, {case.requests} x {case.batch} chunks asked for, depth {DEPTH}",

@@ -8,7 +8,12 @@ from benchmarks.device import LARGE, MEDIUM, SMALL, Case, reads, writes
 from benchmarks.harness import Row
 from benchmarks.settings import Settings
 
-READS = (Case(MEDIUM, 16, 2, 0.95), Case(LARGE, 8, 2, 0.95), Case(SMALL, 64, 2, 0.85))
+READS = (
+    Case(MEDIUM, 16, 2, 0.95),
+    Case(LARGE, 8, 2, 0.95),
+    Case(SMALL, 64, 2, 0.85),
+    Case(SMALL, 64, 2, None, prefixes=True),
+)
 WRITES = (Case(MEDIUM, 16, 2, 0.90),)
 
 
