@@ -44,6 +44,7 @@ class Deletes:
     def begin(self, namespace: NamespaceIndex, keys: Sequence[bytes], done: DeleteDone) -> None:
         """Delete; answered when the tombstones are flushed."""
         self.in_flight += 1
+        namespace.users += 1
         self.context.start(self._delete(namespace, keys, done))
 
     def drop(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> None:
@@ -108,6 +109,7 @@ class Deletes:
             elif left:
                 await context.later.turn()
         self.in_flight -= 1
+        namespace.users -= 1
         try:
             done(deleted, error)
         except Exception as fault:

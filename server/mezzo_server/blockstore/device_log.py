@@ -123,7 +123,7 @@ class DeviceLog:
             entries = segment.table
             for number in range(len(entries)):
                 if entries.parts[number]:
-                    namespace = context.index.namespace(entries.scopes[entries.scope[number]])
+                    namespace = context.index.peek(entries.scopes[entries.scope[number]])
                     if context.forget(namespace, entries.keys[number], segment, number):
                         namespace.shade(entries.keys[number], segment.life)
                 if number % 512 == 511:

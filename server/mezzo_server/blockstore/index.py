@@ -10,27 +10,30 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from mezzo.errors import TooLarge
 from mezzo_server.blockstore.api import Scope
 
 SHARDS = 512
 HASH_SHIFT = 40  # high bits: a dictionary uses the low bits of the same hash for its own slots
-_EMPTY: dict[bytes, int] = {}
-
-
-def shard_of(key: bytes) -> int:
-    """Which shard of an index holds a key."""
-    return (hash(key) >> HASH_SHIFT) & (SHARDS - 1)
+SPREAD_AT = 4096
+"""A namespace has one dictionary until it has so many chunks: most namespaces are small."""
+SWEEP_STEP = 64
+"""Namespaces looked at for every new one that is over the limit."""
 
 
 class NamespaceIndex:
     """Locations of the visible chunks of one namespace, and what is under way for its keys."""
 
-    __slots__ = ("busy", "count", "pins", "scope", "shadows", "shards")
+    __slots__ = ("busy", "count", "mask", "pins", "scope", "shadows", "shards", "users")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.shards: list[dict[bytes, int]] = [_EMPTY] * SHARDS
+        self.shards: list[dict[bytes, int]] = [{}]
+        self.mask = 0
+        """a key is in ``shards[hash(key) >> HASH_SHIFT & mask]``"""
         self.count = 0
+        self.users = 0
+        """requests that may add to it"""
         self.busy: dict[bytes, deque[Callable[[], None]]] = {}
         """keys with a put, a relocation or a delete under way -> who waits for its end"""
         self.pins: dict[bytes, int] = {}
@@ -40,26 +43,34 @@ class NamespaceIndex:
 
     def get(self, key: bytes) -> int | None:
         """Location of a key, or None."""
-        return self.shards[(hash(key) >> HASH_SHIFT) & (SHARDS - 1)].get(key)
+        return self.shards[hash(key) >> HASH_SHIFT & self.mask].get(key)
 
     def set(self, key: bytes, location: int) -> None:
         """Make a key visible at a location, or move it there."""
-        number = shard_of(key)
-        shard = self.shards[number]
-        if shard is _EMPTY:
-            shard = self.shards[number] = {}
+        if self.count >= SPREAD_AT and not self.mask:
+            self.spread()
+        shard = self.shards[hash(key) >> HASH_SHIFT & self.mask]
         before = len(shard)
         shard[key] = location
         self.count += len(shard) - before
 
     def remove(self, key: bytes) -> None:
         """Make a key invisible. KeyError if it is not there."""
-        del self.shards[shard_of(key)][key]
+        del self.shards[hash(key) >> HASH_SHIFT & self.mask][key]
         self.count -= 1
 
-    def items(self, shard: int) -> Iterator[tuple[bytes, int]]:
-        """Entries of one shard, as they are now."""
-        return iter(list(self.shards[shard].items()))
+    def spread(self) -> None:
+        """Go over to many shards; once, and of few entries, so that it takes under a millisecond."""
+        small = self.shards[0]
+        self.shards = [{} for _ in range(SHARDS)]
+        self.mask = SHARDS - 1
+        for key, location in small.items():
+            self.shards[hash(key) >> HASH_SHIFT & self.mask][key] = location
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing would be lost without it."""
+        return not (self.count or self.users or self.busy or self.pins or self.shadows)
 
     def shade(self, key: bytes, life: int) -> None:
         """A copy in this life is outdated now, and nothing but a restart's comparison says so."""
@@ -90,17 +101,43 @@ class NamespaceIndex:
 class Index:
     """All namespaces of a shard."""
 
-    __slots__ = ("_namespaces",)
+    __slots__ = ("_most", "_namespaces")
 
-    def __init__(self) -> None:
+    def __init__(self, namespaces_max: int) -> None:
         self._namespaces: dict[Scope, NamespaceIndex] = {}
+        self._most = namespaces_max
 
     def namespace(self, scope: Scope) -> NamespaceIndex:
-        """The index of a namespace, made when first asked for."""
+        """The index of a namespace, made if there is none: for who is going to add to it.
+
+        TooLarge over the limit, if not one of those looked at is empty.
+        """
         namespace = self._namespaces.get(scope)
         if namespace is None:
+            if len(self._namespaces) >= self._most:
+                self._sweep()
             namespace = self._namespaces[scope] = NamespaceIndex(scope)
         return namespace
+
+    def peek(self, scope: Scope) -> NamespaceIndex:
+        """The index of a namespace, for who only looks: an empty one that is not kept if there is none."""
+        return self._namespaces.get(scope) or NamespaceIndex(scope)
+
+    def recover(self, scope: Scope) -> NamespaceIndex:
+        """`namespace` without the limit, which may have been higher when the chunks were put."""
+        if scope not in self._namespaces:
+            self._namespaces[scope] = NamespaceIndex(scope)
+        return self._namespaces[scope]
+
+    def _sweep(self) -> None:
+        """Forget empty namespaces, looking at those looked at longest ago."""
+        for _ in range(min(SWEEP_STEP, len(self._namespaces))):
+            scope = next(iter(self._namespaces))
+            namespace = self._namespaces.pop(scope)
+            if not namespace.idle:
+                self._namespaces[scope] = namespace
+        if len(self._namespaces) >= self._most:
+            raise TooLarge(f"{len(self._namespaces)} namespaces are in use; namespaces_max is {self._most}")
 
     def __iter__(self) -> Iterator[NamespaceIndex]:
         return iter(list(self._namespaces.values()))

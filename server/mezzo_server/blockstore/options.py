@@ -29,6 +29,8 @@ class StoreOptions:
     """most of a victim's bytes that a policy may rewrite (leased chunks are rewritten beyond it)"""
     open_segments_max: int = 8
     """segments open for new chunks at once on each device; one for each large tenant, one for all others"""
+    namespaces_max: int = 65536
+    """namespaces with chunks at once; each costs about a kilobyte"""
     staging_bytes: int = 256 << 20
     """bounce buffers, record headers, tables; at least twice ``chunk_bytes_max``"""
     waiting_bytes_max: int = 1 << 30

@@ -120,8 +120,10 @@ class PutTicket:
         self._groups: list[_Group] = []
         puts.waiting_bytes += size
         puts.in_flight += 1
+        namespace.users += 1
         if not chunks:
             puts.in_flight -= 1
+            namespace.users -= 1
             puts.context.call(done, self._outcome)
             return
         self._consider(0)
@@ -192,6 +194,7 @@ class PutTicket:
         puts.waiting_bytes -= sum(self._chunks[number].parts)
         if not self._left:
             puts.in_flight -= 1
+            self._namespace.users -= 1
             puts.context.call(self._done, outcome)
 
 

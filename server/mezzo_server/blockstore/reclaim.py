@@ -201,7 +201,7 @@ class Reclaim:
                         (record.Entry(table.keys[number], table.sequence[number]), blockers)
                     )
                 continue
-            namespace = context.index.namespace(scope)
+            namespace = context.index.peek(scope)
             if namespace.get(table.keys[number]) != victim.base + number:
                 continue
             (pinned if table.keys[number] in namespace.pins else live).append(number)
@@ -249,7 +249,7 @@ class Reclaim:
         return victim.live_count > 0
 
     def _namespace(self, victim: Segment, number: int) -> NamespaceIndex:
-        return self._context.index.namespace(victim.table.scopes[victim.table.scope[number]])
+        return self._context.index.peek(victim.table.scopes[victim.table.scope[number]])
 
     # -- rewriting ---------------------------------------------------------------------------
 

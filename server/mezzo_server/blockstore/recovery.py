@@ -21,7 +21,7 @@ from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.format import segment_header, table
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
-from mezzo_server.blockstore.index import _EMPTY, NamespaceIndex, shard_of
+from mezzo_server.blockstore.index import HASH_SHIFT, SPREAD_AT, NamespaceIndex
 from mezzo_server.blockstore.io import Op, Transfer
 from mezzo_server.blockstore.scan import scan
 from mezzo_server.blockstore.segment import Purpose, Segment, State, life_of, number_of
@@ -235,7 +235,7 @@ def _build(context: Context) -> None:
             entries.keys[number],
             entries.sequence[number],
         )
-        namespace = context.index.namespace(scope)
+        namespace = context.index.recover(scope)
         location = namespace.get(key)
         if location is not None and _sequence(context, location) < sequence:
             namespace.remove(key)
@@ -247,7 +247,7 @@ def _build(context: Context) -> None:
     for (scope, key), copies in stale.items():
         lives = frozenset(life for life, sequence in copies if sequence > covered.get((scope, key), 0))
         if lives:
-            context.index.namespace(scope).shadows[key] = lives
+            context.index.recover(scope).shadows[key] = lives
 
 
 def _insert(
@@ -256,7 +256,9 @@ def _insert(
     """Enter a segment's chunks; yields (namespace, key, location that lost) for each conflict."""
     entries = segment.table
     if len(entries.scopes) == 1 and not entries.tombstones:
-        namespace = context.index.namespace(entries.scopes[0])
+        namespace = context.index.recover(entries.scopes[0])
+        if namespace.count + len(entries) >= SPREAD_AT and not namespace.mask:
+            namespace.spread()
         rows: Iterator[tuple[bytes, int]] = zip(
             entries.keys, range(segment.base, segment.base + len(entries)), strict=True
         )
@@ -266,20 +268,19 @@ def _insert(
         if not entries.parts[number]:
             tombstones.append((segment, number))
             continue
-        namespace = context.index.namespace(entries.scopes[entries.scope[number]])
+        namespace = context.index.recover(entries.scopes[entries.scope[number]])
+        if namespace.count >= SPREAD_AT and not namespace.mask:
+            namespace.spread()
         yield from _enter(context, namespace, iter(((key, segment.base + number),)))
 
 
 def _enter(
     context: Context, namespace: NamespaceIndex, rows: Iterator[tuple[bytes, int]]
 ) -> Iterator[tuple[NamespaceIndex, bytes, int]]:
-    shards = namespace.shards
+    shards, mask = namespace.shards, namespace.mask
     count = 0
     for key, location in rows:
-        number = shard_of(key)
-        shard = shards[number]
-        if shard is _EMPTY:
-            shard = shards[number] = {}
+        shard = shards[hash(key) >> HASH_SHIFT & mask]
         former = shard.setdefault(key, location)
         if former == location:
             count += 1

@@ -57,7 +57,7 @@ class Scrub:
             self._entry = number + 1
             if not table.parts[number]:
                 continue
-            namespace = self._context.index.namespace(table.scopes[table.scope[number]])
+            namespace = self._context.index.peek(table.scopes[table.scope[number]])
             if namespace.get(table.keys[number]) == segment.base + number:
                 self._read(segment, number, namespace)
                 return

@@ -218,7 +218,7 @@ class BlockStore:
             done(outcome)
 
         try:
-            self._gets.begin(self._context.index.namespace(scope), chunks, ended, first_part, part_count)
+            self._gets.begin(self._context.index.peek(scope), chunks, ended, first_part, part_count)
         except Exception:
             self._estimate.end(size, began, began)
             raise
@@ -231,7 +231,7 @@ class BlockStore:
         if first_part < 0 or part_count < 0:
             raise InvalidArgument(f"parts {first_part}+{part_count} make no sense")
         context = self._context
-        namespace = context.index.namespace(scope)
+        namespace = context.index.peek(scope)
         place = context.find(namespace, key)
         if place is None or first_part >= place[0].table.parts[place[1]]:
             context.counters["chunks_missed"] += 1
@@ -252,11 +252,11 @@ class BlockStore:
 
     def prefix(self, scope: Scope, keys: Sequence[bytes]) -> tuple[int, int]:
         """(how many of ``keys`` from the first on are present, their bytes). Prolongs nothing."""
-        return self._context.prefix(self._context.index.namespace(scope), keys)
+        return self._context.prefix(self._context.index.peek(scope), keys)
 
     def info(self, scope: Scope, key: bytes) -> ChunkInfo | None:
         """What is known of a chunk; None: it is not present."""
-        namespace = self._context.index.namespace(scope)
+        namespace = self._context.index.peek(scope)
         place = self._context.find(namespace, key)
         if place is None:
             return None
@@ -268,7 +268,7 @@ class BlockStore:
 
     def pin(self, scope: Scope, key: bytes) -> int:
         """Keep a chunk from eviction until `unpin`; its bytes, or 0 if it is not present."""
-        namespace = self._context.index.namespace(scope)
+        namespace = self._context.index.peek(scope)
         place = self._context.find(namespace, key)
         if place is None:
             return 0
@@ -281,7 +281,7 @@ class BlockStore:
 
     def unpin(self, scope: Scope, key: bytes) -> None:
         """Undo one `pin`. KeyError if there was none."""
-        namespace = self._context.index.namespace(scope)
+        namespace = self._context.index.peek(scope)
         pins = namespace.pins[key] - 1
         if pins:
             namespace.pins[key] = pins

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from mezzo.errors import Busy
+from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.api import PutOutcome, PutStatus, Scope
+from mezzo_server.blockstore.index import SPREAD_AT, NamespaceIndex
 from mezzo_server.blockstore.policy import FifoReinsertion
 from mezzo_server.blockstore.segment import Purpose
 from tests.simulation import audit
@@ -162,3 +164,42 @@ def test_devices_are_filled_evenly() -> None:
     free = [device.segments_free for device in rig.store.report().devices]
     assert max(free) - min(free) <= 1
     assert rig.counters["chunks_evicted"] == 0
+
+
+def scopes(count: int) -> list[Scope]:
+    return [Scope(bytes(16), number.to_bytes(16, "big")) for number in range(1, count + 1)]
+
+
+def test_namespaces_that_are_only_looked_at_are_not_kept() -> None:
+    rig = Rig()
+    for scope in scopes(1000):
+        assert not rig.has(b"k", scope)
+        assert rig.get(b"k", scope=scope) is None
+        assert rig.store.prefix(scope, [b"k"]) == (0, 0)
+    assert not list(rig.store._context.index)
+
+
+def test_empty_namespaces_make_room_for_new_ones_and_full_ones_do_not() -> None:
+    rig = Rig(options=replace(options(), namespaces_max=4))
+    full, others = scopes(9)[:4], scopes(9)[4:]
+    for scope in full:
+        assert rig.put(b"k", 100, scope) is STORED
+    with pytest.raises(TooLarge, match="namespaces_max is 4"):
+        rig.put(b"k", 100, others[0])
+    rig.delete(b"k", scope=full[0])
+    for scope in others:
+        assert rig.put(b"k", 100, scope) is STORED
+        rig.delete(b"k", scope=scope)
+    assert [rig.has(b"k", scope) for scope in full] == [False, True, True, True]
+
+
+def test_a_namespace_that_grows_spreads_over_many_dictionaries() -> None:
+    namespace = NamespaceIndex(SCOPE)
+    keys = [b"%d" % number for number in range(3 * SPREAD_AT)]
+    for location, key in enumerate(keys):
+        namespace.set(key, location)
+    assert [namespace.get(key) for key in keys] == list(range(len(keys)))
+    assert max(map(len, namespace.shards)) < SPREAD_AT // 16
+    for key in keys:
+        namespace.remove(key)
+    assert namespace.idle
