@@ -38,7 +38,7 @@ OPTIONS = StoreOptions(
     chunk_bytes_max=1 << 20,
     staging_bytes=1 << 20,
     put_wait_s=2.0,
-    inline_checksum_bytes=8 << 10,
+    inline_bytes=8 << 10,
     scrub_bytes_per_s=0,
     open_segments_max=3,
 )

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+COPY_INLINE_BYTES = 64 << 10
+"""`spans.copy` holds the interpreter lock"""
+
+
 class Context:
     """Shared state of one store. Owner: `BlockStore`."""
 
@@ -55,6 +59,8 @@ class Context:
         self.next_life = 1
         self.later = Later()
         self.jobs: list[Job] = []
+        self.inline_left = options.inline_bytes
+        """payload bytes that may still be worked on in this turn, in the loop"""
         self.counters: Counter[str] = Counter()
         self.failures: list[Exception] = []
         self.closing = False
@@ -178,7 +184,8 @@ class Context:
     ) -> None:
         """Checksums of the parts that lie in ``spans`` one after the other."""
         size = spans[0].length if len(spans) == 1 else total(spans)
-        if size <= self.options.inline_checksum_bytes:
+        if size <= self.inline_left:
+            self.inline_left -= size
             checksum = self.workers.checksum
             parts = enumerate(by_part(spans, lengths), first_part)
             done([checksum(pieces, part_seed(seed, part)) for part, pieces in parts])
@@ -199,7 +206,9 @@ class Context:
 
     def copy(self, target: Sequence[Span], source: Sequence[Span], done: Callable[[], None]) -> None:
         """Copy: now if small, else off the loop."""
-        if total(target) <= self.options.inline_checksum_bytes:
+        size = total(target)
+        if size <= min(self.inline_left, COPY_INLINE_BYTES):
+            self.inline_left -= size
             copy(target, source)
             done()
         else:

@@ -318,6 +318,7 @@ class BlockStore:
         context = self._context
         # Once, and none of those that these add: a slice of a long request goes on in the next turn.
         context.later.run(STEPS_PER_PUMP, context.failures.append)
+        context.inline_left = context.options.inline_bytes
         moved = 0
         for _ in range(ROUNDS_PER_PUMP):
             self._submit()

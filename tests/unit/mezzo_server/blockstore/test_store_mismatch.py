@@ -63,7 +63,7 @@ def test_source_changed_while_it_was_written(length: int) -> None:
 
 
 def test_source_changed_surely() -> None:
-    rig = Rig(in_order=False, options=options(inline_checksum_bytes=1 << 20))
+    rig = Rig(in_order=False, options=options(inline_bytes=1 << 20))
     scribbled = chunk(b"k", content(b"k", 8192))
     outcomes, _ = rig.begin_put([scribbled])
     scribbled.source[0].view[:10] = b"scribbled!"  # checksummed inline, written later
