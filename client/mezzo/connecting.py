@@ -40,8 +40,8 @@ def prepare_tcp(sock: socket.socket) -> None:
 def keep_in_cache(sock: socket.socket) -> None:
     """Between two processes of one host there is no delay to fill: what waits should fit into a cache.
 
-    With the kernel's own size a get over loopback was a fifth slower.  To other hosts the kernel sizes
-    the buffer by the path, and this does nothing.
+    `python -m benchmarks tcp` measures what it is worth.  To other hosts the kernel sizes the buffer by
+    the path, and this does nothing.
     """
     host = sock.getpeername()[0]
     if ipaddress.ip_address(host.partition("%")[0]).is_loopback:

@@ -24,17 +24,6 @@ class Scope:
     namespace_generation: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Client or server memory that chunk bytes come from or go to, in order.
-
-    ``spans`` are mapped memory (sealed, so that touching it cannot fault).
-    """
-
-    spans: tuple[Span, ...]
-    length: int
-
-
 class PutStatus(IntEnum):
     """How the put of one chunk ended."""
 

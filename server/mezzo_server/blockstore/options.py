@@ -24,7 +24,7 @@ class StoreOptions:
     """reclaim policy: ``fifo`` (reinserts what was read since it was written) or ``lru``"""
     chunk_bytes_max: int = 64 << 20
     segment_bytes: int = 0
-    """used when formatting; 0: chosen from the device's size (`geometry.segment_bytes_for`)"""
+    """used when formatting; 0: chosen from the device's size (`attach.segment_bytes_for`)"""
     rewrite_share: float = 0.25
     """most of a victim's bytes that a policy may rewrite (leased chunks are rewritten beyond it)"""
     open_segments_max: int = 8
@@ -38,7 +38,7 @@ class StoreOptions:
     put_wait_s: float = 5.0
     """how long a put may wait for space before it is refused as busy"""
     inline_bytes: int = 2 << 20
-    """payload bytes checksummed or copied in the loop in one turn, about 200 us; the rest goes to the
+    """payload bytes checksummed or copied in the loop in one turn (`python -m benchmarks cost` has the time of a checksum); the rest goes to the
     workers: handing little work over costs more than doing it, and doing much holds the loop"""
     scrub_bytes_per_s: float = 16 << 20
     """0: no scrub"""

@@ -34,11 +34,6 @@ class Event(Generic[T]):
         for waiter in waiters:
             waiter()
 
-    @property
-    def happened(self) -> bool:
-        """Whether it has."""
-        return self._happened
-
     def __await__(self) -> Generator[Event[T], None, T]:
         while not self._happened:
             yield self

@@ -30,7 +30,7 @@ CONNECTION_CHECK_S = 0.25
 HOLD_GOAL_NS = 1_000_000
 POLL_NS = 30_000
 """How long after a completion the loop looks for the next one before it sleeps: about what falling
-asleep and being woken costs. It raised reads of 64 KiB chunks by a tenth."""
+asleep and being woken costs (`python -m benchmarks.wakeup`)."""
 YOUNG_COUNT = 3_000
 """Container objects left since the last collection before the youngest are collected: few, since our own
 code leaves no cycles behind; a collection of so many takes half a millisecond."""
