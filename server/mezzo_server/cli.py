@@ -1,4 +1,4 @@
-"""The server's commands of ``mezzo``: ``serve`` and ``check``."""
+"""The server's commands of ``mezzo``: ``shard`` and ``check``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import typer
 
 from mezzo.cli.output import console, json_result, notes
 from mezzo.errors import MezzoError
-from mezzo_server.config import ShardConfig, load, parse_size
+from mezzo_server.config import load, parse_size
 
 if TYPE_CHECKING:
     from mezzo_server.blockstore.recovery import Progress
@@ -27,11 +27,11 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 def register(app: typer.Typer) -> None:
     """Add the server's commands to the command line (entry point group ``mezzo.commands``)."""
-    app.command("serve")(serve)
+    app.command("shard")(shard)
     app.command("check")(check)
 
 
-def serve(
+def shard(
     *,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with settings; flags win over it.", dir_okay=False)
@@ -76,19 +76,23 @@ def serve(
         config,
         os.environ,
         {
-            "listen": listen or None,
-            "devices": device or None,
-            "capacity_bytes": _size(capacity, "--capacity"),
-            "format": format_ or None,
-            "durability": durability,
-            "policy": policy,
-            "io": io,
-            "depth": depth,
-            "workers": workers,
-            "segment_bytes": _size(segment, "--segment"),
-            "scrub_bytes_per_s": _size(scrub, "--scrub"),
-            "loop": loop,
-            "insecure": insecure or None,
+            "shard": _given(
+                {
+                    "listen": listen or None,
+                    "devices": device or None,
+                    "capacity_bytes": _size(capacity, "--capacity"),
+                    "format": format_ or None,
+                    "durability": durability,
+                    "policy": policy,
+                    "io": io,
+                    "depth": depth,
+                    "workers": workers,
+                    "segment_bytes": _size(segment, "--segment"),
+                    "scrub_bytes_per_s": _size(scrub, "--scrub"),
+                    "loop": loop,
+                    "insecure": insecure or None,
+                }
+            )
         },
     )
     from mezzo_server.shard.main import serve as run
@@ -100,7 +104,7 @@ def serve(
             _show(readiness)
 
     with _recovery_progress() as progress:
-        run(settings, announce, progress)
+        run(settings.shard, announce, progress)
 
 
 def check(
@@ -144,6 +148,11 @@ def _show(readiness: Readiness) -> None:
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
+
+
+def _given(settings: dict[str, object]) -> dict[str, object]:
+    """Those flags that were given."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 @contextmanager
@@ -206,4 +215,4 @@ def main() -> None:
     sys.exit(run(make, sys.argv[1:]))
 
 
-__all__ = ["ShardConfig", "check", "main", "register", "serve"]
+__all__ = ["check", "main", "register", "shard"]

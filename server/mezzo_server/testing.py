@@ -133,7 +133,7 @@ def running_shard(
     ``arguments`` further flags.  Contents of ``memory:`` devices end with the process.
     """
     with tempfile.TemporaryDirectory(prefix="mezzo-shard-") as folder:
-        command = [sys.executable, "-m", "mezzo_server", "serve", "--json"]
+        command = [sys.executable, "-m", "mezzo_server", "shard", "--json"]
         if listen is None:
             listen = (f"unix://{folder}/socket", "tcp://127.0.0.1:0")
         for address in listen:

@@ -46,8 +46,9 @@ from tests.integration.shard_wire import Wire, at_rest, descriptors, eventually,
 
 MIB = 1 << 20
 CONFIG = """
+[shard]
 scrub_bytes_per_s = 0
-[limits]
+[shard.limits]
 connections_max = 20
 staging_bytes = "32MiB"
 staging_connection_bytes_max = "8MiB"

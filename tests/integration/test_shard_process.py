@@ -26,7 +26,7 @@ KIB = 1 << 10
 def serve(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run ``serve`` where it must not come up; what it said."""
     return subprocess.run(
-        [sys.executable, "-m", "mezzo_server", "serve", *arguments],
+        [sys.executable, "-m", "mezzo_server", "shard", *arguments],
         capture_output=True,
         text=True,
         timeout=30,
@@ -60,7 +60,7 @@ def sock(tmp_path: Path) -> Iterator[str]:
 
 def test_wrong_settings_are_one_line(tmp_path: Path, device: str) -> None:
     config = tmp_path / "shard.toml"
-    config.write_text("dept = 1\n")
+    config.write_text("[shard]\ndept = 1\n")
     fails(serve("--config", str(config)), "dept", "depth")
     fails(serve("--device", device, "--capacity", "lots"), "--capacity", "lots")
     fails(serve("--device", "memory:1GiB", "--policy", "best"), "policy")
@@ -114,7 +114,7 @@ def test_a_device_that_is_held_or_foreign(tmp_path: Path, device: str) -> None:
 def test_what_it_says_when_it_is_ready(device: str) -> None:
     flags = ["--device", device, "--capacity", "64MiB", "--listen", "tcp://127.0.0.1:0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mezzo_server", "serve", *flags],
+        [sys.executable, "-m", "mezzo_server", "shard", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -33,7 +33,8 @@ EXTRA_OF_MODULE = {
 }
 # The server's commands, so that they can say what they need where its extra is not installed.
 SERVER_COMMANDS = {
-    "serve": "Run a shard.",
+    "serve": "Run a node: a shard and its front-end.",
+    "shard": "Run one shard.",
     "check": "Verify a device, offline.",
 }
 

@@ -37,6 +37,9 @@ ANSWERS: dict[Kind, frozenset[Kind]] = {
     Kind.RELEASE: frozenset({Kind.RELEASED}),
     Kind.STAT: frozenset({Kind.STATED}),
     Kind.SHARD_STAT: frozenset({Kind.SHARD_STATED}),
+    Kind.ARENA_OPEN: frozenset({Kind.ARENA_OPENED}),
+    Kind.DEVICES: frozenset({Kind.DEVICES_ARE}),
+    Kind.DEVICE_CHANGE: frozenset({Kind.DEVICE_CHANGED}),
 }
 """Which frames end a request; ``ERROR`` ends any."""
 

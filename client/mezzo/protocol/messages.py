@@ -72,6 +72,36 @@ class Kind(IntEnum):
     SHARD_STATED = 54
     CANCEL = 55
     CANCELLED = 56
+    ARENA_OPEN = 57
+    ARENA_OPENED = 58
+    DEVICES = 59
+    DEVICES_ARE = 60
+    DEVICE_CHANGE = 61
+    DEVICE_CHANGED = 62
+
+
+class InPlace(IntEnum):
+    """What an `Acquire` wants to know of the hot tier."""
+
+    NO = 0
+    HOT = 1
+    """where the leased chunks lie that are hot"""
+    LOAD = 2
+    """those that are not are read into the hot tier first, as far as it has room"""
+
+
+class DeviceAction(IntEnum):
+    """What a `DeviceChange` asks for."""
+
+    ADD = 1
+    DRAIN = 2
+    """move its chunks to the other devices, then take it out of the store"""
+    REPLACE = 3
+    """add another, then drain this one into what is there"""
+    GROW = 4
+    """use what the file or block device has become larger by"""
+    CANCEL = 5
+    """give up a drain: the device takes chunks again"""
 
 
 class Body(Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
@@ -275,16 +305,52 @@ class Acquire(Body, frozen=True):
 
     keys: Keys
     lease_ms: U32
+    in_place: U32 = InPlace.NO
+    """`InPlace`; other than ``NO`` only where the server passes descriptors (a Unix socket)"""
+
+
+PLACE_NUMBERS = 4
+"""Numbers of one place in `Acquired`: arena, page, bytes, generation."""
 
 
 class Acquired(Body, frozen=True):
-    """``lease`` is 0 when ``prefix`` is."""
+    """``lease`` is 0 when ``prefix`` is.
+
+    With `InPlace`, ``places`` has four numbers for each key of the prefix: the arena, the page of its
+    data at which the chunk begins, its length in bytes, and the generation of its slot; generation 0
+    says that the chunk is not hot.  A place may be read as long as its generation is the one here,
+    checked *after* the read: the word of the page in the arena's head (`ArenaOpened`).
+    """
 
     lease: U
     prefix: U32
     bytes: U
     lease_ms: U32
     load_us: U
+    places: Annotated[list[U64], Meta(max_length=PLACE_NUMBERS * KEYS_MAX)] = []
+
+
+class ArenaOpen(Body, frozen=True):
+    """Asks for the descriptor of an arena of the hot tier that `Acquired` named.
+
+    One end of a Unix stream socket pair comes with the frame (SCM_RIGHTS); the server sends the
+    arena's descriptor over it with one byte, closes it, and answers.
+    """
+
+    arena: U32
+
+
+class ArenaOpened(Body, frozen=True):
+    """The descriptor was sent. Map it shared and for reading: nothing else is allowed by its seals.
+
+    Word i (64 bits, little endian) at its beginning is the generation of the slot that begins at page
+    i of the data; the data begins at ``data_offset``.
+    """
+
+    bytes: U
+    """of the whole arena, head included"""
+    data_offset: U
+    page_bytes: U32
 
 
 class Release(Body, frozen=True):
@@ -330,6 +396,58 @@ class ShardStated(Body, frozen=True):
     numbers: Annotated[dict[Name, int | float], Meta(max_length=1024)]
 
 
+class Devices(Body, frozen=True):
+    """Which devices does the store have? Allowed to the server's own user, on a Unix socket."""
+
+
+class DeviceState(Body, frozen=True):
+    """One device of the store."""
+
+    name: Text
+    state: Name
+    """``serving``, ``draining``, ``gone`` (drained, and out of the store) or ``fenced: why``"""
+    bytes_total: U
+    bytes_live: U
+    chunks: U
+    segments_total: U32
+    segments_free: U32
+    segments_retired: U32
+    change: Name = ""
+    """what is being done to it, or was last: ``add``, ``drain``, ``replace``, ``grow``"""
+    change_state: Name = ""
+    """``running``, ``done`` or ``failed: why``"""
+    change_bytes: U = 0
+    """bytes that are to be moved for it"""
+    change_bytes_done: U = 0
+    change_s: float = 0.0
+    """seconds since it began, or that it took"""
+
+
+class DevicesAre(Body, frozen=True):
+    """The answer to `Devices`."""
+
+    devices: Annotated[list[DeviceState], Meta(max_length=128)]
+
+
+class DeviceChange(Body, frozen=True):
+    """Change the store's devices; answered when the change has begun, `Devices` tells how it goes."""
+
+    action: U32
+    """`DeviceAction`"""
+    device: Text
+    """as its server names it: a path, mostly"""
+    by: Text = ""
+    """``REPLACE``: the device that is added"""
+    capacity_bytes: U = 0
+    """size of a file that is added or grown; 0: as large as it is"""
+    format: bool = False
+    """a device that is added may be erased if it holds anything but a store of ours"""
+
+
+class DeviceChanged(Body, frozen=True):
+    """The change has begun."""
+
+
 class Cancel(Body, frozen=True):
     """Give up the request with this frame's request id."""
 
@@ -373,4 +491,10 @@ BODIES: dict[Kind, type[Body]] = {
     Kind.SHARD_STATED: ShardStated,
     Kind.CANCEL: Cancel,
     Kind.CANCELLED: Cancelled,
+    Kind.ARENA_OPEN: ArenaOpen,
+    Kind.ARENA_OPENED: ArenaOpened,
+    Kind.DEVICES: Devices,
+    Kind.DEVICES_ARE: DevicesAre,
+    Kind.DEVICE_CHANGE: DeviceChange,
+    Kind.DEVICE_CHANGED: DeviceChanged,
 }

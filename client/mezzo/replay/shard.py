@@ -32,7 +32,7 @@ class ShardProcess:
         self, device: Path, *, capacity_bytes: int, listen: Sequence[str], log: Path, start_s: float = 60.0
     ) -> None:
         """``log`` takes what the shard writes to its standard error; ``start_s``: time to get ready."""
-        self._command = [sys.executable, "-m", "mezzo_server", "serve", "--json", "--device", str(device)]
+        self._command = [sys.executable, "-m", "mezzo_server", "shard", "--json", "--device", str(device)]
         self._command += ["--capacity", str(capacity_bytes)]
         for address in listen:
             self._command += ["--listen", address]

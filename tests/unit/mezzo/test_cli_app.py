@@ -62,7 +62,7 @@ def test_commands_of_other_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "hello yourself\n"
 
 
-@pytest.mark.parametrize("command", ["serve", "check"])
+@pytest.mark.parametrize("command", ["shard", "check"])
 def test_without_the_server_extra_its_commands_say_what_to_install(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

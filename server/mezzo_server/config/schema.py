@@ -1,0 +1,188 @@
+"""The one schema of a node's settings: every key, its unit, its default and its meaning.
+
+The docstring below a field is its documentation: `--help`, docs/configuration.md and the file that
+`mezzo setup` writes are made from it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mezzo.protocol.messages import KEYS_MAX, U32_MAX
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Bytes = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the shard grants to one connection, and to all of them together."""
+
+    connections_max: Count = 1024
+    """connections at a time; one more is refused"""
+    requests_max: Annotated[int, Meta(ge=1, le=65536)] = 256
+    """requests in flight on one connection; one more is answered ``Busy``"""
+    keys_max: Annotated[int, Meta(ge=1, le=KEYS_MAX)] = KEYS_MAX
+    """keys in one request"""
+    chunk_bytes_max: Annotated[int, Meta(ge=1, le=U32_MAX)] = 64 * MIB
+    """bytes of one chunk"""
+    body_bytes_max: Annotated[int, Meta(ge=4 * KIB, le=64 * MIB)] = 512 * KIB
+    """bytes of a frame's body (payload is counted apart)"""
+    in_flight_bytes_max: Bytes = 256 * MIB
+    """bytes that one connection has on their way at a time over shm; what is over it waits its turn"""
+    staging_bytes: Bytes = 256 * MIB
+    """memory that payloads of all connections pass through: puts over tcp, regions that cannot be mapped"""
+    staging_connection_bytes_max: Bytes = 128 * MIB
+    """the most that one connection holds of it; what is over it waits its turn"""
+    output_bytes_max: Bytes = 1 * MIB
+    """answers waiting for one client to read them; over it no more of its requests are read"""
+    regions_max: Annotated[int, Meta(ge=0, le=4096)] = 64
+    """regions of one connection"""
+    region_bytes_max: Bytes = 64 * GIB
+    """bytes in all regions of one connection"""
+    region_bytes_total_max: Bytes = 512 * GIB
+    """bytes in the regions of all connections"""
+    leases_max: Count = 65536
+    """leases at a time, over all connections"""
+    leased_fraction: Fraction = 0.25
+    """share of the devices' bytes that leases may hold at a time"""
+    lease_ms_max: Count = 600_000
+    """the longest lease, milliseconds; a longer wish gets this"""
+    handshake_timeout_s: Seconds = 5.0
+    """a connection that has not said HELLO by then is closed"""
+    stall_timeout_s: Seconds = 20.0
+    """a client that neither sends payload that it was granted nor reads what it asked for, for so
+    long, is disconnected"""
+
+
+class HotConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The hot tier: chunks that are in memory as well as on a device."""
+
+    bytes: Natural = 0
+    """memory that the hot tier may take; 0: there is none"""
+    arena_bytes: Annotated[int, Meta(ge=1 * MIB, le=4 * GIB)] = 64 * MIB
+    """memory is taken in arenas of this size; a chunk that does not fit into one is never hot"""
+    fill: Literal["puts", "reads"] = "puts"
+    """what makes a chunk hot: being put or read, or being read only"""
+    held_fraction: Fraction = 0.5
+    """share of the hot tier that clients may hold in place at a time"""
+
+
+class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of one shard."""
+
+    listen: list[str] = msgspec.field(default_factory=lambda: ["unix:///tmp/mezzo.sock"])
+    """addresses: ``unix:///path`` or ``tcp://host:port`` (port 0: any free one)"""
+    insecure: bool = False
+    """allow TCP addresses that other hosts can reach, although nothing is encrypted"""
+    devices: list[str] = []
+    """each a file, a block device, ``memory:SIZE`` or ``null:SIZE``"""
+    capacity_bytes: Natural = 0
+    """size of each device that is a file; 0: as large as the file is already"""
+    format: bool = False
+    """initialise devices that hold anything but a store of ours; what was there is lost"""
+    io: Literal["auto", "uring", "threads"] = "auto"
+    """how files and block devices are reached; ``auto``: io_uring where it works"""
+    depth: Annotated[int, Meta(ge=1, le=4096)] = 128
+    """transfers in flight on one device"""
+    durability: Literal["process", "power"] = "process"
+    """what an acknowledged put survives: the end of the process, or of the power too"""
+    policy: Literal["fifo", "lru"] = "fifo"
+    """which chunks go when space is needed"""
+    segment_bytes: Natural = 0
+    """unit of space on a device, chosen when it is formatted; 0: by the device's size"""
+    scrub_bytes_per_s: Natural = 16 * MIB
+    """rate at which stored bytes are verified in the background; 0: not at all"""
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    """threads that checksum and copy off the event loop"""
+    store_staging_bytes: Bytes = 64 * MIB
+    """memory of the block store for unaligned ends, rewriting and verification"""
+    loop: Literal["auto", "uvloop", "asyncio"] = "auto"
+    """event loop; ``auto``: uvloop where it is installed"""
+    limits: Limits = Limits()
+    hot: HotConfig = HotConfig()
+
+
+class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The gRPC front-end. Settings of its own process."""
+
+    enabled: bool = True
+    """whether `mezzo serve` runs a front-end"""
+    listen: str = "127.0.0.1:7710"
+    """host:port for clients; port 0: any free one"""
+    admin_listen: str = ""
+    """host:port for health, reflection and channelz; empty: the same host, the port after `listen`"""
+    insecure: bool = False
+    """allow addresses that other hosts can reach, although nothing is encrypted"""
+    shard: str = ""
+    """the shard that it serves, unix:// or tcp://; empty: the one that `mezzo serve` runs beside it"""
+    calls_max: Count = 256
+    """calls at a time; one more is refused with RESOURCE_EXHAUSTED"""
+    message_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=1 * GIB)] = 4 * MIB
+    """longest gRPC message taken; payload is streamed in pieces that fit"""
+    piece_bytes: Annotated[int, Meta(ge=4 * KIB, le=64 * MIB)] = 1 * MIB
+    """bytes of a chunk in one message of a stream, at most"""
+    staging_bytes: Bytes = 256 * MIB
+    """memory for chunks on their way through the front-end"""
+    namespaces_max: Count = 256
+    """namespaces with a connection to the shard of their own at a time"""
+    session_s: Seconds = 300.0
+    """how long a session's ticket is good for"""
+    drain_s: Seconds = 5.0
+    """how long calls under way may take when it stops"""
+
+
+class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Prometheus endpoints, one for each process: host:port; port 0: any free one; empty: none."""
+
+    shard: str = "127.0.0.1:7721"
+    """metrics of the shard"""
+    frontend: str = "127.0.0.1:7722"
+    """metrics of the front-end"""
+    supervisor: str = "127.0.0.1:7720"
+    """metrics of the supervisor: what it started, and restarts"""
+    insecure: bool = False
+    """allow addresses that other hosts can reach"""
+
+
+class LogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Logs, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    """the least that is logged"""
+    format: Literal["auto", "json", "console"] = "auto"
+    """lines of JSON, or lines for people; `auto`: for people if standard error is a terminal"""
+
+
+class SupervisorConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How `mezzo serve` keeps its processes running."""
+
+    backoff_s_min: Seconds = 0.2
+    """wait before the first restart of a process that ended; doubles with each that follows"""
+    backoff_s_max: Seconds = 30.0
+    """the longest such wait"""
+    stable_s: Seconds = 60.0
+    """a process that ran for so long starts again with the shortest wait"""
+    start_s: Seconds = 300.0
+    """a process that is not ready after so long is ended and started again"""
+    stop_s: Seconds = 30.0
+    """a process that has not ended so long after SIGTERM is killed"""
+
+
+class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of a node: one table for each part."""
+
+    shard: ShardConfig = ShardConfig()
+    frontend: FrontendConfig = FrontendConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    log: LogConfig = LogConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
