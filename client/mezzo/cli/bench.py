@@ -12,7 +12,7 @@ from rich.table import Table
 from mezzo.cli import options as opt
 from mezzo.cli.output import console, json_result, progress, result
 from mezzo.cli.replay import connect
-from mezzo.cli.sizes import format_size
+from mezzo.sizes import format_size
 
 if TYPE_CHECKING:
     from mezzo.replay.load import LoadReport

@@ -20,8 +20,8 @@ from msgspec import Struct
 from mezzo.cli import options as opt
 from mezzo.cli.output import console, json_result, progress, remark
 from mezzo.cli.replay import connect, run_replay, show, show_folder, write_results
-from mezzo.cli.sizes import format_size
 from mezzo.errors import Unavailable
+from mezzo.sizes import format_size
 
 if TYPE_CHECKING:
     from mezzo.replay.report import Report

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from mezzo.cli.output import remark
-from mezzo.cli.sizes import parse_size
 from mezzo.errors import InvalidArgument
 from mezzo.replay.trace import Trace, read_trace
 from mezzo.replay.workload import WorkloadOptions, workload
+from mezzo.sizes import parse_size
 
 DEFAULT_BLOCK_BYTES = 64 * 1024
 DEFAULT_ADDRESS = "unix:///tmp/mezzo.sock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mezzo.sizes import parse_size
 from mezzo_server.config.loading import ENV_PREFIX, env_names, load
 from mezzo_server.config.schema import (
     FrontendConfig,
@@ -13,7 +14,6 @@ from mezzo_server.config.schema import (
     ShardConfig,
     SupervisorConfig,
 )
-from mezzo_server.config.sizes import parse_size
 
 __all__ = [
     "ENV_PREFIX",

@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from mezzo.errors import InvalidArgument
+from mezzo.sizes import parse_size
 from mezzo_server.config.schema import NodeConfig
-from mezzo_server.config.sizes import parse_size
 
 ENV_PREFIX = "MEZZO_"
 

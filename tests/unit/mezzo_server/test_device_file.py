@@ -19,7 +19,7 @@ from mezzo_server.blockstore.devices import opening
 from mezzo_server.blockstore.devices.descriptor import open_descriptor
 from mezzo_server.blockstore.devices.memory import MemoryDevice
 from mezzo_server.blockstore.devices.null import NullDevice
-from mezzo_server.blockstore.devices.opening import open_device, parse_size, probe
+from mezzo_server.blockstore.devices.opening import open_device, probe
 from mezzo_server.blockstore.devices.threads import ThreadsDevice
 from mezzo_server.blockstore.io import Device, Op, Transfer
 from mezzo_server.memory import Memory
@@ -401,15 +401,6 @@ def test_memory_and_null_by_name():
     assert open_device("memory:1MiB", size_bytes=8192).size_bytes == 8192
     with pytest.raises(InvalidArgument, match="size"):
         open_device("memory:lots")
-
-
-def test_sizes():
-    assert parse_size("64MiB") == 64 << 20
-    assert parse_size(" 1.5 GiB ") == 3 << 29
-    assert parse_size("4096") == parse_size("4096B") == 4096
-    for wrong in ("", "GiB", "1GB", "-1", "1e9", "1 2"):
-        with pytest.raises(InvalidArgument):
-            parse_size(wrong)
 
 
 def test_kinds_are_documented():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 
 from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.sizes import parse_size
 from mezzo_server.blockstore.devices.base import DEPTH, PINNED_BYTES_MAX
 from mezzo_server.blockstore.devices.descriptor import LOCK_WAIT_S, Descriptor, open_descriptor
 from mezzo_server.blockstore.devices.memory import MemoryDevice
@@ -15,8 +15,6 @@ from mezzo_server.blockstore.devices.threads import THREADS, ThreadsDevice
 from mezzo_server.blockstore.io import Device
 
 KINDS = ("auto", "uring", "threads")
-
-_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 def open_device(
@@ -60,14 +58,6 @@ def probe() -> str:
     if why is None:
         return "io_uring drives the devices."
     return f"Threads with pread and pwrite drive the devices, because {why}."
-
-
-def parse_size(text: str) -> int:
-    """Bytes of ``64MiB``, ``1.5 GiB`` or ``4096``; InvalidArgument for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]iB|B|)\s*", text)
-    if match is None:
-        raise InvalidArgument(f"size {text!r}: a number and B, KiB, MiB, GiB or TiB")
-    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
 
 
 def _device(descriptor: Descriptor, kind: str, depth: int, pinned_bytes_max: int) -> Device:
