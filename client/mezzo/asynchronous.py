@@ -104,6 +104,10 @@ class AsyncClient(ClientBase):
         """See `mezzo.Client.shard_stat`."""
         return await self._perform(calls.shard_stat(self._context), timeout_s)
 
+    async def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
+        """See `mezzo.Client.chunk_bytes_max`."""
+        return await self._perform(calls.chunk_bytes_max(self._context), timeout_s)
+
     async def ping(self, *, timeout_s: float | None = None) -> float:
         """See `mezzo.Client.ping`."""
         return await self._perform(calls.ping(self._context), timeout_s)

@@ -217,6 +217,14 @@ def shard_stat(context: Context) -> Call[dict[str, float]]:
     return (yield from retried(context, attempt))
 
 
+def chunk_bytes_max(context: Context) -> Call[int]:
+    """Bytes of the largest chunk that the server takes."""
+    if context.disabled:
+        return U32_MAX
+    link = yield CONNECT
+    return int(link.session.limits.chunk_bytes_max)
+
+
 def check_ttl(ttl_s: float) -> int:
     """A lease's time in milliseconds. Raises InvalidArgument unless it is positive."""
     if not ttl_s > 0:

@@ -101,6 +101,10 @@ class Client(ClientBase):
         """Numbers of the shard, by name (docs/operating.md)."""
         return self._perform(calls.shard_stat(self._context), timeout_s)
 
+    def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
+        """Bytes of the largest chunk that the server takes, as it said when the connection was made."""
+        return self._perform(calls.chunk_bytes_max(self._context), timeout_s)
+
     def ping(self, *, timeout_s: float | None = None) -> float:
         """Seconds that a round trip takes."""
         return self._perform(calls.ping(self._context), timeout_s)

@@ -213,6 +213,11 @@ class FakeClient(_FakeBase):
         self._begin(timeout_s)
         return self._shard_stat()
 
+    def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
+        """See `mezzo.Client.chunk_bytes_max`."""
+        self._begin(timeout_s)
+        return self.store.chunk_bytes_max
+
     def ping(self, *, timeout_s: float | None = None) -> float:
         """See `mezzo.Client.ping`."""
         self._begin(timeout_s)
@@ -294,6 +299,10 @@ class AsyncFakeClient(_FakeBase):
     async def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
         """See `mezzo.Client.shard_stat`."""
         return await self._later(timeout_s, self._shard_stat)
+
+    async def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
+        """See `mezzo.Client.chunk_bytes_max`."""
+        return await self._later(timeout_s, lambda: self.store.chunk_bytes_max)
 
     async def ping(self, *, timeout_s: float | None = None) -> float:
         """See `mezzo.Client.ping`."""
