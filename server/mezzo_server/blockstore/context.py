@@ -5,12 +5,12 @@ Owner of every piece of mutable state that more than one part touches.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mezzo.checksum import chunk_seed, part_seed
+from mezzo_server.blockstore.counters import counters
 from mezzo_server.blockstore.index import HASH_SHIFT, Index, NamespaceIndex
 from mezzo_server.blockstore.io import Job, Task, Workers
 from mezzo_server.blockstore.options import StoreOptions
@@ -61,7 +61,7 @@ class Context:
         self.jobs: list[Job] = []
         self.inline_left = options.inline_bytes
         """payload bytes that may still be worked on in this turn, in the loop"""
-        self.counters: Counter[str] = Counter()
+        self.counters = counters()
         self.failures: list[Exception] = []
         self.closing = False
         self.changes = 0

@@ -21,6 +21,7 @@ from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.segment import Purpose, Segment, life_of, number_of
 from mezzo_server.blockstore.tasks import Event
 from mezzo_server.blockstore.writer import RecordWrite, Writer
@@ -41,11 +42,17 @@ class Deletes:
         self.writer = writer
         self.in_flight = 0
 
-    def begin(self, namespace: NamespaceIndex, keys: Sequence[bytes], done: DeleteDone) -> None:
+    def begin(
+        self,
+        namespace: NamespaceIndex,
+        keys: Sequence[bytes],
+        done: DeleteDone,
+        time: DeviceTime | None = None,
+    ) -> None:
         """Delete; answered when the tombstones are flushed."""
         self.in_flight += 1
         namespace.users += 1
-        self.context.start(self._delete(namespace, keys, done))
+        self.context.start(self._delete(namespace, keys, done, time))
 
     def drop(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> None:
         """A chunk turned out to be corrupt or unreadable: it leaves the index for good."""
@@ -76,7 +83,13 @@ class Deletes:
         own = () if life is None else (life,)
         return limbo.union(own, (shadows or frozenset()) & self.context.on_disk)
 
-    async def _delete(self, namespace: NamespaceIndex, keys: Sequence[bytes], done: DeleteDone) -> None:
+    async def _delete(
+        self,
+        namespace: NamespaceIndex,
+        keys: Sequence[bytes],
+        done: DeleteDone,
+        time: DeviceTime | None,
+    ) -> None:
         """Rounds: whatever is free is deleted together; a key that is busy is waited for with nothing held.
 
         Two deletes that each held a key and waited for the other's would wait for ever.
@@ -100,7 +113,12 @@ class Deletes:
                     continue
                 deleted[number] = self._claim(namespace, key, limbo, groups, claimed)
                 context.counters["chunks_deleted"] += deleted[number]
+            began = context.now()
             error = await self.bury(namespace, groups) or error
+            if time is not None and groups:
+                # tombstones and their flush: one way to the device
+                time.device_began = time.device_began or began
+                time.device_ended = context.now()
             for key in claimed:
                 namespace.end(key)
             left.extend(busy)

@@ -24,7 +24,7 @@ from mezzo_server.blockstore.format import segment_header, superblock, table
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.blockstore.format.record import Entry
 from mezzo_server.blockstore.format.superblock import COPY_OFFSETS, RETIRED_MAX, Superblock
-from mezzo_server.blockstore.io import Device, Op, Transfer
+from mezzo_server.blockstore.io import Device, DeviceTime, Op, Transfer
 from mezzo_server.blockstore.segment import Purpose, Segment, State
 from mezzo_server.blockstore.tasks import Event
 from mezzo_server.memory import Memory, Span
@@ -75,9 +75,16 @@ class DeviceLog:
 
     # -- transfers ---------------------------------------------------------------------------
 
-    def transfer(self, op: Op, offset: int, spans: Sequence[Span], done: Callable[[Transfer], None]) -> None:
+    def transfer(
+        self,
+        op: Op,
+        offset: int,
+        spans: Sequence[Span],
+        done: Callable[[Transfer], None],
+        time: DeviceTime | None = None,
+    ) -> None:
         """Queue a transfer; ``done`` gets it back. On a fenced device it fails in a later turn."""
-        transfer = Transfer(op, offset, spans, done)
+        transfer = Transfer(op, offset, spans, done, None, time)
         if self.fenced is not None:
             transfer.result = -errno.EIO
             self.context.later.add(lambda: done(transfer))
@@ -87,6 +94,11 @@ class DeviceLog:
     def submit(self) -> None:
         """Hand the device what is queued."""
         queue, self.queue = self.queue, []
+        now = self.context.now()
+        for transfer in queue:
+            time = transfer.time
+            if time is not None and not time.device_began:
+                time.device_began = now
         self.device.submit(queue)
 
     def io_error(self, segment: Segment | None, code: int, what: str) -> None:
@@ -104,7 +116,7 @@ class DeviceLog:
         if self.fenced is not None:
             return
         self.fenced = why
-        self.context.counters["devices_fenced"] += 1
+        self.context.counters["fences"] += 1
         self.open.clear()
         self.free.clear()
         self.context.start(self._purge())
@@ -326,7 +338,7 @@ class DeviceLog:
 
     async def retire(self, number: int, life: int = 0) -> bool:
         """Never use a segment again, and remember that in the superblock. False: the device is fenced."""
-        self.context.counters["segments_retired"] += 1
+        self.context.counters["segments_given_up"] += 1
         while self._superblock_written is not None:
             await self._superblock_written
         retired = (*self.superblock.retired, number)

@@ -13,7 +13,7 @@ from mezzo_server.blockstore.api import GetChunk, GetDone, GetOutcome
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.blockstore.index import NamespaceIndex
-from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.read import ChunkRead, Drop, select
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX, cut, total
@@ -40,6 +40,7 @@ class Gets:
         done: GetDone,
         first_part: int,
         part_count: int,
+        time: DeviceTime | None = None,
     ) -> None:
         """Check, then begin. Raises TooLarge if a chunk is longer than its target, before any read."""
         if first_part < 0 or part_count < 0:
@@ -53,7 +54,7 @@ class Gets:
             if length > room:
                 raise TooLarge(f"chunk {number} has {length} bytes, its target has {room}")
             targets.append(room)
-        _Get(self, namespace, chunks, done, parts)
+        _Get(self, namespace, chunks, done, parts, time)
 
 
 def _length(place: tuple[Segment, int], parts: tuple[int, int]) -> int:
@@ -66,7 +67,7 @@ def _length(place: tuple[Segment, int], parts: tuple[int, int]) -> int:
 class _Get:
     """One get request under way."""
 
-    __slots__ = ("_chunks", "_done", "_gets", "_left", "_lengths", "_namespace", "_parts")
+    __slots__ = ("_chunks", "_done", "_gets", "_left", "_lengths", "_namespace", "_parts", "_time")
 
     def __init__(
         self,
@@ -75,8 +76,10 @@ class _Get:
         chunks: Sequence[GetChunk],
         done: GetDone,
         parts: tuple[int, int],
+        time: DeviceTime | None,
     ) -> None:
         self._gets = gets
+        self._time = time
         self._namespace = namespace
         self._chunks = chunks
         self._done = done
@@ -128,6 +131,7 @@ class _Get:
             cut(chunk.target, 0, length),
             lambda found: self._one(number, length if found else -1),
             self._gets.drop,
+            self._time,
         )
 
     def _stage(self, read: ChunkRead, need: int, ready: list[ChunkRead]) -> None:
@@ -157,6 +161,8 @@ class _Get:
             hits = [length for length in self._lengths if length >= 0]
             counters["chunks_got"] += len(hits)
             counters["bytes_got"] += sum(hits)
+            counters["chunks_got_device"] += len(hits)
+            counters["bytes_got_device"] += sum(hits)
             counters["chunks_missed"] += len(self._lengths) - len(hits)
             self._gets.in_flight -= 1
             self._gets.context.call(self._done, GetOutcome(self._lengths))
@@ -200,4 +206,4 @@ def _transfer(run: list[ChunkRead]) -> None:
             read.moved(transfer.result)
 
     spans = run[0].spans if len(run) == 1 else [span for read in run for span in read.spans]
-    run[0].segment.log.transfer(Op.READ, run[0].start, spans, moved)
+    run[0].segment.log.transfer(Op.READ, run[0].start, spans, moved, run[0].time)

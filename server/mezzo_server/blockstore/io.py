@@ -25,6 +25,26 @@ class Op(IntEnum):
     FLUSH = 2
 
 
+class DeviceTime:
+    """When the devices worked for somebody, by the store's clock: from his first transfer to his last.
+
+    Whoever asks something of the store may hand one in; the store's logs write it, in place.
+    """
+
+    __slots__ = ("device_began", "device_ended")
+
+    def __init__(self) -> None:
+        self.device_began = 0.0
+        """when the first transfer was handed to a device; 0: none was"""
+        self.device_ended = 0.0
+        """when the last one that has ended was reaped"""
+
+    @property
+    def device_s(self) -> float:
+        """Seconds between the two."""
+        return max(0.0, self.device_ended - self.device_began)
+
+
 class Transfer:
     """One operation on one device.
 
@@ -35,7 +55,7 @@ class Transfer:
     device is ``-EIO``.
     """
 
-    __slots__ = ("context", "done", "length", "offset", "op", "result", "spans")
+    __slots__ = ("context", "done", "length", "offset", "op", "result", "spans", "time")
 
     def __init__(
         self,
@@ -44,6 +64,7 @@ class Transfer:
         spans: Sequence[Span] = (),
         done: Callable[[Transfer], None] | None = None,
         context: object = None,
+        time: DeviceTime | None = None,
     ) -> None:
         self.op = op
         self.offset = offset
@@ -51,6 +72,8 @@ class Transfer:
         self.length = sum(span.length for span in spans)
         self.done = done
         self.context = context
+        self.time = time
+        """of whom it is for, if he wants to know"""
         self.result = 0
 
 

@@ -16,6 +16,7 @@ from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.spans import copy, cut, direct, total
 from mezzo_server.blockstore.writer import RecordWrite, Writer
 from mezzo_server.memory import Span
@@ -55,6 +56,7 @@ class Puts:
         done: PutDone,
         deadline: float,
         limit: int,
+        time: DeviceTime | None = None,
     ) -> PutTicket:
         """Check, then begin. Raises Busy, TooLarge or InvalidArgument before anything is done.
 
@@ -82,7 +84,7 @@ class Puts:
                 )
         if self.waiting_bytes and self.waiting_bytes + size > self.context.options.waiting_bytes_max:
             raise Busy(f"{self.waiting_bytes} bytes of puts are waiting already", retry_after_s=0.05)
-        return PutTicket(self, namespace, chunks, done, deadline, size)
+        return PutTicket(self, namespace, chunks, done, deadline, size, time)
 
 
 class PutTicket:
@@ -98,6 +100,7 @@ class PutTicket:
         "_namespace",
         "_outcome",
         "_puts",
+        "_time",
     )
 
     def __init__(
@@ -108,8 +111,10 @@ class PutTicket:
         done: PutDone,
         deadline: float,
         size: int,
+        time: DeviceTime | None,
     ) -> None:
         self._puts = puts
+        self._time = time
         self._namespace = namespace
         self._chunks = chunks
         self._done = done
@@ -316,6 +321,7 @@ class _Group:
             self._piece.part(0, size),
             self._ended,
             deadline=ticket._deadline,
+            time=ticket._time,
         )
         ticket._puts.writer.write(self._write)
 

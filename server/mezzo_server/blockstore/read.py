@@ -14,7 +14,7 @@ from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
-from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.blockstore.spans import copy, cut, direct
 from mezzo_server.memory import Span
@@ -47,6 +47,7 @@ class ChunkRead:
         "spans",
         "start",
         "target",
+        "time",
     )
 
     def __init__(
@@ -59,8 +60,10 @@ class ChunkRead:
         target: Sequence[Span],
         done: Callable[[bool], None],
         drop: Drop,
+        time: DeviceTime | None = None,
     ) -> None:
         segment, number = place
+        self.time = time
         self._context = context
         self.namespace = namespace
         self.key = key
@@ -169,7 +172,7 @@ class ChunkRead:
             seed = self._context.seed(self.namespace, self.key)
             self._context.verify(seed, self.first_part, self.lengths, self.checksums, spans, self._confirmed)
 
-        log.transfer(Op.READ, self.start, [piece], moved)
+        log.transfer(Op.READ, self.start, [piece], moved, self.time)
 
     def _confirmed(self, right: bool) -> None:
         if right and self._staged is not None:

@@ -230,6 +230,7 @@ class Reclaim:
         # A lease may have come since, and a key that is being deleted is not ours to touch.
         if key not in namespace.pins and self._context.forget(namespace, key, victim, number):
             self._context.counters["chunks_evicted"] += 1
+            self._context.counters["bytes_evicted"] += victim.table.length[number]
 
     async def _evict_rest(self, victim: Segment) -> bool:
         """Evict what could not be rewritten, unless it is leased. True: leased chunks remain."""

@@ -50,6 +50,7 @@ class Scrub:
         if segment is None:
             if self._life:
                 self.rounds += 1
+                self._context.counters["scrub_rounds"] += 1
             self._life = self._entry = 0
             return
         table = segment.table

@@ -30,7 +30,7 @@ from mezzo_server.blockstore.delete import Deletes
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.estimate import LoadEstimate
 from mezzo_server.blockstore.get import Gets
-from mezzo_server.blockstore.io import Device, Workers
+from mezzo_server.blockstore.io import Device, DeviceTime, Workers
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.put import Puts, PutTicket
 from mezzo_server.blockstore.reclaim import Reclaim
@@ -183,17 +183,25 @@ class BlockStore:
     # -- chunks ------------------------------------------------------------------------------
 
     def put(
-        self, scope: Scope, chunks: Sequence[PutChunk], done: PutDone, *, deadline: float | None = None
+        self,
+        scope: Scope,
+        chunks: Sequence[PutChunk],
+        done: PutDone,
+        *,
+        deadline: float | None = None,
+        time: DeviceTime | None = None,
     ) -> PutTicket:
         """Store chunks; ``done`` is called once, when none of their sources is touched any more.
 
-        ``deadline`` (of ``now``) bounds the wait for space.  Raises Busy, TooLarge, InvalidArgument or
+        ``deadline`` (of ``now``) bounds the wait for space; ``time`` learns how long devices worked
+        for it.  Raises Busy, TooLarge, InvalidArgument or
         ClientClosed before anything is done.
         """
         self._check_open()
         limit = self._context.now() + self._context.options.put_wait_s
         namespace = self._context.index.namespace(scope)
-        return self._puts.begin(namespace, chunks, done, min(limit, deadline or limit), self.chunk_bytes_max)
+        deadline = min(limit, deadline or limit)
+        return self._puts.begin(namespace, chunks, done, deadline, self.chunk_bytes_max, time)
 
     def get(
         self,
@@ -203,6 +211,7 @@ class BlockStore:
         *,
         first_part: int = 0,
         part_count: int = 0,
+        time: DeviceTime | None = None,
     ) -> None:
         """Read chunks, or parts of them, into their targets; verified before ``done``.
 
@@ -218,13 +227,19 @@ class BlockStore:
             done(outcome)
 
         try:
-            self._gets.begin(self._context.index.peek(scope), chunks, ended, first_part, part_count)
+            self._gets.begin(self._context.index.peek(scope), chunks, ended, first_part, part_count, time)
         except Exception:
             self._estimate.end(size, began, began)
             raise
 
     def stream(
-        self, scope: Scope, key: bytes, *, first_part: int = 0, part_count: int = 0
+        self,
+        scope: Scope,
+        key: bytes,
+        *,
+        first_part: int = 0,
+        part_count: int = 0,
+        time: DeviceTime | None = None,
     ) -> ChunkStream | None:
         """One chunk, or parts of it, as pieces in order; None: a miss."""
         self._check_open()
@@ -241,14 +256,19 @@ class BlockStore:
         segment.touched_sum += stamp - segment.table.touched[number]
         segment.table.touched[number] = stamp
         stream = ChunkStream(context, namespace, key, place, (first_part, part_count), self._deletes.drop)
+        stream.time = time
         context.counters["chunks_got"] += 1
         context.counters["bytes_got"] += stream.length
+        context.counters["chunks_got_device"] += 1
+        context.counters["bytes_got_device"] += stream.length
         return stream
 
-    def delete(self, scope: Scope, keys: Sequence[bytes], done: DeleteDone) -> None:
+    def delete(
+        self, scope: Scope, keys: Sequence[bytes], done: DeleteDone, *, time: DeviceTime | None = None
+    ) -> None:
         """Delete chunks; ``done`` is called when that is durable."""
         self._check_open()
-        self._deletes.begin(self._context.index.namespace(scope), keys, done)
+        self._deletes.begin(self._context.index.namespace(scope), keys, done, time)
 
     def prefix(self, scope: Scope, keys: Sequence[bytes]) -> tuple[int, int]:
         """(how many of ``keys`` from the first on are present, their bytes). Prolongs nothing."""
@@ -324,8 +344,12 @@ class BlockStore:
             self._submit()
             ended = 0
             for log in context.logs:
-                for transfer in log.device.reap():
+                reaped = log.device.reap()
+                now = context.now() if reaped else 0.0
+                for transfer in reaped:
                     ended += 1
+                    if transfer.time is not None:
+                        transfer.time.device_ended = now
                     if transfer.done is not None:
                         context.call(transfer.done, transfer)
             for job in context.workers.reap():

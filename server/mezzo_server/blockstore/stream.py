@@ -16,7 +16,7 @@ from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
-from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.read import ChunkRead, Drop, select
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.memory import Span
@@ -63,6 +63,8 @@ class ChunkStream:
         self._segment = segment
         self._number = number
         self._drop = drop
+        self.time: DeviceTime | None = None
+        """set by who wants to know how long devices worked for it"""
         self._offset = segment.offset + segment.table.block[number] * BLOCK_BYTES + offset
         self._asked = 0
         self._pieces: deque[_Piece] = deque()
@@ -182,7 +184,7 @@ class ChunkStream:
                 self._give(piece)
                 return
             self._segment.hold()
-            log.transfer(Op.READ, offset - skip, (span,), moved)
+            log.transfer(Op.READ, offset - skip, (span,), moved, self.time)
 
         try:
             self._context.staging.request(whole, staged)

@@ -17,7 +17,7 @@ from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
-from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.options import Durability
 from mezzo_server.blockstore.segment import Purpose, Segment
 from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX
@@ -50,6 +50,7 @@ class RecordWrite:
         "purpose",
         "scope",
         "segment",
+        "time",
     )
 
     def __init__(
@@ -62,6 +63,7 @@ class RecordWrite:
         purpose: Purpose = Purpose.CHUNKS,
         log: DeviceLog | None = None,
         deadline: float = float("inf"),
+        time: DeviceTime | None = None,
     ) -> None:
         self.scope = scope
         self.entries = entries
@@ -72,6 +74,7 @@ class RecordWrite:
         self.log = log
         """the device it must go to; None: any"""
         self.deadline = deadline
+        self.time = time
         self.segment: Segment
         self.numbers: range
         self.began = False
@@ -191,7 +194,7 @@ class Writer:
         segment.hold()
         segment.writes += 1
         for start, spans in transfers:
-            log.transfer(Op.WRITE, start, spans, ended)
+            log.transfer(Op.WRITE, start, spans, ended, write.time)
 
     def _completed(self, write: RecordWrite, log: DeviceLog) -> None:
         """All writes ended, also that of the segment's header."""
@@ -205,6 +208,8 @@ class Writer:
                 error = DeviceFailed(f"a segment of {log.device.name} could not be opened")
             if error is None and self._context.options.durability is Durability.POWER:
                 error = await log.flushed()
+                if write.time is not None:
+                    write.time.device_ended = self._context.now()
             self._finish(write, log, error)
 
         self._context.start(finish())

@@ -1,0 +1,58 @@
+"""Every counter of the block store, declared once: all exist from the start, with 0.
+
+A name that is counted and not declared here fails a test (tests/unit/mezzo_server/metrics).  What
+each means to an operator stands in the catalogue of metrics (docs/metrics.md).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+NAMES = (
+    # chunks asked for and given, by tier
+    "chunks_got",
+    "bytes_got",
+    "chunks_got_hot",
+    "bytes_got_hot",
+    "chunks_got_device",
+    "bytes_got_device",
+    "chunks_missed",
+    # chunks that came and went
+    "chunks_put",
+    "bytes_put",
+    "chunks_deleted",
+    "chunks_evicted",
+    "bytes_evicted",
+    "chunks_lost",
+    "tombstones_written",
+    # space
+    "chunks_rewritten",
+    "rewritten_bytes",
+    "segments_sealed",
+    "segments_reclaimed",
+    "segments_given_up",
+    "flushes",
+    # what does not match its checksum
+    "mismatches_seen",
+    "mismatches_not_confirmed",
+    "chunks_corrupt",
+    "streams_not_verified",
+    "hot_mismatches",
+    # what the devices could not do
+    "io_errors",
+    "read_errors",
+    "fences",
+    # what waited, was cut off or found no memory
+    "writes_waited",
+    "gets_without_memory",
+    "streams_revoked",
+    # background
+    "scrubbed_chunks",
+    "scrubbed_bytes",
+    "scrub_rounds",
+)
+
+
+def counters() -> Counter[str]:
+    """All of them, at 0."""
+    return Counter(dict.fromkeys(NAMES, 0))
