@@ -78,10 +78,16 @@ class AsyncClient(ClientBase):
         return await self._perform(calls.lookup(self._context, keys), timeout_s)
 
     async def acquire(
-        self, keys: Iterable[bytes], ttl_s: float, *, timeout_s: float | None = None
+        self,
+        keys: Iterable[bytes],
+        ttl_s: float,
+        *,
+        in_place: bool = False,
+        load: bool = False,
+        timeout_s: float | None = None,
     ) -> AsyncLease:
         """See `mezzo.Client.acquire`."""
-        grant = await self._perform(calls.acquire(self._context, keys, ttl_s), timeout_s)
+        grant = await self._perform(calls.acquire(self._context, keys, ttl_s, in_place, load), timeout_s)
         return AsyncLease(
             grant, self._surroundings.now, lambda: self._perform(calls.release(grant.leases), None)
         )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from mezzo import mapping
 from mezzo.address import parse
+from mezzo.arenas import ArenaChannel
 from mezzo.backoff import Backoff
 from mezzo.calls import Context
 from mezzo.connecting import Surroundings
@@ -73,7 +74,9 @@ class ClientBase:
         self._waiting_max = waiting_max
         self._counters = Counters()
         self._staging = Staging(mapping.owned, staging_bytes)
-        self._context = Context(self._surroundings.now, self._counters, self._staging, self.disabled)
+        self._context = Context(
+            self._surroundings.now, self._counters, self._staging, self.disabled, ArenaChannel
+        )
         self._backoff = Backoff(self._surroundings.random)
         self._connect_error: MezzoError | None = None
         self._closed = False

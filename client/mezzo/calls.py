@@ -11,15 +11,20 @@ import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from mezzo.errors import ConnectionLost, InvalidArgument
-from mezzo.operations import Acquire, Delete, Lookup, Operation, Ping, Release, ShardStat, Stat
+from mezzo.errors import ConnectionLost, InvalidArgument, MezzoError, ProtocolError
+from mezzo.in_place import Arena, Channel, LeasedPlaces, Places, unknown_arenas
+from mezzo.operations import Acquire, Delete, Lookup, OpenArena, Operation, Ping, Release, ShardStat, Stat
 from mezzo.places import check_keys
-from mezzo.protocol.messages import KEY_BYTES_MAX, KEYS_MAX, U32_MAX, ChunkStat, Welcome
+from mezzo.protocol.messages import KEY_BYTES_MAX, KEYS_MAX, U32_MAX, ChunkStat, InPlace, Welcome
 from mezzo.results import DeleteResult, LookupResult
 from mezzo.session import Session
 from mezzo.staging import Staging
 from mezzo.statistics import Counters
 
+NOT_IN_PLACE = (
+    "in_place=True needs a shard on this host: a unix:// address, and a client that was not made with "
+    "shm=False (only a Unix socket passes descriptors); use get instead"
+)
 RUN_OPERATIONS_MAX = 4
 """Requests of one call in flight at a time."""
 
@@ -67,6 +72,7 @@ class Context(NamedTuple):
     counters: Counters
     staging: Staging
     disabled: bool
+    open_channel: Callable[[], Channel]
 
 
 class Grant(NamedTuple):
@@ -78,6 +84,8 @@ class Grant(NamedTuple):
     load_s: float
     expires: float
     """reading of the client's clock"""
+    places: LeasedPlaces | None = None
+    """where the chunks lie that are hot, if it was asked for"""
 
 
 def retried(context: Context, attempt: Callable[[], Call[T]]) -> Call[T]:
@@ -126,36 +134,75 @@ def lookup(context: Context, keys: Iterable[bytes]) -> Call[LookupResult]:
     return (yield from retried(context, attempt))
 
 
-def acquire(context: Context, keys: Iterable[bytes], ttl_s: float) -> Call[Grant]:
+def acquire(
+    context: Context, keys: Iterable[bytes], ttl_s: float, in_place: bool = False, load: bool = False
+) -> Call[Grant]:
     """Lookup and lease of the present prefix."""
     checked = check_keys(keys)
     lease_ms = check_ttl(ttl_s)
+    wish = check_in_place(in_place, load)
     if context.disabled:
         return Grant((), 0, 0, 0.0, context.now())
 
     def attempt() -> Call[Grant]:
         # Leases end with their connection, so a second attempt leaves nothing of the first behind.
         link = yield CONNECT
+        if wish and not link.session.shm:
+            raise InvalidArgument(NOT_IN_PLACE)
         leases: list[tuple[Link, int]] = []
+        numbers: list[int] = []
         prefix = total_bytes = load_us = 0
         expires = math.inf
-        for piece in key_pieces(checked, link.session.limits):
-            start = context.now()
-            operation = Acquire(piece, lease_ms)
-            yield Run(link, (operation,))
-            if operation.lease:
-                leases.append((link, operation.lease))
-                expires = min(expires, start + operation.lease_ms / 1000)
-            prefix += operation.prefix
-            total_bytes += operation.bytes
-            load_us += operation.load_us
-            if operation.prefix < len(piece):
-                break
+        places: Places | None = None
+        try:
+            for piece in key_pieces(checked, link.session.limits):
+                start = context.now()
+                operation = Acquire(piece, lease_ms, wish)
+                yield Run(link, (operation,))
+                if operation.lease:
+                    leases.append((link, operation.lease))
+                    expires = min(expires, start + operation.lease_ms / 1000)
+                prefix += operation.prefix
+                total_bytes += operation.bytes
+                load_us += operation.load_us
+                numbers.extend(operation.places)
+                if operation.prefix < len(piece):
+                    break
+            if wish:
+                arenas = link.session.arenas
+                for number in unknown_arenas(arenas, numbers):
+                    yield from open_arena(context, link, number, arenas)
+                places = Places(arenas, numbers)
+        except MezzoError:
+            if leases:
+                yield from abandon(leases)
+            raise
         if not leases:
             expires = context.now()
-        return Grant(tuple(leases), prefix, total_bytes, load_us / 1e6, expires)
+        return Grant(tuple(leases), prefix, total_bytes, load_us / 1e6, expires, places)
 
     return (yield from retried(context, attempt))
+
+
+def open_arena(context: Context, link: Link, number: int, arenas: dict[int, Arena]) -> Call[None]:
+    """Have an arena of the hot tier sent, map it and put it into ``arenas``."""
+    channel = context.open_channel()
+    try:
+        operation = OpenArena(number, channel.descriptor)
+        yield Run(link, (operation,))
+        if operation.opened is None:
+            raise ProtocolError("ARENA_OPEN has ended without an answer")
+        arenas[number] = channel.receive(operation.opened)
+    finally:
+        channel.close()
+
+
+def abandon(leases: Sequence[tuple[Link, int]]) -> Call[None]:
+    """`release` on the way out of an error, which is the one to be raised."""
+    try:
+        yield from release(leases)
+    except MezzoError:
+        pass  # they end by themselves, or with the connection
 
 
 def release(leases: Sequence[tuple[Link, int]]) -> Call[bool]:
@@ -230,6 +277,15 @@ def check_ttl(ttl_s: float) -> int:
     if not ttl_s > 0:
         raise InvalidArgument(f"ttl_s must be positive, not {ttl_s}")
     return U32_MAX if ttl_s * 1000 >= U32_MAX else math.ceil(ttl_s * 1000)
+
+
+def check_in_place(in_place: bool, load: bool) -> InPlace:
+    """What a request asks for. Raises InvalidArgument for ``load`` alone."""
+    if load and not in_place:
+        raise InvalidArgument("load=True reads chunks into the hot tier to use them there: add in_place=True")
+    if not in_place:
+        return InPlace.NO
+    return InPlace.LOAD if load else InPlace.HOT
 
 
 def key_pieces(keys: list[bytes], limits: Welcome) -> list[list[bytes]]:

@@ -80,9 +80,22 @@ class Client(ClientBase):
         """How many of ``keys``, from the first on, are there? Does not prolong their life."""
         return self._perform(calls.lookup(self._context, keys), timeout_s)
 
-    def acquire(self, keys: Iterable[bytes], ttl_s: float, *, timeout_s: float | None = None) -> Lease:
-        """Lease the present prefix for ``ttl_s`` seconds (the server may give less: ``expires``)."""
-        grant = self._perform(calls.acquire(self._context, keys, ttl_s), timeout_s)
+    def acquire(
+        self,
+        keys: Iterable[bytes],
+        ttl_s: float,
+        *,
+        in_place: bool = False,
+        load: bool = False,
+        timeout_s: float | None = None,
+    ) -> Lease:
+        """Lease the present prefix for ``ttl_s`` seconds (the server may give less: ``expires``).
+
+        ``in_place``: chunks that are hot may be read where they lie, through ``views`` of the lease;
+        the shard must be on this host.  ``load``: those that are not hot are read into the hot tier
+        first, as far as it has room.  How to read what is in place: `mezzo.Lease`.
+        """
+        grant = self._perform(calls.acquire(self._context, keys, ttl_s, in_place, load), timeout_s)
         return Lease(grant, self._surroundings.now, lambda: self._perform(calls.release(grant.leases), None))
 
     def release(self, lease: Lease) -> bool:

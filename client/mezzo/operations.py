@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from mezzo.errors import MezzoError, ProtocolError
 from mezzo.protocol import messages
 from mezzo.protocol.bitmap import unpack
-from mezzo.protocol.messages import Body, Kind
+from mezzo.protocol.messages import PLACE_NUMBERS, Body, InPlace, Kind
 from mezzo.regions import Region
 
 B = TypeVar("B", bound=Body)
@@ -182,10 +182,13 @@ class Acquire(Operation):
 
     kind = Kind.ACQUIRE
 
-    def __init__(self, keys: list[bytes], lease_ms: int) -> None:
+    def __init__(self, keys: list[bytes], lease_ms: int, in_place: InPlace = InPlace.NO) -> None:
         super().__init__()
         self.keys = keys
         self.lease_ms = lease_ms
+        self.in_place = in_place
+        self.places: list[int] = []
+        """`PLACE_NUMBERS` for each key of the prefix, if ``in_place``"""
         self.lease = 0
         self.prefix = 0
         self.bytes = 0
@@ -193,7 +196,7 @@ class Acquire(Operation):
 
     def body(self, deadline_ms: int) -> Body:
         """See `Operation.body`."""
-        return messages.Acquire(self.keys, self.lease_ms)
+        return messages.Acquire(self.keys, self.lease_ms, self.in_place)
 
     def answer(self, body: Body) -> None:
         """See `Operation.answer`."""
@@ -201,6 +204,33 @@ class Acquire(Operation):
         _check_prefix(acquired.prefix, len(self.keys))
         self.lease, self.lease_ms = acquired.lease, acquired.lease_ms
         self.prefix, self.bytes, self.load_us = acquired.prefix, acquired.bytes, acquired.load_us
+        if self.in_place:
+            if len(acquired.places) != PLACE_NUMBERS * acquired.prefix:
+                raise ProtocolError(
+                    f"ACQUIRED has {len(acquired.places)} numbers for {acquired.prefix} places"
+                )
+            self.places = acquired.places
+
+
+class OpenArena(Operation):
+    """Has the descriptor of an arena sent over a channel."""
+
+    kind = Kind.ARENA_OPEN
+
+    def __init__(self, arena: int, descriptor: int) -> None:
+        """``descriptor``: the end of the channel that goes to the server; stays the caller's."""
+        super().__init__()
+        self.arena = arena
+        self.descriptor = descriptor
+        self.opened: messages.ArenaOpened | None = None
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.ArenaOpen(self.arena)
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        self.opened = expect(body, messages.ArenaOpened)
 
 
 class Release(Operation):

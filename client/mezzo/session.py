@@ -30,12 +30,14 @@ from mezzo.errors import (
     ProtocolError,
     from_code,
 )
-from mezzo.operations import AddRegion, Operation, RemoveRegion, Sink, State
+from mezzo.in_place import Arena
+from mezzo.operations import AddRegion, OpenArena, Operation, Release, RemoveRegion, Sink, State
 from mezzo.outgoing import SendQueue
 from mezzo.protocol.connection import ClientConnection
 from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader, PayloadDone, encode
 from mezzo.protocol.messages import (
     U32_MAX,
+    Acquired,
     Cancel,
     ErrorReply,
     GetData,
@@ -86,6 +88,8 @@ class Session:
         self.refused: MezzoError | None = None
         """the server has refused to go on: the driver ends the connection with this"""
         self.scope = b""
+        self.arenas: dict[int, Arena] = {}
+        """those of the hot tier that are mapped, by the number that this connection knows them by"""
         self._address = address
         self._order = ClientConnection()
         self._reader = FrameReader(FROM_SERVER, body_bytes_max=ANSWER_BODY_BYTES_MAX, payload_bytes_max=0)
@@ -214,6 +218,7 @@ class Session:
         pending = [*self._in_flight.values(), *self._waiting]
         for registration in self._registrations.values():
             pending.extend(registration.parked)
+        self.arenas = {}  # another one: a thread may be reading the old
         self._in_flight.clear()
         self._waiting.clear()
         self._registrations.clear()
@@ -286,6 +291,9 @@ class Session:
             if isinstance(operation, Put) and operation.state is not State.CANCELLING:
                 for payload in operation.receive_grant(body):
                     self.outgoing.append_payload(payload)
+        elif isinstance(body, Acquired) and body.lease:
+            # Of an acquire that was given up: nobody else knows of this lease, and nobody would end it.
+            self._wait_or_send(Release(body.lease))
 
     def _welcomed(self, welcome: Welcome) -> None:
         self.scope = scope_of(welcome.tenant_id, welcome.namespace_id)
@@ -365,9 +373,11 @@ class Session:
         operation.state = State.SENT
         self._in_flight[request_id] = operation
         self._counters.requests += 1
-        descriptor = (
-            operation.region.descriptor if type(operation) is AddRegion and operation.region else None
-        )
+        descriptor = None
+        if type(operation) is AddRegion and operation.region:
+            descriptor = operation.region.descriptor
+        elif type(operation) is OpenArena:
+            descriptor = operation.descriptor
         self.outgoing.append(frame, descriptor)
 
     def _finish(self, operation: Operation) -> None:
