@@ -1,0 +1,443 @@
+"""The hot tier: who has which slot, who gives one up, and how much memory all of it takes. No I/O.
+
+Invariants: arenas, heads included, are never more than ``bytes_max``; an arena is one tenant's for ever;
+a slot is in one map at most, and there only while it fills or is ready; a busy slot is never taken from
+whoever uses it; the generation word is raised before a slot can be given to anybody else.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from mezzo_server.hot.policy import S3Fifo, SlotPolicy
+from mezzo_server.hot.slots import (
+    PAGE_BYTES,
+    ArenaMemory,
+    Cut,
+    Slot,
+    SlotMap,
+    State,
+    arena_bytes_for,
+    class_pages,
+    data_pages,
+)
+
+NewArena = Callable[[int, bytes, int], ArenaMemory]
+"""(number, tenant, bytes) -> an arena; may take long, and raise OSError"""
+Offload = Callable[[Callable[[], None], Callable[[], None]], None]
+"""Run the first where it may take long, then the second here."""
+
+ARENA_BYTES_MIN = 64 << 10
+"""What is left of the memory is not made an arena if it is smaller."""
+DRAIN_SLOTS = 64
+"""Slots evicted in one call from an arena that is to be cut anew."""
+ARENAS_LOOKED_AT = 8
+"""Arenas considered to be cut anew in one call, those used longest ago first."""
+
+
+class _Pool:
+    """The slots of one size of one tenant."""
+
+    __slots__ = ("draining", "pages", "policy", "roomy")
+
+    def __init__(self, pages: int, policy: SlotPolicy) -> None:
+        self.pages = pages
+        self.policy = policy
+        self.roomy: dict[Cut, None] = {}
+        """arenas with a free slot"""
+        self.draining: Cut | None = None
+        """another's arena, which is emptied for this pool"""
+
+
+class _Tenant:
+    """The arenas of one tenant."""
+
+    __slots__ = ("cuts", "pools", "spare")
+
+    def __init__(self) -> None:
+        self.pools: dict[int, _Pool] = {}
+        self.cuts: OrderedDict[Cut, None] = OrderedDict()
+        """arenas that are cut, the one used longest ago first"""
+        self.spare: Cut | None = None
+        """an arena that no size has yet"""
+
+
+class HotTier:
+    """Slots for chunks. Owner of all arenas; belongs to one thread."""
+
+    def __init__(
+        self,
+        *,
+        bytes_max: int,
+        arena_bytes: int,
+        new_arena: NewArena,
+        held_fraction: float = 0.5,
+        fill_puts: bool = True,
+        offload: Offload | None = None,
+        policy: Callable[[int], SlotPolicy] = S3Fifo,
+    ) -> None:
+        """``bytes_max`` for all arenas, heads included; ``arena_bytes`` of data in each.
+
+        ``fill_puts``: what is put becomes hot, not only what is read.  ``policy`` makes the policy for
+        one size from the number of slots of that size there can be at most.
+        """
+        self.bytes_max = bytes_max
+        self.arena_bytes = arena_bytes
+        self.fill_puts = fill_puts
+        self.held_bytes_max = int(held_fraction * bytes_max)
+        self.offload: Offload = offload or _here
+        self.made: Callable[[ArenaMemory], None] = lambda arena: None
+        """called with each new arena, before a slot of it is used"""
+        self.pressed = False
+        """room was refused while clients held slots; whoever can end their holding clears it"""
+        self.held_bytes = 0
+        """of slots that clients use in place"""
+        self._new_arena = new_arena
+        self._policy = policy
+        self._tenants: dict[bytes, _Tenant] = {}
+        self._arenas: dict[int, ArenaMemory] = {}
+        self._bytes = 0
+        self._next_number = 1
+        self._generation = 0
+        self._clock = 0
+        self._making = False
+        self._exhausted = False
+        self._closed = False
+        self._used_bytes = 0
+        self._ready = 0
+        self._fills = 0
+        self._evictions = 0
+        self._no_room = 0
+        self._too_large = 0
+        self._failed = 0
+
+    # -- arenas
+
+    def arena(self, number: int) -> ArenaMemory:
+        """An arena by its number. KeyError if there is none."""
+        return self._arenas[number]
+
+    def arenas(self) -> Iterator[ArenaMemory]:
+        """All of them."""
+        return iter(tuple(self._arenas.values()))
+
+    def prepare(self, tenant: bytes) -> None:
+        """Begin to make an arena for a tenant that has none to spare, if memory is left."""
+        if self._tenant(tenant).spare is None:
+            self._make(tenant)
+
+    def _tenant(self, tenant: bytes) -> _Tenant:
+        state = self._tenants.get(tenant)
+        if state is None:
+            state = self._tenants[tenant] = _Tenant()
+        return state
+
+    def _next_bytes(self) -> int:
+        """Bytes of the next arena; 0: there is none any more."""
+        left = (self.bytes_max - self._bytes) // PAGE_BYTES * PAGE_BYTES
+        size = min(arena_bytes_for(self.arena_bytes), left)
+        return 0 if size < ARENA_BYTES_MIN or self._exhausted else size
+
+    def _make(self, tenant: bytes) -> None:
+        size = self._next_bytes()
+        if self._making or self._closed or not size:
+            return
+        self._making = True
+        self._bytes += size
+        number = self._next_number
+        self._next_number += 1
+        made: list[ArenaMemory] = []
+
+        def work() -> None:
+            try:
+                made.append(self._new_arena(number, tenant, size))
+            except (OSError, MemoryError):
+                return
+
+        def done() -> None:
+            self._making = False
+            if not made:
+                # the machine has no such memory: the tier stays as large as it is
+                self._bytes -= size
+                self._failed += 1
+                self._exhausted = True
+                return
+            arena = made[0]
+            if self._closed:
+                arena.close()
+                return
+            self._arenas[number] = arena
+            self._tenant(tenant).spare = Cut(arena)
+            self.made(arena)
+
+        self.offload(work, done)
+
+    def close(self) -> None:
+        """Give all memory back. Nothing of it is in use any more."""
+        self._closed = True
+        while self._arenas:
+            self._arenas.popitem()[1].close()
+        self._tenants.clear()
+
+    # -- slots
+
+    def reserve(self, owner: SlotMap, tenant: bytes, key: bytes, length: int) -> Slot | None:
+        """A slot to fill with a chunk of ``length`` bytes; None: there is no room now.
+
+        The caller ends the fill with `ready` or `fail`.  RuntimeError if the key has a slot.
+        """
+        if owner.get(key) is not None:
+            raise RuntimeError("a second slot for a key")
+        pages = class_pages(length)
+        if pages * PAGE_BYTES > self.arena_bytes or self._closed:
+            self._too_large += 1
+            return None
+        state = self._tenant(tenant)
+        pool = state.pools.get(pages)
+        if pool is None:
+            most = self.bytes_max // (pages * PAGE_BYTES)
+            pool = state.pools[pages] = _Pool(pages, self._policy(most))
+        cut = self._room(tenant, state, pool)
+        if cut is None:
+            self._no_room += 1
+            return None
+        slot = cut.take(self._draw)
+        if not cut.has_room:
+            del pool.roomy[cut]
+        slot.state = State.FILLING
+        slot.owner = owner
+        slot.key = key
+        slot.length = length
+        slot.sequence = 0
+        owner.add(key, slot)
+        self._used_bytes += slot.capacity
+        self.use(slot)
+        return slot
+
+    def ready(self, slot: Slot, sequence: int) -> bool:
+        """Its fill has ended, and the chunk is visible under this sequence. False: it was dropped."""
+        right = slot.state is State.FILLING
+        if right:
+            slot.state = State.READY
+            slot.sequence = sequence
+            self._ready += 1
+            self._fills += 1
+            self._touch(slot)
+            self._pool(slot).policy.added(slot)
+        self._filled(slot, right)
+        return right
+
+    def fail(self, slot: Slot) -> None:
+        """Its fill has ended without the chunk."""
+        if slot.state is State.FILLING:
+            self.drop(slot)
+        self._filled(slot, False)
+
+    def _filled(self, slot: Slot, right: bool) -> None:
+        waiters, slot.waiters = slot.waiters, []
+        try:
+            for waiter in waiters:
+                waiter(right)
+        finally:
+            self.unuse(slot)
+
+    def used(self, slot: Slot) -> None:
+        """Its chunk was got, or taken to use in place."""
+        if slot.state is State.READY:
+            self._touch(slot)
+            self._pool(slot).policy.used(slot)
+
+    def drop(self, slot: Slot) -> None:
+        """Its chunk is not the key's any more: deleted, evicted from the device, corrupt, not written."""
+        if slot.state is State.READY:
+            self._pool(slot).policy.removed(slot)
+        self._leave(slot)
+
+    def use(self, slot: Slot) -> None:
+        """The store itself reads or writes its bytes, until `unuse`."""
+        if not (slot.uses or slot.holds):
+            slot.cut.busy += 1
+        slot.uses += 1
+
+    def unuse(self, slot: Slot) -> None:
+        """Undo one `use`."""
+        slot.uses -= 1
+        if not (slot.uses or slot.holds):
+            self._rest(slot)
+
+    def hold(self, slot: Slot) -> bool:
+        """A client uses a ready slot in place, until `let_go`. False: too much is held already."""
+        if slot.state is not State.READY:
+            return False
+        if not slot.holds:
+            if self.held_bytes + slot.capacity > self.held_bytes_max:
+                return False
+            self.held_bytes += slot.capacity
+            if not slot.uses:
+                slot.cut.busy += 1
+        slot.holds += 1
+        return True
+
+    def let_go(self, slot: Slot) -> None:
+        """Undo one `hold`."""
+        if not slot.holds:
+            raise RuntimeError("a slot is let go that nobody holds")
+        slot.holds -= 1
+        if not slot.holds:
+            self.held_bytes -= slot.capacity
+            if not slot.uses:
+                self._rest(slot)
+
+    def _rest(self, slot: Slot) -> None:
+        slot.cut.busy -= 1
+        if slot.state is State.LEAVING:
+            self._free(slot)
+
+    def _pool(self, slot: Slot) -> _Pool:
+        return self._tenants[slot.cut.arena.tenant].pools[slot.cut.slot_pages]
+
+    def _draw(self) -> int:
+        self._generation += 1
+        return self._generation
+
+    def _touch(self, slot: Slot) -> None:
+        self._clock += 1
+        cut = slot.cut
+        slot.used_at = cut.used_at = self._clock
+        self._tenants[cut.arena.tenant].cuts.move_to_end(cut)
+
+    def _leave(self, slot: Slot) -> None:
+        """The slot holds its chunk no more: nobody finds it, and who reads it in place will know."""
+        if slot.state is State.FREE or slot.state is State.LEAVING:
+            return
+        if slot.state is State.READY:
+            self._ready -= 1
+        slot.generation = self._draw()
+        slot.cut.arena.publish(slot.page, slot.generation)
+        if slot.owner is not None:
+            slot.owner.remove(slot.key)
+            slot.owner = None
+        slot.state = State.LEAVING
+        if not slot.busy:
+            self._free(slot)
+
+    def _free(self, slot: Slot) -> None:
+        cut = slot.cut
+        slot.state = State.FREE
+        slot.key = b""
+        slot.length = 0
+        self._used_bytes -= slot.capacity
+        cut.give(slot)
+        if not cut.draining:
+            self._pool(slot).roomy[cut] = None
+
+    # -- room
+
+    def _room(self, tenant: bytes, state: _Tenant, pool: _Pool) -> Cut | None:
+        """An arena of the pool with a free slot, by whatever it takes; None: there is none now."""
+        if pool.roomy:
+            return next(reversed(pool.roomy))
+        if state.spare is None:
+            self._make(tenant)
+        cut = state.spare
+        if cut is not None and data_pages(cut.arena) >= pool.pages:
+            state.spare = None
+            self._assign(state, pool, cut)
+            self._make(tenant)
+            return cut
+        if cut is None and self._making:
+            return None
+        victim = pool.policy.victim()
+        cut = self._recut(state, pool, victim)
+        if cut is not None:
+            return cut
+        if victim is not None:
+            pool.policy.evicted(victim)
+            self._evictions += 1
+            self._leave(victim)
+            if victim.cut.draining:
+                self._keep(state, victim.cut)
+            return victim.cut
+        if self.held_bytes:
+            self.pressed = True
+        return None
+
+    def _assign(self, state: _Tenant, pool: _Pool, cut: Cut) -> None:
+        cut.recut(pool.pages)
+        cut.used_at = self._clock
+        state.cuts[cut] = None
+        state.cuts.move_to_end(cut)
+        pool.roomy[cut] = None
+
+    def _recut(self, state: _Tenant, pool: _Pool, victim: Slot | None) -> Cut | None:
+        """An arena of another size, if it was used longer ago than what this size would give up.
+
+        Emptied over several calls, since it may have thousands of chunks; then cut anew.
+        """
+        cut = pool.draining
+        if cut is not None and cut.draining and cut.busy:
+            self._keep(state, cut)
+        if cut is None or not cut.draining:
+            pool.draining = None
+            cut = self._oldest(state, pool, victim)
+            if cut is None:
+                return None
+            pool.draining = cut
+            cut.draining = True
+            state.pools[cut.slot_pages].roomy.pop(cut, None)
+        former = state.pools[cut.slot_pages]
+        steps = DRAIN_SLOTS
+        while cut.made and steps:
+            slot = cut.made[-1]
+            if slot.state is State.READY:
+                steps -= 1
+                former.policy.evicted(slot)
+                self._evictions += 1
+                self._leave(slot)
+            # Its page's word has its last generation: it is drawn anew if the place is used again.
+            cut.made.pop()
+        if cut.made:
+            return None
+        pool.draining = None
+        self._assign(state, pool, cut)
+        return cut
+
+    def _keep(self, state: _Tenant, cut: Cut) -> None:
+        """Somebody came to use the arena while it was emptied: it stays as it is."""
+        cut.draining = False
+        cut.free = [slot for slot in cut.made if slot.state is State.FREE]
+        if cut.has_room:
+            state.pools[cut.slot_pages].roomy[cut] = None
+
+    def _oldest(self, state: _Tenant, pool: _Pool, victim: Slot | None) -> Cut | None:
+        for looked, cut in enumerate(state.cuts):
+            if looked >= ARENAS_LOOKED_AT or (victim is not None and cut.used_at >= victim.used_at):
+                return None
+            other = cut.slot_pages != pool.pages and not cut.busy and not cut.draining
+            if other and data_pages(cut.arena) >= pool.pages:
+                return cut
+        return None
+
+    # -- what is told
+
+    def report(self) -> dict[str, int]:
+        """The tier in numbers: bytes, slots, and counts since the start."""
+        return {
+            "hot_bytes_max": self.bytes_max,
+            "hot_bytes": self._bytes,
+            "hot_bytes_used": self._used_bytes,
+            "hot_bytes_held": self.held_bytes,
+            "hot_chunks": self._ready,
+            "hot_arenas": len(self._arenas),
+            "hot_arenas_failed": self._failed,
+            "hot_fills": self._fills,
+            "hot_evictions": self._evictions,
+            "hot_no_room": self._no_room,
+            "hot_too_large": self._too_large,
+        }
+
+
+def _here(work: Callable[[], None], done: Callable[[], None]) -> None:
+    work()
+    done()
