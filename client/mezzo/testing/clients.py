@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 from mezzo import mapping
 from mezzo.base import check_seconds, copy_bytes, disabled_by_environment
-from mezzo.calls import Grant, check_ttl
+from mezzo.calls import Grant, check_in_place, check_ttl
 from mezzo.errors import ClientClosed, ForkedError, TooLarge
 from mezzo.lease import AsyncLease, Lease
 from mezzo.moves import check_get, check_put, put_result
@@ -114,14 +114,16 @@ class _FakeBase:
         prefix, total_bytes = self.store.prefix(self.namespace, checked)
         return LookupResult(prefix, total_bytes, 0.0)
 
-    def _acquire(self, keys: Iterable[bytes], ttl_s: float) -> tuple[Grant, int]:
+    def _acquire(self, keys: Iterable[bytes], ttl_s: float, in_place: bool, load: bool) -> tuple[Grant, int]:
         checked = check_keys(keys)
         lease_ms = check_ttl(ttl_s)
+        wish = check_in_place(in_place, load)
         if self.disabled:
             return Grant((), 0, 0, 0.0, self.store.now()), 0
         lease, prefix, total_bytes, expires = self.store.acquire(self.namespace, checked, lease_ms / 1000)
         self._leases.add(lease)
-        return Grant((), prefix, total_bytes, 0.0, expires), lease
+        places = self.store.places(self.namespace, checked[:prefix]) if wish else None
+        return Grant((), prefix, total_bytes, 0.0, expires, places), lease
 
     def _end_lease(self, lease: int) -> bool:
         self._begin(None)
@@ -188,10 +190,18 @@ class FakeClient(_FakeBase):
         self._begin(timeout_s)
         return self._lookup(keys)
 
-    def acquire(self, keys: Iterable[bytes], ttl_s: float, *, timeout_s: float | None = None) -> Lease:
+    def acquire(
+        self,
+        keys: Iterable[bytes],
+        ttl_s: float,
+        *,
+        in_place: bool = False,
+        load: bool = False,
+        timeout_s: float | None = None,
+    ) -> Lease:
         """See `mezzo.Client.acquire`."""
         self._begin(timeout_s)
-        grant, lease = self._acquire(keys, ttl_s)
+        grant, lease = self._acquire(keys, ttl_s, in_place, load)
         return Lease(grant, self.store.now, lambda: self._end_lease(lease))
 
     def release(self, lease: Lease) -> bool:
@@ -272,10 +282,16 @@ class AsyncFakeClient(_FakeBase):
         return await self._later(timeout_s, lambda: self._lookup(keys))
 
     async def acquire(
-        self, keys: Iterable[bytes], ttl_s: float, *, timeout_s: float | None = None
+        self,
+        keys: Iterable[bytes],
+        ttl_s: float,
+        *,
+        in_place: bool = False,
+        load: bool = False,
+        timeout_s: float | None = None,
     ) -> AsyncLease:
         """See `mezzo.Client.acquire`."""
-        grant, lease = await self._later(timeout_s, lambda: self._acquire(keys, ttl_s))
+        grant, lease = await self._later(timeout_s, lambda: self._acquire(keys, ttl_s, in_place, load))
 
         async def end() -> bool:
             return self._end_lease(lease)

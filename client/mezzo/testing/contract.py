@@ -100,8 +100,8 @@ class _BlockingLease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    def __exit__(self, *raised: object) -> None:
+        self._owner._finish(self._lease.__aexit__(*raised))
 
     def release(self) -> bool:
         return bool(self._owner._finish(self._lease.release()))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mezzo.errors import Busy, InvalidArgument, TooLarge
+from mezzo.in_place import Views, give_back
 from mezzo.protocol.messages import ChunkStat
 from mezzo.results import PutState
 
@@ -36,6 +37,26 @@ class _Lease:
     names: list[tuple[str, bytes]]
     bytes: int
     expires: float
+
+
+class FakePlaces:
+    """Chunks of a `FakeStore` in place; implements `mezzo.in_place.LeasedPlaces`."""
+
+    def __init__(
+        self, store: FakeStore, views: Views, sequences: Sequence[tuple[tuple[str, bytes], int]]
+    ) -> None:
+        self.views = views
+        self.hot = len(views)
+        self._store = store
+        self._sequences = sequences
+
+    def changed(self) -> int:
+        """How many were deleted or evicted since; a real shard takes their memory back then."""
+        return self._store.outdated(self._sequences)
+
+    def give_back(self) -> int:
+        """See `mezzo.in_place.LeasedPlaces.give_back`."""
+        return give_back(self.views)
 
 
 class FakeStore:
@@ -130,6 +151,22 @@ class FakeStore:
             self._leases[lease] = _Lease(names, total_bytes, expires)
             self._leased_bytes += total_bytes
             return lease, count, total_bytes, expires
+
+    def places(self, namespace: str, keys: Sequence[bytes]) -> FakePlaces:
+        """Present chunks in place: here, all of them are hot."""
+        with self._lock:
+            chunks = [self._chunks[namespace, key] for key in keys]
+            sequences = [((namespace, key), chunk.sequence) for key, chunk in zip(keys, chunks, strict=True)]
+            return FakePlaces(self, tuple([memoryview(chunk.data) for chunk in chunks]), sequences)
+
+    def outdated(self, sequences: Sequence[tuple[tuple[str, bytes], int]]) -> int:
+        """How many of these chunks are not there any more, as they were."""
+        with self._lock:
+            now = [self._chunks.get(name) for name, _ in sequences]
+            return sum(
+                chunk is None or chunk.sequence != sequence
+                for chunk, (_, sequence) in zip(now, sequences, strict=True)
+            )
 
     def release(self, lease: int) -> bool:
         """End a lease; whether it was still held."""

@@ -6,16 +6,17 @@ import pytest
 
 from mezzo.testing import AsyncFakeClient, FakeClient, FakeStore
 from mezzo.testing.contract import Blocking, ClientContract
+from mezzo.testing.in_place import InPlaceContract
 
 
-class TestFakeClient(ClientContract):
+class TestFakeClient(ClientContract, InPlaceContract):
     @pytest.fixture
     def connect(self):
         store = FakeStore()
         return lambda namespace: FakeClient(store, namespace=namespace)
 
 
-class TestAsyncFakeClient(ClientContract):
+class TestAsyncFakeClient(ClientContract, InPlaceContract):
     @pytest.fixture
     def connect(self):
         store = FakeStore()
