@@ -45,3 +45,12 @@ def format_size(nbytes: int) -> str:
         if nbytes and nbytes % unit == 0:
             return f"{nbytes // unit}{name}"
     return str(nbytes)
+
+
+def about_size(nbytes: float) -> str:
+    """A size to be read, rounded to three digits: ``0 B``, ``1000 B``, ``1.46 MiB``, ``248 GiB``."""
+    for name, unit in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(nbytes) >= unit:
+            value = nbytes / unit
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {name}"
+    return f"{nbytes:.0f} B"

@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 from mezzo.cli.output import complain, remark
 from mezzo.errors import MezzoError
@@ -31,10 +32,22 @@ EXTRA_OF_MODULE = {
     "structlog": "server",
     "uvloop": "server",
 }
+# What `mezzo --help` shows together, in this order; commands of other packages come last.
+PANELS = {
+    "Serve": ("setup", "serve", "shard", "frontend"),
+    "Use": ("put", "get", "lookup", "rm"),
+    "Inspect": ("stat", "top", "doctor", "check", "device", "config"),
+    "Measure": ("demo", "bench", "replay", "workload"),
+    "Shell": ("completion",),
+}
+PANEL_OF_OTHERS = "More"
 # The server's commands, so that they can say what they need where its extra is not installed.
 SERVER_COMMANDS = {
     "serve": "Run a node: a shard and its front-end.",
     "shard": "Run one shard.",
+    "frontend": "Run one front-end.",
+    "setup": "Write a configuration for this machine.",
+    "doctor": "Say what this machine offers a node.",
     "check": "Verify a device, offline.",
 }
 
@@ -49,7 +62,7 @@ def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None) -> typer
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
+        rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
@@ -58,6 +71,7 @@ def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None) -> typer
         entry_points = metadata.entry_points(group=ENTRY_POINT_GROUP)
     for entry_point in entry_points:
         _register_installed(app, entry_point)
+    _arrange(app)
     return app
 
 
@@ -120,10 +134,30 @@ def installed_version() -> str:
 
 
 def _register_own(app: typer.Typer) -> None:
-    from mezzo.cli import bench, demo, replay, workload
+    from mezzo.cli import bench, completion, demo, get, lookup, put, replay, rm, stat, workload
 
-    for module in (replay, demo, bench, workload):
+    for module in (put, get, lookup, rm, stat, demo, bench, replay, workload, completion):
         module.register(app)
+
+
+def _arrange(app: typer.Typer) -> None:
+    """Put the commands under headings, in the order of `PANELS`."""
+    places = {name: (panel, rank) for panel, names in PANELS.items() for rank, name in enumerate(names)}
+    order = [*PANELS, PANEL_OF_OTHERS]
+
+    def place(name: str | None) -> tuple[str, int]:
+        return places.get(name or "", (PANEL_OF_OTHERS, 0))
+
+    def rank(info: CommandInfo | TyperInfo) -> tuple[int, int]:
+        panel, within = place(info.name)
+        return order.index(panel), within
+
+    app.registered_commands.sort(key=rank)
+    app.registered_groups.sort(key=rank)
+    for command in app.registered_commands:
+        command.rich_help_panel = place(command.name)[0]
+    for group in app.registered_groups:
+        group.rich_help_panel = place(group.name)[0]
 
 
 def _register_installed(app: typer.Typer, entry_point: metadata.EntryPoint) -> None:
