@@ -96,6 +96,17 @@ class DeviceReport:
     segments_total: int
     segments_free: int
     segments_retired: int
+    segments_open: int = 0
+    segments_sealing: int = 0
+    segments_sealed: int = 0
+    segments_reclaiming: int = 0
+    bytes_live: int = 0
+    transfers_in_flight: int = 0
+    transfers_waiting: int = 0
+    """of those in flight, how many wait for room: more than its depth were submitted"""
+    io_errors: int = 0
+    bytes_written: int = 0
+    """of records since the start, headers and padding included"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from enum import Enum
 
 from mezzo.errors import DeviceFailed, FormatError
-from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.api import DeviceReport, Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.entries import ENTRY_MASK
 from mezzo_server.blockstore.format import segment_header, superblock, table
@@ -26,7 +27,7 @@ from mezzo_server.blockstore.format.record import Entry
 from mezzo_server.blockstore.format.superblock import COPY_OFFSETS, RETIRED_MAX, Superblock
 from mezzo_server.blockstore.io import Device, DeviceTime, Op, Transfer
 from mezzo_server.blockstore.segment import Purpose, Segment, State
-from mezzo_server.blockstore.tasks import Event
+from mezzo_server.blockstore.tasks import Event, Task
 from mezzo_server.memory import Memory, Span
 
 RESERVE_SEGMENTS = 2
@@ -38,6 +39,16 @@ SCOPES_MAX = 60_000
 """namespaces in one segment: a table counts them with 16 bits"""
 Class = tuple[Purpose, bytes]
 Place = tuple[Segment, int]
+
+
+class Role(Enum):
+    """What a device is to the store."""
+
+    JOINING = "joining"
+    """its superblock does not name the set yet: nothing is written to it"""
+    SERVING = "serving"
+    DRAINING = "draining"
+    """takes no new chunks; those that it has move to the others"""
 
 
 class DeviceLog:
@@ -53,7 +64,10 @@ class DeviceLog:
         """by segment number: the life that is there now"""
         self.open: dict[Class, Segment] = {}
         """least recently written first"""
+        self.role = Role.SERVING
         self.fenced: str | None = None
+        self.purging: Task | None = None
+        """forgets the chunks of a fenced device"""
         self.limbo: set[int] = set()
         self.tenant_bytes: Counter[bytes] = Counter()
         self.io_errors = 0
@@ -73,6 +87,29 @@ class DeviceLog:
         self._erased: set[int] = set()
         self._superblock_written: Event[None] | None = None
 
+    def report(self) -> DeviceReport:
+        """State at this moment."""
+        segments = list(self.segments.values())
+        states = [segment.state for segment in segments]
+        in_flight = self.device.in_flight
+        return DeviceReport(
+            self.device.name,
+            self.state,
+            self.superblock.segment_count * self.superblock.segment_bytes,
+            self.superblock.segment_count,
+            len(self.free),
+            len(self.superblock.retired),
+            segments_open=states.count(State.OPEN),
+            segments_sealing=states.count(State.SEALING),
+            segments_sealed=states.count(State.SEALED),
+            segments_reclaiming=states.count(State.RECLAIMING),
+            bytes_live=0 if self.fenced is not None else sum([segment.live_bytes for segment in segments]),
+            transfers_in_flight=in_flight,
+            transfers_waiting=max(0, in_flight - getattr(self.device, "depth", in_flight)),
+            io_errors=self.io_errors,
+            bytes_written=self.written_blocks * BLOCK_BYTES,
+        )
+
     # -- transfers ---------------------------------------------------------------------------
 
     def transfer(
@@ -82,10 +119,15 @@ class DeviceLog:
         spans: Sequence[Span],
         done: Callable[[Transfer], None],
         time: DeviceTime | None = None,
+        *,
+        though_fenced: bool = False,
     ) -> None:
-        """Queue a transfer; ``done`` gets it back. On a fenced device it fails in a later turn."""
+        """Queue a transfer; ``done`` gets it back.
+
+        On a fenced device it fails in a later turn, unless it is to be tried ``though_fenced``.
+        """
         transfer = Transfer(op, offset, spans, done, None, time)
-        if self.fenced is not None:
+        if self.fenced is not None and not though_fenced:
             transfer.result = -errno.EIO
             self.context.later.add(lambda: done(transfer))
             return
@@ -119,14 +161,25 @@ class DeviceLog:
         self.context.counters["fences"] += 1
         self.open.clear()
         self.free.clear()
-        self.context.start(self._purge())
+        self.purging = self.context.start(self._purge())
         waiters, self._flush_waiters = self._flush_waiters, []
         for waiter in waiters:
             waiter(self.failure())
 
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether new chunks may go to it."""
+        return self.role is Role.SERVING and self.fenced is None
+
+    @property
+    def state(self) -> str:
+        """For people: ``serving``, ``joining``, ``draining`` or ``fenced: why``."""
+        return self.role.value if self.fenced is None else f"fenced: {self.fenced}"
+
     def failure(self) -> DeviceFailed:
         """The error for who wanted something of this fenced device."""
-        return DeviceFailed(f"device {self.device.name} is fenced: {self.fenced}")
+        why = f"fenced: {self.fenced}" if self.fenced is not None else self.role.value
+        return DeviceFailed(f"device {self.device.name} is {why}")
 
     async def _purge(self) -> None:
         """Forget the chunks, and remember their places: the next start may find them again."""
@@ -339,25 +392,34 @@ class DeviceLog:
     async def retire(self, number: int, life: int = 0) -> bool:
         """Never use a segment again, and remember that in the superblock. False: the device is fenced."""
         self.context.counters["segments_given_up"] += 1
-        while self._superblock_written is not None:
-            await self._superblock_written
-        retired = (*self.superblock.retired, number)
-        if len(retired) > RETIRED_MAX:
-            self.fence(f"more than {RETIRED_MAX} segments are retired")
-            return False
-        written = self._superblock_written = Event()
-        self.superblock = replace(self.superblock, retired=retired, written=self.superblock.written + 1)
-        await self.write_superblock()
-        self._superblock_written = None
-        written(None)
-        if self.fenced is not None:
+
+        def retired(block: Superblock) -> Superblock:
+            return replace(block, retired=(*block.retired, number))
+
+        if not await self.change_superblock(retired):
             return False
         # No restart looks there any more, whatever became of the header.
         self.limbo.discard(life)
         self.context.on_disk.discard(life)
         return True
 
-    async def write_superblock(self) -> None:
+    async def change_superblock(self, change: Callable[[Superblock], Superblock]) -> bool:
+        """Write a changed superblock, after those that are being written. False: the device is fenced."""
+        while self._superblock_written is not None:
+            await self._superblock_written
+        changed = change(self.superblock)
+        if len(changed.retired) > RETIRED_MAX:
+            self.fence(f"more than {RETIRED_MAX} segments are retired")
+        if self.fenced is not None:
+            return False
+        written = self._superblock_written = Event()
+        self.superblock = replace(changed, written=self.superblock.written + 1)
+        await self._write_superblock()
+        self._superblock_written = None
+        written(None)
+        return self.fenced is None
+
+    async def _write_superblock(self) -> None:
         """Both copies, a flush after each; a failure fences the device."""
         memory = Memory.anonymous(BLOCK_BYTES)
         memory.view[:] = superblock.encode(self.superblock)

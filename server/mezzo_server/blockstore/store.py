@@ -15,7 +15,6 @@ from mezzo.errors import ClientClosed, DeviceFailed, InvalidArgument
 from mezzo_server.blockstore.api import (
     ChunkInfo,
     DeleteDone,
-    DeviceReport,
     GetChunk,
     GetDone,
     GetOutcome,
@@ -166,6 +165,11 @@ class BlockStore:
         return self._context.workers
 
     @property
+    def staging(self) -> StagingPool:
+        """The store's own memory, for its fill."""
+        return self._context.staging
+
+    @property
     def chunk_bytes_max(self) -> int:
         """Longest chunk that can be put: the configured limit, or what fits into a segment."""
         segment = min(log.superblock.segment_bytes for log in self._context.logs)
@@ -312,6 +316,39 @@ class BlockStore:
         if place is not None:
             place[0].pinned_bytes -= place[0].table.length[place[1]]
 
+    def pin_all(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        """`pin` for many that are all present, as `prefix` has just told. KeyError if one is not."""
+        namespace = self._context.index.peek(scope)
+        pins, shards, mask, lives = namespace.pins, namespace.shards, namespace.mask, self._context.lives
+        for key in keys:
+            # `pin`, written out: its calls would cost three times as much.
+            before = pins.get(key)
+            if before:
+                pins[key] = before + 1
+                continue
+            location = shards[hash(key) >> HASH_SHIFT & mask][key]
+            segment = lives[life_of(location)]
+            segment.pinned_bytes += segment.table.length[number_of(location)]
+            pins[key] = 1
+
+    def unpin_all(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        """`unpin` for many. KeyError if one was not pinned."""
+        context = self._context
+        namespace = context.index.peek(scope)
+        pins, shards, mask = namespace.pins, namespace.shards, namespace.mask
+        for key in keys:
+            left = pins[key] - 1
+            if left:
+                pins[key] = left
+                continue
+            del pins[key]
+            location = shards[hash(key) >> HASH_SHIFT & mask].get(key)
+            if location is not None:
+                segment = context.lives[life_of(location)]
+                if segment.log.fenced is None:
+                    segment.pinned_bytes -= segment.table.length[number_of(location)]
+        context.changes += 1
+
     def load_estimate_s(self, size: int) -> float:
         """Expected seconds that a get of ``size`` bytes would take now."""
         return self._estimate.seconds(size)
@@ -408,17 +445,7 @@ class BlockStore:
     def report(self) -> StoreReport:
         """State at this moment."""
         context = self._context
-        devices = [
-            DeviceReport(
-                log.device.name,
-                "serving" if log.fenced is None else f"fenced: {log.fenced}",
-                log.superblock.segment_count * log.superblock.segment_bytes,
-                log.superblock.segment_count,
-                len(log.free),
-                len(log.superblock.retired),
-            )
-            for log in context.logs
-        ]
+        devices = [log.report() for log in context.logs]
         live = sum(segment.live_bytes for segment in context.lives.values() if segment.log.fenced is None)
         counters = dict(context.counters)
         counters["puts_waiting"] = self._writer.waiting

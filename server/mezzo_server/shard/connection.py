@@ -100,6 +100,11 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection {self.peer} {self._state.value}, {len(self.session.requests)} requests>"
 
+    @property
+    def output_bytes(self) -> int:
+        """Answers and payload that wait to be sent."""
+        return self._output.waiting_bytes
+
     # -- Link
 
     def send(self, frame: bytes) -> None:

@@ -16,7 +16,7 @@ from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutco
 from mezzo_server.blockstore.io import Job, Task
 from mezzo_server.memory import Span
 from mezzo_server.shard.regions import Region
-from mezzo_server.shard.shm_transfer import ShmGet, ShmPut, check_source
+from mezzo_server.shard.shm_transfer import ShmGet, ShmPut, check_source, count_stored
 
 if TYPE_CHECKING:
     from mezzo_server.shard.session import Session
@@ -58,6 +58,7 @@ class FdGet(ShmGet):
                     lambda outcome: self._read(first, nbytes, pairs, span, outcome),
                     first_part=self.first_part,
                     part_count=self.part_count,
+                    time=self,
                 )
             except MezzoError as error:
                 session.share.give(span)
@@ -119,12 +120,13 @@ class FdPut(ShmPut):
             def done(outcome: PutOutcome) -> None:
                 session.share.give(span)
                 self.statuses[first] = outcome.statuses[0]
+                count_stored(session, "shm", [chunk], outcome)
                 self.put_error = self.put_error or outcome.error
                 self.slice_ended(nbytes)
 
             try:
                 service = session.service
-                service.put(session.scope, [chunk], done, deadline=self.deadline)
+                service.put(session.scope, [chunk], done, deadline=self.deadline, time=self)
             except MezzoError as refused:
                 session.share.give(span)
                 self.slice_ended(nbytes, refused)

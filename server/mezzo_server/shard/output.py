@@ -44,6 +44,11 @@ class OutputQueue:
         """Whether any byte of payload waits, or is announced and not queued yet."""
         return self._payload_queued > 0 or self._payload_left > 0
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that are queued: frames, and payload."""
+        return self.frame_bytes + self._payload_queued
+
     def has_room(self) -> bool:
         """Whether more payload should be queued now."""
         return self._payload_queued < PAYLOAD_BYTES_HIGH and len(self._segments) < SEGMENTS_HIGH

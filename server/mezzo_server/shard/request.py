@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mezzo.errors import DeadlineExceeded, InvalidArgument, MezzoError, TooLarge
 from mezzo.protocol.bitmap import pack
 from mezzo.protocol.messages import Body, Kind, Put
+from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.shard.regions import Region
 
 if TYPE_CHECKING:
@@ -22,10 +23,13 @@ STEP_KEYS = 32
 STEP_EXTENTS = 256
 
 
-class Request:
-    """One request in flight. Owned by its `Session` from construction until `finish` or `fail`."""
+class Request(DeviceTime):
+    """One request in flight. Owned by its `Session` from construction until `finish` or `fail`.
 
-    __slots__ = ("cancelled", "deadline", "id", "kind", "region", "session")
+    It is handed to the store as the one whom its transfers are for.
+    """
+
+    __slots__ = ("began", "cancelled", "deadline", "id", "kind", "region", "session")
 
     def __init__(
         self,
@@ -35,6 +39,9 @@ class Request:
         region: Region | None = None,
         deadline_ms: int = 0,
     ) -> None:
+        self.device_began = self.device_ended = 0.0
+        self.began = 0.0
+        """when its frame came; `Session.begin` sets it"""
         self.session = session
         self.id = request_id
         self.kind = kind

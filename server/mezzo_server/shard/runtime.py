@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from mezzo_server.metrics.measures import HOLD_SECONDS, Histogram
 from mezzo_server.shard.connection import Connection
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ TICK_S = 0.02
 TICK_IDLE_S = 0.2
 CONNECTION_CHECK_S = 0.25
 HOLD_GOAL_NS = 1_000_000
+HOLD_TOLD_NS = int(HOLD_SECONDS[0] * 1e9)
+"""What is shorter is only counted."""
+PAGE_BYTES = resource.getpagesize()
 POLL_NS = 30_000
 """How long after a completion the loop looks for the next one before it sleeps: about what falling
 asleep and being woken costs (`python -m benchmarks.wakeup`)."""
@@ -62,8 +67,13 @@ class Runtime:
         self._event_fds: list[int] = []
         self._helper = ThreadPoolExecutor(1, "mezzo-helper")
         self._offloaded: deque[Callable[[], None]] = deque()
+        self.holds = Histogram(HOLD_SECONDS)
+        """callbacks of more than `HOLD_TOLD_NS`; the others are in ``callbacks`` alone"""
+        self.held_ns = 0
         self.hold_max_ns = 0
         self.holds_long = 0
+        self.collections = 0
+        self.collection_max_ns = 0
         self.callbacks = 0
         self.faults = 0
         self._callbacks_seen = 0
@@ -105,8 +115,13 @@ class Runtime:
         return {
             "loop_hold_max_us": self.hold_max_ns / 1000,
             "loop_holds_over_1ms": self.holds_long,
+            "loop_held_us": self.held_ns // 1000,
             "loop_callbacks": self.callbacks,
+            "collections": self.collections,
+            "collection_max_us": self.collection_max_ns / 1000,
             "faults": self.faults,
+            "output_bytes": sum(connection.output_bytes for connection in self.connections),
+            "memory_bytes": _memory_bytes(),
         }
 
     # -- what connections ask
@@ -168,8 +183,10 @@ class Runtime:
         finally:
             held = time.perf_counter_ns() - began
             self.callbacks += 1
-            if held > HOLD_GOAL_NS:
-                self.holds_long += 1
+            self.held_ns += held
+            if held > HOLD_TOLD_NS:
+                self.holds.observe(held / 1e9)
+                self.holds_long += held > HOLD_GOAL_NS
             if held > self.hold_max_ns:
                 self.hold_max_ns = held
                 if held > 50 * HOLD_GOAL_NS:
@@ -212,10 +229,25 @@ class Runtime:
         since = now - self._collected_at
         if since >= FULL_COLLECTION_S and (since >= 10 * FULL_COLLECTION_S or not self._store.busy):
             self._collected_at = now
-            gc.collect()
+            self._collect_generation(2)
             # What survived lives long: the next full collection need not look at it again.
             gc.freeze()
             return
         young, collected, _ = gc.get_count()
         if young > YOUNG_COUNT:
-            gc.collect(1 if collected >= MIDDLE_EVERY else 0)
+            self._collect_generation(1 if collected >= MIDDLE_EVERY else 0)
+
+    def _collect_generation(self, generation: int) -> None:
+        began = time.perf_counter_ns()
+        gc.collect(generation)
+        self.collections += 1
+        self.collection_max_ns = max(self.collection_max_ns, time.perf_counter_ns() - began)
+
+
+def _memory_bytes() -> int:
+    """Resident memory of this process, shared pages included; 0 where the kernel does not tell."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as statm:
+            return int(statm.read(128).split()[1]) * PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return 0

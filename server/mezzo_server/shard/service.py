@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mezzo_server.blockstore.api import GetChunk, GetDone, PutChunk, PutDone, Scope
-from mezzo_server.blockstore.io import Device, Job
+from mezzo_server.blockstore.io import Device, DeviceTime, Job
 from mezzo_server.config import Limits
+from mezzo_server.metrics.measures import Measures
 from mezzo_server.shard.leases import LeaseTable
 from mezzo_server.shard.regions import Offload, RegionRegistry, run_here
 from mezzo_server.staging import StagingPool
@@ -17,6 +18,34 @@ if TYPE_CHECKING:
     from mezzo_server.blockstore.put import PutTicket
     from mezzo_server.blockstore.store import BlockStore
     from mezzo_server.shard.session import Session
+
+
+DEVICE_NUMBERS = (
+    "segments_total",
+    "segments_free",
+    "segments_open",
+    "segments_sealing",
+    "segments_sealed",
+    "segments_reclaiming",
+    "segments_retired",
+    "transfers_in_flight",
+    "transfers_waiting",
+    "bytes_written",
+)
+"""Told as sums over the devices."""
+DEVICE_NUMBERS_EACH = (
+    "bytes_total",
+    "bytes_live",
+    "segments_total",
+    "segments_free",
+    "segments_retired",
+    "transfers_in_flight",
+    "transfers_waiting",
+    "io_errors",
+    "bytes_written",
+)
+"""Told of each device, as ``device_0_bytes_total``."""
+DEVICES_TOLD = 32
 
 
 class Service:
@@ -63,9 +92,10 @@ class Service:
             offload=offload,
         )
         self.sessions: set[Session] = set()
+        self.measures = Measures()
+        self._began = now()
         self.counters: dict[str, int] = dict.fromkeys(
             (
-                "requests",
                 "errors",
                 "busy",
                 "cancelled",
@@ -81,17 +111,30 @@ class Service:
         return Scope(self.tenant, digest)
 
     def get(
-        self, scope: Scope, chunks: Sequence[GetChunk], done: GetDone, *, first_part: int, part_count: int
+        self,
+        scope: Scope,
+        chunks: Sequence[GetChunk],
+        done: GetDone,
+        *,
+        first_part: int,
+        part_count: int,
+        time: DeviceTime | None = None,
     ) -> None:
         """`BlockStore.get`, and let the runtime submit what it queued."""
-        self.store.get(scope, chunks, done, first_part=first_part, part_count=part_count)
+        self.store.get(scope, chunks, done, first_part=first_part, part_count=part_count, time=time)
         self.poke()
 
     def put(
-        self, scope: Scope, chunks: Sequence[PutChunk], done: PutDone, *, deadline: float | None
+        self,
+        scope: Scope,
+        chunks: Sequence[PutChunk],
+        done: PutDone,
+        *,
+        deadline: float | None,
+        time: DeviceTime | None = None,
     ) -> PutTicket:
         """`BlockStore.put`, and let the runtime submit what it queued."""
-        ticket = self.store.put(scope, chunks, done, deadline=deadline)
+        ticket = self.store.put(scope, chunks, done, deadline=deadline, time=time)
         self.poke()
         return ticket
 
@@ -113,9 +156,6 @@ class Service:
             "bytes_total": sum(device.bytes_total for device in report.devices),
             "devices": len(report.devices),
             "devices_fenced": sum(device.state != "serving" for device in report.devices),
-            "segments_total": sum(device.segments_total for device in report.devices),
-            "segments_free": sum(device.segments_free for device in report.devices),
-            "segments_retired": sum(device.segments_retired for device in report.devices),
             "connections": len(self.sessions),
             "requests_in_flight": sum(len(session.requests) for session in self.sessions),
             "regions": self.regions.count,
@@ -125,8 +165,24 @@ class Service:
             "leased_bytes": self.leases.bytes_leased,
             "staging_bytes": self.staging.total_bytes,
             "staging_free_bytes": self.staging.free_bytes,
+            "staging_waiting": self.staging.requests_waiting,
+            "store_staging_bytes": self.store.staging.total_bytes,
+            "store_staging_free_bytes": self.store.staging.free_bytes,
+            "store_staging_waiting": self.store.staging.requests_waiting,
+            "workers_in_flight": self.store.workers.in_flight,
+            "leased_bytes_max": self.leases.bytes_max,
+            "regions_bytes_max": self.limits.region_bytes_total_max,
+            "uptime_s": round(self.now() - self._began, 3),
         }
+        for name in DEVICE_NUMBERS:
+            numbers[name] = sum(getattr(device, name) for device in report.devices)
+        for place, device in enumerate(report.devices[:DEVICES_TOLD]):
+            numbers[f"device_{place}_fenced"] = int(device.state.startswith("fenced"))
+            for name in DEVICE_NUMBERS_EACH:
+                numbers[f"device_{place}_{name}"] = getattr(device, name)
         numbers.update(report.counters)
         numbers.update(self.counters)
+        numbers.update(self.measures.numbers())
+        numbers["requests"] = self.measures.count + numbers["requests_in_flight"]
         numbers.update(self._numbers())
         return numbers

@@ -6,6 +6,7 @@ from frame to ring: `Session._get` here, `ShmGet` in shm_transfer.py, `BlockStor
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +25,7 @@ from mezzo.protocol.messages import (
     Deleted,
     ErrorReply,
     Get,
+    Got,
     Hello,
     Kind,
     LookedUp,
@@ -44,6 +46,7 @@ from mezzo.protocol.messages import (
     Stated,
     Welcome,
 )
+from mezzo_server.metrics.measures import SECONDS
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.regions import Region, RegionTable
 from mezzo_server.shard.request import Request, bitmap
@@ -106,6 +109,10 @@ class Session:
         self._window_used = 0
         self._window_waiting: deque[Callable[[], None]] = deque()
         self._turn: list[TcpPut] = []
+        self._received = 0.0
+        """when the frame came that is being acted on; 0: a request took it over"""
+        self._now = service.now
+        self._durations = service.measures.duration
         self._handlers: dict[Kind, Callable[[int, Any], None]] = {
             Kind.PING: self._ping,
             Kind.LOOKUP: self._lookup,
@@ -134,16 +141,23 @@ class Session:
             return self._put_data(frame)
         if kind is Kind.REFUSE:
             raise ProtocolError("the client ended the connection")
-        self.service.counters["requests"] += 1
+        self._received = began = self._now()
         if isinstance(frame.body, Hello):
             self._hello(frame.request_id, frame.body)
-            return None
-        try:
-            self._handlers[kind](frame.request_id, frame.body)
-        except ProtocolError:
-            raise
-        except MezzoError as error:
-            self._send_error(frame.request_id, error)
+        else:
+            try:
+                self._handlers[kind](frame.request_id, frame.body)
+            except ProtocolError:
+                raise
+            except MezzoError as error:
+                self.service.measures.failed[kind] += 1
+                self._send_error(frame.request_id, error)
+        if self._received:
+            # It was answered at once. `Histogram.observe`, written out: a call would cost as much again.
+            duration = self._durations[kind]
+            seconds = self._now() - began
+            duration.counts[bisect_left(SECONDS, seconds)] += 1
+            duration.total += seconds
         return None
 
     def turn_ended(self) -> None:
@@ -172,6 +186,7 @@ class Session:
         """A request starts. Busy over ``requests_max``."""
         self.state.begin(request.id, request.kind)
         self.requests[request.id] = request
+        request.began, self._received = self._received or self._now(), 0.0
 
     def holds(self, request: Request) -> bool:
         """Whether ``request`` has not ended."""
@@ -181,16 +196,20 @@ class Session:
         """A request ends with this answer, or with CANCELLED if the client gave it up."""
         self._forget(request)
         if request.cancelled:
-            self._send_cancelled(request.id)
-        else:
-            self._send(kind, request.id, body)
+            self._send_cancelled(request)
+            return
+        if isinstance(body, Got):
+            transport = "tcp" if request.region is None else "shm"
+            self.service.measures.bytes_out[transport] += sum(body.lengths)
+        self._send(kind, request.id, body)
 
     def end_with_error(self, request: Request, error: MezzoError) -> None:
         """A request ends with an error, or with CANCELLED if the client gave it up."""
         self._forget(request)
         if request.cancelled:
-            self._send_cancelled(request.id)
+            self._send_cancelled(request)
         else:
+            self.service.measures.failed[request.kind] += 1
             self._send_error(request.id, error)
 
     def grant(self, request: Request, frame: bytes, indexes: Sequence[int]) -> None:
@@ -309,7 +328,7 @@ class Session:
             request.finish(Kind.DELETED, Deleted(count, bits))
 
         try:
-            self.service.store.delete(self.scope, body.keys, done)
+            self.service.store.delete(self.scope, body.keys, done, time=request)
         except MezzoError as error:
             request.fail(error)
         self.service.poke()
@@ -349,7 +368,8 @@ class Session:
     def _cancel(self, request_id: int, body: Body) -> None:
         request = self.requests.get(request_id)
         if request is None:
-            self._send_cancelled(request_id)
+            self.service.counters["cancelled"] += 1
+            self._send(Kind.CANCELLED, request_id, Cancelled())
             return
         if isinstance(request, TcpPut):
             # ServerConnection forgot what was granted: none of it may come any more.
@@ -367,18 +387,21 @@ class Session:
         del self.requests[request.id]
         if not self.closed:
             self.state.end(request.id)
+        self.service.measures.ended(request.kind, self._now() - request.began, request)
 
     def _send(self, kind: Kind, request_id: int, body: Body) -> None:
         if not self.closed:
             self.link.send(encode(kind, request_id, body))
 
-    def _send_cancelled(self, request_id: int) -> None:
+    def _send_cancelled(self, request: Request) -> None:
         self.service.counters["cancelled"] += 1
-        self._send(Kind.CANCELLED, request_id, Cancelled())
+        self.service.measures.cancelled[request.kind] += 1
+        self._send(Kind.CANCELLED, request.id, Cancelled())
 
     def _send_error(self, request_id: int, error: MezzoError) -> None:
         retry_after_ms = 0
         self.service.counters["errors"] += 1
+        self.service.measures.errors[error.code] += 1
         if isinstance(error, Busy):
             self.service.counters["busy"] += 1
             retry_after_ms = max(1, round(error.retry_after_s * 1000))

@@ -120,7 +120,12 @@ class ShmGet(ShmRequest):
             self.slice_ended(nbytes)
 
         self.session.service.get(
-            self.session.scope, chunks, done, first_part=self.first_part, part_count=self.part_count
+            self.session.scope,
+            chunks,
+            done,
+            first_part=self.first_part,
+            part_count=self.part_count,
+            time=self,
         )
 
     def complete(self) -> None:
@@ -174,10 +179,11 @@ class ShmPut(ShmRequest):
                 self.tickets.remove(ticket)
                 ticket = None  # it holds this function: no work for the garbage collector
             self.statuses[first:last] = outcome.statuses
+            count_stored(self.session, "shm", chunks, outcome)
             self.put_error = self.put_error or outcome.error
             self.slice_ended(nbytes)
 
-        begun = self.session.service.put(self.session.scope, chunks, done, deadline=self.deadline)
+        begun = self.session.service.put(self.session.scope, chunks, done, deadline=self.deadline, time=self)
         if not ended:
             ticket = begun
             self.tickets.append(begun)
@@ -185,6 +191,15 @@ class ShmPut(ShmRequest):
     def complete(self) -> None:
         """Say what was stored."""
         answer_put(self, self.statuses, self.put_error)
+
+
+def count_stored(session: Session, transport: str, chunks: Sequence[PutChunk], outcome: PutOutcome) -> None:
+    """Count the bytes of those chunks that were stored."""
+    stored = 0
+    for chunk, status in zip(chunks, outcome.statuses, strict=True):
+        if status is PutStatus.STORED:
+            stored += sum(chunk.parts)
+    session.service.measures.bytes_in[transport] += stored
 
 
 def check_source(nbytes: int, parts: Sequence[int]) -> None:

@@ -277,7 +277,11 @@ class TcpGet(Request):
             index = self._next_index
             self._next_index += 1
             stream = store.stream(
-                self.session.scope, body.keys[index], first_part=body.first_part, part_count=body.part_count
+                self.session.scope,
+                body.keys[index],
+                first_part=body.first_part,
+                part_count=body.part_count,
+                time=self,
             )
             if stream is None:
                 continue

@@ -19,7 +19,7 @@ from mezzo.protocol.messages import Kind, Put, PutData, PutGrant
 from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus
 from mezzo_server.memory import Span
 from mezzo_server.shard.request import Request, check_lengths, parts_of
-from mezzo_server.shard.shm_transfer import put_done
+from mezzo_server.shard.shm_transfer import count_stored, put_done
 
 if TYPE_CHECKING:
     from mezzo_server.blockstore.put import PutTicket
@@ -202,6 +202,7 @@ class TcpPut(Request):
                 ticket = None  # it holds this function: no work for the garbage collector
             self._in_store -= len(batch)
             self._error = self._error or outcome.error
+            count_stored(self.session, "tcp", chunks, outcome)
             for (index, _, _), status in zip(batch, outcome.statuses, strict=True):
                 self._statuses[index] = status
             for _, span, _ in batch:
@@ -210,7 +211,9 @@ class TcpPut(Request):
 
         self._in_store += len(batch)
         try:
-            begun = self.session.service.put(self.session.scope, chunks, done, deadline=self.deadline)
+            begun = self.session.service.put(
+                self.session.scope, chunks, done, deadline=self.deadline, time=self
+            )
         except MezzoError as error:
             self._in_store -= len(batch)
             self._error = self._error or error
