@@ -173,8 +173,7 @@ class Deletes:
         serving = {copy.log for copy in copies if copy.log.fenced is None}
         if serving:
             return serving
-        logs = self.context.logs
-        return {next((log for log in logs if log.fenced is None), logs[0])}
+        return {self.context.log_for_tombstones()}
 
     async def bury(
         self, namespace: NamespaceIndex, groups: Mapping[DeviceLog, list[Burial]], *, flush: bool = True

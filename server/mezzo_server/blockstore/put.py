@@ -207,6 +207,7 @@ class _Group:
     """Chunks of one request that become one record."""
 
     __slots__ = (
+        "_align_bytes",
         "_bounced",
         "_entries",
         "_left",
@@ -227,12 +228,13 @@ class _Group:
         self._entries: list[record.Entry] = []
         self._spans: list[list[Span]] = []
         self._bounced: list[bool] = []
+        self._align_bytes = 0
         self._left = 0
 
     def begin(self) -> None:
         """Ask for staging memory: the header, tails that do not fill a block, what is not aligned."""
         ticket = self._ticket
-        align = max(log.device.memory_align_bytes for log in ticket._puts.context.logs)
+        align = self._align_bytes = max(log.device.memory_align_bytes for log in ticket._puts.context.logs)
         size = 0
         for number in self._numbers:
             chunk = ticket._chunks[number]
@@ -322,6 +324,7 @@ class _Group:
             self._ended,
             deadline=ticket._deadline,
             time=ticket._time,
+            align_bytes=self._align_bytes,
         )
         ticket._puts.writer.write(self._write)
 

@@ -14,22 +14,19 @@ from collections.abc import Callable
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.delete import Deletes, Tombstone
-from mezzo_server.blockstore.device_log import RESERVE_SEGMENTS, DeviceLog
+from mezzo_server.blockstore.device_log import RESERVE_SEGMENTS, DeviceLog, Role
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
-from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import Op, Transfer
-from mezzo_server.blockstore.put import GROUP_SEGMENT_SHARE, record_weight
-from mezzo_server.blockstore.segment import Purpose, Segment, State
+from mezzo_server.blockstore.put import GROUP_SEGMENT_SHARE
+from mezzo_server.blockstore.rewrite import BATCH_BYTES, BATCH_CHUNKS, Rewriter, batches, namespace_of
+from mezzo_server.blockstore.segment import Segment, State
 from mezzo_server.blockstore.tasks import Event
-from mezzo_server.blockstore.writer import RecordWrite, Writer
-from mezzo_server.memory import Memory, Span
+from mezzo_server.blockstore.writer import Writer
 
 FREE_SHARE = 0.02
 """Reclaim keeps this share of a device's segments free, and at least `FREE_MIN` beyond the reserve."""
 FREE_MIN = 2
-BATCH_BYTES = 2 << 20
-BATCH_CHUNKS = 128
 STEP_ENTRIES = 512
 """Entries looked at in one turn."""
 PINNED_SHARE_MAX = 0.75
@@ -57,7 +54,7 @@ class Reclaim:
         """`Context.changes` when all segments had been rewritten and no space was gained"""
         self._draining: Segment | None = None
         self._drains_since = 0.0
-        self._buffer: Memory | None = None
+        self._rewriter = Rewriter(context, log, writer, deletes)
 
     @property
     def free_target(self) -> int:
@@ -83,7 +80,7 @@ class Reclaim:
     def _wanted(self) -> bool:
         log = self._log
         short = len(log.free) < self.free_target or log.retiring
-        return short and log.fenced is None and not self._context.closing
+        return short and log.role is Role.SERVING and log.fenced is None and not self._context.closing
 
     async def _run(self) -> None:
         log = self._log
@@ -148,18 +145,9 @@ class Reclaim:
         log.limbo.add(victim.life)
         self._context.counters["segments_reclaimed"] += 1
         keep, tombstones = await self._sort(victim)
-        size = 0
-        batch: list[int] = []
         most = min(BATCH_BYTES, log.superblock.segment_bytes // GROUP_SEGMENT_SHARE)
-        for number in sorted(keep, key=lambda number: victim.table.block[number]):
-            weight = record_weight(victim.table.part_lengths(number))
-            if batch and (size + weight > most or len(batch) >= BATCH_CHUNKS):
-                await self._rewrite(victim, batch)
-                batch, size = [], 0
-            batch.append(number)
-            size += weight
-        if batch:
-            await self._rewrite(victim, batch)
+        for batch in batches(victim, keep, most):
+            await self._rewriter.move(victim, batch)
         # Leased after it was looked at, or not to be rewritten for want of space: still here.
         if victim.live_count and await self._evict_rest(victim):
             return self._give_up(victim)
@@ -176,7 +164,7 @@ class Reclaim:
         # Also if nothing was rewritten now: survivors of an attempt that was given up may be unflushed.
         if await log.flushed() is not None:
             return False
-        return await self._free(victim)
+        return await self.free(victim)
 
     def _give_up(self, victim: Segment) -> bool:
         if self._log.fenced is None:
@@ -225,7 +213,7 @@ class Reclaim:
         return keep, tombstones
 
     def _evict(self, victim: Segment, number: int) -> None:
-        namespace = self._namespace(victim, number)
+        namespace = namespace_of(self._context, victim, number)
         key = victim.table.keys[number]
         # A lease may have come since, and a key that is being deleted is not ours to touch.
         if key not in namespace.pins and self._context.forget(namespace, key, victim, number):
@@ -240,127 +228,18 @@ class Reclaim:
                 await self._context.later.turn()
             if not victim.table.parts[number]:
                 continue
-            namespace = self._namespace(victim, number)
+            namespace = namespace_of(self._context, victim, number)
             if namespace.get(victim.table.keys[number]) == victim.base + number:
                 self._evict(victim, number)
                 if namespace.get(victim.table.keys[number]) == victim.base + number:
                     late.append(number)
         for number in late:
-            await self._rewrite(victim, [number])
+            await self._rewriter.move(victim, [number])
         return victim.live_count > 0
-
-    def _namespace(self, victim: Segment, number: int) -> NamespaceIndex:
-        return self._context.index.peek(victim.table.scopes[victim.table.scope[number]])
-
-    # -- rewriting ---------------------------------------------------------------------------
-
-    async def _rewrite(self, victim: Segment, numbers: list[int]) -> None:
-        """Read, verify and write again; the chunks move when the new record counts."""
-        table = victim.table
-        by_namespace: defaultdict[int, list[int]] = defaultdict(list)
-        for number in numbers:
-            by_namespace[table.scope[number]].append(number)
-        for group in by_namespace.values():
-            namespace = self._namespace(victim, group[0])
-            claimed = [number for number in group if self._claim(namespace, victim, number)]
-            good = await self._read(victim, namespace, claimed)
-            if good:
-                await self._write(victim, namespace, good)
-            for number in claimed:
-                namespace.end(table.keys[number])
-
-    def _claim(self, namespace: NamespaceIndex, victim: Segment, number: int) -> bool:
-        key = victim.table.keys[number]
-        if key in namespace.busy or namespace.get(key) != victim.base + number:
-            return False
-        namespace.begin(key)
-        return True
-
-    async def _read(
-        self, victim: Segment, namespace: NamespaceIndex, numbers: list[int]
-    ) -> list[tuple[int, Span]]:
-        """The chunks' blocks in our buffer, verified; what does not verify is lost."""
-        context = self._context
-        table = victim.table
-        sizes = [blocks_of(table.length[number]) * BLOCK_BYTES for number in numbers]
-        buffer = self._room(sum(sizes))
-        good: list[tuple[int, Span]] = []
-        at = 0
-        events = []
-        for number, size in zip(numbers, sizes, strict=True):
-            span = buffer.span(at, size)
-            at += size
-            event: Event[Transfer] = Event()
-            victim.hold()
-            offset = victim.offset + table.block[number] * BLOCK_BYTES
-            self._log.transfer(Op.READ, offset, (span,), event)
-            events.append((number, span, event))
-        for number, span, event in events:
-            transfer = await event
-            victim.release()
-            key = table.keys[number]
-            if transfer.result >= 0:
-                verdict: Event[bool] = Event()
-                lengths, checksums = table.part_lengths(number), table.part_checksums(number)
-                seed = context.seed(namespace, key)
-                context.verify(seed, 0, lengths, checksums, [span.part(0, table.length[number])], verdict)
-                if await verdict:
-                    good.append((number, span))
-                    continue
-                # server memory only, so there is nobody to have scribbled: it is confirmed
-                context.counters["chunks_corrupt"] += 1
-                victim.suspects.append((table.block[number], blocks_of(table.length[number])))
-            else:
-                self._log.io_error(victim, -transfer.result, "read of a survivor")
-            if context.forget(namespace, key, victim, number):
-                context.counters["chunks_lost"] += 1
-            blockers = self._deletes.blockers(namespace, key, victim.life, context.limbo())
-            await self._deletes.bury(namespace, {self._log: [(key, blockers)]}, flush=False)
-        return good
-
-    def _room(self, size: int) -> Memory:
-        """Our own buffer, so that reclaim never waits for staging that waits for reclaim."""
-        need = max(size, BATCH_BYTES)
-        if self._buffer is None or self._buffer.length < need:
-            if self._buffer is not None:
-                self._buffer.close()
-            self._buffer = Memory.anonymous(need)
-        return self._buffer
-
-    async def _write(self, victim: Segment, namespace: NamespaceIndex, good: list[tuple[int, Span]]) -> None:
-        context = self._context
-        table = victim.table
-        entries = [table.entry(number) for number, _ in good]
-        header = Memory.anonymous(blocks_of(record.header_bytes(entries)) * BLOCK_BYTES)
-        event: Event[Exception | None] = Event()
-        payloads = [(span,) for _, span in good]
-        deadline = context.now() + context.options.put_wait_s
-        write = RecordWrite(
-            namespace.scope, entries, payloads, header.span(), event, Purpose.SURVIVORS, self._log, deadline
-        )
-        self._writer.write(write)
-        error = await event
-        header.close()
-        if error is not None:
-            if write.began:
-                for number, _ in good:
-                    namespace.shade(table.keys[number], write.segment.life)
-            return
-        segment = write.segment
-        for new, (number, _) in zip(write.numbers, good, strict=True):
-            key = table.keys[number]
-            if context.forget(namespace, key, victim, number):
-                segment.table.touched[new] = context.policy.rewritten(table.touched[number])
-                context.appear(namespace, key, segment, new)
-            else:
-                # lost while it was rewritten: the new copy must not outlive the old one's tombstone
-                namespace.shade(key, segment.life)
-        context.counters["chunks_rewritten"] += len(good)
-        context.counters["rewritten_bytes"] += sum(entry.length for entry in entries)
 
     # -- the end of a life -------------------------------------------------------------------
 
-    async def _free(self, victim: Segment) -> bool:
+    async def free(self, victim: Segment) -> bool:
         """Nothing points here any more: erase the header, then free or retire the segment."""
         log = self._log
         if victim.suspects and not victim.retire and not await self._try_out(victim):
@@ -380,7 +259,7 @@ class Reclaim:
 
     async def _try_out(self, victim: Segment) -> bool:
         """Write a pattern where mismatches were confirmed and read it back: does the place hold bytes?"""
-        buffer = self._room(TRY_BYTES)
+        buffer = self._rewriter.room(TRY_BYTES)
         for block, count in victim.suspects:
             for start in range(0, count * BLOCK_BYTES, TRY_BYTES):
                 size = min(TRY_BYTES, count * BLOCK_BYTES - start)

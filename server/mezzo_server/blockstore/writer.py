@@ -14,17 +14,19 @@ from functools import partial
 from mezzo.errors import Busy, DeviceFailed, FormatError
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.context import Context
-from mezzo_server.blockstore.device_log import DeviceLog
+from mezzo_server.blockstore.device_log import DeviceLog, Role
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.options import Durability
 from mezzo_server.blockstore.segment import Purpose, Segment
 from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX
-from mezzo_server.memory import Span
+from mezzo_server.memory import PAGE_BYTES, Span
 
 TRANSFER_BYTES = 1 << 20
 """A record's payloads go out in transfers of about this size, never splitting a chunk's span."""
+SPARE_BLOCKS = 16
+"""of a segment, for its header and table: what is larger is not tried where segments are small"""
 
 Written = Callable[[Exception | None], None]
 
@@ -39,12 +41,14 @@ class RecordWrite:
     __slots__ = (
         "_error",
         "_left",
+        "align_bytes",
         "began",
         "deadline",
         "done",
         "entries",
         "header",
         "log",
+        "not_on",
         "numbers",
         "payloads",
         "purpose",
@@ -64,6 +68,9 @@ class RecordWrite:
         log: DeviceLog | None = None,
         deadline: float = float("inf"),
         time: DeviceTime | None = None,
+        *,
+        not_on: DeviceLog | None = None,
+        align_bytes: int = PAGE_BYTES,
     ) -> None:
         self.scope = scope
         self.entries = entries
@@ -73,6 +80,10 @@ class RecordWrite:
         self.purpose = purpose
         self.log = log
         """the device it must go to; None: any"""
+        self.not_on = not_on
+        """the device it must not go to"""
+        self.align_bytes = align_bytes
+        """what its memory is aligned to at least: a device that came meanwhile may ask for more"""
         self.deadline = deadline
         self.time = time
         self.segment: Segment
@@ -143,10 +154,9 @@ class Writer:
 
     def _try(self, write: RecordWrite) -> bool:
         """Begin the write if there is room (or none will ever come: then it fails)."""
-        logs = [write.log] if write.log is not None else self._context.logs
-        serving = [log for log in logs if log.fenced is None]
+        serving = self._candidates(write)
         if not serving:
-            failure = logs[0].failure()
+            failure = (write.log or self._context.logs[0]).failure()
             self._context.later.add(lambda: write.done(failure))
             return True
         blocks = write.blocks
@@ -160,6 +170,25 @@ class Writer:
                 self._begin(write, log, *place, blocks)
                 return True
         return False
+
+    def _candidates(self, write: RecordWrite) -> list[DeviceLog]:
+        """The devices that it may go to."""
+        if write.log is not None:
+            return [] if write.log.fenced is not None else [write.log]
+        logs = self._context.logs
+        serving = [log for log in logs if log.takes_chunks and log is not write.not_on]
+        if len(serving) > 1:
+            need = write.blocks + SPARE_BLOCKS
+            fit = [
+                log
+                for log in serving
+                if need <= log.segment_blocks and log.device.memory_align_bytes <= write.align_bytes
+            ]
+            return fit or serving
+        if not serving and write.not_on is None:
+            # All others failed: better on a device that is being drained than nowhere.
+            return [log for log in logs if log.fenced is None and log.role is Role.DRAINING]
+        return serving
 
     def _begin(self, write: RecordWrite, log: DeviceLog, segment: Segment, block: int, blocks: int) -> None:
         context = self._context
