@@ -59,6 +59,10 @@ class InlineWorkers(Workers):
         """XXH3-64 of ``source`` in order."""
         return checksum_spans(source, seed)
 
+    def copy_checksum(self, source: Sequence[Span], target: Sequence[Span], seed: int) -> int:
+        """Copy; XXH3-64 of what arrived."""
+        return copy_checksum_spans(source, target, seed)
+
     def close(self) -> None:
         """Refuse further jobs."""
         self._closed = True
@@ -76,6 +80,7 @@ class NativeWorkers(Workers):
 
         self._pool = pool.Pool(threads, jobs_max=jobs_max)
         self._checksum = pool.checksum
+        self._copy_checksum = pool.copy_checksum
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Begin all of them; InvalidArgument (and none begun) for one that breaks the contract."""
@@ -103,6 +108,10 @@ class NativeWorkers(Workers):
     def checksum(self, source: Sequence[Span], seed: int) -> int:
         """XXH3-64 at once; over 32 KiB the interpreter lock is released meanwhile."""
         return self._checksum(source, seed)
+
+    def copy_checksum(self, source: Sequence[Span], target: Sequence[Span], seed: int) -> int:
+        """Copy and XXH3-64 at once; over 16 KiB the interpreter lock is released meanwhile."""
+        return self._copy_checksum(source, target, seed)
 
     def close(self) -> None:
         """Let what is in flight end (it may still be reaped), end the threads."""
@@ -152,6 +161,10 @@ class ThreadWorkers(Workers):
         """XXH3-64 at once."""
         return checksum_spans(source, seed)
 
+    def copy_checksum(self, source: Sequence[Span], target: Sequence[Span], seed: int) -> int:
+        """Copy; XXH3-64 of what arrived."""
+        return copy_checksum_spans(source, target, seed)
+
     def close(self) -> None:
         """Let what is in flight end (it may still be reaped), end the threads."""
         self._closed = True
@@ -194,6 +207,8 @@ def run_job(job: Job) -> int:
         case Task.COPY:
             copy_spans(job.source, job.target)
             return 0
+        case Task.COPY_CHECKSUM:
+            return copy_checksum_spans(job.source, job.target, job.seed)
         case Task.ZERO:
             for span in job.target:
                 ctypes.memset(span.address, 0, span.length)
@@ -232,6 +247,14 @@ def copy_spans(source: Sequence[Span], target: Sequence[Span]) -> None:
             to_address, to_length = to_address + count, to_length - count
 
 
+def copy_checksum_spans(source: Sequence[Span], target: Sequence[Span], seed: int) -> int:
+    """Copy as `copy_spans` does; XXH3-64 of the bytes as they are in ``target``."""
+    if sum(span.length for span in source) != sum(span.length for span in target):
+        raise InvalidArgument("a copy between lists of unequal totals")
+    copy_spans(source, target)
+    return checksum_spans(target, seed)
+
+
 def _descriptor_io(job: Job, spans: Sequence[Span], move: Callable[[int, list[memoryview], int], int]) -> int:
     """All bytes of ``spans`` by as many calls as it takes; short only at the end of the file."""
     moved = 0
@@ -256,7 +279,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
             for span in spans:
                 if span.offset < 0 or span.length < 0 or span.offset + span.length > span.memory.length:
                     raise InvalidArgument(f"span {span.offset}+{span.length} is outside of its memory")
-        if job.task == Task.COPY:
+        if job.task in (Task.COPY, Task.COPY_CHECKSUM):
             from_bytes = sum(span.length for span in job.source)
             to_bytes = sum(span.length for span in job.target)
             if from_bytes != to_bytes:

@@ -85,6 +85,27 @@ class WorkersContract:
         assert b"".join(bytes(span.view) for span in pieces) == b"".join(bytes(span.view) for span in source)
         assert sum(bytes(target.view)[1:9000]) == 0
 
+    @pytest.mark.parametrize("length", [0, 1, 100, 4097, 131_072, 131_073, 700_001])
+    def test_copy_checksum(self, workers, memory, length):
+        target = Memory.anonymous(1 << 20)
+        expected = xxhash.xxh3_64_intdigest(bytes(memory.view[5 : 5 + length]), 77)
+        source, pieces = (memory.span(5, length),), (target.span(64, length),)
+        assert do(workers, Task.COPY_CHECKSUM, source=source, target=pieces, seed=77) == expected
+        assert bytes(target.view[64 : 64 + length]) == bytes(memory.view[5 : 5 + length])
+        assert sum(target.view[:64]) + sum(bytes(target.view[64 + length :])) == 0
+        # split in any way, and at once
+        source = (memory.span(5, length // 3), memory.span(5 + length // 3, length - length // 3))
+        pieces = (
+            target.span(64, length // 2),
+            target.span(90_000, 0),
+            target.span(100 + length // 2, length - length // 2),
+        )
+        assert do(workers, Task.COPY_CHECKSUM, source=source, target=pieces, seed=77) == expected
+        assert workers.copy_checksum(source, pieces, 77) == expected
+        assert b"".join(bytes(span.view) for span in pieces) == bytes(memory.view[5 : 5 + length])
+        with pytest.raises(InvalidArgument):
+            workers.copy_checksum(source, (target.span(0, length + 1),), 77)
+
     def test_zero(self, workers, memory):
         before = bytes(memory.view)
         assert do(workers, Task.ZERO, target=(memory.span(10, 20), memory.span(500, 100_000))) == 0
@@ -153,6 +174,7 @@ class WorkersContract:
         good = Job(Task.ZERO, target=(memory.span(),))
         for wrong in (
             Job(Task.COPY, source=(memory.span(0, 10),), target=(memory.span(20, 11),)),
+            Job(Task.COPY_CHECKSUM, source=(memory.span(0, 10),), target=(memory.span(20, 11),)),
             Job(Task.FD_READ, target=(memory.span(0, 10),)),
             Job(Task.FD_WRITE, source=(memory.span(0, 10),), fd=1, offset=-1),
             Job(Task.CHECKSUM, source=(Span(memory, memory.length - 5, 10),)),

@@ -36,6 +36,7 @@ cdef extern from "threads.h" nogil:
         MEZZO_ZERO
         MEZZO_FD_READ
         MEZZO_FD_WRITE
+        MEZZO_COPY_CHECKSUM
     cdef struct mezzo_job:
         mezzo_job *next
         void *owner
@@ -107,9 +108,9 @@ cdef int64_t set_up(mezzo_job *job, int task, object source, object target) exce
     try:
         from_bytes = fill(job.source, source)
         to_bytes = fill(job.target, target)
-        if task < MEZZO_CHECKSUM or task > MEZZO_FD_WRITE:
+        if task < MEZZO_CHECKSUM or task > MEZZO_COPY_CHECKSUM:
             raise InvalidArgument(f"unknown task {task}")
-        if task == MEZZO_COPY and from_bytes != to_bytes:
+        if task in (MEZZO_COPY, MEZZO_COPY_CHECKSUM) and from_bytes != to_bytes:
             raise InvalidArgument(f"copy of {from_bytes} bytes into {to_bytes}")
     except BaseException:
         clear(job)
@@ -146,6 +147,15 @@ def copy(source, target):
     cdef mezzo_job job
     cdef int64_t total = set_up(&job, MEZZO_COPY, source, target)
     run_now(&job, total)
+
+
+def copy_checksum(source, target, uint64_t seed):
+    """Copy as `copy` does; XXH3-64 with ``seed`` of the bytes as they are in ``target``."""
+    cdef mezzo_job job
+    cdef int64_t total = set_up(&job, MEZZO_COPY_CHECKSUM, source, target)
+    job.seed = seed
+    run_now(&job, total)
+    return job.result
 
 
 def zero(target):
@@ -255,7 +265,7 @@ cdef class Pool:
             job.seed = item.seed
             job.fd = item.fd
             job.offset = item.offset
-            if job.task >= MEZZO_FD_READ and (job.fd < 0 or job.offset < 0):
+            if job.task in (MEZZO_FD_READ, MEZZO_FD_WRITE) and (job.fd < 0 or job.offset < 0):
                 raise InvalidArgument(f"{item.task!r} on descriptor {job.fd} at {job.offset}")
         except BaseException:
             clear(job)
@@ -295,7 +305,7 @@ cdef class Pool:
             job = self.ended
             self.ended = job.next
             item = <object> job.owner
-            if job.task == MEZZO_CHECKSUM:
+            if job.task in (MEZZO_CHECKSUM, MEZZO_COPY_CHECKSUM):
                 item.result = job.result
             else:
                 item.result = job.moved

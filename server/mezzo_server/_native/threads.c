@@ -85,6 +85,10 @@ void mezzo_job_run(struct mezzo_job *job)
     case MEZZO_COPY:
         copy_pieces(job);
         break;
+    case MEZZO_COPY_CHECKSUM:
+        job->result =
+            mezzo_copy_hash(job->source, job->source_count, job->target, job->target_count, job->seed);
+        break;
     case MEZZO_ZERO:
         for (size_t index = 0; index < job->target_count; index++)
             memset(job->target[index].iov_base, 0, job->target[index].iov_len);

@@ -10,7 +10,14 @@
 #include <sys/uio.h>
 
 /* Numbers of mezzo_server.blockstore.io.Task. */
-enum { MEZZO_CHECKSUM = 0, MEZZO_COPY = 1, MEZZO_ZERO = 2, MEZZO_FD_READ = 3, MEZZO_FD_WRITE = 4 };
+enum {
+    MEZZO_CHECKSUM = 0,
+    MEZZO_COPY = 1,
+    MEZZO_ZERO = 2,
+    MEZZO_FD_READ = 3,
+    MEZZO_FD_WRITE = 4,
+    MEZZO_COPY_CHECKSUM = 5
+};
 
 struct mezzo_job {
     struct mezzo_job *next;
@@ -23,7 +30,7 @@ struct mezzo_job {
     struct iovec *target;
     size_t source_count;
     size_t target_count;
-    uint64_t result;      /* of CHECKSUM */
+    uint64_t result;      /* of CHECKSUM and COPY_CHECKSUM */
     int64_t moved;        /* of all others: bytes, 0, or -errno */
     struct iovec room[4]; /* for jobs of few pieces: source, then target */
 };

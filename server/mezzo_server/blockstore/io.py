@@ -137,13 +137,16 @@ class Task(IntEnum):
     ZERO = 2
     FD_READ = 3
     FD_WRITE = 4
+    COPY_CHECKSUM = 5
 
 
 class Job:
     """Work on memory, done off the loop with the interpreter lock released.
 
     CHECKSUM: XXH3-64 of ``source`` spans in order with ``seed``; ``result`` is the digest.
-    COPY: ``source`` to ``target``, equal totals, any split.  ZERO: fills ``target``.
+    COPY: ``source`` to ``target``, equal totals, any split.  COPY_CHECKSUM: the same, and ``result`` is
+    the digest of the bytes as they arrived in ``target``, whatever becomes of ``source`` meanwhile.
+     ZERO: fills ``target``.
     FD_READ, FD_WRITE: between descriptor ``fd`` at ``offset`` and ``target`` or ``source`` with
     pread and pwrite; ``result`` is bytes moved or ``-errno`` (short at the end of the file).
     """
@@ -201,6 +204,10 @@ class Workers(ABC):
     @abstractmethod
     def checksum(self, source: Sequence[Span], seed: int) -> int:
         """XXH3-64 at once, in the caller's thread: for small payloads."""
+
+    @abstractmethod
+    def copy_checksum(self, source: Sequence[Span], target: Sequence[Span], seed: int) -> int:
+        """COPY_CHECKSUM at once, in the caller's thread: for small payloads."""
 
     @abstractmethod
     def close(self) -> None:
