@@ -12,7 +12,6 @@ import typer
 from mezzo.cli.output import remark
 from mezzo.errors import InvalidArgument
 from mezzo.replay.trace import Trace, read_trace
-from mezzo.replay.workload import WorkloadOptions, workload
 from mezzo.sizes import parse_size
 
 DEFAULT_BLOCK_BYTES = 64 * 1024
@@ -34,6 +33,7 @@ def size(value: str | int) -> int:
 Address = Annotated[
     str,
     typer.Option(
+        "--server",
         "--address",
         "-a",
         envvar="MEZZO_ADDRESS",
@@ -75,10 +75,15 @@ def load_trace(path: Path | None, seed: int) -> Trace:
     if path is not None:
         return read_trace(path)
     remark(
-        f"no trace given, and none in {TRACES_VARIABLE}: taking a seeded workload of our own "
-        "(docs/replay.md says where a real trace is published)"
+        f"no trace given, and none in {TRACES_VARIABLE}: taking a seeded workload of our own, fitted to the "
+        "published conversation trace (docs/replay.md says where that is)"
     )
-    return workload(WorkloadOptions(seed=seed))
+    from msgspec.structs import replace
+
+    from mezzo.replay.presets import PRESETS
+    from mezzo.replay.workload import workload
+
+    return workload(replace(PRESETS["conversation"], seed=seed))
 
 
 def _published() -> Path | None:
