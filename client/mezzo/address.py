@@ -1,4 +1,4 @@
-"""Addresses of shards: ``unix:///run/mezzo.sock`` and ``tcp://host:port``."""
+"""Addresses of shards, ``unix:///run/mezzo.sock`` and ``tcp://host:port``, and front-ends, ``grpc://host:port``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNIX_PATH_BYTES_MAX = 107  # sun_path of struct sockaddr_un, less the closing ze
 
 
 class Address(NamedTuple):
-    """Where a shard listens. ``host`` is the path for ``unix``, and ``port`` is 0 then."""
+    """Where a shard or front-end listens. ``host`` is the path for ``unix``, and ``port`` is 0 then."""
 
     scheme: str
     host: str
@@ -21,14 +21,14 @@ class Address(NamedTuple):
         if self.scheme == "unix":
             return f"unix://{self.host}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp://{host}:{self.port}"
+        return f"{self.scheme}://{host}:{self.port}"
 
 
 def parse(text: str) -> Address:
     """The address that ``text`` names.
 
     Raises:
-        InvalidArgument: it is neither ``unix:///path`` nor ``tcp://host:port``.
+        InvalidArgument: it is none of ``unix:///path``, ``tcp://host:port`` and ``grpc://host:port``.
     """
     if text.startswith("unix://"):
         path = text.removeprefix("unix://")
@@ -39,13 +39,14 @@ def parse(text: str) -> Address:
         if len(path.encode()) > UNIX_PATH_BYTES_MAX:
             raise InvalidArgument(f"address {text!r}: the path is over {UNIX_PATH_BYTES_MAX} bytes")
         return Address("unix", path)
-    if text.startswith("tcp://"):
+    scheme = text.partition("://")[0]
+    if scheme in ("tcp", "grpc"):
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
         except ValueError as error:
             raise InvalidArgument(f"address {text!r}: {error}") from None
         if not host or not port or parts.path or parts.query or parts.username is not None:
-            raise InvalidArgument(f"address {text!r}: expected tcp://host:port")
-        return Address("tcp", host, port)
-    raise InvalidArgument(f"address {text!r}: expected unix:///path or tcp://host:port")
+            raise InvalidArgument(f"address {text!r}: expected {scheme}://host:port")
+        return Address(scheme, host, port)
+    raise InvalidArgument(f"address {text!r}: expected unix:///path, tcp://host:port or grpc://host:port")

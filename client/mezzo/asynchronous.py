@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mezzo import calls, moves
+from mezzo.address import Address
 from mezzo.asyncio_link import AsyncioLink
-from mezzo.base import ClientBase, check_seconds, copy_bytes, describe
+from mezzo.base import (
+    ClientBase,
+    check_incarnation,
+    check_seconds,
+    copy_bytes,
+    describe,
+    unreached,
+)
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
 from mezzo.errors import (
     ClientClosed,
@@ -19,11 +27,15 @@ from mezzo.errors import (
     MezzoError,
     Unavailable,
 )
+from mezzo.frontend.via import async_proxy_link
 from mezzo.lease import AsyncLease
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import ChunkStat
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.staging import Piece, StagingRequest
+
+if TYPE_CHECKING:
+    from mezzo.frontend.asynchronous import AsyncProxyLink
 
 T = TypeVar("T")
 
@@ -38,7 +50,7 @@ class AsyncClient(ClientBase):
     most ``cancel_grace_s`` later, or the connection is ended).  Errors are those of `mezzo.Client`.
     """
 
-    _link: AsyncioLink | None = None
+    _link: AsyncioLink | AsyncProxyLink | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _connecting: asyncio.Lock | None = None
 
@@ -146,8 +158,10 @@ class AsyncClient(ClientBase):
             if link is not None:
                 link.close_descriptors()
             return
-        if link is not None:
+        if isinstance(link, AsyncioLink):
             link.end(ClientClosed("the client was closed"))
+        elif link is not None:
+            await link.close(ClientClosed("the client was closed"))
         self._staging.close()
 
     def __del__(self) -> None:
@@ -196,8 +210,8 @@ class AsyncClient(ClientBase):
         if isinstance(step, Connect):
             return await self._connected(deadline)
         if isinstance(step, Run):
-            link = step.link
-            if not isinstance(link, AsyncioLink):
+            link: Any = step.link
+            if type(link) is not AsyncioLink and not isinstance(link, async_proxy_link()):
                 raise TypeError("this lease belongs to another kind of client")
             try:
                 await link.run(step.operations, deadline, self.cancel_grace_s)
@@ -211,7 +225,7 @@ class AsyncClient(ClientBase):
             await self._copy(step)
         return None
 
-    async def _connected(self, deadline: float) -> AsyncioLink:
+    async def _connected(self, deadline: float) -> AsyncioLink | AsyncProxyLink:
         """The connection; made if there is none."""
         link = self._link
         if link is not None and link.session.failure is None:
@@ -249,24 +263,81 @@ class AsyncClient(ClientBase):
         finally:
             self._connecting.release()
 
-    async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float) -> AsyncioLink:
+    async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float) -> AsyncioLink | AsyncProxyLink:
+        """See `mezzo.Client._open`."""
+        if self.address.scheme != "grpc":
+            return await self._open_shard(loop, self.address, deadline)
+        try:
+            proxied = await self._open_proxy(deadline)
+        except ConnectionLost as error:
+            link = None if self.via == "proxy" else await self._open_direct(loop, deadline, [])
+            if link is None:
+                raise Unavailable(str(error)) from error
+            return link
+        if self.via == "proxy":
+            return proxied
+        errors: list[MezzoError] = []
+        try:
+            self._ways = proxied.ways()
+            link = await self._open_direct(loop, deadline, errors)
+        except BaseException:
+            proxied.end(ConnectionLost("the shard was not reached in time"))
+            raise
+        if link is None and self.via == "auto":
+            return proxied
+        await proxied.close(ClientClosed("the session is used directly"))
+        if link is None:
+            raise unreached(self.address, errors)
+        return link
+
+    async def _open_proxy(self, deadline: float) -> AsyncProxyLink:
+        return await async_proxy_link().open(
+            f"{self.address}".removeprefix("grpc://"),
+            namespace=self.namespace,
+            client_name=self.name,
+            counters=self._counters,
+            now=self._surroundings.now,
+            timeout_s=max(0.001, deadline - self._surroundings.now()),
+        )
+
+    async def _open_direct(
+        self, loop: asyncio.AbstractEventLoop, deadline: float, errors: list[MezzoError]
+    ) -> AsyncioLink | None:
+        for address, incarnation in self._ways:
+            try:
+                link = await self._open_shard(loop, address, deadline)
+            except MezzoError as error:
+                errors.append(error)
+                continue
+            try:
+                check_incarnation(link.session, address, incarnation)
+            except Unavailable as error:
+                link.end(ConnectionLost(str(error)))
+                errors.append(error)
+                continue
+            return link
+        return None
+
+    async def _open_shard(
+        self, loop: asyncio.AbstractEventLoop, address: Address, deadline: float
+    ) -> AsyncioLink:
         now = self._surroundings.now
         left_s = max(0.001, deadline - now())
-        opening = loop.run_in_executor(None, self._surroundings.open_socket, self.address, left_s)
+        opening = loop.run_in_executor(None, self._surroundings.open_socket, address, left_s)
         try:
             sock = await _to_its_end(opening)
         except OSError as error:
-            raise Unavailable(f"cannot connect to {self.address}: {error}") from error
+            raise Unavailable(f"cannot connect to {address}: {error}") from error
         except asyncio.CancelledError:
             if not opening.cancelled() and opening.exception() is None:
                 opening.result().close()
             raise
-        link = AsyncioLink(sock, self._new_session(), loop, now)
+        link = AsyncioLink(sock, self._new_session(address), loop, now)
         try:
             await link.greet(max(0.0, deadline - now()))
         except DeadlineExceeded as error:
             link.end(ConnectionLost("the server did not answer the hello in time"))
-            raise Unavailable(f"{self.address} did not answer the hello in time") from error
+            raise Unavailable(f"{address} did not answer the hello in time") from error
         except BaseException:
             link.end(ConnectionLost("the hello failed"))
             raise

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 
 from mezzo import mapping
-from mezzo.address import parse
+from mezzo.address import Address, parse
 from mezzo.arenas import ArenaChannel
 from mezzo.backoff import Backoff
 from mezzo.calls import Context
 from mezzo.connecting import Surroundings
 from mezzo.errors import ClientClosed, ForkedError, InvalidArgument, MezzoError, Unavailable
+from mezzo.frontend.via import Via, check_via
 from mezzo.regions import Region
 from mezzo.session import Session
 from mezzo.staging import Staging
@@ -54,11 +55,15 @@ class ClientBase:
         shm: bool = True,
         staging_bytes: int = STAGING_BYTES,
         waiting_max: int = WAITING_MAX,
+        via: Via = "auto",
         surroundings: Surroundings | None = None,
     ) -> None:
         self.address = parse(address)
         self.namespace = namespace
         self.name = name
+        check_via(via)
+        self.via = via
+        """how chunks are reached if ``address`` is a front-end's"""
         self.timeout_s = check_seconds("timeout_s", timeout_s)
         self.connect_timeout_s = check_seconds("connect_timeout_s", connect_timeout_s)
         self.cancel_grace_s = check_seconds("cancel_grace_s", cancel_grace_s)
@@ -70,7 +75,9 @@ class ClientBase:
         self.disabled = disabled_by_environment()
         """whether ``MEZZO_DISABLE`` was set when the client was made: every call is a miss"""
         self._surroundings = surroundings or Surroundings()
-        self._shm = shm and self.address.scheme == "unix"
+        self._shm = shm
+        self._ways: list[tuple[Address, bytes]] = []
+        """addresses of the shard as a front-end told them last, and the incarnation that answers there"""
         self._waiting_max = waiting_max
         self._counters = Counters()
         self._staging = Staging(mapping.owned, staging_bytes)
@@ -117,14 +124,14 @@ class ClientBase:
         """Totals since the client was made."""
         return self._counters.snapshot()
 
-    def _new_session(self) -> Session:
+    def _new_session(self, address: Address) -> Session:
         return Session(
-            address=str(self.address),
+            address=str(address),
             client_name=self.name,
             namespace=self.namespace,
             counters=self._counters,
             now=self._surroundings.now,
-            use_shm=self._shm,
+            use_shm=self._shm and address.scheme == "unix",
             waiting_max=self._waiting_max,
         )
 
@@ -150,6 +157,20 @@ class ClientBase:
         self._counters.connect_failures += 1
         self._backoff.failed(self._surroundings.now())
         self._connect_error = error
+
+
+def unreached(address: Address, errors: Sequence[MezzoError]) -> Unavailable:
+    """The error of a direct client that a front-end sent to a shard which it cannot reach."""
+    tried = "; ".join(str(error) for error in errors)
+    return Unavailable(f"no shard of the map of {address} can be reached directly: {tried}")
+
+
+def check_incarnation(session: Session, address: Address, incarnation: bytes) -> None:
+    """Raise Unavailable unless the shard that answered is the one of the map: a path or a loopback
+    address means another shard on another host.
+    """
+    if incarnation and session.limits.shard_incarnation != incarnation:
+        raise Unavailable(f"another shard than the map's answers at {address}")
 
 
 def copy_bytes(targets: Sequence[memoryview], sources: Sequence[memoryview]) -> None:

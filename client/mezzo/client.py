@@ -5,18 +5,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mezzo import calls, moves
-from mezzo.base import ClientBase, check_seconds, copy_bytes, describe
+from mezzo.address import Address
+from mezzo.base import (
+    ClientBase,
+    check_incarnation,
+    check_seconds,
+    copy_bytes,
+    describe,
+    unreached,
+)
 from mezzo.blocking import BlockingLink
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
 from mezzo.errors import ClientClosed, ConnectionLost, DeadlineExceeded, MezzoError, Unavailable
+from mezzo.frontend.via import proxy_link
 from mezzo.lease import Lease
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import ChunkStat
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.staging import Piece, StagingRequest
+
+if TYPE_CHECKING:
+    from mezzo.frontend.link import ProxyLink
 
 T = TypeVar("T")
 
@@ -34,7 +46,7 @@ class Client(ClientBase):
     connection was lost), `ClientClosed`, `ForkedError` (the client was made before a fork).
     """
 
-    _link: BlockingLink | None = None
+    _link: BlockingLink | ProxyLink | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -195,11 +207,11 @@ class Client(ClientBase):
                 return link
             return self._connected(deadline)
         if type(step) is Run:
-            link = step.link  # type: ignore[assignment]
-            if not isinstance(link, BlockingLink):
+            runner: Any = step.link
+            if type(runner) is not BlockingLink and not isinstance(runner, proxy_link()):
                 raise TypeError("this lease belongs to another kind of client")
             try:
-                link.run(step.operations, deadline, self.cancel_grace_s)
+                runner.run(step.operations, deadline, self.cancel_grace_s)
             except DeadlineExceeded:
                 self._counters.timeouts += 1
                 raise
@@ -211,7 +223,7 @@ class Client(ClientBase):
                 copy_bytes(targets, sources)
         return None
 
-    def _connected(self, deadline: float) -> BlockingLink:
+    def _connected(self, deadline: float) -> BlockingLink | ProxyLink:
         """The connection; made if there is none."""
         link = self._link
         if link is not None and link.session.failure is None:
@@ -243,18 +255,67 @@ class Client(ClientBase):
         finally:
             self._connect_lock.release()
 
-    def _open(self, deadline: float) -> BlockingLink:
+    def _open(self, deadline: float) -> BlockingLink | ProxyLink:
+        if self.address.scheme != "grpc":
+            return self._open_shard(self.address, deadline)
+        try:
+            proxied = self._open_proxy(deadline)
+        except ConnectionLost as error:
+            # Without the front-end, the shard is where it was last.
+            link = None if self.via == "proxy" else self._open_direct(deadline, [])
+            if link is None:
+                raise Unavailable(str(error)) from error
+            return link
+        if self.via == "proxy":
+            return proxied
+        self._ways = proxied.ways()
+        errors: list[MezzoError] = []
+        link = self._open_direct(deadline, errors)
+        if link is None and self.via == "auto":
+            return proxied
+        proxied.end(ClientClosed("the session is used directly"))
+        if link is None:
+            raise unreached(self.address, errors)
+        return link
+
+    def _open_proxy(self, deadline: float) -> ProxyLink:
+        return proxy_link()(
+            f"{self.address}".removeprefix("grpc://"),
+            namespace=self.namespace,
+            client_name=self.name,
+            counters=self._counters,
+            now=self._surroundings.now,
+            timeout_s=max(0.001, deadline - self._surroundings.now()),
+        )
+
+    def _open_direct(self, deadline: float, errors: list[MezzoError]) -> BlockingLink | None:
+        for address, incarnation in self._ways:
+            try:
+                link = self._open_shard(address, deadline)
+            except MezzoError as error:
+                errors.append(error)
+                continue
+            try:
+                check_incarnation(link.session, address, incarnation)
+            except Unavailable as error:
+                link.end(ConnectionLost(str(error)))
+                errors.append(error)
+                continue
+            return link
+        return None
+
+    def _open_shard(self, address: Address, deadline: float) -> BlockingLink:
         now = self._surroundings.now
         try:
-            sock = self._surroundings.open_socket(self.address, max(0.001, deadline - now()))
+            sock = self._surroundings.open_socket(address, max(0.001, deadline - now()))
         except OSError as error:
-            raise Unavailable(f"cannot connect to {self.address}: {error}") from error
-        link = BlockingLink(sock, self._new_session(), now)
+            raise Unavailable(f"cannot connect to {address}: {error}") from error
+        link = BlockingLink(sock, self._new_session(address), now)
         try:
             link.greet(deadline)
         except DeadlineExceeded as error:
             link.end(ConnectionLost("the server did not answer the hello in time"))
-            raise Unavailable(f"{self.address} did not answer the hello in time") from error
+            raise Unavailable(f"{address} did not answer the hello in time") from error
         except BaseException:
             link.end(ConnectionLost("the hello failed"))
             raise

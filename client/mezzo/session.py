@@ -163,7 +163,7 @@ class Session:
                 # A connection that knows the region already does not wait for it again.
                 known = region is None or region.number in self._registrations
                 pinned.check_taint(None if known else self._address)
-            _pin(operation)
+            pin(operation)
         if region is not None:
             registration = self._registrations.get(region.number) or self._register(region)
             if not registration.added:
@@ -388,7 +388,7 @@ class Session:
         self.finished.append(operation)
 
 
-def _pin(operation: Operation) -> None:
+def pin(operation: Operation) -> None:
     """Keep the memory of all of its regions. Raises RegionError if one is closed."""
     pinned = []
     try:

@@ -1,0 +1,171 @@
+"""A front-end in the place of a connection, driven by an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from mezzo.address import Address
+from mezzo.errors import MezzoError
+from mezzo.frontend import opened as sessions
+from mezzo.frontend.exchange import (
+    SESSION_SERVICE,
+    UNARY_METHODS,
+    Receiving,
+    get_request,
+    path,
+    put_messages,
+    take_put,
+    unary,
+)
+from mezzo.frontend.link import left_to_parent
+from mezzo.frontend.opened import Opened, ProxySession
+from mezzo.frontend.options import channel_options
+from mezzo.frontend.status import understand
+from mezzo.operations import Operation
+from mezzo.statistics import Counters
+from mezzo.transfers import Get, Put
+
+
+class AsyncProxyLink:
+    """A gRPC channel to a front-end, and the session that was opened. Owner of both; see `open`."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        opened: Opened,
+        session: ProxySession,
+        namespace: str,
+        now: Callable[[], float],
+    ) -> None:
+        self.opened = opened
+        self.session = session
+        self._namespace = namespace
+        self._now = now
+        self._loop = asyncio.get_running_loop()
+        self._channel: grpc.aio.Channel | None = channel
+        self._unary: dict[str, Any] = {name: channel.unary_unary(path(name)) for name in UNARY_METHODS}
+        self._get: Any = channel.unary_stream(path("Get"))
+        self._put: Any = channel.stream_unary(path("Put"))
+        self._calls: set[Any] = set()
+
+    @classmethod
+    async def open(
+        cls,
+        target: str,
+        *,
+        namespace: str,
+        client_name: str,
+        counters: Counters,
+        now: Callable[[], float],
+        timeout_s: float,
+    ) -> Self:
+        """Open a session.
+
+        Raises:
+            MezzoError: what the front-end refused with; `ConnectionLost` if it cannot be reached.
+        """
+        channel = grpc.aio.insecure_channel(target, channel_options())
+        try:
+            call: Any = channel.unary_unary(path("OpenSession", SESSION_SERVICE))
+            answer = await call(sessions.request(client_name), timeout=timeout_s)
+            opened = sessions.opened(answer, now())
+        except grpc.aio.AioRpcError as error:
+            await channel.close()
+            raise _error(error) from None
+        except BaseException:
+            await channel.close()
+            raise
+        return cls(channel, opened, ProxySession(opened, target, counters, now), namespace, now)
+
+    async def run(self, operations: Sequence[Operation], deadline: float, grace_s: float) -> None:
+        """Make the calls, one after the other; raises the first error of theirs.
+
+        A call that is given up leaves nothing behind: whatever the front-end still sends is dropped.
+        """
+        for operation in operations:
+            left_s = deadline - self._now()
+            self.session.begin(operation, left_s)
+            try:
+                await self._perform(operation, left_s)
+            except grpc.aio.AioRpcError as error:
+                raise self.session.failed(_error(error)) from None
+            except (asyncio.CancelledError, grpc.aio.UsageError):
+                # Of our own ending, unless somebody cancels the task.
+                task = asyncio.current_task()
+                if self.session.failure is None or (task is not None and task.cancelling()):
+                    raise
+                raise self.session.failed(self.session.failure) from None
+            finally:
+                self.session.finish(operation)
+
+    async def close(self, error: MezzoError) -> None:
+        """As `end`, and wait until the connection is closed."""
+        channel = self._channel
+        self.end(error)
+        if channel is not None:
+            await channel.close()
+
+    def ways(self) -> list[tuple[Address, bytes]]:
+        """Addresses of the shard, to be tried in order, and the incarnation that answers there."""
+        return sessions.ways(self.opened.shards)
+
+    def end(self, error: MezzoError) -> None:
+        """End it: calls under way fail."""
+        self.session.lose(error)
+        for call in tuple(self._calls):
+            call.cancel()
+        # Nobody may be there to wait for `close`; the channel ends with its last reference.
+        self._channel = None
+
+    def end_from_anywhere(self, error: MezzoError) -> None:
+        """As `end`, from any thread and whether or not the loop still runs."""
+        try:
+            self._loop.call_soon_threadsafe(self.end, error)
+        except RuntimeError:  # the loop is closed
+            self.session.lose(error)
+
+    def close_descriptors(self) -> None:
+        """In a forked child: nothing of the parent's is touched."""
+        left_to_parent.append(self._channel)
+
+    async def _perform(self, operation: Operation, timeout_s: float) -> None:
+        if isinstance(operation, Get):
+            await self._receive(operation, timeout_s)
+        elif isinstance(operation, Put):
+            messages = put_messages(operation, self._namespace, self.opened.piece_bytes)
+            take_put(operation, await self._finish(self._put(messages, timeout=timeout_s)))
+        else:
+            wanted = unary(operation, self._namespace)
+            wanted.take(await self._finish(self._unary[wanted.method](wanted.request, timeout=timeout_s)))
+
+    async def _receive(self, operation: Get, timeout_s: float) -> None:
+        receiving = Receiving(operation)
+        call = self._get(get_request(operation, self._namespace), timeout=timeout_s)
+        self._calls.add(call)
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                receiving.take(message)
+            receiving.finish()
+        except BaseException:
+            call.cancel()
+            receiving.abandon()
+            raise
+        finally:
+            self._calls.discard(call)
+
+    async def _finish(self, call: Any) -> Any:
+        self._calls.add(call)
+        try:
+            return await call
+        finally:
+            self._calls.discard(call)
+
+
+def _error(error: grpc.aio.AioRpcError) -> MezzoError:
+    metadata = error.trailing_metadata() or ()
+    return understand(error.code().value[0], error.details() or "", tuple(metadata))

@@ -1,0 +1,123 @@
+"""A front-end in the place of a connection, driven by the threads that call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+
+from mezzo.address import Address
+from mezzo.errors import MezzoError
+from mezzo.frontend import opened as sessions
+from mezzo.frontend.exchange import (
+    SESSION_SERVICE,
+    UNARY_METHODS,
+    Receiving,
+    get_request,
+    path,
+    put_messages,
+    take_put,
+    unary,
+)
+from mezzo.frontend.opened import Opened, ProxySession
+from mezzo.frontend.options import channel_options
+from mezzo.frontend.status import understand
+from mezzo.operations import Operation
+from mezzo.statistics import Counters
+from mezzo.transfers import Get, Put
+
+left_to_parent: list[object] = []
+"""Channels of a forked child's parent: gRPC must not be called on them here, not even to close them."""
+
+
+class ProxyLink:
+    """A gRPC channel to a front-end, and the session that was opened. Owner of both."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        namespace: str,
+        client_name: str,
+        counters: Counters,
+        now: Callable[[], float],
+        timeout_s: float,
+    ) -> None:
+        """Open a session.
+
+        Raises:
+            MezzoError: what the front-end refused with; `ConnectionLost` if it cannot be reached.
+        """
+        self._namespace = namespace
+        self._now = now
+        self._channel = grpc.insecure_channel(target, channel_options())
+        try:
+            call: Any = self._channel.unary_unary(path("OpenSession", SESSION_SERVICE))
+            answer = call(sessions.request(client_name), timeout=timeout_s)
+            self.opened: Opened = sessions.opened(answer, now())
+        except grpc.RpcError as error:
+            self._channel.close()
+            raise _error(error) from None
+        except BaseException:
+            self._channel.close()
+            raise
+        self.session = ProxySession(self.opened, target, counters, now)
+        self._unary: dict[str, Any] = {name: self._channel.unary_unary(path(name)) for name in UNARY_METHODS}
+        self._get: Any = self._channel.unary_stream(path("Get"))
+        self._put: Any = self._channel.stream_unary(path("Put"))
+
+    def run(self, operations: Sequence[Operation], deadline: float, grace_s: float) -> None:
+        """Make the calls, one after the other; raises the first error of theirs.
+
+        A call that is given up leaves nothing behind: whatever the front-end still sends is dropped.
+        """
+        for operation in operations:
+            left_s = deadline - self._now()
+            self.session.begin(operation, left_s)
+            try:
+                self._perform(operation, left_s)
+            except grpc.RpcError as error:
+                raise self.session.failed(_error(error)) from None
+            except ValueError:  # what gRPC says of a channel that was closed meanwhile
+                if self.session.failure is None:
+                    raise
+                raise self.session.failed(self.session.failure) from None
+            finally:
+                self.session.finish(operation)
+
+    def ways(self) -> list[tuple[Address, bytes]]:
+        """Addresses of the shard, to be tried in order, and the incarnation that answers there."""
+        return sessions.ways(self.opened.shards)
+
+    def end(self, error: MezzoError) -> None:
+        """End it: calls under way fail."""
+        self.session.lose(error)
+        self._channel.close()
+
+    def close_descriptors(self) -> None:
+        """In a forked child: leave it to the parent."""
+        left_to_parent.append(self._channel)
+
+    def _perform(self, operation: Operation, timeout_s: float) -> None:
+        if isinstance(operation, Get):
+            receiving = Receiving(operation)
+            call = self._get(get_request(operation, self._namespace), timeout=timeout_s)
+            try:
+                for message in call:
+                    receiving.take(message)
+                receiving.finish()
+            except BaseException:
+                call.cancel()
+                receiving.abandon()
+                raise
+        elif isinstance(operation, Put):
+            messages = put_messages(operation, self._namespace, self.opened.piece_bytes)
+            take_put(operation, self._put(messages, timeout=timeout_s))
+        else:
+            wanted = unary(operation, self._namespace)
+            wanted.take(self._unary[wanted.method](wanted.request, timeout=timeout_s))
+
+
+def _error(error: Any) -> MezzoError:
+    return understand(error.code().value[0], error.details() or "", error.trailing_metadata() or ())

@@ -1,0 +1,1 @@
+"""Messages of the front-end, generated from proto/mezzo/v1 by ``make proto``. Needs ``mezzo[grpc]``."""
