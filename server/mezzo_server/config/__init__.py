@@ -1,9 +1,11 @@
-"""Settings: `schema` says which there are, `loading` where they come from."""
+"""Settings: `schema` says which there are, `loading` where they come from, `rules` what goes together."""
 
 from __future__ import annotations
 
 from mezzo.sizes import parse_size
-from mezzo_server.config.loading import ENV_PREFIX, env_names, load
+from mezzo_server.config.durations import parse_duration
+from mezzo_server.config.keys import ENV_PREFIX, Key, keys
+from mezzo_server.config.loading import Loaded, env_names, load, load_with_origins
 from mezzo_server.config.schema import (
     FrontendConfig,
     HotConfig,
@@ -19,13 +21,18 @@ __all__ = [
     "ENV_PREFIX",
     "FrontendConfig",
     "HotConfig",
+    "Key",
     "Limits",
+    "Loaded",
     "LogConfig",
     "MetricsConfig",
     "NodeConfig",
     "ShardConfig",
     "SupervisorConfig",
     "env_names",
+    "keys",
     "load",
+    "load_with_origins",
+    "parse_duration",
     "parse_size",
 ]

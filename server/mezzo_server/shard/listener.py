@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import structlog
 
 from mezzo.connecting import keep_in_cache
 from mezzo.errors import Busy, InvalidArgument, Unavailable
 from mezzo.protocol.connection import refusal
+from mezzo_server.config.addresses import Address, parse_address
 from mezzo_server.shard.connection import Connection
 
 if TYPE_CHECKING:
@@ -27,51 +25,9 @@ log = structlog.get_logger("mezzo.listener")
 BACKLOG = 512
 ACCEPTS_PER_TURN = 16
 ACCEPT_PAUSE_S = 0.1
-UNIX_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path, less its final zero
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: a path, or a host and port."""
-
-    path: str | None = None
-    host: str = ""
-    port: int = 0
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return f"unix://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp://{host}:{self.port}"
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this host can reach it."""
-        if self.path is not None or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-def parse_address(text: str) -> Address:
-    """Of ``unix:///path`` or ``tcp://host:port``. InvalidArgument if it is neither."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise InvalidArgument(f"{text!r}: {error}") from None
-    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
-        if len(os.fsencode(parts.path)) > UNIX_PATH_BYTES_MAX:
-            raise InvalidArgument(f"{text!r}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
-        return Address(path=parts.path)
-    if parts.scheme == "tcp" and parts.hostname and port is not None and parts.path in {"", "/"}:
-        return Address(host=parts.hostname, port=port)
-    raise InvalidArgument(f"{text!r} is no address; write unix:///path or tcp://host:port")
 
 
 class Listener:

@@ -1,0 +1,63 @@
+"""`mezzo serve`: a node, which is a shard and its front-end under one supervisor."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+
+from mezzo.cli.output import json_result
+from mezzo.errors import InvalidArgument
+from mezzo_server.commands.options import LOG_FLAGS, Flag, Json, Settings, takes_settings
+from mezzo_server.commands.shard import describe
+
+if TYPE_CHECKING:
+    from mezzo_server.supervisor.main import NodeReadiness
+
+
+@takes_settings(
+    Flag("shard.devices", "--device", metavar="DEVICE"),
+    Flag("shard.capacity_bytes", "--capacity"),
+    Flag("shard.listen", metavar="ADDRESS"),
+    Flag("shard.hot.bytes", "--hot"),
+    Flag("shard.format"),
+    Flag("shard.durability"),
+    Flag("shard.insecure"),
+    Flag("frontend.enabled", "--frontend"),
+    Flag("frontend.listen", "--grpc", metavar="HOST:PORT"),
+    *LOG_FLAGS,
+    process="supervisor",
+)
+def serve(settings: Settings, *, json: Json = False) -> None:
+    """Run a node: a shard and its gRPC front-end, kept running until SIGTERM or SIGINT."""
+    from mezzo_server.supervisor.main import serve as run
+
+    if not settings.node.shard.devices:
+        raise InvalidArgument("no device: give --device FILE --capacity SIZE, or --device memory:SIZE")
+
+    def announce(readiness: NodeReadiness) -> None:
+        if json:
+            json_result(msgspec.json.encode(readiness))
+        else:
+            sys.stdout.write("\n".join(_lines(readiness)) + "\n")
+            sys.stdout.flush()
+
+    status = run(settings.node, announce)
+    if status:
+        raise typer.Exit(status)
+
+
+def _lines(readiness: NodeReadiness) -> list[str]:
+    from mezzo_server.shard.main import Readiness
+
+    lines = [f"mezzo node ready in {readiness.start_s:.2f} s (process {readiness.pid})"]
+    lines += describe(msgspec.convert(readiness.shard, Readiness))
+    if readiness.frontend is not None:
+        lines.append(f"mezzo frontend ready (process {readiness.frontend.get('pid', '?')})")
+        for name, label in (("listen", "gRPC"), ("admin", "admin")):
+            if readiness.frontend.get(name):
+                lines.append(f"  {label:<11} {readiness.frontend[name]}")
+    lines += [f"  metrics     {address}  ({name})" for name, address in sorted(readiness.metrics.items())]
+    return lines

@@ -1,0 +1,132 @@
+"""Rules between settings: what is right one by one may still not work together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from mezzo.address import parse as parse_client_address
+from mezzo.errors import InvalidArgument
+from mezzo_server.config.addresses import PORT_MAX, Address, parse_address, parse_host_port
+from mezzo_server.config.schema import NodeConfig
+
+
+def check_together(config: NodeConfig) -> None:
+    """Every rule between keys.
+
+    Raises:
+        InvalidArgument: names the keys, their values and what would be right.
+    """
+    _check_memory(config)
+    _check_frontend(config)
+    addresses = dict(_addresses(config))
+    _check_reach(config, addresses)
+    _check_collisions(addresses)
+    if config.supervisor.backoff_s_min > config.supervisor.backoff_s_max:
+        raise InvalidArgument(
+            f"supervisor.backoff_s_min ({config.supervisor.backoff_s_min:g}) is over "
+            f"supervisor.backoff_s_max ({config.supervisor.backoff_s_max:g})"
+        )
+
+
+def _check_memory(config: NodeConfig) -> None:
+    shard, limits, hot = config.shard, config.shard.limits, config.shard.hot
+    if not shard.listen:
+        raise InvalidArgument("shard.listen: at least one address is needed")
+    for device in shard.devices:
+        if shard.devices.count(device) > 1 and not device.startswith(("memory:", "null:")):
+            raise InvalidArgument(f"shard.devices: {device} is named twice")
+    if limits.staging_connection_bytes_max > limits.staging_bytes:
+        raise InvalidArgument(
+            f"shard.limits.staging_connection_bytes_max ({limits.staging_connection_bytes_max}) is over "
+            f"shard.limits.staging_bytes ({limits.staging_bytes})"
+        )
+    if limits.chunk_bytes_max > limits.staging_connection_bytes_max:
+        raise InvalidArgument(
+            f"shard.limits.chunk_bytes_max ({limits.chunk_bytes_max}) is over "
+            f"shard.limits.staging_connection_bytes_max ({limits.staging_connection_bytes_max}): "
+            "such a chunk could never be put over tcp"
+        )
+    if hot.bytes and hot.arena_bytes > hot.bytes:
+        raise InvalidArgument(
+            f"shard.hot.arena_bytes ({hot.arena_bytes}) is over shard.hot.bytes ({hot.bytes}): "
+            "not one arena would fit; 0 for shard.hot.bytes means no hot tier"
+        )
+
+
+def _check_frontend(config: NodeConfig) -> None:
+    frontend = config.frontend
+    if frontend.shard:
+        _named("frontend.shard", frontend.shard, parse_client_address)
+    if frontend.piece_bytes > frontend.message_bytes_max:
+        raise InvalidArgument(
+            f"frontend.piece_bytes ({frontend.piece_bytes}) is over "
+            f"frontend.message_bytes_max ({frontend.message_bytes_max}): no piece would fit into a message"
+        )
+    if frontend.piece_bytes > frontend.staging_bytes:
+        raise InvalidArgument(
+            f"frontend.piece_bytes ({frontend.piece_bytes}) is over "
+            f"frontend.staging_bytes ({frontend.staging_bytes}): no piece would fit into that memory"
+        )
+    if frontend.enabled and frontend.drain_s >= config.supervisor.stop_s:
+        raise InvalidArgument(
+            f"frontend.drain_s ({frontend.drain_s:g}) must be under supervisor.stop_s "
+            f"({config.supervisor.stop_s:g}): calls would be cut off while they are waited for"
+        )
+
+
+def _addresses(config: NodeConfig) -> Iterator[tuple[str, Address]]:
+    """Every address that processes of the node would listen on, by the key that names it."""
+    for number, text in enumerate(config.shard.listen):
+        name = "shard.listen" if len(config.shard.listen) == 1 else f"shard.listen[{number}]"
+        yield name, _named("shard.listen", text, parse_address)
+    metrics = {"shard": config.metrics.shard, "supervisor": config.metrics.supervisor}
+    if config.frontend.enabled:
+        metrics["frontend"] = config.metrics.frontend
+        listen = _named("frontend.listen", config.frontend.listen, parse_host_port)
+        yield "frontend.listen", listen
+        if config.frontend.admin_listen:
+            admin = _named("frontend.admin_listen", config.frontend.admin_listen, parse_host_port)
+            yield "frontend.admin_listen", admin
+        elif listen.port:
+            if listen.port == PORT_MAX:
+                raise InvalidArgument(
+                    f"frontend.listen: port {PORT_MAX} leaves none for the admin port, which is the next "
+                    "one: take a lower port, or set frontend.admin_listen"
+                )
+            yield "the admin port of frontend.listen", Address(host=listen.host, port=listen.port + 1)
+    for process, text in metrics.items():
+        if text:
+            yield f"metrics.{process}", _named(f"metrics.{process}", text, parse_host_port)
+
+
+def _check_reach(config: NodeConfig, addresses: dict[str, Address]) -> None:
+    allowed = {
+        "shard": config.shard.insecure,
+        "frontend": config.frontend.insecure,
+        "metrics": config.metrics.insecure,
+    }
+    for name, address in addresses.items():
+        table = next(table for table in allowed if f"{table}." in name)
+        if not address.is_local and not allowed[table]:
+            # `--insecure` is the flag for the part that a command runs.
+            raise InvalidArgument(
+                f"{name}: {address} can be reached from other hosts, and this release neither encrypts nor "
+                f"authenticates; give --insecure or set {table}.insecure if the network is trusted"
+            )
+
+
+def _check_collisions(addresses: dict[str, Address]) -> None:
+    seen: list[tuple[str, Address]] = []
+    for name, address in addresses.items():
+        for other, taken in seen:
+            if address.collides(taken):
+                raise InvalidArgument(f"{name} and {other} are both {address}: each needs its own")
+        seen.append((name, address))
+
+
+def _named(name: str, text: str, parse: Callable[[str], object]) -> Address:
+    try:
+        parsed = parse(text)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{name}: {error}") from None
+    return parsed if isinstance(parsed, Address) else Address()

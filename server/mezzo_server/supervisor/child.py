@@ -1,0 +1,147 @@
+"""One process of the node: started with its settings on standard input, watched until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+LINE_BYTES_MAX = 64 * 1024
+READINESS_BYTES_MAX = 1024 * 1024
+TAIL_LINES = 5
+TAIL_LETTERS_MAX = 2000
+DRAIN_S = 2.0
+
+log = structlog.get_logger("mezzo.supervisor")
+
+
+class Child:
+    """A started process. Owner of its pipes and of the last lines of its standard error.
+
+    Its standard error goes on to ours as it comes; the first line of its standard output is what it
+    says when it is ready, and nothing is expected after that.
+    """
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self._process = process
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def last_words(self) -> str:
+        """The last lines of its standard error."""
+        return "\n".join(self._tail)[-TAIL_LETTERS_MAX:]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal. Harmless if it has ended."""
+        try:
+            if number is signal.SIGTERM:
+                # A stopped process would not see it before it goes on.
+                self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(number)
+        except ProcessLookupError:
+            pass  # its end is on its way to us
+
+    async def watch(self, settings: bytes, on_ready: Callable[[dict[str, Any]], None]) -> int:
+        """Hand it its settings, pass on what it says, and return its exit status (negative: a signal)."""
+        readers = [
+            asyncio.ensure_future(coroutine)
+            for coroutine in (self._write(settings), self._read_output(on_ready), self._read_errors())
+        ]
+        status = await self._process.wait()
+        # What it said last is in the pipes still; but a grandchild that holds them open is not waited for.
+        _, late = await asyncio.wait(readers, timeout=DRAIN_S)
+        for reader in late:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        return status
+
+    async def _write(self, settings: bytes) -> None:
+        pipe = self._process.stdin
+        if pipe is None:
+            return
+        try:
+            pipe.write(settings)
+            await pipe.drain()
+            pipe.close()
+            await pipe.wait_closed()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it ended before it read them
+
+    async def _read_output(self, on_ready: Callable[[dict[str, Any]], None]) -> None:
+        pipe = self._process.stdout
+        if pipe is None:
+            return
+        said: dict[str, Any] | None = None
+        try:
+            line = await pipe.readline()
+            said = msgspec.json.decode(line, type=dict[str, Any]) if line else None
+        except ValueError:  # too long, or no JSON; it is killed when its time to start is over
+            log.warning("a process said something else than that it is ready", part=self.name, of=self.pid)
+        if said is not None:
+            on_ready(said)
+        while await pipe.read(LINE_BYTES_MAX):
+            pass  # nothing more is expected, but the pipe must not fill
+
+    async def _read_errors(self) -> None:
+        pipe = self._process.stderr
+        if pipe is None:
+            return
+        rest = b""
+        while piece := await pipe.read(LINE_BYTES_MAX):
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) > LINE_BYTES_MAX:
+                lines, rest = [*lines, rest], b""
+            self._pass_on(lines)
+        if rest:
+            self._pass_on([rest])
+
+    def _pass_on(self, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            text = line.decode(errors="replace")
+            self._tail.append(text)
+            try:
+                sys.stderr.write(text + "\n")
+            except OSError:
+                return  # nobody reads our standard error; that must not end the node
+        sys.stderr.flush()
+
+
+async def start(name: str, command: Sequence[str]) -> Child:
+    """Start a process in a session of its own, so that a Ctrl-C reaches the supervisor alone.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        limit=READINESS_BYTES_MAX,
+        env=dict(os.environ),
+    )
+    return Child(name, process)
+
+
+def describe_status(status: int) -> str:
+    """An exit status for people: ``exit status 1``, ``SIGKILL``."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"

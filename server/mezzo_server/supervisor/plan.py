@@ -1,0 +1,187 @@
+"""What the supervisor does next: decided here, without I/O and without a clock of its own.
+
+Parts are given in the order in which they start; each waits for the one before it to be ready once.
+They stop in the reverse order.  A part that ends is started again after a wait that doubles, with
+jitter, until it has run for long enough; the others go on meanwhile.  A part whose very first start
+fails for what it was told (exit status 2: settings, a device in use) ends the whole instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from mezzo.backoff import Backoff
+from mezzo_server.config.schema import SupervisorConfig
+
+EXIT_REFUSED = 2
+"""the status of a command of ours that could not do what it was asked to"""
+
+Verb = Literal["start", "terminate", "kill", "announce", "finish"]
+
+
+class State(Enum):
+    """Of one part."""
+
+    IDLE = "idle"
+    """not started yet, or stopped"""
+    STARTING = "starting"
+    READY = "ready"
+    WAITING = "waiting"
+    """it ended, and is started again after a while"""
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What is to be done now."""
+
+    verb: Verb
+    part: str = ""
+    """which part; empty for ``announce`` and ``finish``"""
+    status: int = 0
+    """of the supervisor, for ``finish``"""
+
+
+@dataclass(frozen=True, slots=True)
+class PartReport:
+    """One part, for metrics and for people."""
+
+    name: str
+    state: str
+    restarts: int
+    """starts after the first"""
+    failures: int
+    """ends since it last ran for long enough"""
+    ready_since: float
+    """clock reading; 0: it is not ready"""
+
+
+class Part:
+    """One process as the plan sees it. Owner of its state."""
+
+    def __init__(self, name: str, backoff: Backoff) -> None:
+        self.name = name
+        self.state = State.IDLE
+        self.backoff = backoff
+        self.starts = 0
+        self.was_ready = False
+        """ever"""
+        self.ready_since = 0.0
+        self.due: float | None = None
+        """when its state times out: start again, kill"""
+
+
+class Plan:
+    """Owner of the state of all parts. Each method takes the time, and gives what to do, in order."""
+
+    def __init__(self, names: Sequence[str], config: SupervisorConfig, random: Callable[[], float]) -> None:
+        self._config = config
+        self._parts = {
+            name: Part(name, Backoff(random, first_s=config.backoff_s_min, max_s=config.backoff_s_max))
+            for name in names
+        }
+        self._announced = False
+        self._stopping = False
+        self._status = 0
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is on its way down."""
+        return self._stopping
+
+    def report(self) -> list[PartReport]:
+        """The state of each part."""
+        return [
+            PartReport(
+                part.name,
+                part.state.value,
+                max(0, part.starts - 1),
+                part.backoff.failures,
+                part.ready_since if part.state is State.READY else 0.0,
+            )
+            for part in self._parts.values()
+        ]
+
+    def due(self) -> float | None:
+        """When `tick` is to be called, unless something happens before; None: nothing is waited for."""
+        return min((part.due for part in self._parts.values() if part.due is not None), default=None)
+
+    def due_of(self, name: str) -> float | None:
+        """When the state of one part times out."""
+        return self._parts[name].due
+
+    def begin(self, now: float) -> list[Action]:
+        """Start the first part."""
+        return self._start(next(iter(self._parts.values())), now)
+
+    def ready(self, name: str, now: float) -> list[Action]:
+        """A part says that it is ready."""
+        part = self._parts[name]
+        if part.state is not State.STARTING:
+            return []
+        part.state, part.due = State.READY, None
+        part.was_ready, part.ready_since = True, now
+        waiting = [other for other in self._parts.values() if not other.starts]
+        if waiting:
+            return self._start(waiting[0], now)
+        if not self._announced and all(other.was_ready for other in self._parts.values()):
+            self._announced = True
+            return [Action("announce")]
+        return []
+
+    def ended(self, name: str, status: int, now: float) -> list[Action]:
+        """A part's process has ended; ``status`` is negative for a signal."""
+        part = self._parts[name]
+        state, part.state, part.due = part.state, State.IDLE, None
+        if self._stopping:
+            return self._stop_next(now)
+        if state is State.READY and now - part.ready_since >= self._config.stable_s:
+            part.backoff.succeeded()
+        if not self._announced and part.starts == 1 and not part.was_ready and status == EXIT_REFUSED:
+            # The same settings will not do better the next time.
+            return self._stop(EXIT_REFUSED, now)
+        part.state = State.WAITING
+        part.due = now + part.backoff.failed(now)
+        return []
+
+    def tick(self, now: float) -> list[Action]:
+        """Time has passed."""
+        actions: list[Action] = []
+        for part in self._parts.values():
+            if part.due is None or now < part.due:
+                continue
+            if part.state is State.WAITING:
+                actions += self._start(part, now)
+            else:
+                # Not ready in time, or not gone in time. Its end is told by `ended`, as any other.
+                part.due = None
+                actions.append(Action("kill", part.name))
+                if part.state is State.STOPPING:
+                    self._status = self._status or 1
+        return actions
+
+    def stop(self, now: float) -> list[Action]:
+        """Stop everything, the last part first. Harmless if that is under way."""
+        return [] if self._stopping else self._stop(0, now)
+
+    def _stop(self, status: int, now: float) -> list[Action]:
+        self._stopping, self._status = True, status
+        return self._stop_next(now)
+
+    def _stop_next(self, now: float) -> list[Action]:
+        for part in reversed(self._parts.values()):
+            if part.state is State.STOPPING:
+                return []
+            if part.state in {State.STARTING, State.READY}:
+                part.state, part.due = State.STOPPING, now + self._config.stop_s
+                return [Action("terminate", part.name)]
+            part.state, part.due = State.IDLE, None
+        return [Action("finish", status=self._status)]
+
+    def _start(self, part: Part, now: float) -> list[Action]:
+        part.state, part.due = State.STARTING, now + self._config.start_s
+        part.starts += 1
+        return [Action("start", part.name)]
