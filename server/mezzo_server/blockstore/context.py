@@ -19,6 +19,8 @@ from mezzo_server.blockstore.segment import Segment, life_of, number_of
 from mezzo_server.blockstore.spans import by_part, copy, total
 from mezzo_server.blockstore.tasks import Event, Later
 from mezzo_server.blockstore.tasks import Task as Coro
+from mezzo_server.hot.slots import Slot, State
+from mezzo_server.hot.tier import HotTier
 from mezzo_server.memory import Span
 from mezzo_server.staging import StagingPool
 
@@ -51,6 +53,8 @@ class Context:
         self.policy: ReclaimPolicy = policy(options.policy)
         self.index = Index(options.namespaces_max)
         self.logs: list[DeviceLog] = []
+        self.hot: HotTier | None = None
+        """chunks that are in memory as well"""
         self.lives: dict[int, Segment] = {}
         """segments that the index may point into"""
         self.on_disk: set[int] = set()
@@ -93,6 +97,11 @@ class Context:
         except Exception as error:
             self.failures.append(error)
 
+    def log_for_tombstones(self) -> DeviceLog:
+        """Where a tombstone goes that need not lie beside a copy: a device that stays, if any serves."""
+        serving = [log for log in self.logs if log.fenced is None]
+        return next((log for log in serving if log.takes_chunks), serving[0] if serving else self.logs[0])
+
     def limbo(self) -> frozenset[int]:
         """Lives whose evicted chunks a restart could find again."""
         return frozenset().union(*(log.limbo for log in self.logs))
@@ -132,11 +141,20 @@ class Context:
             size += segment.table.length[number_of(location)]
         return len(locations), size
 
-    def forget(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> bool:
-        """Make a chunk invisible if the index still has it at this place."""
+    def forget(
+        self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int, *, moves: bool = False
+    ) -> bool:
+        """Make a chunk invisible if the index still has it at this place.
+
+        It is hot no more, unless it ``moves``: the caller lets it appear elsewhere at once.
+        """
         if namespace.get(key) != segment.base + number:
             return False
         namespace.remove(key)
+        if self.hot is not None and not moves:
+            slot = namespace.hot.get(key)
+            if slot is not None:
+                self.hot.drop(slot)
         segment.account(number, -1)
         pins = namespace.pins.get(key)
         if pins:
@@ -203,6 +221,47 @@ class Context:
         for at, pieces in enumerate(by_part(spans, lengths)):
             part = part_seed(seed, first_part + at)
             self.jobs.append(Job(Task.CHECKSUM, source=pieces, seed=part, done=partial(one, at)))
+
+    def copy_digest(
+        self,
+        seed: int,
+        first_part: int,
+        lengths: Sequence[int],
+        target: Sequence[Span],
+        source: Sequence[Span],
+        done: Callable[[list[int]], None],
+    ) -> None:
+        """Copy parts, and take the checksums of what arrived: now if small, else off the loop."""
+        size = 2 * total(target)  # a copy holds the loop for longer than a checksum
+        parts = list(zip(by_part(target, lengths), by_part(source, lengths), strict=True))
+        if size <= self.inline_left:
+            self.inline_left -= size
+            copy_checksum = self.workers.copy_checksum
+            numbered = enumerate(parts, first_part)
+            done([copy_checksum(pieces, to, part_seed(seed, part)) for part, (to, pieces) in numbered])
+            return
+        found = [0] * len(parts)
+        left = len(parts)
+
+        def one(at: int, job: Job) -> None:
+            nonlocal left
+            found[at] = job.result
+            left -= 1
+            if not left:
+                done(found)
+
+        for at, (to, pieces) in enumerate(parts):
+            part = part_seed(seed, first_part + at)
+            self.jobs.append(
+                Job(Task.COPY_CHECKSUM, source=pieces, target=to, seed=part, done=partial(one, at))
+            )
+
+    def ready_slot(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> Slot | None:
+        """The slot that holds this visible chunk; None: it is not hot, or not yet."""
+        slot = namespace.hot.get(key)
+        if slot is None or slot.state is not State.READY or slot.sequence != segment.table.sequence[number]:
+            return None
+        return slot
 
     def copy(self, target: Sequence[Span], source: Sequence[Span], done: Callable[[], None]) -> None:
         """Copy: now if small, else off the loop."""
