@@ -102,6 +102,10 @@ class Context:
         serving = [log for log in self.logs if log.fenced is None]
         return next((log for log in serving if log.takes_chunks), serving[0] if serving else self.logs[0])
 
+    def still_there(self, log: DeviceLog) -> DeviceLog:
+        """Where a tombstone goes that was meant for ``log``: elsewhere if it has left meanwhile."""
+        return log if log in self.logs and not log.left else self.log_for_tombstones()
+
     def limbo(self) -> frozenset[int]:
         """Lives whose evicted chunks a restart could find again."""
         return frozenset().union(*(log.limbo for log in self.logs))

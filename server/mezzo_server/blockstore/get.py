@@ -12,11 +12,13 @@ from mezzo.errors import Busy, InvalidArgument, TooLarge
 from mezzo_server.blockstore.api import GetChunk, GetDone, GetOutcome
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
+from mezzo_server.blockstore.hot_read import HotReads
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.read import ChunkRead, Drop, select
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX, cut, total
+from mezzo_server.hot.slots import Slot, State
 from mezzo_server.memory import Span
 
 SLICE_CHUNKS = 64
@@ -32,6 +34,7 @@ class Gets:
         self.context = context
         self.drop = drop
         self.in_flight = 0
+        self.hot = None if context.hot is None else HotReads(context, context.hot, drop, submit)
 
     def begin(
         self,
@@ -67,7 +70,17 @@ def _length(place: tuple[Segment, int], parts: tuple[int, int]) -> int:
 class _Get:
     """One get request under way."""
 
-    __slots__ = ("_chunks", "_done", "_gets", "_left", "_lengths", "_namespace", "_parts", "_time")
+    __slots__ = (
+        "_chunks",
+        "_done",
+        "_from_hot",
+        "_gets",
+        "_left",
+        "_lengths",
+        "_namespace",
+        "_parts",
+        "_time",
+    )
 
     def __init__(
         self,
@@ -86,6 +99,8 @@ class _Get:
         self._parts = parts
         self._lengths = [-1] * len(chunks)
         self._left = len(chunks)
+        self._from_hot = [0, 0]
+        """chunks, and their bytes, for which no device was asked"""
         gets.in_flight += 1
         if not chunks:
             gets.in_flight -= 1
@@ -111,6 +126,8 @@ class _Get:
             touched = segment.table.touched
             segment.touched_sum += stamp - touched[entry]
             touched[entry] = stamp
+            if self._gets.hot is not None and self._hot(self._gets.hot, number, place, length, ready):
+                continue
             read = self._read(number, place, length, chunk)
             need = read.prepare()
             if need:
@@ -120,6 +137,69 @@ class _Get:
         submit(ready)
         if end < len(self._chunks):
             context.later.add(lambda: self._slice(end))
+
+    def _hot(
+        self,
+        hot: HotReads,
+        number: int,
+        place: tuple[Segment, int],
+        length: int,
+        ready: list[ChunkRead],
+    ) -> bool:
+        """Serve a chunk from the hot tier, or by way of it. False: it has to come from the device."""
+        key = self._chunks[number].key
+        whole = length == place[0].table.length[place[1]]
+        slot, begun = hot.slot(self._namespace, key, place, ready, fill=whole, time=self._time)
+        if slot is None:
+            return False
+        if slot.state is State.READY:
+            self._serve(hot, slot, number, place, length, asked=False)
+            return True
+        filling = slot
+
+        def filled(right: bool) -> None:
+            if right:
+                self._serve(hot, filling, number, place, length, asked=begun)
+            else:
+                self._anew(number)
+
+        filling.waiters.append(filled)
+        return True
+
+    def _serve(
+        self, hot: HotReads, slot: Slot, number: int, place: tuple[Segment, int], length: int, *, asked: bool
+    ) -> None:
+        """``asked``: a device was, for this get."""
+
+        def served(right: bool) -> None:
+            if not right:
+                self._anew(number)
+                return
+            if not asked:
+                self._from_hot[0] += 1
+                self._from_hot[1] += length
+            self._one(number, length)
+
+        target = cut(self._chunks[number].target, 0, length)
+        hot.serve(slot, self._namespace, place, self._parts, target, served)
+
+    def _anew(self, number: int) -> None:
+        """The hot tier had it not after all: read it from the device, if it is there."""
+        chunk = self._chunks[number]
+        place = self._gets.context.find(self._namespace, chunk.key)
+        length = -1 if place is None else _length(place, self._parts)
+        if place is None or length < 1 or length > total(chunk.target):
+            self._one(number, -1)
+            return
+        read = self._read(number, place, length, chunk)
+        need = read.prepare()
+        ready: list[ChunkRead] = []
+        if need:
+            self._stage(read, need, ready)
+        else:
+            ready.append(read)
+        if ready:
+            submit(ready)
 
     def _read(self, number: int, place: tuple[Segment, int], length: int, chunk: GetChunk) -> ChunkRead:
         return ChunkRead(
@@ -161,8 +241,11 @@ class _Get:
             hits = [length for length in self._lengths if length >= 0]
             counters["chunks_got"] += len(hits)
             counters["bytes_got"] += sum(hits)
-            counters["chunks_got_device"] += len(hits)
-            counters["bytes_got_device"] += sum(hits)
+            hot_chunks, hot_bytes = self._from_hot
+            counters["chunks_got_hot"] += hot_chunks
+            counters["bytes_got_hot"] += hot_bytes
+            counters["chunks_got_device"] += len(hits) - hot_chunks
+            counters["bytes_got_device"] += sum(hits) - hot_bytes
             counters["chunks_missed"] += len(self._lengths) - len(hits)
             self._gets.in_flight -= 1
             self._gets.context.call(self._done, GetOutcome(self._lengths))

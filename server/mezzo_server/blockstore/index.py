@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from mezzo.errors import TooLarge
 from mezzo_server.blockstore.api import Scope
+from mezzo_server.hot.slots import SlotMap
 
 SHARDS = 512
 HASH_SHIFT = 40  # high bits: a dictionary uses the low bits of the same hash for its own slots
@@ -24,7 +25,7 @@ SWEEP_STEP = 64
 class NamespaceIndex:
     """Locations of the visible chunks of one namespace, and what is under way for its keys."""
 
-    __slots__ = ("busy", "count", "mask", "pins", "scope", "shadows", "shards", "users")
+    __slots__ = ("busy", "count", "hot", "mask", "pins", "scope", "shadows", "shards", "users")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -36,6 +37,8 @@ class NamespaceIndex:
         """requests that may add to it"""
         self.busy: dict[bytes, deque[Callable[[], None]]] = {}
         """keys with a put, a relocation or a delete under way -> who waits for its end"""
+        self.hot = SlotMap()
+        """slots of the hot tier: ready only for what is visible here"""
         self.pins: dict[bytes, int] = {}
         """leases on a key"""
         self.shadows: dict[bytes, frozenset[int]] = {}

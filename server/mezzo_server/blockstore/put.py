@@ -8,9 +8,9 @@ the first: committed, it answers EXISTS; failed, it goes on itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from mezzo.errors import Busy, DeadlineExceeded, InvalidArgument, TooLarge
+from mezzo.errors import Busy, DeadlineExceeded, InternalError, InvalidArgument, TooLarge
 from mezzo_server.blockstore.api import PutChunk, PutDone, PutOutcome, PutStatus
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format import record
@@ -19,6 +19,7 @@ from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.spans import copy, cut, direct, total
 from mezzo_server.blockstore.writer import RecordWrite, Writer
+from mezzo_server.hot.slots import Slot
 from mezzo_server.memory import Span
 from mezzo_server.staging import StagingRequest
 
@@ -210,10 +211,12 @@ class _Group:
         "_align_bytes",
         "_bounced",
         "_entries",
+        "_fault",
         "_left",
         "_numbers",
         "_piece",
         "_request",
+        "_slots",
         "_spans",
         "_ticket",
         "_write",
@@ -228,6 +231,9 @@ class _Group:
         self._entries: list[record.Entry] = []
         self._spans: list[list[Span]] = []
         self._bounced: list[bool] = []
+        self._slots: list[Slot | None] = []
+        """where in the hot tier the chunks go, if they do"""
+        self._fault: Exception | None = None
         self._align_bytes = 0
         self._left = 0
 
@@ -243,15 +249,26 @@ class _Group:
             self._entries.append(
                 record.Entry(chunk.key, 0, chunk.parts, chunk.checksums or (0,) * count, chunk.position)
             )
-            bounce = not direct(chunk.source, align)
+            slot = self._reserve(chunk.key, length)
+            self._slots.append(slot)
+            bounce = slot is None and not direct(chunk.source, align)
             self._bounced.append(bounce)
-            size += blocks_of(length) * BLOCK_BYTES if bounce else (length % BLOCK_BYTES and BLOCK_BYTES)
+            if slot is None:
+                size += blocks_of(length) * BLOCK_BYTES if bounce else (length % BLOCK_BYTES and BLOCK_BYTES)
         header = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
         try:
             staging = ticket._puts.context.staging
             self._request = staging.request(header + size, lambda piece: self._stage(piece, header))
         except (Busy, TooLarge) as error:
             self._ended(error)
+
+    def _reserve(self, key: bytes, length: int) -> Slot | None:
+        """A slot of the hot tier for a chunk, if it is to become hot and there is room."""
+        namespace = self._ticket._namespace
+        hot = self._ticket._puts.context.hot
+        if hot is None or not hot.fill_puts:
+            return None
+        return hot.reserve(namespace.hot, namespace.scope.tenant, key, length)
 
     def _stage(self, piece: Span, header: int) -> None:
         """Copy what cannot go straight, then take checksums of what will be written."""
@@ -265,7 +282,16 @@ class _Group:
             chunk = ticket._chunks[number]
             length = sum(chunk.parts)
             whole = blocks_of(length) * BLOCK_BYTES
-            if self._bounced[place]:
+            slot = self._slots[place]
+            if slot is not None:
+                # The device is written out of the slot: whatever the client does to its source from now on,
+                # the bytes that were checksummed are those that are hot and those that are stored.
+                slot.span(length, whole - length).view[:] = bytes(whole - length)
+                self._spans.append([slot.span(0, whole)])
+                self._left += 1
+                seed = context.seed(ticket._namespace, chunk.key)
+                context.copy_digest(seed, 0, chunk.parts, [slot.span()], chunk.source, self._digested(place))
+            elif self._bounced[place]:
                 target = piece.part(at, whole)
                 at += whole
                 target.view[length:] = bytes(whole - length)
@@ -290,10 +316,7 @@ class _Group:
         """A callback that takes the checksums of one chunk once its bytes lie where they should."""
         ticket = self._ticket
         chunk = ticket._chunks[self._numbers[place]]
-
-        def digested(found: list[int]) -> None:
-            self._entries[place].checksums = tuple(found)
-            self._ready()
+        digested = self._digested(place)
 
         def start() -> None:
             if chunk.checksums is not None:
@@ -305,11 +328,28 @@ class _Group:
 
         return start
 
+    def _digested(self, place: int) -> Callable[[list[int]], None]:
+        """A callback that takes over the checksums of one chunk, or compares them with those known."""
+        chunk = self._ticket._chunks[self._numbers[place]]
+
+        def digested(found: list[int]) -> None:
+            if chunk.checksums is None:
+                self._entries[place].checksums = tuple(found)
+            elif tuple(found) != tuple(chunk.checksums):
+                self._ticket._puts.context.counters["hot_mismatches"] += 1
+                self._fault = InternalError("the bytes of a chunk changed in memory while it was put")
+            self._ready()
+
+        return digested
+
     def _ready(self, header: int = 0) -> None:
         self._left -= 1
         if self._left:
             return
         ticket = self._ticket
+        if self._fault is not None:
+            self._ended(self._fault)
+            return
         if ticket._abandoned:
             self._ended(DeadlineExceeded("the put was given up"))
             return
@@ -355,13 +395,31 @@ class _Group:
                 if stamp:
                     table.touched[number] = stamp
                 context.appear(namespace, table.keys[number], write.segment, number)
+            self._settle(table.sequence[number] for number in write.numbers)
             context.changes += 1
             context.counters["chunks_put"] += len(self._numbers)
             context.counters["bytes_put"] += sum(entry.length for entry in self._entries)
-        elif write is not None and write.began:
+        else:
+            self._settle(None)
+        if error is not None and write is not None and write.began:
             # until the segment has its table, a restart may find what came through of the record
             for entry in self._entries:
                 namespace.shade(entry.key, write.segment.life)
         for number, entry in zip(self._numbers, self._entries, strict=True):
             ticket._answer(number, PutStatus.STORED if error is None else PutStatus.FAILED, error)
             namespace.end(entry.key)
+
+    def _settle(self, sequences: Iterable[int] | None) -> None:
+        """What became of the slots: hot from now on, under these sequences, or free again."""
+        slots, self._slots = self._slots, []
+        hot = self._ticket._puts.context.hot
+        if hot is None:
+            return
+        if sequences is None:
+            for slot in slots:
+                if slot is not None:
+                    hot.fail(slot)
+            return
+        for slot, sequence in zip(slots, sequences, strict=True):
+            if slot is not None:
+                hot.ready(slot, sequence)

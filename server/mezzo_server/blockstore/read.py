@@ -33,6 +33,7 @@ class ChunkRead:
         "_context",
         "_done",
         "_drop",
+        "_room",
         "_staged",
         "_tail",
         "checksums",
@@ -61,7 +62,9 @@ class ChunkRead:
         done: Callable[[bool], None],
         drop: Drop,
         time: DeviceTime | None = None,
+        room: Span | None = None,
     ) -> None:
+        """``room``: whole blocks of the server's own that begin with ``target``, so that no tail is staged."""
         segment, number = place
         self.time = time
         self._context = context
@@ -86,6 +89,7 @@ class ChunkRead:
         """where on the device the transfer begins"""
         self.spans: list[Span] = []
         """what the transfer fills: whole blocks"""
+        self._room = room
         self._staged: Span | None = None
         self._bounced = False
         self._tail = 0
@@ -100,6 +104,9 @@ class ChunkRead:
 
     def prepare(self) -> int:
         """Plan the transfer; bytes of staging that it needs (0: none)."""
+        if self._room is not None:
+            self.spans = [self._room]
+            return 0
         align = self.segment.log.device.memory_align_bytes
         self._bounced = self.skip != 0 or not direct(self.target, align)
         if self._bounced:

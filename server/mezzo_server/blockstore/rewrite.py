@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.delete import Deletes
@@ -33,8 +33,8 @@ class Rewritten:
 
     chunks: int = 0
     bytes: int = 0
-    lost: int = 0
-    """chunks that could not be read, or did not verify"""
+    lost: list[int] = field(default_factory=list)
+    """entries that could not be read, or did not verify"""
     error: Exception | None = None
     """why records could not be written; their chunks are where they were"""
 
@@ -147,7 +147,7 @@ class Rewriter:
                 victim.suspects.append((table.block[number], blocks_of(table.length[number])))
             else:
                 self._log.io_error(victim, -transfer.result, "read of a survivor")
-            done.lost += 1
+            done.lost.append(number)
             await self._lose(victim, namespace, number)
         return good
 
@@ -197,7 +197,9 @@ class Rewriter:
         segment = write.segment
         for new, (number, _) in zip(write.numbers, good, strict=True):
             key = table.keys[number]
-            if context.forget(namespace, key, victim, number) or lies_here(victim, namespace, number):
+            if context.forget(namespace, key, victim, number, moves=True) or lies_here(
+                victim, namespace, number
+            ):
                 segment.table.touched[new] = context.policy.rewritten(table.touched[number])
                 context.appear(namespace, key, segment, new)
             else:

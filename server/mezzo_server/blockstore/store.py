@@ -15,6 +15,7 @@ from mezzo.errors import ClientClosed, DeviceFailed, InvalidArgument
 from mezzo_server.blockstore.api import (
     ChunkInfo,
     DeleteDone,
+    DeviceStatus,
     GetChunk,
     GetDone,
     GetOutcome,
@@ -27,17 +28,27 @@ from mezzo_server.blockstore.attach import attach
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.delete import Deletes
 from mezzo_server.blockstore.device_log import DeviceLog
+from mezzo_server.blockstore.device_parts import DeviceParts
 from mezzo_server.blockstore.estimate import LoadEstimate
-from mezzo_server.blockstore.get import Gets
+from mezzo_server.blockstore.get import Gets, submit
+from mezzo_server.blockstore.hot_stream import HotStream
+from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import Device, DeviceTime, Workers
+from mezzo_server.blockstore.join import SEGMENT_OVERHEAD_BYTES, JoinTerms
+from mezzo_server.blockstore.membership import Membership
 from mezzo_server.blockstore.options import StoreOptions
+from mezzo_server.blockstore.pins import Pins
 from mezzo_server.blockstore.put import Puts, PutTicket
+from mezzo_server.blockstore.read import ChunkRead
 from mezzo_server.blockstore.reclaim import Reclaim
 from mezzo_server.blockstore.recovery import Progress, Recovered, recover
 from mezzo_server.blockstore.scrub import Scrub
 from mezzo_server.blockstore.segment import Segment, State
 from mezzo_server.blockstore.stream import ChunkStream
 from mezzo_server.blockstore.writer import Writer
+from mezzo_server.hot.slots import ArenaMemory, Slot
+from mezzo_server.hot.slots import State as SlotState
+from mezzo_server.hot.tier import HotTier
 from mezzo_server.memory import Memory
 from mezzo_server.staging import StagingPool
 
@@ -46,8 +57,10 @@ STEPS_PER_PUMP = 64
 ROUNDS_PER_PUMP = 8
 QUIET_S_MAX = 60.0
 """Opening and closing give up when nothing came back for so long."""
-SEGMENT_OVERHEAD_BYTES = 64 << 10
-"""Header, record header and table beside the largest chunk that fits into a segment."""
+
+
+HOT_BYTES_PER_S = 4e9
+"""What a get out of the hot tier is expected to give, at the least: a copy and a checksum in one thread."""
 
 
 class BlockStore:
@@ -55,16 +68,20 @@ class BlockStore:
 
     def __init__(self, context: Context, recovered: Recovered) -> None:
         self._context = context
+        self.pins = Pins(context)
+        """what leases do to many chunks at once"""
         self._writer = Writer(context)
         self._deletes = Deletes(context, self._writer)
         self._puts = Puts(context, self._writer)
         self._gets = Gets(context, self._deletes.drop)
         self._estimate = LoadEstimate()
-        self._reclaims = [
-            Reclaim(context, log, self._writer, self._deletes, self._writer.space_came)
-            for log in context.logs
-        ]
-        self._scrubs = [Scrub(context, log, self._deletes.drop) for log in context.logs]
+        if context.hot is not None:
+            context.hot.made = self._made
+            for arena in context.hot.arenas():
+                self.register(arena.memory)
+        self._parts = DeviceParts(context, self._writer, self._deletes)
+        self.membership = Membership(context, self._parts)
+        """adds, drains, replaces and grows devices while the store serves"""
         self._writer.need_space = self._kick
         self._closed = False
         self.recovered = recovered
@@ -83,8 +100,11 @@ class BlockStore:
         created_s: int = 0,
         format_foreign: bool = False,
         progress: Progress | None = None,
+        hot: HotTier | None = None,
     ) -> BlockStore:
         """Attach, format or recover; blocks until the store can serve.
+
+        ``hot`` is an empty hot tier, which the caller closes after the store; None: there is none.
 
         ``now`` is a monotonic clock in seconds, ``created_s`` the Unix time noted when formatting.
         FormatError says what is wrong with the devices, DeviceFailed that one cannot be used.
@@ -102,6 +122,7 @@ class BlockStore:
             DeviceLog(context, device, block) for device, block in zip(devices, blocks, strict=True)
         ]
         began = now()
+        context.hot = hot
         recovered, unsealed = recover(context, progress)
         store = cls(context, recovered)
         store._settle(unsealed)
@@ -177,11 +198,11 @@ class BlockStore:
 
     @property
     def capacity_bytes(self) -> int:
-        """Space in segments of all devices that serve."""
+        """Space in segments of all devices that take chunks."""
         return sum(
             (log.superblock.segment_count - len(log.superblock.retired)) * log.superblock.segment_bytes
             for log in self._context.logs
-            if log.fenced is None
+            if log.takes_chunks
         )
 
     # -- chunks ------------------------------------------------------------------------------
@@ -223,7 +244,12 @@ class BlockStore:
         """
         self._check_open()
         began = self._context.now()
+        namespace = self._context.index.peek(scope)
         size = sum(span.length for chunk in chunks for span in chunk.target)
+        if self.hot is not None and namespace.hot.count:
+            # what no device is asked for says nothing about how long the devices take
+            cold = (chunk for chunk in chunks if not _is_ready(namespace.hot.get(chunk.key)))
+            size = sum(span.length for chunk in cold for span in chunk.target)
         self._estimate.begin(size, began)
 
         def ended(outcome: GetOutcome) -> None:
@@ -231,7 +257,7 @@ class BlockStore:
             done(outcome)
 
         try:
-            self._gets.begin(self._context.index.peek(scope), chunks, ended, first_part, part_count, time)
+            self._gets.begin(namespace, chunks, ended, first_part, part_count, time)
         except Exception:
             self._estimate.end(size, began, began)
             raise
@@ -244,7 +270,7 @@ class BlockStore:
         first_part: int = 0,
         part_count: int = 0,
         time: DeviceTime | None = None,
-    ) -> ChunkStream | None:
+    ) -> ChunkStream | HotStream | None:
         """One chunk, or parts of it, as pieces in order; None: a miss."""
         self._check_open()
         if first_part < 0 or part_count < 0:
@@ -259,13 +285,38 @@ class BlockStore:
         stamp = context.policy.read()
         segment.touched_sum += stamp - segment.table.touched[number]
         segment.table.touched[number] = stamp
-        stream = ChunkStream(context, namespace, key, place, (first_part, part_count), self._deletes.drop)
-        stream.time = time
+        parts = (first_part, part_count)
+        stream, tier = self._hot_stream(namespace, key, place, parts, time)
+        if stream is None:
+            stream = ChunkStream(context, namespace, key, place, parts, self._deletes.drop)
+            stream.time = time
         context.counters["chunks_got"] += 1
         context.counters["bytes_got"] += stream.length
-        context.counters["chunks_got_device"] += 1
-        context.counters["bytes_got_device"] += stream.length
+        context.counters[f"chunks_got_{tier}"] += 1
+        context.counters[f"bytes_got_{tier}"] += stream.length
         return stream
+
+    def _hot_stream(
+        self,
+        namespace: NamespaceIndex,
+        key: bytes,
+        place: tuple[Segment, int],
+        parts: tuple[int, int],
+        time: DeviceTime | None,
+    ) -> tuple[HotStream | ChunkStream | None, str]:
+        """(a stream out of the hot tier if there is one, the tier whose bytes it gives)."""
+        hot = self._gets.hot
+        if hot is None:
+            return None, "device"
+        reads: list[ChunkRead] = []
+        whole = not parts[0] and (not parts[1] or parts[1] >= place[0].table.parts[place[1]])
+        slot, begun = hot.slot(namespace, key, place, reads, fill=whole, time=time)
+        if slot is None:
+            return None, "device"
+        stream = HotStream(self._context, hot.hot, slot, namespace, place, parts)
+        if reads:
+            submit(reads)
+        return stream, "device" if begun else "hot"
 
     def delete(
         self, scope: Scope, keys: Sequence[bytes], done: DeleteDone, *, time: DeviceTime | None = None
@@ -316,54 +367,83 @@ class BlockStore:
         if place is not None:
             place[0].pinned_bytes -= place[0].table.length[place[1]]
 
-    def pin_all(self, scope: Scope, keys: Sequence[bytes]) -> None:
-        """`pin` for many that are all present, as `prefix` has just told. KeyError if one is not."""
-        namespace = self._context.index.peek(scope)
-        pins, shards, mask, lives = namespace.pins, namespace.shards, namespace.mask, self._context.lives
-        for key in keys:
-            # `pin`, written out: its calls would cost three times as much.
-            before = pins.get(key)
-            if before:
-                pins[key] = before + 1
-                continue
-            location = shards[hash(key) >> HASH_SHIFT & mask][key]
-            segment = lives[life_of(location)]
-            segment.pinned_bytes += segment.table.length[number_of(location)]
-            pins[key] = 1
+    def load_estimate_s(self, size: int, hot_bytes: int = 0) -> float:
+        """Expected seconds that a get of ``size`` bytes would take now, ``hot_bytes`` of which are hot."""
+        if not hot_bytes:
+            return self._estimate.seconds(size)
+        cold = size - hot_bytes
+        return hot_bytes / HOT_BYTES_PER_S + (self._estimate.seconds(cold) if cold > 0 else 0.0)
 
-    def unpin_all(self, scope: Scope, keys: Sequence[bytes]) -> None:
-        """`unpin` for many. KeyError if one was not pinned."""
+    # -- the hot tier ------------------------------------------------------------------------
+
+    def _made(self, arena: ArenaMemory) -> None:
+        self.register(arena.memory)
+
+    @property
+    def hot(self) -> HotTier | None:
+        """The hot tier, if there is one."""
+        return self._context.hot
+
+    def hot_bytes(self, scope: Scope, keys: Sequence[bytes]) -> int:
+        """Bytes of those of the chunks that are hot now."""
+        slots = self._context.index.peek(scope).hot
+        if self.hot is None or not slots.count:
+            return 0
+        found = [slots.get(key) for key in keys]
+        return sum([slot.length for slot in found if slot is not None and slot.state is SlotState.READY])
+
+    def hold(self, scope: Scope, key: bytes) -> Slot | None:
+        """The slot of a present chunk, to be used in place until `let_go`; None: it is not hot.
+
+        None as well if clients hold as much of the hot tier as they may.
+        """
         context = self._context
+        hot = context.hot
+        if hot is None:
+            return None
         namespace = context.index.peek(scope)
-        pins, shards, mask = namespace.pins, namespace.shards, namespace.mask
-        for key in keys:
-            left = pins[key] - 1
-            if left:
-                pins[key] = left
-                continue
-            del pins[key]
-            location = shards[hash(key) >> HASH_SHIFT & mask].get(key)
-            if location is not None:
-                segment = context.lives[life_of(location)]
-                if segment.log.fenced is None:
-                    segment.pinned_bytes -= segment.table.length[number_of(location)]
-        context.changes += 1
+        place = context.find(namespace, key)
+        slot = None if place is None else context.ready_slot(namespace, key, *place)
+        if place is None or slot is None or not hot.hold(slot):
+            return None
+        hot.used(slot)
+        segment, number = place
+        stamp = context.policy.read()
+        segment.touched_sum += stamp - segment.table.touched[number]
+        segment.table.touched[number] = stamp
+        return slot
 
-    def load_estimate_s(self, size: int) -> float:
-        """Expected seconds that a get of ``size`` bytes would take now."""
-        return self._estimate.seconds(size)
+    def let_go(self, slot: Slot) -> None:
+        """Undo one `hold`."""
+        if self._context.hot is not None:
+            self._context.hot.let_go(slot)
+
+    def warm(self, scope: Scope, keys: Sequence[bytes], done: Callable[[], None]) -> None:
+        """Read those chunks into the hot tier that are present and not hot, as far as there is room.
+
+        ``done`` is called once, when no more of them will become hot by this call.
+        """
+        self._check_open()
+        if self._gets.hot is None:
+            self._context.call(lambda _: done(), None)
+            return
+        self._gets.in_flight += 1
+
+        def ended() -> None:
+            self._gets.in_flight -= 1
+            self._context.call(lambda _: done(), None)
+
+        self._gets.hot.warm(self._context.index.peek(scope), keys, ended)
 
     # -- memory ------------------------------------------------------------------------------
 
     def register(self, memory: Memory) -> bool:
         """Tell the devices of memory that will be read into and written from. True: it was pinned."""
-        pinned = [log.device.register(memory) for log in self._context.logs]
-        return any(pinned)
+        return self._parts.register(memory)
 
     def unregister(self, memory: Memory) -> None:
         """Undo `register`; nothing of the memory is in flight."""
-        for log in self._context.logs:
-            log.device.unregister(memory)
+        self._parts.unregister(memory)
 
     # -- running -----------------------------------------------------------------------------
 
@@ -426,13 +506,31 @@ class BlockStore:
         )
 
     def tick(self) -> None:
-        """What time brings: refusals of puts that waited too long, reclaim, scrub."""
+        """What time brings: refusals of puts that waited too long, reclaim, scrub, drains."""
         self._writer.space_came()
         self._writer.expire(self._context.now())
         for reclaim in self._reclaims:
             reclaim.tick()
         for scrub in self._scrubs:
             scrub.tick()
+        self.membership.tick()
+
+    @property
+    def _reclaims(self) -> Sequence[Reclaim]:
+        return self._parts.reclaims
+
+    @property
+    def _scrubs(self) -> Sequence[Scrub]:
+        return self._parts.scrubs
+
+    def devices_state(self) -> list[DeviceStatus]:
+        """All devices and what is done to them; those that left since the start too."""
+        return self.membership.states()
+
+    def join_terms(self) -> JoinTerms:
+        """What a device must comply with to join. Raises if none may join now."""
+        self._check_open()
+        return self.membership.terms(self.chunk_bytes_max)
 
     def _kick(self) -> None:
         for reclaim in self._reclaims:
@@ -450,6 +548,8 @@ class BlockStore:
         counters = dict(context.counters)
         counters["puts_waiting"] = self._writer.waiting
         counters["put_bytes_waiting"] = self._puts.waiting_bytes
+        if context.hot is not None:
+            counters.update(context.hot.report())
         return StoreReport(context.index.count, live, devices, counters)
 
     def close(self) -> None:
@@ -460,10 +560,12 @@ class BlockStore:
         context = self._context
         context.closing = True
         self._writer.expire(float("inf"))
+        self.membership.tick()
         self._run_until(
             lambda: (
                 not (self._puts.in_flight or self._gets.in_flight or self._deletes.in_flight)
                 and not any(reclaim.running for reclaim in self._reclaims)
+                and not self.membership.running
             )
         )
         for log in context.logs:
@@ -474,6 +576,9 @@ class BlockStore:
             if log.fenced is None:
                 context.start(self._last_flush(log))
         self._run_until(self._at_rest)
+        if context.hot is not None:
+            for arena in context.hot.arenas():
+                self.unregister(arena.memory)
 
     async def _last_flush(self, log: DeviceLog) -> None:
         await log.flushed()
@@ -489,3 +594,7 @@ class BlockStore:
         running = any(reclaim.running for reclaim in self._reclaims)
         flying = any(log.device.in_flight for log in context.logs) or context.workers.in_flight
         return not (sealing or running or flying or self.eager)
+
+
+def _is_ready(slot: Slot | None) -> bool:
+    return slot is not None and slot.state is SlotState.READY

@@ -182,6 +182,12 @@ class HotTier:
 
     # -- slots
 
+    def wants(self, tenant: bytes, key: bytes, length: int) -> bool:
+        """Whether a chunk that is being read from a device should become hot."""
+        state = self._tenants.get(tenant)
+        pool = state.pools.get(class_pages(length)) if state is not None else None
+        return pool is None or pool.policy.wants(key)
+
     def reserve(self, owner: SlotMap, tenant: bytes, key: bytes, length: int) -> Slot | None:
         """A slot to fill with a chunk of ``length`` bytes; None: there is no room now.
 

@@ -23,7 +23,13 @@ from mezzo_server.blockstore.io import Device
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.recovery import Progress
 from mezzo_server.blockstore.store import BlockStore
-from mezzo_server.config import ShardConfig
+from mezzo_server.config import MetricsConfig, ShardConfig
+from mezzo_server.hot.arena import Arena
+from mezzo_server.hot.tier import HotTier
+from mezzo_server.metrics.catalog import Sample
+from mezzo_server.metrics.endpoint import Endpoint
+from mezzo_server.metrics.gathering import LoopGatherer
+from mezzo_server.metrics.version import version
 from mezzo_server.shard.listener import open_listeners
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
@@ -63,13 +69,17 @@ class Readiness(Struct, frozen=True):
     bytes_total: int
     start_s: float
     """from the call to readiness"""
+    metrics: str
+    """host:port of its metrics; empty: they are not served"""
 
 
 class Shard:
     """One shard from `__init__` (devices recovered, listening) through `run` to `close`."""
 
-    def __init__(self, config: ShardConfig, progress: Progress | None = None) -> None:
-        """Open everything, or nothing.
+    def __init__(
+        self, config: ShardConfig, progress: Progress | None = None, metrics: MetricsConfig | None = None
+    ) -> None:
+        """Open everything, or nothing. Without ``metrics`` there is no endpoint for them.
 
         Raises:
             InvalidArgument: the configuration does not fit what is there.
@@ -100,6 +110,9 @@ class Shard:
             stack.callback(self._store_staging.close)
             self._staging = StagingPool(config.limits.staging_bytes)
             stack.callback(self._staging.close)
+            self._hot = _hot_tier(config)
+            if self._hot is not None:
+                stack.callback(self._hot.close)
             self._store = BlockStore.open(
                 devices,
                 self._workers,
@@ -109,6 +122,7 @@ class Shard:
                 created_s=int(time.time()),
                 format_foreign=config.format,
                 progress=progress,
+                hot=self._hot,
             )
             stack.callback(self._store.close)
             self._store.register(self._staging.memory)
@@ -125,6 +139,13 @@ class Shard:
                 numbers=self._runtime.numbers,
             )
             self._runtime.service = self.service
+            if self._hot is not None:
+                # The first arena now, so that the first chunk that is put is hot; the others off the loop.
+                self._hot.prepare(self.service.tenant)
+                self._hot.offload = self._runtime.offload
+            self._endpoint = self._open_endpoint(metrics)
+            if self._endpoint is not None:
+                stack.callback(self._endpoint.close)
             self._closing = stack.pop_all()
         report = self._store.report()
         self.readiness = Readiness(
@@ -140,6 +161,7 @@ class Shard:
             bytes_live=report.bytes_live,
             bytes_total=sum(device.bytes_total for device in report.devices),
             start_s=round(time.monotonic() - began, 3),
+            metrics="" if self._endpoint is None else self._endpoint.address,
         )
 
     def run(self, announce: Callable[[Readiness], None] | None = None, *, signals: bool = True) -> None:
@@ -170,6 +192,29 @@ class Shard:
         """End what is under way, seal, flush, and let go of everything."""
         self._closing.close()
 
+    def _open_endpoint(self, metrics: MetricsConfig | None) -> Endpoint | None:
+        if metrics is None or not metrics.shard:
+            return None
+        gatherer = LoopGatherer(self._runtime.from_thread, self._sample)
+        return Endpoint(metrics.shard, "shard", gatherer, gatherer.healthy, insecure=metrics.insecure)
+
+    def _sample(self) -> Sample:
+        """What the metrics are made of; called in the loop."""
+        words = {
+            "version": version(),
+            "incarnation": self.service.incarnation.hex(),
+            "durability": self.readiness.durability,
+            "policy": self.readiness.policy,
+            "io": self.readiness.io,
+            "loop": self.readiness.loop,
+        }
+        return Sample(
+            numbers=self.service.numbers(),
+            histograms={**self.service.measures.histograms(), "loop_hold": {"": self._runtime.holds_told()}},
+            words=words,
+            devices=[device.name for device in self._store.devices],
+        )
+
     def _stop(self) -> None:
         log.info("stopping", connections=len(self._runtime.connections))
         self._stop_listening()
@@ -187,13 +232,14 @@ def serve(
     config: ShardConfig,
     announce: Callable[[Readiness], None],
     progress: Progress | None = None,
+    metrics: MetricsConfig | None = None,
 ) -> None:
     """Run one shard in this process until SIGTERM or SIGINT.
 
     Raises:
         MezzoError: it could not start; the message says why in one line.
     """
-    shard = Shard(config, progress)
+    shard = Shard(config, progress, metrics)
     try:
         shard.run(announce)
     finally:
@@ -218,6 +264,18 @@ def _new_loop(name: str) -> asyncio.AbstractEventLoop:
         else:
             return uvloop.new_event_loop()
     return asyncio.new_event_loop()
+
+
+def _hot_tier(config: ShardConfig) -> HotTier | None:
+    if not config.hot.bytes:
+        return None
+    return HotTier(
+        bytes_max=config.hot.bytes,
+        arena_bytes=config.hot.arena_bytes,
+        held_fraction=config.hot.held_fraction,
+        fill_puts=config.hot.fill == "puts",
+        new_arena=Arena,
+    )
 
 
 def _options(config: ShardConfig) -> StoreOptions:

@@ -71,12 +71,13 @@ class Request(DeviceTime):
         if self.deadline is not None and self.session.service.now() >= self.deadline:
             raise DeadlineExceeded("the deadline passed before the request could end")
 
-    def check_load(self, nbytes: int) -> None:
-        """DeadlineExceeded if reading ``nbytes`` would end too late."""
+    def check_load(self, keys: Sequence[bytes], nbytes: int) -> None:
+        """DeadlineExceeded if reading these chunks, ``nbytes`` in all, would end too late."""
         if self.deadline is None:
             return
         service = self.session.service
-        load_s = service.store.load_estimate_s(nbytes)
+        store = service.store
+        load_s = store.load_estimate_s(nbytes, store.hot_bytes(self.session.scope, keys))
         if service.now() + load_s > self.deadline:
             raise DeadlineExceeded(f"reading {nbytes} bytes would take about {load_s * 1000:.1f} ms")
 

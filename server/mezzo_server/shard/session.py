@@ -18,6 +18,7 @@ from mezzo.protocol.messages import (
     KEY_BYTES_MAX,
     Acquire,
     Acquired,
+    ArenaOpen,
     Body,
     Cancelled,
     ChunkStat,
@@ -48,6 +49,7 @@ from mezzo.protocol.messages import (
 )
 from mezzo_server.metrics.measures import SECONDS
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
+from mezzo_server.shard.in_place import acquire_in_place, open_arena
 from mezzo_server.shard.regions import Region, RegionTable
 from mezzo_server.shard.request import Request, bitmap
 from mezzo_server.shard.share import StagingShare
@@ -80,6 +82,9 @@ class Link(Protocol):
 
     def take_descriptor(self) -> int | None:
         """The next descriptor that came with a frame; the caller owns it."""
+
+    def refuse(self, error: MezzoError) -> None:
+        """End the connection, and tell the client why."""
 
 
 class Session:
@@ -123,6 +128,7 @@ class Session:
             Kind.RELEASE: self._release,
             Kind.STAT: self._stat,
             Kind.SHARD_STAT: self._shard_stat,
+            Kind.ARENA_OPEN: self._arena_open,
             Kind.REGION_ADD: self._region_add,
             Kind.REGION_REMOVE: self._region_remove,
             Kind.CANCEL: self._cancel,
@@ -284,7 +290,8 @@ class Session:
         self._check_keys(body.keys)
         store = self.service.store
         count, nbytes = store.prefix(self.scope, body.keys)
-        load_us = int(store.load_estimate_s(nbytes) * 1e6) if nbytes else 0
+        hot_bytes = store.hot_bytes(self.scope, body.keys[:count]) if store.hot is not None else 0
+        load_us = int(store.load_estimate_s(nbytes, hot_bytes) * 1e6) if nbytes else 0
         self._send(Kind.LOOKED_UP, request_id, LookedUp(count, nbytes, load_us))
 
     def _get(self, request_id: int, body: Get) -> None:
@@ -335,8 +342,15 @@ class Session:
 
     def _acquire(self, request_id: int, body: Acquire) -> None:
         self._check_keys(body.keys)
+        if body.in_place:
+            acquired = acquire_in_place(self, request_id, body)
+            if acquired is not None:
+                self._send(Kind.ACQUIRED, request_id, acquired)
+            return
         granted = self.service.leases.acquire(self, self.scope, body.keys, body.lease_ms / 1000)
-        load_us = int(self.service.store.load_estimate_s(granted.bytes) * 1e6) if granted.bytes else 0
+        store = self.service.store
+        hot_bytes = store.hot_bytes(self.scope, body.keys[: granted.prefix]) if store.hot is not None else 0
+        load_us = int(store.load_estimate_s(granted.bytes, hot_bytes) * 1e6) if granted.bytes else 0
         self._send(
             Kind.ACQUIRED,
             request_id,
@@ -346,6 +360,12 @@ class Session:
     def _release(self, request_id: int, body: Release) -> None:
         held = self.service.leases.release(self, body.lease)
         self._send(Kind.RELEASED, request_id, Released(held))
+
+    def _arena_open(self, request_id: int, body: ArenaOpen) -> None:
+        channel = self.link.take_descriptor()
+        if channel is None:
+            raise ProtocolError("ARENA_OPEN needs exactly one descriptor with it (SCM_RIGHTS)")
+        self._send(Kind.ARENA_OPENED, request_id, open_arena(self, body, channel))
 
     def _stat(self, request_id: int, body: Stat) -> None:
         self._check_keys(body.keys)

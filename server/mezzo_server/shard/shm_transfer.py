@@ -103,7 +103,7 @@ class ShmGet(ShmRequest):
         """Begin. The answer comes through the session."""
         if self.deadline is not None:
             try:
-                self.check_load(sum(self.weigh(index)[0] for index in range(self.count)))
+                self.check_load(self.keys, sum(self.weigh(index)[0] for index in range(self.count)))
             except MezzoError as error:
                 self.fail(error)
                 return

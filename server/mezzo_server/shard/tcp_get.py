@@ -18,6 +18,7 @@ from mezzo_server.shard.request import Request
 from mezzo_server.shard.shm_transfer import got
 
 if TYPE_CHECKING:
+    from mezzo_server.blockstore.hot_stream import HotStream
     from mezzo_server.blockstore.stream import ChunkStream
     from mezzo_server.shard.session import Session
 
@@ -64,7 +65,7 @@ class _Sending:
         "waiting",
     )
 
-    def __init__(self, get: TcpGet, stream: ChunkStream, index: int) -> None:
+    def __init__(self, get: TcpGet, stream: ChunkStream | HotStream, index: int) -> None:
         self._get = get
         self._undrawn = stream.length
         # Pieces in the output, in order: memory of the store, or None for zeros.
@@ -208,7 +209,7 @@ class TcpGet(Request):
                         f"chunk {index} of {length} bytes is over its capacity ({body.capacities[index]})"
                     )
             if last == len(body.keys):
-                self.check_load(nbytes)
+                self.check_load(body.keys, nbytes)
         except MezzoError as error:
             self.fail(error)
             return

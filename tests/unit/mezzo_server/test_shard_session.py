@@ -428,7 +428,7 @@ def test_cancelling_a_get_through_a_region_waits_for_its_transfers(
 
 def test_deadlines(shard: Shard, client: FakeClient, region: ClientRegion) -> None:
     put_shm(client, region, 1, {b"a": bytes(MIB)})
-    shard.store.load_estimate_s = lambda size: 0.5  # type: ignore[method-assign]
+    shard.store.load_estimate_s = lambda size, hot_bytes=0: 0.5  # type: ignore[method-assign]
     get = Get([b"a"], 1, [[0, MIB]], deadline_ms=499)
     assert client.fails(Kind.GET, get).code == ErrorCode.DEADLINE
     assert client.fails(Kind.GET, Get([b"a"], deadline_ms=499)).code == ErrorCode.DEADLINE
