@@ -20,6 +20,7 @@ from mezzo_server.supervisor.main import READY_EVENT
 
 READY_S = 60.0
 STOP_S = 30.0
+METRICS_VARIABLES = ("MEZZO_METRICS_SHARD", "MEZZO_METRICS_FRONTEND", "MEZZO_METRICS_SUPERVISOR")
 POLL_S = 0.02
 
 # Processes of tests run side by side: each takes ports of its own.
@@ -254,6 +255,8 @@ def running_shard(
     """
     with tempfile.TemporaryDirectory(prefix="mezzo-shard-") as folder:
         command = [sys.executable, "-m", "mezzo_server", "shard", "--json"]
+        if "[metrics]" not in config:
+            command += ["--metrics", "127.0.0.1:0"]
         if listen is None:
             listen = (f"unix://{folder}/socket", "tcp://127.0.0.1:0")
         for address in listen:
@@ -309,6 +312,9 @@ def running_node(
             path = Path(folder) / "node.toml"
             path.write_text(config)
             command += ["--config", str(path)]
+        # Any free ports, so that nodes get along with each other; what ``config`` says is not overruled.
+        ports = {} if "[metrics]" in config else dict.fromkeys(METRICS_VARIABLES, "127.0.0.1:0")
+        environ = {**ports, **(os.environ if environ is None else environ)}
         node = RunningNode([*command, *arguments], environ, Path(folder) / "log")
         node.start()
         try:

@@ -120,14 +120,22 @@ def test_what_it_says_when_it_is_ready(device: str) -> None:
         text=True,
     )
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(6)]
+    lines = [process.stdout.readline() for _ in range(7)]
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=30)
     assert process.returncode == 0
     assert rest == ""
     assert errors == ""
     text = "".join(lines)
-    for word in ("ready in", "tcp://127.0.0.1:", device, "0.06 GiB", "0 chunks", "durability process"):
+    for word in (
+        "ready in",
+        "tcp://127.0.0.1:",
+        device,
+        "0.06 GiB",
+        "0 chunks",
+        "durability process",
+        "/metrics\n",
+    ):
         assert word in text
     assert "tcp://127.0.0.1:0\n" not in text
 

@@ -33,6 +33,7 @@ class ShardProcess:
     ) -> None:
         """``log`` takes what the shard writes to its standard error; ``start_s``: time to get ready."""
         self._command = [sys.executable, "-m", "mezzo_server", "shard", "--json", "--device", str(device)]
+        self._command += ["--metrics", "127.0.0.1:0"]
         self._command += ["--capacity", str(capacity_bytes)]
         for address in listen:
             self._command += ["--listen", address]

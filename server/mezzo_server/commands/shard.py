@@ -47,7 +47,7 @@ def shard(settings: Settings, *, json: Json = False) -> None:
             _show(readiness)
 
     with recovery_progress() as progress:
-        run(settings.node.shard, announce, progress)
+        run(settings.node.shard, announce, progress, settings.node.metrics)
 
 
 def _show(readiness: Readiness) -> None:
@@ -63,6 +63,8 @@ def describe(readiness: Readiness) -> list[str]:
         how = f"{device.kind}, O_DIRECT" if device.direct else device.kind
         lines.append(f"  device      {device.name}  {device.bytes / 2**30:.2f} GiB  ({how})")
     live = f"{readiness.bytes_live / 2**30:.2f} GiB in {readiness.recovery_s:.2f} s"
+    if readiness.metrics:
+        lines.append(f"  metrics     http://{readiness.metrics}/metrics")
     lines += [
         f"  io          {readiness.io}",
         f"  recovered   {readiness.chunks} chunks, {live}",

@@ -124,6 +124,17 @@ class Runtime:
             "memory_bytes": _memory_bytes(),
         }
 
+    def holds_told(self) -> Histogram:
+        """How long callbacks held the loop, seconds: all of them."""
+        told = self.holds.copy()
+        told.counts[0] += self.callbacks - told.count
+        told.total = self.held_ns / 1e9
+        return told
+
+    def from_thread(self, step: Callable[[], None]) -> None:
+        """Call ``step`` in a turn of the loop; from any thread. RuntimeError if the loop is closed."""
+        self._loop.call_soon_threadsafe(self._timed, step)
+
     # -- what connections ask
 
     def later(self, step: Callable[[], None]) -> None:

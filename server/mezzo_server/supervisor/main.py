@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -16,6 +17,9 @@ import structlog
 from msgspec import Struct
 
 from mezzo_server.config import NodeConfig
+from mezzo_server.metrics.catalog import Sample
+from mezzo_server.metrics.endpoint import Endpoint
+from mezzo_server.metrics.parts import supervisor_sample
 from mezzo_server.supervisor.child import Child, describe_status, start
 from mezzo_server.supervisor.pinning import pin_addresses
 from mezzo_server.supervisor.plan import Action, PartReport, Plan
@@ -216,4 +220,19 @@ def serve(config: NodeConfig, announce: Callable[[NodeReadiness], None]) -> int:
 
     0: stopped cleanly; 1: a process had to be killed; 2: it could not start, and a process has said why.
     """
-    return asyncio.run(Supervisor(config, announce).run())
+    began = time.monotonic()
+    supervisor: Supervisor | None = None
+
+    def sample() -> Sample:
+        parts = supervisor.report() if supervisor is not None else []
+        return supervisor_sample(parts, time.monotonic() - began)
+
+    with ExitStack() as stack:
+        address = ""
+        if config.metrics.supervisor:
+            settings = config.metrics
+            endpoint = Endpoint(settings.supervisor, "supervisor", sample, insecure=settings.insecure)
+            stack.callback(endpoint.close)
+            address = endpoint.address
+        supervisor = Supervisor(config, announce, metrics_address=address)
+        return asyncio.run(supervisor.run())

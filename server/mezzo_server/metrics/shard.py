@@ -1,0 +1,448 @@
+"""Every metric of a shard, and which of its numbers are deliberately none."""
+
+from __future__ import annotations
+
+from mezzo.errors import ErrorCode
+from mezzo_server.metrics.catalog import (
+    EachDevice,
+    Histograms,
+    Kind,
+    Metric,
+    Numbers,
+    Source,
+    Value,
+    Words,
+    by,
+    one,
+)
+from mezzo_server.metrics.measures import REQUEST_KINDS, TRANSFER_KINDS, TRANSPORTS
+
+US = 1e-6
+REQUESTS = tuple(kind.name.lower() for kind in REQUEST_KINDS)
+TRANSFERS = tuple(kind.name.lower() for kind in TRANSFER_KINDS)
+ERRORS = tuple(code.name.lower() for code in ErrorCode)
+
+
+def _gauge(name: str, text: str, source: Source, labels: tuple[str, ...] = (), advice: str = "") -> Metric:
+    return Metric(f"mezzo_shard_{name}", Kind.GAUGE, text, source, labels, advice)
+
+
+def _counter(name: str, text: str, source: Source, labels: tuple[str, ...] = (), advice: str = "") -> Metric:
+    return Metric(f"mezzo_shard_{name}_total", Kind.COUNTER, text, source, labels, advice)
+
+
+def _histogram(
+    name: str, text: str, source: Source, labels: tuple[str, ...] = (), advice: str = ""
+) -> Metric:
+    return Metric(f"mezzo_shard_{name}", Kind.HISTOGRAM, text, source, labels, advice)
+
+
+def _outcomes() -> Numbers:
+    values: list[Value] = []
+    for kind in REQUESTS:
+        failed, cancelled = f"requests_failed_{kind}", f"requests_cancelled_{kind}"
+        values += [
+            Value((kind, "ok"), (f"requests_{kind}",), (failed, cancelled)),
+            Value((kind, "error"), (failed,)),
+            Value((kind, "cancelled"), (cancelled,)),
+        ]
+    return Numbers(tuple(values))
+
+
+def _own_time() -> Numbers:
+    values = []
+    for kind in REQUESTS:
+        minus = (f"request_device_us_{kind}",) if kind in TRANSFERS else ()
+        values.append(Value((kind,), (f"request_us_{kind}",), minus, US))
+    return Numbers(tuple(values))
+
+
+REQUEST_METRICS = (
+    _gauge(
+        "connections",
+        "Clients that are connected.",
+        one("connections"),
+        advice="At `limits.connections_max` further clients are refused.",
+    ),
+    _counter(
+        "connections_refused",
+        "Connections that were refused or cut off: over the limit, or not the protocol.",
+        one("refused_connections"),
+        advice="The log says who and why; raise `limits.connections_max` or find the client that leaks.",
+    ),
+    _counter(
+        "requests",
+        "Requests that ended, by kind and outcome: ok, error, cancelled (given up by the client).",
+        _outcomes(),
+        ("kind", "outcome"),
+        advice="Errors by code tell what is wrong with those that failed.",
+    ),
+    _counter(
+        "errors",
+        "Errors answered, by code of the protocol.",
+        by({code: f"errors_{code}" for code in ERRORS}),
+        ("code",),
+        advice="`busy`: a limit was met, see queues and staging. `internal`: a fault of ours, the log has"
+        " it. `deadline`: clients ask for more than the devices give in their time.",
+    ),
+    _gauge("requests_in_flight", "Requests that are under way.", one("requests_in_flight")),
+    _histogram(
+        "request_duration_seconds",
+        "Time from a request's frame to its answer, by kind; whatever its outcome.",
+        Histograms("request"),
+        ("kind",),
+        advice="Compare with `mezzo_shard_request_device_seconds`: what is not the devices' time is ours,"
+        " or (puts over tcp, slow readers) the client's.",
+    ),
+    _histogram(
+        "request_device_seconds",
+        "Device time of those requests that needed a device: from the first transfer submitted to the end"
+        " of the last.",
+        Histograms("request_device"),
+        ("kind",),
+        advice="Rising: the devices are busy or slow; look at transfers in flight and waiting.",
+    ),
+    _counter(
+        "request_own_seconds",
+        "Time of requests that was not device time: decisions, checksums, copies, waiting for memory, and"
+        " for the client's own payload.",
+        _own_time(),
+        ("kind",),
+    ),
+    _counter(
+        "payload_received_bytes",
+        "Payload of chunks that were stored, by transport.",
+        by({transport: f"bytes_in_{transport}" for transport in TRANSPORTS}),
+        ("transport",),
+    ),
+    _counter(
+        "payload_sent_bytes",
+        "Payload of chunks that were delivered, by transport.",
+        by({transport: f"bytes_out_{transport}" for transport in TRANSPORTS}),
+        ("transport",),
+    ),
+)
+
+CHUNK_METRICS = (
+    _gauge("chunks", "Chunks that are present.", one("chunks")),
+    _gauge("live_bytes", "Bytes of the chunks that are present.", one("bytes_live")),
+    _gauge(
+        "capacity_bytes",
+        "Bytes in segments of all devices.",
+        one("bytes_total"),
+        advice="Live bytes near it are normal for a cache; evictions and the hit rate say whether it is"
+        " too small.",
+    ),
+    _counter(
+        "get_chunks",
+        "Chunks asked for with get, by what came of it: found in the hot tier, on a device, or a miss.",
+        by({"hot": "chunks_got_hot", "device": "chunks_got_device", "miss": "chunks_missed"}),
+        ("outcome",),
+        advice="The hit rate is 1 - miss / all. Falling with rising evictions: more capacity.",
+    ),
+    _counter(
+        "get_bytes",
+        "Bytes of chunks found with get, by tier.",
+        by({"hot": "bytes_got_hot", "device": "bytes_got_device"}),
+        ("tier",),
+    ),
+    _counter("put_chunks", "Chunks that were stored.", one("chunks_put")),
+    _counter("put_bytes", "Bytes of chunks that were stored.", one("bytes_put")),
+    _counter("deleted_chunks", "Chunks that clients deleted.", one("chunks_deleted")),
+    _counter(
+        "evicted_chunks",
+        "Chunks that went because space was needed.",
+        one("chunks_evicted"),
+        advice="Compare with what is put: chunks live for about capacity / eviction rate seconds.",
+    ),
+    _counter("evicted_bytes", "Bytes of chunks that went because space was needed.", one("bytes_evicted")),
+    _counter(
+        "rewritten_bytes",
+        "Bytes that reclaim wrote again because their chunks should live on.",
+        one("rewritten_bytes"),
+        advice="Write amplification is 1 + this / put bytes. High: many leases, or a hot set near capacity.",
+    ),
+    _counter("rewritten_chunks", "Chunks that reclaim wrote again.", one("chunks_rewritten")),
+    _counter("tombstones", "Tombstones written for deletes.", one("tombstones_written")),
+)
+
+CHECK_METRICS = (
+    _counter(
+        "checksum_failures",
+        "Bytes that did not match their checksum, by stage. `received`: payload of a put over tcp; `seen`:"
+        " a first read from a device; `not_confirmed`: of those, right when read again (a client wrote into"
+        " its own region); `confirmed`: the chunk is corrupt and gone; `streamed`: found while sending over"
+        " tcp; `hot`: in the hot tier's memory.",
+        by(
+            {
+                "received": "checksum_mismatches_received",
+                "seen": "mismatches_seen",
+                "not_confirmed": "mismatches_not_confirmed",
+                "confirmed": "chunks_corrupt",
+                "streamed": "streams_not_verified",
+                "hot": "hot_mismatches",
+            }
+        ),
+        ("stage",),
+        advice="`confirmed`: a device corrupts data; replace it. `hot`: memory does. `received`: the network"
+        " or a client. Callers saw a miss each time, never wrong bytes.",
+    ),
+    _counter(
+        "lost_chunks",
+        "Chunks that left the index because they were corrupt or could not be read.",
+        one("chunks_lost"),
+        advice="Find the device in the log and in `mezzo_shard_device_io_errors_total`.",
+    ),
+    _counter("read_errors", "Reads of chunks that a device failed.", one("read_errors")),
+    _counter(
+        "io_errors",
+        "Transfers that a device failed.",
+        one("io_errors"),
+        advice="A device with more than a few is fenced: prepare its replacement.",
+    ),
+    _counter("scrubbed_bytes", "Bytes read and verified by the scrub.", one("scrubbed_bytes")),
+    _counter("scrubbed_chunks", "Chunks read and verified by the scrub.", one("scrubbed_chunks")),
+    _counter(
+        "scrub_rounds",
+        "How often the scrub came to the end of a device.",
+        one("scrub_rounds"),
+        advice="Raise `shard.scrub_bytes_per_s` if a round takes longer than you want corruption unseen.",
+    ),
+)
+
+DEVICE_METRICS = (
+    _gauge("devices", "Devices of the store.", one("devices")),
+    _gauge(
+        "devices_fenced",
+        "Devices that are not used any more after I/O errors.",
+        one("devices_fenced"),
+        advice="Above 0: replace the device (`mezzo device`); its chunks are misses meanwhile.",
+    ),
+    _gauge("device_fenced", "Whether a device is fenced.", EachDevice("fenced"), ("device",)),
+    _gauge("device_capacity_bytes", "Bytes in a device's segments.", EachDevice("bytes_total"), ("device",)),
+    _gauge("device_live_bytes", "Bytes of the chunks on a device.", EachDevice("bytes_live"), ("device",)),
+    _gauge("device_segments", "Segments of a device.", EachDevice("segments_total"), ("device",)),
+    _gauge("device_segments_free", "Free segments of a device.", EachDevice("segments_free"), ("device",)),
+    _gauge(
+        "device_segments_retired",
+        "Segments of a device that are never used again.",
+        EachDevice("segments_retired"),
+        ("device",),
+        advice="Each stands for an I/O error or a place that did not keep what was written.",
+    ),
+    _gauge(
+        "device_transfers_in_flight",
+        "Transfers submitted to a device and not reaped.",
+        EachDevice("transfers_in_flight"),
+        ("device",),
+    ),
+    _gauge(
+        "device_transfers_waiting",
+        "Of those in flight, transfers that wait because more than `shard.depth` were submitted.",
+        EachDevice("transfers_waiting"),
+        ("device",),
+        advice="Lasting: the device is saturated. Add one, or ask for less.",
+    ),
+    _counter(
+        "device_io_errors",
+        "Transfers that a device failed, by device.",
+        EachDevice("io_errors"),
+        ("device",),
+    ),
+    _counter(
+        "device_written_bytes",
+        "Bytes of records written to a device, headers and padding included.",
+        EachDevice("bytes_written"),
+        ("device",),
+    ),
+    _counter("written_bytes", "Bytes of records written to all devices.", one("bytes_written")),
+    _counter("flushes", "Flushes of devices.", one("flushes")),
+    _gauge(
+        "segments",
+        "Segments by state.",
+        by(
+            {
+                state: f"segments_{state}"
+                for state in ("free", "open", "sealing", "sealed", "reclaiming", "retired")
+            }
+        ),
+        ("state",),
+        advice="`free` at 2 or less on each device, and puts waiting: reclaim does not keep up.",
+    ),
+    _counter("segments_sealed", "Segments that were filled.", one("segments_sealed")),
+    _counter("segments_reclaimed", "Segments that were taken back.", one("segments_reclaimed")),
+    _counter("segments_given_up", "Segments that were retired.", one("segments_given_up")),
+    _counter("fences", "Devices fenced.", one("fences")),
+)
+
+QUEUE_METRICS = (
+    _gauge(
+        "puts_waiting",
+        "Records of puts that wait for space on a device.",
+        one("puts_waiting"),
+        advice="Lasting: puts come faster than reclaim makes space; they are refused as busy in the end.",
+    ),
+    _gauge("put_bytes_waiting", "Payload of puts accepted and not yet written.", one("put_bytes_waiting")),
+    _counter("writes_waited", "Records that had to wait for space.", one("writes_waited")),
+    _gauge(
+        "transfers_in_flight",
+        "Transfers submitted to all devices and not reaped.",
+        one("transfers_in_flight"),
+    ),
+    _gauge(
+        "transfers_waiting", "Transfers that wait for room in a device's queue.", one("transfers_waiting")
+    ),
+    _gauge("worker_jobs", "Jobs with the worker threads.", one("workers_in_flight")),
+    _gauge(
+        "staging_bytes",
+        "Memory for payload on its way, by pool: of connections, and of the store.",
+        by({"connections": "staging_bytes", "store": "store_staging_bytes"}),
+        ("pool",),
+    ),
+    _gauge(
+        "staging_free_bytes",
+        "What is free of it.",
+        by({"connections": "staging_free_bytes", "store": "store_staging_free_bytes"}),
+        ("pool",),
+    ),
+    _gauge(
+        "staging_waiting",
+        "Requests that wait for staging memory.",
+        by({"connections": "staging_waiting", "store": "store_staging_waiting"}),
+        ("pool",),
+        advice="Lasting: raise `limits.staging_bytes` (connections) or `shard.store_staging_bytes` (store).",
+    ),
+    _counter(
+        "gets_without_memory",
+        "Chunks that were answered as a miss because there was no staging memory to read them into.",
+        one("gets_without_memory"),
+        advice="Raise `shard.store_staging_bytes`.",
+    ),
+    _gauge(
+        "output_bytes", "Answers and payload queued to be sent, over all connections.", one("output_bytes")
+    ),
+    _counter(
+        "streams_revoked",
+        "Gets over tcp that were cut off because their client was slow and the segment was wanted.",
+        one("streams_revoked"),
+    ),
+)
+
+LEASE_METRICS = (
+    _gauge("leases", "Leases held.", one("leases")),
+    _gauge(
+        "leased_bytes",
+        "Bytes under lease; a chunk in two leases counts twice.",
+        one("leased_bytes"),
+        advice="At `mezzo_shard_leased_bytes_limit` no more is leased; shorter leases help.",
+    ),
+    _gauge("leased_bytes_limit", "Bytes that leases may hold.", one("leased_bytes_max")),
+    _gauge("leases_overdue", "Expired leases whose chunks are still held in place.", one("leases_overdue")),
+    _counter(
+        "connections_ended_overdue",
+        "Connections ended because the room that their overdue leases held was wanted.",
+        one("connections_ended_overdue"),
+        advice="Clients hold chunks in place for longer than their leases: longer leases, or quicker clients.",
+    ),
+    _gauge("regions", "Regions that clients registered.", one("regions")),
+    _gauge("region_bytes", "Bytes in regions.", one("region_bytes")),
+    _gauge("region_bytes_limit", "Bytes that regions may have.", one("regions_bytes_max")),
+    _gauge(
+        "regions_lingering",
+        "Regions of closed connections that wait for transfers to end.",
+        one("regions_lingering"),
+    ),
+)
+
+HOT_METRICS = (
+    _gauge("hot_capacity_bytes", "Memory that the hot tier may take; 0: there is none.", one("hot_bytes")),
+    _gauge("hot_used_bytes", "Memory of the hot tier's slots that hold a chunk.", one("hot_bytes_used")),
+    _gauge(
+        "hot_held_bytes",
+        "Memory of slots that clients hold in place.",
+        one("hot_bytes_held"),
+        advice="At `hot.held_fraction` of the capacity no more is given in place.",
+    ),
+    _gauge("hot_overdue_bytes", "Memory of slots held by expired leases.", one("hot_bytes_overdue")),
+    _gauge("hot_chunks", "Chunks in the hot tier.", one("hot_chunks")),
+    _gauge("hot_arenas", "Arenas of the hot tier.", one("hot_arenas")),
+    _counter("hot_fills", "Chunks that became hot.", one("hot_fills")),
+    _counter("hot_evictions", "Chunks that left the hot tier for others.", one("hot_evictions")),
+    _counter(
+        "hot_no_room",
+        "Chunks that did not become hot because there was no room.",
+        one("hot_no_room"),
+        advice="Rising with high held bytes: clients hold too much; else a larger `hot.bytes`.",
+    ),
+)
+
+PROCESS_METRICS = (
+    _gauge(
+        "loop_stalled",
+        "1 if the event loop did not answer this scrape in time: all else is what it last told.",
+        one("loop_stalled"),
+        advice="Alert on it: nothing is served meanwhile. The log names what held the loop.",
+    ),
+    _histogram(
+        "loop_hold_seconds",
+        "How long callbacks held the event loop.",
+        Histograms("loop_hold"),
+        advice="Nothing should be over 1 ms; what is delays every request by as much.",
+    ),
+    _gauge("loop_hold_longest_seconds", "The longest hold.", one("loop_hold_max_us", scale=US)),
+    _counter(
+        "loop_holds_over_1ms",
+        "Callbacks that held the loop for over a millisecond.",
+        one("loop_holds_over_1ms"),
+    ),
+    _counter(
+        "loop_held_seconds",
+        "Time in callbacks; its rate is the share of one core that the loop uses.",
+        one("loop_held_us", scale=US),
+        advice="Near 1 per second the shard is at its limit: more shards.",
+    ),
+    _counter("gc_collections", "Garbage collections.", one("collections")),
+    _gauge("gc_longest_seconds", "The longest garbage collection.", one("collection_max_us", scale=US)),
+    _counter(
+        "faults",
+        "Faults of ours that were caught.",
+        one("faults"),
+        advice="Report them, with the log.",
+    ),
+    _gauge("resident_memory_bytes", "Memory of the process, shared pages included.", one("memory_bytes")),
+    _gauge("uptime_seconds", "Time since the shard's start.", one("uptime_s")),
+    Metric(
+        "mezzo_shard_info",
+        Kind.INFO,
+        "What runs: version, incarnation (drawn at each start), durability, policy, io, loop.",
+        Words(("version", "incarnation", "durability", "policy", "io", "loop")),
+        ("version", "incarnation", "durability", "policy", "io", "loop"),
+    ),
+)
+
+METRICS: tuple[Metric, ...] = (
+    *REQUEST_METRICS,
+    *CHUNK_METRICS,
+    *CHECK_METRICS,
+    *DEVICE_METRICS,
+    *QUEUE_METRICS,
+    *LEASE_METRICS,
+    *HOT_METRICS,
+    *PROCESS_METRICS,
+)
+
+NOT_EXPORTED = {
+    "chunks_got": "the sum of the tiers",
+    "bytes_got": "the sum of the tiers",
+    "segments_total": "the sum of the states",
+    "requests": "the sum of the kinds",
+    "errors": "the sum of the codes",
+    "busy": "a code of errors",
+    "cancelled": "an outcome of requests",
+    "loop_callbacks": "the count of the histogram of holds",
+    **{f"requests_with_device_{kind}": "the count of the histogram of device time" for kind in TRANSFERS},
+}
+"""Numbers of `shard_stat` that are no metric of their own, and why."""
+
+FROM_THE_ENDPOINT = frozenset({"loop_stalled"})
+"""Numbers that the endpoint adds to what the shard told."""
