@@ -39,6 +39,12 @@ def replay(
         str, typer.Option(help="Another salt, other keys: blocks of earlier replays are no hits.")
     ] = "",
     seed: opt.Seed = 1,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place", help="Read hot chunks where they lie, under a lease (shared memory only)."
+        ),
+    ] = False,
     timeout_s: opt.Timeout = 30.0,
     out: opt.Out = None,
     plot: opt.Plot = True,
@@ -54,7 +60,7 @@ def replay(
 
     loaded = opt.load_trace(trace, seed).head(requests).repeated(epochs)
     options = ReplayOptions(
-        block_bytes=block_bytes, concurrency=concurrency, time_scale=time_scale, salt=salt
+        block_bytes=block_bytes, concurrency=concurrency, time_scale=time_scale, salt=salt, in_place=in_place
     )
     report = run_replay(loaded, options, address, namespace, timeout_s)
     folder = opt.results_folder(out, "mezzo-replay")
@@ -79,14 +85,27 @@ def run_replay(
     trace: Trace, options: ReplayOptions, address: str, namespace: str, timeout_s: float
 ) -> Report:
     """Run a trace, with a bar on a terminal, and sum it up."""
+    import time
+
+    import mezzo
     from mezzo.replay.report import make_report
     from mezzo.replay.runner import Replay
+    from mezzo.replay.tiers import TierSampler
 
-    before = _shard_stat(address, namespace, timeout_s)
-    run = Replay(lambda: connect(address, namespace, timeout_s), trace, options)
-    with progress("replay", len(trace.requests)) as told:
-        outcome = run.run(told)
-    after = _shard_stat(address, namespace, timeout_s)
+    with mezzo.Client(address, namespace=namespace, timeout_s=timeout_s) as observer:
+        before = observer.shard_stat()
+        sampler = TierSampler(observer.shard_stat, time.monotonic)
+        sampler.take(before)
+        run = Replay(lambda: connect(address, namespace, timeout_s), trace, options)
+        with progress("replay", len(trace.requests)) as told:
+
+            def look(done: int) -> None:
+                told(done)
+                sampler.look()
+
+            outcome = run.run(look)
+        after = observer.shard_stat()
+        sampler.take(after)
     return make_report(
         trace=trace.name,
         trace_sha256=trace.sha256,
@@ -95,6 +114,7 @@ def run_replay(
         options=options,
         outcome=outcome,
         server={name: value - before.get(name, 0) for name, value in after.items()},
+        samples=sampler.samples,
     )
 
 
@@ -120,10 +140,3 @@ def show(report: Report) -> None:
 def show_folder(folder: Path) -> None:
     """Say where the results are."""
     console().print(f"results: {folder}", markup=False, soft_wrap=True)
-
-
-def _shard_stat(address: str, namespace: str, timeout_s: float) -> dict[str, float]:
-    import mezzo
-
-    with mezzo.Client(address, namespace=namespace, timeout_s=timeout_s) as client:
-        return client.shard_stat()

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from mezzo.replay.tiers import TierSample, hot_share
+
 WINDOWS_MAX = 120
 
 
@@ -44,6 +46,8 @@ class Served(Struct, frozen=True, gc=False):
     hits: int
     got_bytes: int
     put_bytes: int
+    in_place: int = 0
+    """of the hits, those that were read where they lie"""
 
 
 class Window(Struct, frozen=True):
@@ -57,29 +61,41 @@ class Window(Struct, frozen=True):
     """the best that any cache could have done with the requests of the window"""
     got_gb_per_s: float
     put_gb_per_s: float
+    hot_rate: float = 0.0
+    """the part of `hit_rate` that came from the hot tier: by the shard's counters, and in place"""
 
 
 def windows(
-    served: Iterable[Served], duration_s: float, windows_max: int = WINDOWS_MAX
+    served: Iterable[Served],
+    duration_s: float,
+    windows_max: int = WINDOWS_MAX,
+    samples: Sequence[TierSample] = (),
 ) -> tuple[Window, ...]:
-    """Sum up ``served`` in equal windows over ``duration_s``, none shorter than half a second."""
+    """Sum up ``served`` in equal windows over ``duration_s``, none shorter than half a second.
+
+    ``samples``: the shard's counters by tier meanwhile.
+    """
     count = max(1, min(windows_max, int(duration_s / 0.5)))
     width_s = max(duration_s, 1e-9) / count
     groups: list[list[Served]] = [[] for _ in range(count)]
     for one in served:
         groups[min(count - 1, int(one.end_s / width_s))].append(one)
-    return tuple(_window(index * width_s, width_s, group) for index, group in enumerate(groups))
+    return tuple(_window(index * width_s, width_s, group, samples) for index, group in enumerate(groups))
 
 
-def _window(start_s: float, width_s: float, group: Sequence[Served]) -> Window:
+def _window(start_s: float, width_s: float, group: Sequence[Served], samples: Sequence[TierSample]) -> Window:
+    hits = sum(one.hits for one in group)
+    in_place = sum(one.in_place for one in group)
+    hot = in_place + (hits - in_place) * hot_share(samples, start_s, start_s + width_s)
     references = sum(one.references for one in group)
     share = 1 / references if references else 0.0
     return Window(
         start_s=start_s,
         end_s=start_s + width_s,
         requests=len(group),
-        hit_rate=sum(one.hits for one in group) * share,
+        hit_rate=hits * share,
         hit_rate_max=sum(one.seen_before for one in group) * share,
         got_gb_per_s=sum(one.got_bytes for one in group) / width_s / 1e9,
         put_gb_per_s=sum(one.put_bytes for one in group) / width_s / 1e9,
+        hot_rate=hot * share,
     )

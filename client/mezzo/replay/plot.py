@@ -32,6 +32,11 @@ def write_plot(report: Report, path: Path) -> None:
         middles, [100 * window.hit_rate for window in report.timeline], color=BLUE,
         label=f"hit rate ({report.hit_rate:.1%} in all)",
     )  # fmt: skip
+    if report.tiers is not None:
+        hot = [100 * window.hot_rate for window in report.timeline]
+        hit_rate.fill_between(
+            middles, hot, color=ORANGE, alpha=0.45, linewidth=0, label=f"of it hot ({_hot_rate(report):.1%} in all)"
+        )  # fmt: skip
     highest = max((window.hit_rate_max for window in report.timeline), default=0.0)
     hit_rate.set_ylim(0, min(100.0, max(10.0, 115 * highest)))
     _finish(hit_rate, "blocks hit", "percent")
@@ -60,10 +65,15 @@ def write_plot(report: Report, path: Path) -> None:
     figure.savefig(path)
 
 
+def _hot_rate(report: Report) -> float:
+    got = report.in_place + (report.tiers.hot_chunks if report.tiers is not None else 0)
+    return got / max(1, report.references)
+
+
 def _finish(axes: Axes, title: str, unit: str) -> None:
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_ylabel(unit)
     axes.grid(visible=True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     # Beside the title, where no line runs.
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), frameon=False, fontsize=8, ncols=2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), frameon=False, fontsize=8, ncols=3)

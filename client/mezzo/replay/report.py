@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mezzo.replay.figures import Latency, Window, latency, windows
 from mezzo.replay.runner import Outcome
+from mezzo.replay.tiers import Tiers, TierSample, tiers
 from mezzo.replay.trace import TraceSummary
 from mezzo.replay.worker import ReplayOptions, Wrong
 
@@ -56,6 +57,13 @@ class Report(Struct, frozen=True, kw_only=True):
     get: Latency
     put: Latency
     timeline: tuple[Window, ...]
+    tiers: Tiers | None = None
+    """by the shard's counters; None: it does not count by tier"""
+    in_place: int = 0
+    """of the hits, those that were read where they lie"""
+    gone: int = 0
+    """blocks that were taken back while they were read in place: misses"""
+    acquire: Latency = Latency(0, 0.0, 0.0, 0.0, 0.0)
 
 
 def make_report(
@@ -67,8 +75,13 @@ def make_report(
     options: ReplayOptions,
     outcome: Outcome,
     server: Mapping[str, float],
+    samples: Sequence[TierSample] = (),
 ) -> Report:
-    """Sum up a run. ``server``: by how much the shard's counters rose meanwhile (absent: not at all)."""
+    """Sum up a run.
+
+    ``server``: by how much the shard's counters rose meanwhile (absent: not at all); ``samples``: its
+    counters by tier during the run.
+    """
     tally = outcome.tally
     seconds = max(outcome.duration_s, 1e-9)
     return Report(
@@ -102,7 +115,11 @@ def make_report(
         lookup=latency(tally.lookup_s),
         get=latency(tally.get_s),
         put=latency(tally.put_s),
-        timeline=windows(tally.served, outcome.duration_s),
+        timeline=windows(tally.served, outcome.duration_s, samples=samples),
+        tiers=tiers(server),
+        in_place=tally.in_place,
+        gone=tally.gone,
+        acquire=latency(tally.acquire_s),
     )
 
 
@@ -124,7 +141,9 @@ def tables(report: Report) -> tuple[Table, Table]:
     times = Table("latency", "calls", "p50 ms", "p95 ms", "p99 ms", "max ms")
     for column in times.columns[1:]:
         column.justify = "right"
-    for name in ("lookup", "get", "put"):
+    for name in ("lookup", "get", "put", "acquire"):
+        if name == "acquire" and not report.acquire.count:
+            continue
         row: Latency = getattr(report, name)
         cells = (f"{value:.2f}" for value in (row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms))
         times.add_row(name, f"{row.count:,}", *cells)
@@ -142,6 +161,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
             "hit rate",
             f"{report.hit_rate:.1%} of a ceiling of {report.hit_rate_max:.1%} ({of_max:.0%} of what is possible)",
         ),
+        *_tier_rows(report),
         ("got", f"{_gb(report.got_bytes)}, {report.got_gb_per_s:.2f} GB/s over the run"),
         ("put", f"{_gb(report.put_bytes)}, {report.put_gb_per_s:.2f} GB/s over the run"),
         ("reclaim", f"{report.evicted:,} blocks evicted, {_gb(report.rewritten_bytes)} rewritten"),
@@ -154,6 +174,8 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         rows.append(("put, but there already", f"{report.exists:,} blocks"))
     if report.lost:
         rows.append(("reclaimed before the get", f"{report.lost:,} blocks"))
+    if report.gone:
+        rows.append(("taken back while read in place", f"{report.gone:,} blocks"))
     if report.refused:
         rows.append(("not stored", f"{report.refused:,} blocks"))
     if report.busy or report.given_up:
@@ -163,6 +185,25 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     if report.hit_rate > report.hit_rate_max:
         rows.append(("note", "the store held blocks of an earlier replay; another --salt starts afresh"))
     return rows
+
+
+def _tier_rows(report: Report) -> list[tuple[str, str]]:
+    """Every block reference once: by the tier that answered it, or as a miss."""
+    found = report.tiers
+    if found is None:
+        return []
+    references = max(1, report.references)
+
+    def row(name: str, chunks: int) -> tuple[str, str]:
+        return name, f"{chunks:,} ({chunks / references:.1%} of the references)"
+
+    rows = [row("  in place", report.in_place)] if report.in_place else []
+    return [
+        *rows,
+        row("  from the hot tier", found.hot_chunks),
+        row("  from the device", found.device_chunks),
+        row("  not there", report.references - report.hits),
+    ]
 
 
 def _gb(count: int) -> str:

@@ -111,10 +111,20 @@ class Replay:
                     while (number := self._take()) is not None:
                         request = self.trace.requests[number]
                         self._await_time(request, tally)
+                        in_place = tally.in_place
                         hits, got, put = worker.serve(number, request)
                         end_s = self._clock() - self._start_s
                         seen_before = self._seen_before[number]
-                        tally.served.append(Served(end_s, len(request.hash_ids), seen_before, hits, got, put))
+                        served = Served(
+                            end_s,
+                            len(request.hash_ids),
+                            seen_before,
+                            hits,
+                            got,
+                            put,
+                            tally.in_place - in_place,
+                        )
+                        tally.served.append(served)
                         tally.requests += 1
                 finally:
                     worker.close()

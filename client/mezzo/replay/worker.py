@@ -1,5 +1,7 @@
 """Serves one request: lookup of the prefix, get of what is there, put of what is not.
 
+Or, in place: acquire of the prefix, what is hot compared where it lies, get of the rest of it.
+
 Before a get every byte of its target is made wrong, after it every byte is compared with what was
 put: what the store says it delivered is checked whole.
 """
@@ -12,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from mezzo.errors import Busy, DeadlineExceeded
+from mezzo.errors import Busy, DeadlineExceeded, Gone
 from mezzo.replay.figures import Served
 from mezzo.replay.payload import Pattern
 from mezzo.replay.trace import Request
@@ -23,6 +25,9 @@ BUSY_WAIT_S_MAX = 30.0
 """how long a call is repeated while the server says that it is busy"""
 WRONG_KEPT_MAX = 16
 
+LEASE_S = 30.0
+"""of a prefix that is read in place"""
+
 T = TypeVar("T")
 
 
@@ -31,6 +36,9 @@ class StoreClient(Protocol):
 
     def region(self, nbytes: int, /) -> Any:
         """Shared memory."""
+
+    def acquire(self, keys: Sequence[bytes], ttl_s: float, /, *, in_place: bool = False) -> Any:
+        """A lease on the prefix that is there, with its bytes where they lie."""
 
     def lookup(self, keys: Sequence[bytes], /) -> Any:
         """`.prefix`: how many keys from the first on are there."""
@@ -54,6 +62,8 @@ class ReplayOptions(Struct, frozen=True, kw_only=True):
     """seconds of the trace in one second; 0: as fast as possible"""
     salt: str = ""
     """another salt, other keys and bytes: nothing that an earlier replay left is a hit"""
+    in_place: bool = False
+    """read hot chunks where they lie, under a lease, instead of getting them (shared memory only)"""
 
 
 class Wrong(Struct, frozen=True):
@@ -75,6 +85,10 @@ class Tally(Struct):
     """blocks that lookup had announced and get did not find (reclaimed in between)"""
     stored: int = 0
     exists: int = 0
+    in_place: int = 0
+    """of the hits, those that were read where they lie"""
+    gone: int = 0
+    """blocks that the shard took back while they were read in place: not believed, and misses"""
     refused: int = 0
     """blocks that were put and neither stored nor there"""
     got_bytes: int = 0
@@ -90,6 +104,7 @@ class Tally(Struct):
     lookup_s: list[float] = []
     get_s: list[float] = []
     put_s: list[float] = []
+    acquire_s: list[float] = []
     served: list[Served] = []
     wrong: list[Wrong] = []
 
@@ -122,6 +137,7 @@ class Worker:
         self.tally = tally
         self._clock = clock
         self._stop = stop
+        self._in_place = options.in_place
         slots = max(1, REGION_BYTES // size)
         self.slots = slots
         self._region = client.region(slots * size)
@@ -141,21 +157,92 @@ class Worker:
         hash_ids = request.hash_ids
         keys = [self.pattern.key(hash_id) for hash_id in hash_ids]
         tally.references += len(keys)
-        looked_up = self._call(tally.lookup_s, lambda: self._client.lookup(keys))
-        announced = looked_up.prefix if looked_up is not None else 0
         got_before, put_before = tally.got_bytes, tally.put_bytes
-        hits = 0
-        while hits < announced:
-            count = min(announced - hits, self.slots)
-            fresh = self.get(number, hash_ids[hits : hits + count], keys[hits : hits + count])
-            hits += fresh
-            if fresh < count:
-                break
+        if self._in_place:
+            hits = self._read_in_place(number, hash_ids, keys)
+        else:
+            hits = self._look_up_and_get(number, hash_ids, keys)
         tally.hits += hits
         for first in range(hits, len(keys), self.slots):
             last = first + self.slots
             self._put(hash_ids[first:last], keys[first:last], first)
         return hits, tally.got_bytes - got_before, tally.put_bytes - put_before
+
+    def _look_up_and_get(self, number: int, hash_ids: Sequence[int], keys: list[bytes]) -> int:
+        looked_up = self._call(self.tally.lookup_s, lambda: self._client.lookup(keys))
+        announced = looked_up.prefix if looked_up is not None else 0
+        return self._get_all(number, hash_ids[:announced], keys[:announced])
+
+    def _read_in_place(self, number: int, hash_ids: Sequence[int], keys: list[bytes]) -> int:
+        """Lease the prefix, compare what is hot, get the rest; how many from the first on are right."""
+        tally = self.tally
+        start_s = self._clock()
+        try:
+            lease = self._client.acquire(keys, LEASE_S, in_place=True)
+        except (Busy, DeadlineExceeded) as error:
+            # Leases are an extra: without one, the chunks are got.
+            tally.busy += isinstance(error, Busy)
+            return self._look_up_and_get(number, hash_ids, keys)
+        finally:
+            tally.acquire_s.append(self._clock() - start_s)
+        hot: dict[int, int] = {}
+        try:
+            with lease.using() as views:
+                for index, view in enumerate(views):
+                    if view is not None:
+                        hot[index] = self.pattern.wrong_bytes(view, hash_ids[index])
+        except Gone:
+            # Whatever was compared, right or wrong, is not to be believed.
+            tally.gone += len(hot)
+            hot.clear()
+            return self._get_all(number, hash_ids[: lease.prefix], keys[: lease.prefix])
+        else:
+            return self._count_in_place(number, hash_ids, keys, lease.prefix, hot)
+        finally:
+            self._release(lease)
+
+    def _count_in_place(
+        self, number: int, hash_ids: Sequence[int], keys: list[bytes], prefix: int, hot: dict[int, int]
+    ) -> int:
+        """What came of the ``hot`` blocks, by index: their wrong bytes. Gets the others, as far as is right."""
+        tally = self.tally
+        for index, wrong in hot.items():
+            if wrong:
+                self._note_wrong(number, hash_ids[index], wrong)
+        done = 0
+        while done < prefix:
+            if done in hot:
+                if hot[done]:
+                    break
+                tally.in_place += 1
+                done += 1
+                continue
+            last = done
+            while last < prefix and last not in hot:
+                last += 1
+            fresh = self._get_all(number, hash_ids[done:last], keys[done:last])
+            done += fresh
+            if done < last:
+                break
+        return done
+
+    def _release(self, lease: Any) -> None:
+        try:
+            lease.release()
+        except Gone:
+            # The check after reading has decided what is believed; what happened since does not matter.
+            pass
+
+    def _get_all(self, number: int, hash_ids: Sequence[int], keys: list[bytes]) -> int:
+        """Get blocks in as many calls as it takes; how many from the first on are there and right."""
+        hits = 0
+        while hits < len(keys):
+            count = min(len(keys) - hits, self.slots)
+            fresh = self.get(number, hash_ids[hits : hits + count], keys[hits : hits + count])
+            hits += fresh
+            if fresh < count:
+                break
+        return hits
 
     def get(self, number: int, hash_ids: Sequence[int], keys: list[bytes]) -> int:
         """Get blocks and check them; how many from the first on are there and right."""
@@ -174,12 +261,16 @@ class Worker:
             tally.got_bytes += pattern.block_bytes
             wrong = pattern.wrong_bytes(self._views[index], hash_id)
             if wrong:
-                tally.wrong_blocks += 1
-                tally.wrong_bytes += wrong
-                if len(tally.wrong) < WRONG_KEPT_MAX:
-                    tally.wrong.append(Wrong(number, hash_id, wrong))
+                self._note_wrong(number, hash_id, wrong)
             right[index] = not wrong
         return right.index(False) if False in right else count
+
+    def _note_wrong(self, number: int, hash_id: int, wrong_bytes: int) -> None:
+        tally = self.tally
+        tally.wrong_blocks += 1
+        tally.wrong_bytes += wrong_bytes
+        if len(tally.wrong) < WRONG_KEPT_MAX:
+            tally.wrong.append(Wrong(number, hash_id, wrong_bytes))
 
     def _put(self, hash_ids: Sequence[int], keys: list[bytes], position: int) -> None:
         tally, pattern, count = self.tally, self.pattern, len(keys)
