@@ -264,6 +264,12 @@ cdef class Ring:
         self.fixed_file = io_uring_register_files(&self.ring, &self.fd, 1) == 0
         self._make_buffer_table()
 
+    def grow(self, uint64_t size_bytes):
+        """The device ends later: transfers up to there are in range from now on."""
+        if size_bytes < self.size_bytes:
+            raise InvalidArgument(f"a ring over {self.size_bytes} bytes cannot shrink to {size_bytes}")
+        self.size_bytes = size_bytes
+
     def __dealloc__(self):
         # Whoever drops a ring without closing it leaks the requests that are in flight, and thereby
         # the memory that the kernel may still move bytes into: on purpose.

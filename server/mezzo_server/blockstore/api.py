@@ -110,6 +110,28 @@ class DeviceReport:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """One device and what is done to it, for who looks after devices."""
+
+    name: str
+    state: str
+    """``serving``, ``joining``, ``draining``, ``gone`` or ``fenced: why``"""
+    bytes_total: int
+    bytes_live: int
+    chunks: int
+    segments_total: int
+    segments_free: int
+    segments_retired: int
+    change: str = ""
+    """``add``, ``drain``, ``replace`` or ``grow``: what is being done to it, or was last"""
+    change_state: str = ""
+    """``running``, ``done`` (with a remark, maybe) or ``failed: why``"""
+    change_bytes: int = 0
+    change_bytes_done: int = 0
+    change_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class StoreReport:
     """State of the store at one moment."""
 

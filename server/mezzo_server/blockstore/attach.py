@@ -142,17 +142,30 @@ def attach(
         names = ", ".join(
             device.name for device, one in zip(devices, found, strict=True) if one.superblock is None
         )
-        raise FormatError(f"{names} is not part of the store that the other devices hold")
+        raise FormatError(
+            f"{names} is not part of the store that the other devices hold: if `mezzo device drain` or "
+            "`replace` took it out, remove it from [shard] devices; `mezzo device add` takes a device in "
+            "while the store serves"
+        )
     newest = _check_set(devices, ours)
     members, generation = newest.members, newest.set_generation
-    if len(ours) < len(members):
+    here = {block.device_id for block in ours}
+    if not here.issuperset(members):
         if not allow_missing:
-            raise FormatError(
-                f"the store has {len(members)} devices, {len(ours)} are here; "
-                "--allow-missing-devices gives up the others and what they hold, for good"
+            missing = [member.hex() for member in members if member not in here]
+            names = ", ".join(
+                device.name for device, block in zip(devices, ours, strict=True) if block.device_id in members
             )
-        here = {block.device_id for block in ours}
+            raise FormatError(
+                f"the store has {len(members)} devices, {len(members) - len(missing)} are here ({names}) "
+                f"and not {', '.join(missing)}: if `mezzo device add` or `replace` took one in, list it in "
+                "[shard] devices; --allow-missing-devices gives up what is missing, for good"
+            )
         members, generation = tuple(member for member in members if member in here), generation + 1
+    # Devices that were about to join when the store stopped, and hold nothing yet: they join now.
+    joining = tuple(block.device_id for block in ours if block.device_id not in members)
+    if joining:
+        members, generation = (*members, *joining), generation + 1
     result = []
     for device, one, block in zip(devices, found, ours, strict=True):
         # Members with an older generation saw a change of the set that was interrupted: they join it now.
@@ -174,10 +187,14 @@ def _check_set(devices: Sequence[Device], blocks: Sequence[Superblock]) -> Super
     newest = max(blocks, key=lambda block: block.set_generation)
     for device, block in zip(devices, blocks, strict=True):
         same = block.set_generation < newest.set_generation or block.members == newest.members
-        if block.device_id not in newest.members or not same:
+        joins = not block.set_generation  # it was prepared, and nothing was ever stored on it
+        if not joins and (block.device_id not in newest.members or not same):
             raise FormatError(
-                f"device {device.name} was given up when the store started without it; erase it first"
+                f"device {device.name} was given up: `mezzo device drain` or `replace` took it out of the store, "
+                "or the store started without it; remove it from [shard] devices, or erase it and add it anew"
             )
+    if len({block.device_id for block in blocks} | set(newest.members)) > MEMBERS_MAX:
+        raise FormatError(f"more than {MEMBERS_MAX} devices, the most that a store can have")
     return newest
 
 

@@ -185,9 +185,7 @@ class Deletes:
         failure: Exception | None = None
         for log, burials in groups.items():
             tombstones = [(record.Entry(key, 0), blockers) for key, blockers in burials]
-            error = await self.write(log, namespace.scope, tombstones)
-            if error is None and flush:
-                error = await log.flushed()
+            error = await self.write(log, namespace.scope, tombstones, flush=flush)
             failure = error or failure
         for burials in groups.values():
             for key, blockers in burials:
@@ -197,8 +195,10 @@ class Deletes:
                     namespace.shadows[key] = blockers
         return failure
 
-    async def write(self, log: DeviceLog, scope: Scope, tombstones: Sequence[Tombstone]) -> Exception | None:
-        """Write tombstones as one record and remember their blockers."""
+    async def write(
+        self, log: DeviceLog, scope: Scope, tombstones: Sequence[Tombstone], *, flush: bool = False
+    ) -> Exception | None:
+        """Write tombstones as one record and remember their blockers; make it durable if ``flush``."""
         entries = [entry for entry, _ in tombstones]
         memory = Memory.anonymous(blocks_of(record.header_bytes(entries)) * BLOCK_BYTES)
         event: Event[Exception | None] = Event()
@@ -219,6 +219,9 @@ class Deletes:
                 if blockers:
                     write.segment.blockers[number] = blockers
             self.context.counters["tombstones_written"] += len(entries)
+            if flush:
+                # A drain may have carried them to another device since, which was flushed then.
+                error = await self.context.still_there(write.segment.log).flushed()
         elif not isinstance(error, MezzoError):
             raise error
         memory.close()

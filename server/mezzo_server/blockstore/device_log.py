@@ -49,6 +49,8 @@ class Role(Enum):
     SERVING = "serving"
     DRAINING = "draining"
     """takes no new chunks; those that it has move to the others"""
+    LEFT = "leaving"
+    """it is empty, and none of the set any more"""
 
 
 class DeviceLog:
@@ -172,9 +174,23 @@ class DeviceLog:
         return self.role is Role.SERVING and self.fenced is None
 
     @property
+    def left(self) -> bool:
+        """Whether it is none of the set any more."""
+        return self.role is Role.LEFT
+
+    @property
     def state(self) -> str:
         """For people: ``serving``, ``joining``, ``draining`` or ``fenced: why``."""
         return self.role.value if self.fenced is None else f"fenced: {self.fenced}"
+
+    @property
+    def bytes_live(self) -> int:
+        """Bytes of visible chunks, in whole blocks."""
+        return sum(segment.live_bytes for segment in self.segments.values())
+
+    def lives_on_disk(self) -> frozenset[int]:
+        """Lives that a restart could find on this device."""
+        return frozenset(segment.life for segment in self.segments.values()) | self.limbo | self._erased
 
     def failure(self) -> DeviceFailed:
         """The error for who wanted something of this fenced device."""

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
+from mezzo.errors import Unsupported
 from mezzo_server.memory import Memory, Span
 
 
@@ -119,6 +120,15 @@ class Device(ABC):
 
     def unregister(self, memory: Memory) -> None:
         """Undo `register`; nothing of the memory is in flight."""
+
+    def grow(self, size_bytes: int = 0) -> None:
+        """Use more of what is under the device: ``size_bytes``, or all that there is (0).
+
+        A file is made as large as asked.  Blocks, and may be called from another thread while transfers
+        are in flight; ``size_bytes`` has the new size when it returns.  InvalidArgument if that is less
+        than now, Unavailable if there is no room, Unsupported where a device cannot grow.
+        """
+        raise Unsupported(f"device {self.name} cannot grow")
 
     def borrow(self, offset: int, length: int) -> Span | None:
         """The bytes in place, where the device is memory; None elsewhere. Valid until rewritten."""

@@ -42,6 +42,8 @@ class StoreOptions:
     workers: handing little work over costs more than doing it, and doing much holds the loop"""
     scrub_bytes_per_s: float = 16 << 20
     """0: no scrub"""
+    drain_bytes_per_s: float = 256 << 20
+    """rate at which the chunks of a device that is drained move to the others; 0: as fast as it goes"""
     io_errors_max: int = 8
     """read or write errors after which a device is fenced; a failed flush fences at once"""
     allow_missing_devices: bool = False

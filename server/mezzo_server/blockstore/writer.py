@@ -174,7 +174,8 @@ class Writer:
     def _candidates(self, write: RecordWrite) -> list[DeviceLog]:
         """The devices that it may go to."""
         if write.log is not None:
-            return [] if write.log.fenced is not None else [write.log]
+            log = self._context.still_there(write.log)
+            return [] if log.fenced is not None else [log]
         logs = self._context.logs
         serving = [log for log in logs if log.takes_chunks and log is not write.not_on]
         if len(serving) > 1:

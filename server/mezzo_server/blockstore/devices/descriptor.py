@@ -14,7 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mezzo.errors import InvalidArgument, Unavailable
 from mezzo_server.blockstore.devices.base import BLOCK_BYTES, MEMORY_ALIGN_BYTES
@@ -45,6 +45,28 @@ class Descriptor:
     memory_align_bytes: int
     direct: bool
     """O_DIRECT is in force; False where the filesystem refuses it"""
+
+    def grown(self, size_bytes: int = 0) -> Descriptor:
+        """The same with more room: ``size_bytes``, or all that there is (0). A file is made as large as asked.
+
+        InvalidArgument if that is less than now, or more than a block device has; Unavailable if there is
+        no room for it.
+        """
+        is_file = stat.S_ISREG(os.fstat(self.fd).st_mode)
+        room_bytes = os.lseek(self.fd, 0, os.SEEK_END)
+        wanted_bytes = size_bytes or room_bytes
+        wanted_bytes -= wanted_bytes % self.block_bytes
+        if wanted_bytes < self.size_bytes:
+            raise InvalidArgument(
+                f"device {self.name} has {self.size_bytes} bytes; it cannot shrink to {wanted_bytes}"
+            )
+        if wanted_bytes > room_bytes:
+            if not is_file:
+                raise InvalidArgument(
+                    f"block device {self.name} has {room_bytes} bytes, fewer than the {wanted_bytes} asked for"
+                )
+            _extend(self.fd, self.name, room_bytes, wanted_bytes)
+        return replace(self, size_bytes=wanted_bytes)
 
     def release(self) -> None:
         """Unlock and close. The lock goes at once, even if a ring still has the file registered."""
@@ -141,13 +163,19 @@ def _preallocate(fd: int, path: str, size_bytes: int) -> None:
     """Reserve the whole file: later writes find their space, or the start fails here."""
     if size_bytes <= 0:
         raise InvalidArgument(f"{path}: a device of {size_bytes} bytes")
+    _extend(fd, path, 0, size_bytes)
+
+
+def _extend(fd: int, path: str, from_bytes: int, to_bytes: int) -> None:
+    """Reserve what is behind ``from_bytes``; without room the file is as large as it was."""
+    size_bytes = to_bytes - from_bytes
     try:
-        os.posix_fallocate(fd, 0, size_bytes)
+        os.posix_fallocate(fd, from_bytes, size_bytes)
         os.fsync(fd)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
-        os.ftruncate(fd, 0)
+        os.ftruncate(fd, from_bytes)
         free = os.fstatvfs(fd)
         raise Unavailable(
             f"{path}: no room for {size_bytes} bytes ({free.f_bavail * free.f_frsize} free): {error.strerror}"
@@ -176,7 +204,7 @@ def _set_direct(fd: int, room_bytes: int) -> bool:
 
 def _alignments(fd: int) -> tuple[int, int]:
     """Of places on the device and of memory, in bytes; where nobody says, what SSDs need."""
-    memory_align, block = _statx_alignments(fd)
+    memory_align, block = statx_alignments(fd)
     if stat.S_ISBLK(os.fstat(fd).st_mode):
         logical = bytearray(4)
         fcntl.ioctl(fd, _BLKSSZGET, logical)
@@ -185,7 +213,7 @@ def _alignments(fd: int) -> tuple[int, int]:
     return max(BLOCK_BYTES, block), max(MEMORY_ALIGN_BYTES, memory_align, block)
 
 
-def _statx_alignments(fd: int) -> tuple[int, int]:
+def statx_alignments(fd: int) -> tuple[int, int]:
     """Memory and offset alignment that direct I/O needs (Linux 6.1); zeros where it is not told."""
     statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
     answer = ctypes.create_string_buffer(_STATX_BYTES)

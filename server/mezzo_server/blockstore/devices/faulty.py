@@ -153,6 +153,15 @@ class FaultyDevice(Device):
         self.settle()
         self._closed = True
 
+    def grow(self, size_bytes: int = 0) -> None:
+        """The file under it becomes larger at once, whatever becomes of the process."""
+        if size_bytes < self.size_bytes or size_bytes % BLOCK_BYTES:
+            raise InvalidArgument(
+                f"device {self.name} has {self.size_bytes} bytes; {size_bytes} is no growth"
+            )
+        self._medium.contents.extend(bytes(size_bytes - self.size_bytes))
+        self.size_bytes = size_bytes
+
     def kill(self, *, seed: int | None = None, faults: Iterable[Fault] = ()) -> FaultyDevice:
         """The process dies: a new device with what landed. This one gives nothing back any more."""
         randomness = self._random if seed is None else random.Random(seed)

@@ -73,6 +73,13 @@ class ThreadsDevice(Device):
         """An eventfd; only `reap` reads it. None once closed."""
         return self._mailbox.event_fd
 
+    def grow(self, size_bytes: int = 0) -> None:
+        """See `Device.grow`."""
+        if self._descriptor is None:
+            raise DeviceFailed(f"device {self.name} is closed")
+        self._descriptor = self._descriptor.grown(size_bytes)
+        self.size_bytes = self._descriptor.size_bytes
+
     def close(self) -> None:
         """Wait for what is in flight (it may still be reaped), then unlock and close."""
         descriptor, self._descriptor = self._descriptor, None

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Sequence
 
+from mezzo.errors import DeviceFailed
 from mezzo_server._native.ring import Ring, probe
 from mezzo_server.blockstore.devices.base import DEPTH, PINNED_BYTES_MAX, TRANSFERS_MAX
 from mezzo_server.blockstore.devices.descriptor import Descriptor
@@ -102,6 +103,14 @@ class UringDevice(Device):
     def fixed_transfers(self) -> int:
         """Transfers that went through registered memory, since the device was opened."""
         return self._ring.fixed_transfers
+
+    def grow(self, size_bytes: int = 0) -> None:
+        """See `Device.grow`."""
+        if self._descriptor is None:
+            raise DeviceFailed(f"device {self.name} is closed")
+        self._descriptor = self._descriptor.grown(size_bytes)
+        self._ring.grow(self._descriptor.size_bytes)
+        self.size_bytes = self._descriptor.size_bytes
 
     def close(self) -> None:
         """Wait for what is in flight (it may still be reaped), then unlock and close."""
