@@ -15,7 +15,6 @@ from mezzo.base import (
     check_incarnation,
     check_seconds,
     copy_bytes,
-    describe,
     unreached,
 )
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
@@ -32,6 +31,7 @@ from mezzo.lease import AsyncLease
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import ChunkStat
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
+from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
 
 if TYPE_CHECKING:
@@ -374,9 +374,9 @@ class AsyncClient(ClientBase):
         else:
             await _to_its_end(asyncio.get_running_loop().run_in_executor(None, copy))
 
-    def _state(self) -> str:
+    def _current_session(self) -> Session | None:
         link = self._link
-        return describe(None if link is None else link.session, self._closed, self.disabled)
+        return None if link is None else link.session
 
 
 R = TypeVar("R")

@@ -15,6 +15,7 @@ from mezzo.calls import Context
 from mezzo.connecting import Surroundings
 from mezzo.errors import ClientClosed, ForkedError, InvalidArgument, MezzoError, Unavailable
 from mezzo.frontend.via import Via, check_via
+from mezzo.protocol.messages import Welcome
 from mezzo.regions import Region
 from mezzo.session import Session
 from mezzo.staging import Staging
@@ -98,6 +99,12 @@ class ClientBase:
         """Whether `close` was called."""
         return self._closed
 
+    @property
+    def welcome(self) -> Welcome | None:
+        """Limits and incarnation of the server, as told at the last connection; None before the first."""
+        session = self._current_session()
+        return None if session is None else session.welcome
+
     def region(self, length: int) -> Region:
         """An owned region: fresh shared memory of ``length`` bytes, zeroed, of sealed size.
 
@@ -136,6 +143,9 @@ class ClientBase:
         )
 
     def _state(self) -> str:
+        return describe(self._current_session(), self._closed, self.disabled)
+
+    def _current_session(self) -> Session | None:
         raise NotImplementedError
 
     def _forked(self) -> bool:

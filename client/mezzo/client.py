@@ -14,7 +14,6 @@ from mezzo.base import (
     check_incarnation,
     check_seconds,
     copy_bytes,
-    describe,
     unreached,
 )
 from mezzo.blocking import BlockingLink
@@ -25,6 +24,7 @@ from mezzo.lease import Lease
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import ChunkStat
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
+from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
 
 if TYPE_CHECKING:
@@ -339,6 +339,6 @@ class Client(ClientBase):
             raise
         return request.piece
 
-    def _state(self) -> str:
+    def _current_session(self) -> Session | None:
         link = self._link
-        return describe(None if link is None else link.session, self._closed, self.disabled)
+        return None if link is None else link.session

@@ -7,6 +7,8 @@ import sys
 import typer
 
 from mezzo_server.commands.check import check
+from mezzo_server.commands.config import register_config
+from mezzo_server.commands.frontend import frontend
 from mezzo_server.commands.serve import serve
 from mezzo_server.commands.shard import shard
 
@@ -15,7 +17,9 @@ def register(app: typer.Typer) -> None:
     """Add the server's commands to the command line (entry point group ``mezzo.commands``)."""
     app.command("serve")(serve)
     app.command("shard")(shard)
+    app.command("frontend")(frontend)
     app.command("check")(check)
+    register_config(app)
 
 
 def main() -> None:

@@ -72,18 +72,7 @@ class OpenSessionResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "map", b"map"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "limits",
-        b"limits",
-        "map",
-        b"map",
-        "server",
-        b"server",
-        "ticket",
-        b"ticket",
-        "ticket_ms",
-        b"ticket_ms",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "map", b"map", "server", b"server", "ticket", b"ticket", "ticket_ms", b"ticket_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -137,9 +126,7 @@ class Shard(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "addresses", b"addresses", "capacity_bytes", b"capacity_bytes", "incarnation", b"incarnation"
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "capacity_bytes", b"capacity_bytes", "incarnation", b"incarnation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,20 +166,7 @@ class Limits(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "chunk_bytes_max",
-        b"chunk_bytes_max",
-        "keys_max",
-        b"keys_max",
-        "lease_ms_max",
-        b"lease_ms_max",
-        "message_bytes_max",
-        b"message_bytes_max",
-        "piece_bytes_max",
-        b"piece_bytes_max",
-        "put_bytes_max",
-        b"put_bytes_max",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes_max", b"chunk_bytes_max", "keys_max", b"keys_max", "lease_ms_max", b"lease_ms_max", "message_bytes_max", b"message_bytes_max", "piece_bytes_max", b"piece_bytes_max", "put_bytes_max", b"put_bytes_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

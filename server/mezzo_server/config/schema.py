@@ -125,6 +125,8 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """allow addresses that other hosts can reach, although nothing is encrypted"""
     shard: str = ""
     """the shard that it serves, unix:// or tcp://; empty: the one that `mezzo serve` runs beside it"""
+    advertise: list[str] = []
+    """addresses of the shard that clients are told, unix:// and tcp://; empty: all that are known"""
     calls_max: Count = 256
     """calls at a time; one more is refused with RESOURCE_EXHAUSTED"""
     message_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=1 * GIB)] = 4 * MIB
@@ -133,6 +135,14 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """bytes of a chunk in one message of a stream, at most"""
     staging_bytes: Bytes = 256 * MIB
     """memory for chunks on their way through the front-end"""
+    put_bytes_max: Bytes = 64 * MIB
+    """payload of one put, over all its chunks"""
+    stall_s: Seconds = 20.0
+    """a caller that neither sends what it announced nor reads what it asked for, for so long, is given up"""
+    leases_max: Count = 16384
+    """leases at a time, over all callers"""
+    health_s: Seconds = 1.0
+    """time between two looks at whether the shard serves"""
     namespaces_max: Count = 256
     """namespaces with a connection to the shard of their own at a time"""
     session_s: Seconds = 300.0

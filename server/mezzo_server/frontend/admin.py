@@ -1,0 +1,91 @@
+"""Health, reflection and channelz: what tools and load balancers ask a front-end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc.aio
+import structlog
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from mezzo import AsyncClient
+from mezzo.errors import MezzoError
+from mezzo.frontend.exchange import SESSION_SERVICE, STORE_SERVICE
+from mezzo_server.frontend.numbers import FrontendNumbers
+
+log = structlog.get_logger("mezzo.frontend")
+
+SERVICES = ("", STORE_SERVICE, SESSION_SERVICE)
+"""whose health is told; the empty name stands for the whole"""
+CHANNELZ_SERVICE = "grpc.channelz.v1.Channelz"
+PROBE_S_MAX = 2.0
+
+
+class Health:
+    """Whether the shard can be reached, asked again and again. Owner of the health service's states."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        numbers: FrontendNumbers,
+        *,
+        every_s: float,
+        tick: Callable[[], None],
+    ) -> None:
+        """``tick`` is called at each look: for what else is to be done from time to time."""
+        self.servicer: Any = health.HealthServicer()
+        self._client = client
+        self._numbers = numbers
+        self._every_s = every_s
+        self._tick = tick
+        self._told: bool | None = None
+
+    async def look(self) -> None:
+        """Ask the shard once, and tell."""
+        try:
+            await self._client.ping(timeout_s=PROBE_S_MAX)
+        except MezzoError as error:
+            await self._tell(False, str(error))
+        else:
+            await self._tell(True, "")
+        self._tick()
+
+    async def watch(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            await self.look()
+
+    async def drain(self) -> None:
+        """Not serving from now on, for good."""
+        self._numbers.serving = False
+        await self.servicer.enter_graceful_shutdown()
+
+    async def _tell(self, serving: bool, why: str) -> None:
+        if serving is self._told:
+            return
+        self._told = self._numbers.serving = serving
+        if serving:
+            log.info("the shard serves")
+        else:
+            log.warning("the shard cannot be reached", error=why)
+        kinds = health_pb2.HealthCheckResponse
+        for service in SERVICES:
+            await self.servicer.set(service, kinds.SERVING if serving else kinds.NOT_SERVING)
+
+
+def add_health(server: grpc.aio.Server, watched: Health) -> None:
+    """The health service."""
+    health_pb2_grpc.add_HealthServicer_to_server(watched.servicer, server)
+
+
+def add_tools(server: grpc.aio.Server) -> None:
+    """Reflection and channelz."""
+    names = (*SERVICES[1:], "grpc.health.v1.Health", CHANNELZ_SERVICE, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    channelz.add_channelz_servicer(server)

@@ -1,0 +1,142 @@
+"""The way of every call: admitted, counted, timed, and its error told. The one place that does so."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from mezzo.errors import Busy, InternalError, InvalidArgument, MezzoError, Unavailable
+from mezzo.frontend.status import tell
+from mezzo_server.frontend.numbers import FrontendNumbers
+
+log = structlog.get_logger("mezzo.frontend")
+
+CALL_S_MAX = 3600.0
+"""of a call that brings no deadline"""
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Answer: TypeAlias = Callable[[Any, float], Awaitable[Message]]
+"""an answer to a request message, within so many seconds"""
+Stream: TypeAlias = Callable[[Any, Context, float], Awaitable[Any]]
+
+_STATUSES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Calls:
+    """Wraps handlers. Owner of the count of calls under way."""
+
+    def __init__(self, numbers: FrontendNumbers, calls_max: int) -> None:
+        self.draining = False
+        """no call is admitted any more"""
+        self._numbers = numbers
+        self._calls_max = calls_max
+
+    def unary(self, method: str, request: type[Message], answer: Answer) -> Callable[..., Awaitable[bytes]]:
+        """A handler of raw bytes for one request and one answer."""
+
+        async def handle(data: bytes, context: Context) -> bytes:
+            error: MezzoError
+            try:
+                began = self._admit()
+                failed = "CANCELLED"
+                try:
+                    message = await answer(parse(request, data), time_left(context))
+                    failed = ""
+                    return message.SerializeToString()
+                except MezzoError as raised:
+                    failed = raised.code.name
+                    raise
+                except Exception:
+                    failed = "INTERNAL"
+                    raise
+                finally:
+                    self._numbers.end(method, time.monotonic() - began, failed)
+            except MezzoError as raised:
+                error = raised
+            except Exception as raised:
+                error = _ours(method, raised)
+            await refuse(context, error)
+            raise error  # abort does not return
+
+        return handle
+
+    def stream(self, method: str, work: Stream) -> Callable[..., Awaitable[Any]]:
+        """A handler for a call that streams in or out; ``work`` reads from and writes to its context."""
+
+        async def handle(data: Any, context: Context) -> Any:
+            error: MezzoError
+            try:
+                async with self._counted(method):
+                    return await work(data, context, time_left(context))
+            except MezzoError as raised:
+                error = raised
+            except Exception as raised:
+                error = _ours(method, raised)
+            # What the call held is free by now, should its peer not even take the status.
+            await refuse(context, error)
+            raise error  # abort does not return
+
+        return handle
+
+    def _admit(self) -> float:
+        numbers = self._numbers
+        if self.draining:
+            raise Unavailable("the front-end is stopping")
+        if numbers.calls_in_flight >= self._calls_max:
+            numbers.refused += 1
+            numbers.count_error("BUSY")
+            raise Busy(f"{self._calls_max} calls are under way (frontend.calls_max)")
+        numbers.begin()
+        return time.monotonic()
+
+    @asynccontextmanager
+    async def _counted(self, method: str) -> AsyncIterator[None]:
+        began = self._admit()
+        failed = "CANCELLED"
+        try:
+            yield
+            failed = ""
+        except MezzoError as error:
+            failed = error.code.name
+            raise
+        except Exception:
+            failed = "INTERNAL"
+            raise
+        finally:
+            self._numbers.end(method, time.monotonic() - began, failed)
+
+
+def parse(kind: type[Message], data: bytes) -> Any:
+    """``data`` as a message. Raises InvalidArgument."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise InvalidArgument(f"the message is no {kind.DESCRIPTOR.full_name}") from None
+
+
+def time_left(context: Context) -> float:
+    """Seconds that the caller still waits, as far as it said."""
+    left_s: float | None = context.time_remaining()
+    # Zero is no time, and the SDK wants some: it will see that it is over.
+    return CALL_S_MAX if left_s is None else min(max(left_s, 0.001), CALL_S_MAX)
+
+
+async def refuse(context: Context, error: MezzoError) -> None:
+    """End the call with what `mezzo.frontend.status` makes of the error. Does not return normally."""
+    told = tell(error)
+    await context.abort(_STATUSES[told.status], told.message, told.metadata)
+
+
+def _ours(method: str, error: Exception) -> MezzoError:
+    if isinstance(error, grpc.aio.UsageError | asyncio.InvalidStateError):
+        return Unavailable("the call ended while it was answered")
+    log.error("a call failed", method=method, exc_info=error)
+    return InternalError(f"{method} failed: {type(error).__name__}; the front-end's log says more")

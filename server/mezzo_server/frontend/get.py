@@ -1,0 +1,174 @@
+"""A get: windows of chunks are read into staging memory and sent from there, piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from mezzo import AsyncClient
+from mezzo.errors import DeadlineExceeded, InvalidArgument, TooLarge
+from mezzo.frontend.wire import Piece, encode_get
+from mezzo.places import check_keys
+from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX
+from mezzo.v1 import store_pb2
+from mezzo_server.frontend.calls import Context, parse, time_left
+from mezzo_server.frontend.namespaces import Namespaces
+from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.room import Room, aligned
+
+WINDOW_BYTES = 8 * 1024 * 1024
+"""Chunk bytes read at a time for one call, or one chunk if that is more: what a slow reader holds."""
+
+
+class Wanted(NamedTuple):
+    """One chunk to be read."""
+
+    place: int
+    """which of the call's keys"""
+    room_bytes: int
+    """that it may take"""
+
+
+class Gets:
+    """Handler of ``Get``."""
+
+    def __init__(
+        self,
+        namespaces: Namespaces,
+        room: Room,
+        numbers: FrontendNumbers,
+        *,
+        piece_bytes: int,
+        stall_s: float,
+    ) -> None:
+        self._namespaces = namespaces
+        self._room = room
+        self._numbers = numbers
+        self._piece_bytes = piece_bytes
+        self._stall_s = stall_s
+
+    async def get(self, data: bytes, context: Context, timeout_s: float) -> None:
+        """See `mezzo.v1.StoreService.Get`."""
+        request = parse(store_pb2.GetRequest, data)
+        keys = check_keys(request.keys)
+        if len(keys) > KEYS_MAX:
+            raise TooLarge(f"{len(keys)} keys; a get has at most {KEYS_MAX}")
+        first, count = request.first_part, request.part_count
+        if first + count > PARTS_MAX or (first and not count):
+            raise InvalidArgument(f"parts {first} to {first + count} are not within {PARTS_MAX} parts")
+        capacities = list(request.capacities)
+        if capacities and (len(capacities) != len(keys) or min(capacities) < 1):
+            raise InvalidArgument(f"{len(capacities)} capacities for {len(keys)} keys, or one of them is 0")
+        part = (first, count) if count else None
+        lengths = [0] * len(keys)
+        with self._namespaces.use(request.namespace) as namespace:
+            client = namespace.client
+            if capacities and sum(map(aligned, capacities)) <= WINDOW_BYTES:
+                chunks = [Wanted(index, room) for index, room in enumerate(capacities)]
+            else:
+                chunks = await self._sizes(client, keys, capacities, timeout_s)
+            windows = list(cut_windows(chunks))
+            for number, window in enumerate(windows):
+                last = number == len(windows) - 1
+                await self._send_window(context, client, keys, window, part, bool(capacities), lengths, last)
+            if not windows:
+                await self._write(context, encode_get((), _result(lengths)))
+
+    async def _sizes(
+        self, client: AsyncClient, keys: list[bytes], capacities: Sequence[int], timeout_s: float
+    ) -> list[Wanted]:
+        """The chunks that are there, with the room that each takes."""
+        chunks = []
+        for index, stat in enumerate(await client.stat(keys, timeout_s=timeout_s)):
+            if stat is not None:
+                room = min(stat.bytes, capacities[index]) if capacities else stat.bytes
+                chunks.append(Wanted(index, room))
+        return chunks
+
+    async def _send_window(
+        self,
+        context: Context,
+        client: AsyncClient,
+        keys: list[bytes],
+        window: list[Wanted],
+        part: tuple[int, int] | None,
+        bounded: bool,
+        lengths: list[int],
+        last: bool,
+    ) -> None:
+        """Read a window and send it; the ``last`` one's last message has the result."""
+        timeout_s = time_left(context)
+        async with self._room.take([chunk.room_bytes for chunk in window], timeout_s) as extents:
+            wanted = [keys[chunk.place] for chunk in window]
+            try:
+                got = await client.get(wanted, extents, part=part, timeout_s=timeout_s)
+            except TooLarge:
+                if bounded:
+                    raise
+                # Put anew, and longer, since its size was asked for: a miss is always legal.
+                got_lengths: tuple[int, ...] = (0,) * len(window)
+            else:
+                got_lengths = got.lengths
+            found = []
+            for chunk, extent, length in zip(window, extents, got_lengths, strict=True):
+                lengths[chunk.place] = length
+                if length:
+                    found.append((chunk.place, extent.view[:length]))
+            self._numbers.bytes_out += sum(got_lengths)
+            held: list[Piece] = []
+            for pieces in pack(found, self._piece_bytes):
+                if held:
+                    await self._write(context, encode_get(held, None))
+                held = pieces
+            # The result goes with the last pieces: one message less.
+            message = encode_get(held, _result(lengths) if last else None)
+        if message:
+            await self._write(context, message)
+
+    async def _write(self, context: Context, message: bytes) -> None:
+        """Send when the reader has room for it (flow control), within a bound."""
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await context.write(message)
+        except TimeoutError:
+            raise DeadlineExceeded(f"nothing was read for {self._stall_s:g} s (frontend.stall_s)") from None
+
+
+def cut_windows(chunks: Sequence[Wanted]) -> Iterator[list[Wanted]]:
+    """The chunks in groups of at most `WINDOW_BYTES`, or of one."""
+    window: list[Wanted] = []
+    held = 0
+    for chunk in chunks:
+        room = aligned(chunk.room_bytes)
+        if window and held + room > WINDOW_BYTES:
+            yield window
+            window, held = [], 0
+        window.append(chunk)
+        held += room
+    if window:
+        yield window
+
+
+def pack(chunks: Sequence[tuple[int, memoryview]], piece_bytes: int) -> Iterator[list[Piece]]:
+    """Pieces for one message after the other, each with at most ``piece_bytes`` of payload."""
+    pieces: list[Piece] = []
+    room = piece_bytes
+    for index, view in chunks:
+        offset = 0
+        while offset < len(view):
+            data = view[offset : offset + room]
+            pieces.append(Piece(index, offset, data))
+            offset += len(data)
+            room -= len(data)
+            if not room:
+                yield pieces
+                pieces, room = [], piece_bytes
+    if pieces:
+        yield pieces
+
+
+def _result(lengths: Sequence[int]) -> bytes:
+    return bytes(
+        store_pb2.GetResult(found=[length > 0 for length in lengths], lengths=lengths).SerializeToString()
+    )

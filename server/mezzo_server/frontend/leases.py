@@ -1,0 +1,74 @@
+"""Leases that callers hold: names for what the front-end's own connections hold in the shard. No I/O."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mezzo.errors import Busy
+
+if TYPE_CHECKING:
+    from mezzo.lease import AsyncLease
+    from mezzo_server.frontend.namespaces import Namespace
+
+LEASE_BYTES = 16
+"""of a name: random, so that nobody ends another's lease by guessing"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One lease, and the namespace whose connection it lives on."""
+
+    lease: AsyncLease
+    namespace: Namespace
+
+
+class LeaseTable:
+    """Leases by name. Owner of the table; a lease leaves it by `take` or when its time is over."""
+
+    def __init__(
+        self, leases_max: int, now: Callable[[], float], random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self._leases_max = leases_max
+        self._now = now
+        self._random_bytes = random_bytes
+        self._held: dict[bytes, Held] = {}
+        self._ends: list[tuple[float, bytes]] = []  # a heap; names that were taken are skipped
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def reserve(self) -> None:
+        """Busy if no further lease fits; to be called before one is acquired."""
+        self.expire()
+        if len(self._held) >= self._leases_max:
+            raise Busy(f"{self._leases_max} leases are held (frontend.leases_max)", 1.0)
+
+    def add(self, lease: AsyncLease, namespace: Namespace) -> bytes:
+        """The name of a lease that was acquired."""
+        name = self._random_bytes(LEASE_BYTES)
+        self._held[name] = Held(lease, namespace)
+        namespace.leases += 1
+        heapq.heappush(self._ends, (lease.expires, name))
+        if len(self._ends) > 2 * len(self._held) + 64:
+            self._ends = [(end, known) for end, known in self._ends if known in self._held]
+            heapq.heapify(self._ends)
+        return name
+
+    def take(self, name: bytes) -> Held | None:
+        """Forget a lease, to release it; None if it is unknown or over."""
+        self.expire()
+        held = self._held.pop(name, None)
+        if held is not None:
+            held.namespace.leases -= 1
+        return held
+
+    def expire(self) -> None:
+        """Forget those whose time is over."""
+        now = self._now()
+        while self._ends and self._ends[0][0] <= now:
+            held = self._held.pop(heapq.heappop(self._ends)[1], None)
+            if held is not None:
+                held.namespace.leases -= 1

@@ -1,0 +1,262 @@
+"""Start and stop of the front-end: what is built in which order, and taken down in the reverse.
+
+It listens before it says that it is ready, and it says so whether or not its shard can be reached: health
+tells that.  A stop says NOT_SERVING, takes no new calls, lets those under way end, and closes the
+connections to the shard; leases that were held through it end with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+import structlog
+from msgspec import Struct
+
+from mezzo import AsyncClient
+from mezzo.errors import InvalidArgument, Unavailable
+from mezzo_server.config import FrontendConfig, NodeConfig
+from mezzo_server.config.addresses import Address, host_and_port, parse_host_port
+from mezzo_server.frontend.admin import Health, add_health, add_tools
+from mezzo_server.frontend.calls import Calls
+from mezzo_server.frontend.get import Gets
+from mezzo_server.frontend.leases import LeaseTable
+from mezzo_server.frontend.namespaces import Namespaces
+from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.put import Puts
+from mezzo_server.frontend.room import Room
+from mezzo_server.frontend.session import SessionHandlers, session_service
+from mezzo_server.frontend.store import NUMBERS_NAMESPACE, StoreHandlers, store_service
+from mezzo_server.metrics.calls import frontend_sample
+from mezzo_server.metrics.endpoint import Endpoint
+from mezzo_server.metrics.gathering import LoopGatherer
+
+log = structlog.get_logger("mezzo.frontend")
+
+CLIENT_NAME = "mezzo-frontend"
+KEEPALIVE_MS = 30_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+CLOSE_GRACE_S = 0.2
+"""for calls of the admin port, which may watch for ever"""
+
+
+class Readiness(Struct, frozen=True):
+    """What a front-end says once it listens."""
+
+    listen: str
+    """grpc://host:port"""
+    admin: str
+    """host:port of health, reflection and channelz"""
+    shard: str
+    pid: int
+    serving: bool
+    """whether the shard could be reached"""
+    metrics: str = ""
+    """host:port of the metrics; empty: none"""
+
+
+class Frontend:
+    """One front-end, within a running loop: `start`, then `stop`."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        """
+        Raises:
+            InvalidArgument: the settings do not fit together.
+        """
+        settings = config.frontend
+        if not settings.shard:
+            raise InvalidArgument("no shard: give --shard unix:///path or --shard tcp://host:port")
+        if settings.put_bytes_max > settings.staging_bytes:
+            raise InvalidArgument(
+                f"frontend.put_bytes_max ({settings.put_bytes_max}) is over frontend.staging_bytes "
+                f"({settings.staging_bytes}): such a put could never be taken"
+            )
+        self._config = settings
+        self._addresses = _advertised(config)
+        self.numbers = FrontendNumbers()
+        self.calls = Calls(self.numbers, settings.calls_max)
+        self._namespaces = Namespaces(self._client, settings.namespaces_max)
+        self._leases = LeaseTable(settings.leases_max, time.monotonic, os.urandom)
+        self._room = Room(settings.staging_bytes, settings.calls_max, self.numbers)
+        self._probe = self._client(NUMBERS_NAMESPACE)
+        self._servers: list[grpc.aio.Server] = []
+        self._watching: asyncio.Task[None] | None = None
+        self._metrics = config.metrics
+        self._endpoint: Endpoint | None = None
+        self._began = time.monotonic()
+
+    async def start(self) -> Readiness:
+        """Listen, and look whether the shard serves.
+
+        Raises:
+            InvalidArgument: an address that other hosts can reach, without ``insecure``.
+            Unavailable: an address is in use, or cannot be bound.
+        """
+        settings = self._config
+        listen = _checked(settings.listen, settings)
+        admin_text = settings.admin_listen or _next_port(listen)
+        admin = _checked(admin_text, settings)
+        self._health = Health(self._probe, self.numbers, every_s=settings.health_s, tick=self._tick)
+        data_server = grpc.aio.server(options=server_options(settings))
+        data_server.add_generic_rpc_handlers((self._store(), self._sessions()))
+        add_health(data_server, self._health)
+        admin_server = grpc.aio.server(options=server_options(settings))
+        add_health(admin_server, self._health)
+        add_tools(admin_server)
+        self._servers = [data_server, admin_server]
+        ports = [_bind(data_server, listen), _bind(admin_server, admin)]
+        self._endpoint = self._open_endpoint()
+        await self._health.look()
+        for server in self._servers:
+            await server.start()
+        self._watching = asyncio.get_running_loop().create_task(self._health.watch())
+        return Readiness(
+            listen=f"grpc://{host_and_port(listen.host, ports[0])}",
+            admin=host_and_port(admin.host, ports[1]),
+            shard=settings.shard,
+            pid=os.getpid(),
+            serving=self.numbers.serving,
+            metrics="" if self._endpoint is None else self._endpoint.address,
+        )
+
+    async def stop(self) -> None:
+        """Let calls under way end, within ``drain_s``, and let go of everything. May follow a failed start."""
+        log.info("stopping", calls=self.numbers.calls_in_flight)
+        self.calls.draining = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
+            await self._health.drain()
+        for server, grace_s in zip(self._servers, (self._config.drain_s, CLOSE_GRACE_S), strict=False):
+            await server.stop(grace_s)
+        await self._namespaces.close()
+        await self._probe.close()
+        self._room.close()
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+    def _open_endpoint(self) -> Endpoint | None:
+        settings = self._metrics
+        if not settings.frontend:
+            return None
+        gatherer = LoopGatherer(
+            asyncio.get_running_loop().call_soon_threadsafe,
+            lambda: frontend_sample(self.numbers, time.monotonic() - self._began),
+        )
+        return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
+
+    def _client(self, namespace: str) -> AsyncClient:
+        return AsyncClient(self._config.shard, namespace=namespace, name=CLIENT_NAME)
+
+    def _store(self) -> grpc.GenericRpcHandler:
+        settings = self._config
+        puts = Puts(
+            self._namespaces,
+            self._room,
+            self.numbers,
+            put_bytes_max=settings.put_bytes_max,
+            stall_s=settings.stall_s,
+        )
+        gets = Gets(
+            self._namespaces,
+            self._room,
+            self.numbers,
+            piece_bytes=settings.piece_bytes,
+            stall_s=settings.stall_s,
+        )
+        handlers = StoreHandlers(self._namespaces, self._leases, time.monotonic)
+        return store_service(self.calls, handlers, puts, gets)
+
+    def _sessions(self) -> grpc.GenericRpcHandler:
+        handlers = SessionHandlers(self._probe, self._config, self._addresses, self.numbers)
+        return session_service(self.calls, handlers)
+
+    def _tick(self) -> None:
+        self._leases.expire()
+        self.numbers.leases = len(self._leases)
+        self.numbers.namespaces = len(self._namespaces)
+
+
+def serve(config: NodeConfig, announce: Callable[[Readiness], None]) -> None:
+    """Run one front-end in this process until SIGTERM or SIGINT.
+
+    Raises:
+        MezzoError: it could not start; the message says why in one line.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(config, announce))
+
+
+async def _serve(config: NodeConfig, announce: Callable[[Readiness], None]) -> None:
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    frontend = Frontend(config)
+    try:
+        announce(await frontend.start())
+        await asked_to_stop.wait()
+    finally:
+        await frontend.stop()
+
+
+def server_options(settings: FrontendConfig) -> list[tuple[str, int]]:
+    """Options of a gRPC server."""
+    return [
+        ("grpc.max_receive_message_length", settings.message_bytes_max),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", settings.calls_max + 16),
+        # A second front-end on the same port is a mistake, not a way to share load.
+        ("grpc.so_reuseport", 0),
+        # A caller that vanished without a word is noticed, and its calls end.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _advertised(config: NodeConfig) -> list[str]:
+    """Addresses that clients are told. Which of them a client can reach, it finds out itself."""
+    settings = config.frontend
+    if settings.advertise:
+        return list(settings.advertise)
+    known = config.shard.listen if settings.shard in config.shard.listen else []
+    return list(dict.fromkeys([settings.shard, *known]))
+
+
+def _checked(text: str, settings: FrontendConfig) -> Address:
+    address = parse_host_port(text)
+    if not address.is_local and not settings.insecure:
+        raise InvalidArgument(
+            f"{text} can be reached from other hosts, and this release neither encrypts nor authenticates; "
+            "give --insecure if the network is trusted"
+        )
+    return address
+
+
+def _next_port(listen: Address) -> str:
+    return host_and_port(listen.host, listen.port + 1 if listen.port else 0)
+
+
+def _bind(server: grpc.aio.Server, address: Address) -> int:
+    text = host_and_port(address.host, address.port)
+    try:
+        port = server.add_insecure_port(text)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise Unavailable(f"cannot listen on {text}: it is in use, or no address of this host")
+    return port
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -1,0 +1,82 @@
+"""One client of the shard for each namespace in use, within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mezzo import AsyncClient
+from mezzo.errors import Busy, InvalidArgument
+
+NAME_CHARACTERS_MAX = 128
+
+
+class Namespace:
+    """A namespace's client, and what keeps it from being closed."""
+
+    __slots__ = ("client", "leases", "users")
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.client = client
+        self.users = 0
+        """calls under way"""
+        self.leases = 0
+        """they live on the client's connection"""
+
+
+class Namespaces:
+    """The clients. Owner of them; the one that was idle for longest goes when there are too many."""
+
+    def __init__(self, make_client: Callable[[str], AsyncClient], namespaces_max: int) -> None:
+        self._make_client = make_client
+        self._namespaces_max = namespaces_max
+        self._known: OrderedDict[str, Namespace] = OrderedDict()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[Namespace]:
+        """The namespace ``name``, whose client stays open for the block.
+
+        Raises:
+            InvalidArgument: it is no name.
+            Busy: too many others are in use.
+        """
+        namespace = self._known.get(name)
+        if namespace is None:
+            namespace = self._add(name)
+        else:
+            self._known.move_to_end(name)
+        namespace.users += 1
+        try:
+            yield namespace
+        finally:
+            namespace.users -= 1
+
+    async def close(self) -> None:
+        """Close all clients."""
+        known, self._known = self._known, OrderedDict()
+        for namespace in known.values():
+            await namespace.client.close()
+        if self._closing:
+            await asyncio.wait(tuple(self._closing))
+
+    def _add(self, name: str) -> Namespace:
+        if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
+            raise InvalidArgument(
+                f"namespace must have 1 to {NAME_CHARACTERS_MAX} characters, not {len(name)}"
+            )
+        if len(self._known) >= self._namespaces_max:
+            idle = next((n for n, known in self._known.items() if not known.users and not known.leases), None)
+            if idle is None:
+                limit = self._namespaces_max
+                raise Busy(f"{limit} namespaces have calls or leases (frontend.namespaces_max)", 1.0)
+            task = asyncio.get_running_loop().create_task(self._known.pop(idle).client.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        namespace = self._known[name] = Namespace(self._make_client(name))
+        return namespace

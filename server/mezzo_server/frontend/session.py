@@ -1,0 +1,83 @@
+"""Opening sessions: a ticket, and the map that says where the shard is."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import grpc
+
+from mezzo import AsyncClient
+from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.frontend.exchange import SESSION_SERVICE
+from mezzo.protocol.messages import KEYS_MAX
+from mezzo.v1 import session_pb2
+from mezzo_server.config import FrontendConfig
+from mezzo_server.frontend.calls import Calls
+from mezzo_server.frontend.numbers import FrontendNumbers
+
+TICKET_BYTES = 32
+CLIENT_CHARACTERS_MAX = 128
+
+
+class SessionHandlers:
+    """Handlers of ``mezzo.v1.SessionService``."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        config: FrontendConfig,
+        addresses: Sequence[str],
+        numbers: FrontendNumbers,
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._addresses = addresses
+        self._numbers = numbers
+
+    async def open_session(
+        self, request: session_pb2.OpenSessionRequest, timeout_s: float
+    ) -> session_pb2.OpenSessionResponse:
+        """See ``OpenSession``."""
+        if len(request.client) > CLIENT_CHARACTERS_MAX:
+            raise InvalidArgument(
+                f"client has {len(request.client)} characters, over {CLIENT_CHARACTERS_MAX}"
+            )
+        config = self._config
+        numbers = await self._client.shard_stat(timeout_s=timeout_s)
+        shard = self._client.welcome
+        if shard is None:
+            raise Unavailable("the connection to the shard was lost")
+        self._numbers.sessions += 1
+        return session_pb2.OpenSessionResponse(
+            # Nobody checks it yet: there is one tenant, and no credential to derive it from.
+            ticket=secrets.token_bytes(TICKET_BYTES),
+            ticket_ms=round(config.session_s * 1000),
+            map=session_pb2.PlacementMap(
+                epoch=shard.epoch,
+                shards=[
+                    session_pb2.Shard(
+                        incarnation=shard.shard_incarnation,
+                        addresses=self._addresses,
+                        capacity_bytes=int(numbers.get("bytes_total", 0)),
+                    )
+                ],
+            ),
+            limits=session_pb2.Limits(
+                keys_max=KEYS_MAX,
+                chunk_bytes_max=min(shard.chunk_bytes_max, config.put_bytes_max, config.staging_bytes),
+                put_bytes_max=config.put_bytes_max,
+                message_bytes_max=config.message_bytes_max,
+                piece_bytes_max=config.piece_bytes,
+                lease_ms_max=shard.lease_ms_max,
+            ),
+            server=shard.server,
+        )
+
+
+def session_service(calls: Calls, handlers: SessionHandlers) -> grpc.GenericRpcHandler:
+    """The service, for a server."""
+    handler = calls.unary("OpenSession", session_pb2.OpenSessionRequest, handlers.open_session)
+    return grpc.method_handlers_generic_handler(
+        SESSION_SERVICE, {"OpenSession": grpc.unary_unary_rpc_method_handler(handler)}
+    )

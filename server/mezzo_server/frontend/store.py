@@ -1,0 +1,123 @@
+"""The calls that move no chunks, and the table of all methods of the store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from mezzo.errors import InvalidArgument, TooLarge
+from mezzo.frontend.exchange import STORE_SERVICE
+from mezzo.protocol.messages import KEYS_MAX
+from mezzo.v1 import store_pb2
+from mezzo_server.frontend.calls import Calls
+from mezzo_server.frontend.get import Gets
+from mezzo_server.frontend.leases import LeaseTable
+from mezzo_server.frontend.namespaces import Namespaces
+from mezzo_server.frontend.put import Puts
+
+NUMBERS_NAMESPACE = "default"
+"""whose connection asks for the shard's numbers, which belong to none"""
+
+
+class StoreHandlers:
+    """Handlers of ``mezzo.v1.StoreService`` but for ``Put`` and ``Get``: the SDK's calls."""
+
+    def __init__(self, namespaces: Namespaces, leases: LeaseTable, now: Callable[[], float]) -> None:
+        self._namespaces = namespaces
+        self._leases = leases
+        self._now = now
+
+    async def lookup(self, request: store_pb2.LookupRequest, timeout_s: float) -> store_pb2.LookupResponse:
+        """See ``Lookup``."""
+        with self._namespaces.use(request.namespace) as namespace:
+            found = await namespace.client.lookup(_keys(request), timeout_s=timeout_s)
+        return store_pb2.LookupResponse(
+            prefix=found.prefix, bytes=found.bytes, load_us=math.ceil(found.load_s * 1e6)
+        )
+
+    async def acquire(self, request: store_pb2.AcquireRequest, timeout_s: float) -> store_pb2.AcquireResponse:
+        """See ``Acquire``."""
+        if request.lease_ms < 1:
+            raise InvalidArgument("lease_ms must be at least 1")
+        self._leases.reserve()
+        with self._namespaces.use(request.namespace) as namespace:
+            client = namespace.client
+            lease = await client.acquire(_keys(request), request.lease_ms / 1000, timeout_s=timeout_s)
+            if not lease.prefix:
+                return store_pb2.AcquireResponse(load_us=math.ceil(lease.load_s * 1e6))
+            name = self._leases.add(lease, namespace)
+        return store_pb2.AcquireResponse(
+            lease=name,
+            prefix=lease.prefix,
+            bytes=lease.bytes,
+            lease_ms=max(0, math.floor((lease.expires - self._now()) * 1000)),
+            load_us=math.ceil(lease.load_s * 1e6),
+        )
+
+    async def release(self, request: store_pb2.ReleaseRequest, timeout_s: float) -> store_pb2.ReleaseResponse:
+        """See ``Release``."""
+        held = self._leases.take(request.lease)
+        return store_pb2.ReleaseResponse(held=held is not None and await held.lease.release())
+
+    async def delete(self, request: store_pb2.DeleteRequest, timeout_s: float) -> store_pb2.DeleteResponse:
+        """See ``Delete``."""
+        with self._namespaces.use(request.namespace) as namespace:
+            result = await namespace.client.delete(_keys(request), timeout_s=timeout_s)
+        return store_pb2.DeleteResponse(deleted=result.deleted)
+
+    async def stat(self, request: store_pb2.StatRequest, timeout_s: float) -> store_pb2.StatResponse:
+        """See ``Stat``."""
+        with self._namespaces.use(request.namespace) as namespace:
+            chunks = await namespace.client.stat(_keys(request), timeout_s=timeout_s)
+        return store_pb2.StatResponse(
+            chunks=[
+                store_pb2.ChunkStat()
+                if chunk is None
+                else store_pb2.ChunkStat(
+                    present=True,
+                    bytes=chunk.bytes,
+                    parts=chunk.parts,
+                    sequence=chunk.sequence,
+                    leased=chunk.leased,
+                )
+                for chunk in chunks
+            ]
+        )
+
+    async def shard_stat(
+        self, request: store_pb2.ShardStatRequest, timeout_s: float
+    ) -> store_pb2.ShardStatResponse:
+        """See ``ShardStat``."""
+        with self._namespaces.use(NUMBERS_NAMESPACE) as namespace:
+            numbers = await namespace.client.shard_stat(timeout_s=timeout_s)
+        return store_pb2.ShardStatResponse(numbers=numbers)
+
+
+def store_service(calls: Calls, handlers: StoreHandlers, puts: Puts, gets: Gets) -> grpc.GenericRpcHandler:
+    """The service, for a server. Messages pass as bytes: payload is framed by hand (`mezzo.frontend.wire`)."""
+    unary: dict[str, tuple[type[Any], Any]] = {
+        "Lookup": (store_pb2.LookupRequest, handlers.lookup),
+        "Acquire": (store_pb2.AcquireRequest, handlers.acquire),
+        "Release": (store_pb2.ReleaseRequest, handlers.release),
+        "Delete": (store_pb2.DeleteRequest, handlers.delete),
+        "Stat": (store_pb2.StatRequest, handlers.stat),
+        "ShardStat": (store_pb2.ShardStatRequest, handlers.shard_stat),
+    }
+    methods: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(calls.unary(name, request, answer))
+        for name, (request, answer) in unary.items()
+    }
+    methods["Put"] = grpc.stream_unary_rpc_method_handler(calls.stream("Put", puts.put))
+    methods["Get"] = grpc.unary_stream_rpc_method_handler(calls.stream("Get", gets.get))
+    return grpc.method_handlers_generic_handler(STORE_SERVICE, methods)
+
+
+def _keys(request: Any) -> list[bytes]:
+    """The keys of a request; the SDK checks each."""
+    keys = list(request.keys)
+    if len(keys) > KEYS_MAX:
+        raise TooLarge(f"{len(keys)} keys; a call has at most {KEYS_MAX}")
+    return keys
