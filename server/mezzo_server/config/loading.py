@@ -138,20 +138,21 @@ def _flat(table: Mapping[str, Any], where: str, path: tuple[str, ...] = ()) -> l
                 raise InvalidArgument(f"{where}: {'.'.join(inner)} is a table: write [{'.'.join(inner)}]")
             found += _flat(value, where, inner)
         else:
-            raise InvalidArgument(f"{where}: {_unknown(inner)}")
+            raise InvalidArgument(f"{where}: {_unknown(inner, is_table=isinstance(value, Mapping))}")
     return found
 
 
-def _unknown(path: tuple[str, ...]) -> str:
+def _unknown(path: tuple[str, ...], *, is_table: bool) -> str:
     """What to say about a name that the schema does not have there."""
     name = path[-1]
+    if is_table:
+        homes = [f"[{'.'.join(table)}]" for table in tables() if table and table[-1] == name]
+        if homes:
+            return f"the table [{'.'.join(path)}] is {' or '.join(homes)}"
     homes = [f"[{'.'.join(key.path[:-1])}]" for key in keys().values() if key.path[-1] == name]
     if homes:
         place = f"not into [{'.'.join(path[:-1])}]" if len(path) > 1 else "not before the first table"
         return f"{name!r} belongs into {' or '.join(homes)}, {place}"
-    homes = [f"[{'.'.join(table)}]" for table in tables() if table and table[-1] == name]
-    if homes:
-        return f"the table [{'.'.join(path)}] is {' or '.join(homes)}"
     here = [field.name for field in msgspec.structs.fields(tables()[path[:-1]])]
     close = difflib.get_close_matches(name, here, n=1)
     if not close:

@@ -169,6 +169,9 @@ class Plan:
 
     def _stop(self, status: int, now: float) -> list[Action]:
         self._stopping, self._status = True, status
+        for part in self._parts.values():
+            if part.state is State.WAITING:
+                part.state, part.due = State.IDLE, None
         return self._stop_next(now)
 
     def _stop_next(self, now: float) -> list[Action]:
@@ -178,7 +181,6 @@ class Plan:
             if part.state in {State.STARTING, State.READY}:
                 part.state, part.due = State.STOPPING, now + self._config.stop_s
                 return [Action("terminate", part.name)]
-            part.state, part.due = State.IDLE, None
         return [Action("finish", status=self._status)]
 
     def _start(self, part: Part, now: float) -> list[Action]:
