@@ -323,6 +323,62 @@ def running_node(
             node.stop()
 
 
+class RunningFrontend(RunningShard):
+    """A front-end in a process of its own. Made by `running_frontend`; restarts at the same address."""
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, ``grpc://host:port``."""
+        return [str(self.readiness["listen"])]
+
+    @property
+    def grpc(self) -> str:
+        """Its address for clients, ``grpc://host:port``."""
+        return self.addresses[0]
+
+    @property
+    def target(self) -> str:
+        """Its address as gRPC takes it, ``host:port``."""
+        return self.grpc.removeprefix("grpc://")
+
+    @property
+    def admin(self) -> str:
+        """``host:port`` of health, reflection and channelz."""
+        return str(self.readiness["admin"])
+
+    def start(self) -> None:
+        """See `RunningShard.start`; from the second time on at the address of the first."""
+        super().start()
+        if "127.0.0.1:0" in self._command:
+            self._command = [self.target if word == "127.0.0.1:0" else word for word in self._command]
+            self._command += ["--admin", self.admin]
+
+
+@contextmanager
+def running_frontend(
+    shard: str, *, advertise: Sequence[str] = (), config: str = "", arguments: Sequence[str] = ()
+) -> Iterator[RunningFrontend]:
+    """A front-end of the shard at address ``shard``, on ports of its own; stopped at the end.
+
+    ``advertise``: the addresses of the shard that clients are told, ``config`` the text of a TOML file.
+    """
+    with tempfile.TemporaryDirectory(prefix="mezzo-frontend-") as folder:
+        command = [sys.executable, "-m", "mezzo_server", "frontend", "--json"]
+        command += ["--listen", "127.0.0.1:0", "--shard", shard]
+        for address in advertise:
+            command += ["--advertise", address]
+        if config:
+            path = Path(folder) / "frontend.toml"
+            path.write_text(config)
+            command += ["--config", str(path)]
+        frontend = RunningFrontend([*command, *arguments], None, Path(folder) / "log")
+        frontend.start()
+        try:
+            yield frontend
+        finally:
+            frontend.stop()
+
+
 def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
     """The first line of its standard output; empty if it ended or took too long."""
     if process.stdout is None:
