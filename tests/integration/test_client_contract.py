@@ -8,12 +8,13 @@ import uvloop
 
 from mezzo import AsyncClient, Client
 from mezzo.testing.contract import Blocking, ClientContract
+from mezzo.testing.in_place import InPlaceContract, NotInPlaceContract
 from mezzo_server.testing import running_shard
 
 
 @pytest.fixture(scope="module")
 def shard():
-    with running_shard() as shard:
+    with running_shard(config='[shard.hot]\nbytes = "64MiB"\narena_bytes = "16MiB"\n') as shard:
         yield shard
 
 
@@ -46,29 +47,29 @@ class _RealAsynchronous(_Real):
         )
 
 
-class TestBlockingUnix(_RealBlocking):
+class TestBlockingUnix(_RealBlocking, InPlaceContract):
     pass
 
 
-class TestBlockingTcp(_RealBlocking):
+class TestBlockingTcp(_RealBlocking, NotInPlaceContract):
     address = "tcp"
 
 
-class TestBlockingUnixWithoutSharedMemory(_RealBlocking):
+class TestBlockingUnixWithoutSharedMemory(_RealBlocking, NotInPlaceContract):
     @pytest.fixture
     def connect(self, where):
         return lambda namespace: Client(where, namespace=namespace, shm=False)
 
 
-class TestAsyncioUnix(_RealAsynchronous):
+class TestAsyncioUnix(_RealAsynchronous, InPlaceContract):
     pass
 
 
-class TestAsyncioTcp(_RealAsynchronous):
+class TestAsyncioTcp(_RealAsynchronous, NotInPlaceContract):
     address = "tcp"
 
 
-class TestUvloopUnix(_RealAsynchronous):
+class TestUvloopUnix(_RealAsynchronous, InPlaceContract):
     new_loop = staticmethod(uvloop.new_event_loop)
 
 

@@ -102,6 +102,7 @@ class HotTier:
         self._generation = 0
         self._clock = 0
         self._making = False
+        self._waiting: list[Callable[[], None]] = []
         self._exhausted = False
         self._closed = False
         self._used_bytes = 0
@@ -126,6 +127,18 @@ class HotTier:
         """Begin to make an arena for a tenant that has none to spare, if memory is left."""
         if self._tenant(tenant).spare is None:
             self._make(tenant)
+
+    @property
+    def making(self) -> bool:
+        """Whether an arena is being made: there will be more room soon."""
+        return self._making
+
+    def when_made(self, go_on: Callable[[], None]) -> None:
+        """Call ``go_on`` once the arena that is being made is there, or could not be made."""
+        if self._making:
+            self._waiting.append(go_on)
+        else:
+            go_on()
 
     def _tenant(self, tenant: bytes) -> _Tenant:
         state = self._tenants.get(tenant)
@@ -157,6 +170,12 @@ class HotTier:
 
         def done() -> None:
             self._making = False
+            received()
+            waiting, self._waiting = self._waiting, []
+            for go_on in waiting:
+                go_on()
+
+        def received() -> None:
             if not made:
                 # the machine has no such memory: the tier stays as large as it is
                 self._bytes -= size

@@ -136,6 +136,10 @@ class Connection:
         """The next descriptor that came; the caller owns it."""
         return self._descriptors.popleft() if self._descriptors else None
 
+    def refuse(self, error: MezzoError) -> None:
+        """End the connection, and tell the client why."""
+        self._refuse(error)
+
     # -- input
 
     def _on_readable(self) -> None:

@@ -1,8 +1,13 @@
-"""Leases: who may count on which chunks until when. No I/O, no clock.
+"""Leases: who may count on which chunks until when, and who uses them in place. No I/O, no clock.
 
 Invariants: every key of a lease is pinned in the store exactly once for that lease and unpinned
 exactly once when it ends, however it ends (released, expired, its connection closed); the bytes of
 all leases never exceed ``bytes_max``.  A chunk in two leases counts twice.
+
+A lease *in place* also holds the hot slots that its places name: once each, until it is released or
+its connection ends.  When only its time is over it is *overdue*: its pins are gone, its slots stay,
+because its owner may still be reading them; whoever runs the table ends the connection of the
+`longest_overdue` when the room is wanted.  Leases, overdue ones included, never exceed ``leases_max``.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from typing import Protocol
 
 from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.api import Scope
+from mezzo_server.hot.slots import Slot
 
 RETRY_S_MAX = 1.0
 
@@ -24,11 +30,17 @@ class Pins(Protocol):
     def prefix(self, scope: Scope, keys: Sequence[bytes]) -> tuple[int, int]:
         """How many of ``keys``, from the first on, are present, and their bytes."""
 
-    def pin(self, scope: Scope, key: bytes) -> int:
-        """Keep a chunk; its bytes, 0 if it is not there."""
+    def pin_all(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        """Keep chunks, all of which are present."""
 
-    def unpin(self, scope: Scope, key: bytes) -> None:
-        """Undo one `pin`."""
+    def unpin_all(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        """Undo one `pin_all`."""
+
+    def hold_all(self, scope: Scope, keys: Sequence[bytes]) -> Sequence[Slot | None]:
+        """Hold the slots of chunks; None for one that is not hot, or may not be held."""
+
+    def let_go_all(self, slots: Sequence[Slot]) -> None:
+        """Undo one `hold_all`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,8 @@ class Granted:
     prefix: int
     bytes: int
     lease_s: float
+    slots: Sequence[Slot | None] = ()
+    """for each key of the prefix, if it was acquired in place"""
 
 
 @dataclass(slots=True)
@@ -48,10 +62,24 @@ class _Lease:
     keys: Sequence[bytes]
     bytes: int
     ends_at: float
+    held: Sequence[Slot]
+    """slots that it holds"""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A lease in place that has expired and was not released."""
+
+    owner: object
+    chunks: int
+    """that it holds in place"""
+    bytes: int
+    since: float
+    """when it expired, on the clock of the table"""
 
 
 class LeaseTable:
-    """All leases of a shard. Owner of their pins; driven by `expire` from a timer."""
+    """All leases of a shard. Owner of their pins and held slots; driven by `expire` from a timer."""
 
     def __init__(
         self,
@@ -68,7 +96,12 @@ class LeaseTable:
         self.leases_max = leases_max
         self.lease_s_max = lease_s_max
         self.bytes_leased = 0
+        self.hot_bytes_overdue = 0
+        """bytes in place of leases that are overdue; a chunk in two of them counts twice"""
+        self.crowded = False
+        """a lease was refused while overdue ones took up the table; whoever ends one of them clears it"""
         self._leases: dict[int, _Lease] = {}
+        self._overdue: dict[int, _Lease] = {}  # by the time when they expired
         self._by_owner: dict[object, set[int]] = {}
         # (ends_at, lease); entries of leases that ended early are dropped when they surface, and the
         # heap is rebuilt when they are the most of it.
@@ -78,78 +111,136 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._leases)
 
-    def acquire(self, owner: object, scope: Scope, keys: Sequence[bytes], lease_s: float) -> Granted:
+    @property
+    def overdue(self) -> int:
+        """Leases in place that have expired and whose slots are still held."""
+        return len(self._overdue)
+
+    @property
+    def longest_overdue(self) -> Overdue | None:
+        """Of the overdue leases the one that expired first."""
+        for lease in self._overdue.values():
+            return Overdue(lease.owner, len(lease.held), _bytes(lease.held), lease.ends_at)
+        return None
+
+    def acquire(
+        self, owner: object, scope: Scope, keys: Sequence[bytes], lease_s: float, *, in_place: bool = False
+    ) -> Granted:
         """Lease the present prefix of ``keys`` for ``lease_s`` (at most ``lease_s_max``).
+
+        ``in_place``: hold the slots of those that are hot, too.
 
         Raises:
             TooLarge: the prefix holds more bytes than all leases together may.
             Busy: other leases hold too much now.
         """
         lease_s = min(lease_s, self.lease_s_max)
-        count, size = self._store.prefix(scope, keys)
+        store = self._store
+        count, size = store.prefix(scope, keys)
         if count == 0 or lease_s <= 0:
-            return Granted(0, count, size, 0.0)
+            return Granted(0, count, size, 0.0, (None,) * count if in_place else ())
         if size > self.bytes_max:
             raise TooLarge(f"a lease on {size} bytes is over the limit of leased bytes ({self.bytes_max})")
-        self.expire()
+        now = self._now()
+        if self._deadlines and self._deadlines[0][0] <= now:
+            self.expire()
         if self.bytes_leased + size > self.bytes_max:
             raise Busy(
                 f"{self.bytes_leased} bytes are leased, {size} more would be over the limit "
                 f"({self.bytes_max})",
                 self._retry_after_s(),
             )
-        if len(self._leases) >= self.leases_max:
+        if len(self._leases) + len(self._overdue) >= self.leases_max:
+            self.crowded = bool(self._overdue)
             raise Busy(f"{self.leases_max} leases are held (leases_max)", self._retry_after_s())
-        for key in keys[:count]:
-            self._store.pin(scope, key)
+        leased = keys if count == len(keys) else keys[:count]
+        store.pin_all(scope, leased)
+        slots: Sequence[Slot | None] = ()
+        held: Sequence[Slot] = ()
+        if in_place:
+            slots = store.hold_all(scope, leased)
+            held = [slot for slot in slots if slot is not None]
         lease = self._next
         self._next += 1
-        ends_at = self._now() + lease_s
-        self._leases[lease] = _Lease(owner, scope, keys[:count], size, ends_at)
+        ends_at = now + lease_s
+        self._leases[lease] = _Lease(owner, scope, leased, size, ends_at, held)
         self._by_owner.setdefault(owner, set()).add(lease)
         self.bytes_leased += size
         heapq.heappush(self._deadlines, (ends_at, lease))
-        return Granted(lease, count, size, lease_s)
+        return Granted(lease, count, size, lease_s, slots)
 
     def release(self, owner: object, lease: int) -> bool:
-        """End a lease of ``owner``; False if he holds none of that number."""
-        held = self._leases.get(lease)
-        if held is None or held.owner is not owner or held.ends_at <= self._now():
+        """End a lease of ``owner``; False if he holds none of that number, or it has expired."""
+        overdue = self._overdue.get(lease)
+        if overdue is not None:
+            if overdue.owner is owner:
+                self._end_overdue(lease, overdue)
             return False
+        held = self._leases.get(lease)
+        if held is None or held.owner is not owner:
+            return False
+        in_time = held.ends_at > self._now()
         self._end(lease, held)
         if len(self._deadlines) > 2 * len(self._leases) + 64:
             self._deadlines = [(entry.ends_at, number) for number, entry in self._leases.items()]
             heapq.heapify(self._deadlines)
-        return True
+        return in_time
 
     def end_owner(self, owner: object) -> None:
-        """End all leases of ``owner``: his connection closed."""
-        for lease in self._by_owner.pop(owner, ()):
-            self._end(lease, self._leases[lease])
+        """End all leases of ``owner``, overdue ones too: his connection closed."""
+        for lease in tuple(self._by_owner.get(owner, ())):
+            held = self._leases.get(lease)
+            if held is not None:
+                self._end(lease, held)
+            else:
+                self._end_overdue(lease, self._overdue[lease])
 
     def expire(self) -> int:
-        """End the leases whose time is over; how many."""
+        """End the leases whose time is over; how many. What they hold in place becomes overdue."""
         now = self._now()
         ended = 0
         while self._deadlines and self._deadlines[0][0] <= now:
             _, lease = heapq.heappop(self._deadlines)
             held = self._leases.get(lease)
-            if held is not None:
+            if held is None:
+                continue
+            ended += 1
+            if not held.held:
                 self._end(lease, held)
-                ended += 1
+                continue
+            del self._leases[lease]
+            self._unpin(held)
+            self._overdue[lease] = held
+            self.hot_bytes_overdue += _bytes(held.held)
         return ended
 
     def _end(self, lease: int, held: _Lease) -> None:
         del self._leases[lease]
-        mine = self._by_owner.get(held.owner)
-        if mine is not None:
-            mine.discard(lease)
-            if not mine:
-                del self._by_owner[held.owner]
+        self._disown(lease, held)
+        self._unpin(held)
+        if held.held:
+            self._store.let_go_all(held.held)
+
+    def _end_overdue(self, lease: int, held: _Lease) -> None:
+        del self._overdue[lease]
+        self._disown(lease, held)
+        self.hot_bytes_overdue -= _bytes(held.held)
+        self._store.let_go_all(held.held)
+
+    def _unpin(self, held: _Lease) -> None:
         self.bytes_leased -= held.bytes
-        for key in held.keys:
-            self._store.unpin(held.scope, key)
+        self._store.unpin_all(held.scope, held.keys)
+
+    def _disown(self, lease: int, held: _Lease) -> None:
+        mine = self._by_owner[held.owner]
+        mine.discard(lease)
+        if not mine:
+            del self._by_owner[held.owner]
 
     def _retry_after_s(self) -> float:
         soonest = self._deadlines[0][0] - self._now() if self._deadlines else RETRY_S_MAX
         return min(max(soonest, 0.01), RETRY_S_MAX)
+
+
+def _bytes(slots: Sequence[Slot]) -> int:
+    return sum([slot.length for slot in slots])

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mezzo.errors import Gone
 from mezzo_server.blockstore.api import GetChunk, GetDone, PutChunk, PutDone, Scope
 from mezzo_server.blockstore.io import Device, DeviceTime, Job
 from mezzo_server.config import Limits
 from mezzo_server.metrics.measures import Measures
-from mezzo_server.shard.leases import LeaseTable
+from mezzo_server.shard.leases import LeaseTable, Overdue
 from mezzo_server.shard.regions import Offload, RegionRegistry, run_here
 from mezzo_server.staging import StagingPool
 
@@ -69,6 +70,7 @@ class Service:
         """
         self.store = store
         self.staging = staging
+        self.offload = offload
         self.limits = limits
         self.now = now
         self.poke = poke
@@ -78,7 +80,7 @@ class Service:
         self._numbers = numbers
         self.tenant = hashlib.blake2b(store.store_id + b"tenant", digest_size=16).digest()
         self.leases = LeaseTable(
-            store,
+            store.pins,
             bytes_max=int(store.capacity_bytes * limits.leased_fraction),
             leases_max=limits.leases_max,
             lease_s_max=limits.lease_ms_max / 1000,
@@ -100,6 +102,7 @@ class Service:
                 "busy",
                 "cancelled",
                 "refused_connections",
+                "connections_ended_overdue",
                 "checksum_mismatches_received",
             ),
             0,
@@ -144,8 +147,30 @@ class Service:
         self.poke()
 
     def tick(self) -> None:
-        """Timers: leases."""
-        self.leases.expire()
+        """Timers: leases, and who keeps what he holds in place for too long."""
+        leases, hot = self.leases, self.store.hot
+        leases.expire()
+        if leases.crowded or (hot is not None and hot.pressed):
+            leases.crowded = False
+            if hot is not None:
+                hot.pressed = False
+            overdue = leases.longest_overdue
+            if overdue is not None:
+                self._end_overdue(overdue)
+
+    def _end_overdue(self, overdue: Overdue) -> None:
+        """Others want the room: end the connection of who would not give it back."""
+        for session in self.sessions:
+            if session is overdue.owner:
+                self.counters["connections_ended_overdue"] += 1
+                session.link.refuse(
+                    Gone(
+                        f"a lease expired {self.now() - overdue.since:.1f} s ago, and the room of its "
+                        f"{overdue.chunks} chunks in place ({overdue.bytes} bytes) was wanted; release leases in "
+                        "time, or ask for longer ones"
+                    )
+                )
+                return
 
     def numbers(self) -> dict[str, int | float]:
         """The shard's state in numbers; docs/operating.md lists them."""
@@ -155,7 +180,7 @@ class Service:
             "bytes_live": report.bytes_live,
             "bytes_total": sum(device.bytes_total for device in report.devices),
             "devices": len(report.devices),
-            "devices_fenced": sum(device.state != "serving" for device in report.devices),
+            "devices_fenced": sum(device.state.startswith("fenced") for device in report.devices),
             "connections": len(self.sessions),
             "requests_in_flight": sum(len(session.requests) for session in self.sessions),
             "regions": self.regions.count,
@@ -163,6 +188,8 @@ class Service:
             "regions_lingering": self.regions.lingering,
             "leases": len(self.leases),
             "leased_bytes": self.leases.bytes_leased,
+            "leases_overdue": self.leases.overdue,
+            "hot_bytes_overdue": self.leases.hot_bytes_overdue,
             "staging_bytes": self.staging.total_bytes,
             "staging_free_bytes": self.staging.free_bytes,
             "staging_waiting": self.staging.requests_waiting,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import settings
@@ -10,17 +11,28 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.api import Scope
-from mezzo_server.shard.leases import LeaseTable
+from mezzo_server.hot.slots import Slot
+from mezzo_server.shard.leases import LeaseTable, Overdue
 
 SCOPE = Scope(bytes(16), bytes(16))
 
 
-class Store:
-    """Chunks by key with their size, and how often each is pinned."""
+@dataclass(frozen=True)
+class HotSlot:
+    arena: int
+    page: int
+    length: int
+    generation: int
 
-    def __init__(self, sizes: dict[bytes, int]) -> None:
+
+class Store:
+    """Chunks by key with their size, and how often each is pinned and held. Some are hot."""
+
+    def __init__(self, sizes: dict[bytes, int], hot: Sequence[bytes] = ()) -> None:
         self.sizes = sizes
+        self.slots = {key: HotSlot(1, page, sizes[key], 7 + page) for page, key in enumerate(hot)}
         self.pins: Counter[bytes] = Counter()
+        self.holds: Counter[HotSlot] = Counter()
 
     def prefix(self, scope: Scope, keys: Sequence[bytes]) -> tuple[int, int]:
         count = size = 0
@@ -31,13 +43,25 @@ class Store:
             size += self.sizes[key]
         return count, size
 
-    def pin(self, scope: Scope, key: bytes) -> int:
-        self.pins[key] += 1
-        return self.sizes.get(key, 0)
+    def pin_all(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        assert set(keys) <= set(self.sizes)
+        self.pins.update(keys)
 
-    def unpin(self, scope: Scope, key: bytes) -> None:
-        self.pins[key] -= 1
-        assert self.pins[key] >= 0
+    def unpin_all(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        self.pins.subtract(keys)
+        assert min(self.pins.values()) >= 0
+
+    def hold_all(self, scope: Scope, keys: Sequence[bytes]) -> list[Slot | None]:
+        slots = [self.slots.get(key) for key in keys]
+        self.holds.update(slot for slot in slots if slot is not None)
+        return slots  # type: ignore[return-value]
+
+    def let_go_all(self, slots: Sequence[Slot]) -> None:
+        self.holds.subtract(slots)  # type: ignore[arg-type]
+        assert min(self.holds.values()) >= 0
+
+    def held(self) -> dict[bytes, int]:
+        return {key: self.holds[slot] for key, slot in self.slots.items() if self.holds[slot]}
 
     def pinned(self) -> dict[bytes, int]:
         return {key: count for key, count in self.pins.items() if count}
@@ -93,7 +117,6 @@ def test_leases_end_in_time(store: Store, clock: Clock) -> None:
     assert leases.acquire("me", SCOPE, [b"b"], 99.0).lease_s == 10.0
     clock.now += 1.0
     assert not leases.release("me", first.lease)
-    assert leases.expire() == 1
     assert store.pinned() == {b"b": 1}
     clock.now += 9.0
     assert leases.expire() == 1
@@ -130,37 +153,143 @@ def test_an_owner_that_goes_takes_his_leases(store: Store, clock: Clock) -> None
     assert store.pinned() == {b"a": 1}
 
 
+def longest_overdue(leases: LeaseTable) -> Overdue | None:
+    return leases.longest_overdue
+
+
+def crowded(leases: LeaseTable) -> bool:
+    return leases.crowded
+
+
+@pytest.fixture
+def warm() -> Store:
+    return Store({b"a": 30, b"b": 30, b"c": 50}, hot=[b"a", b"c"])
+
+
+def test_in_place_holds_what_is_hot(warm: Store, clock: Clock) -> None:
+    leases = table(warm, clock)
+    granted = leases.acquire("me", SCOPE, [b"a", b"b", b"x"], 5.0, in_place=True)
+    assert [slot and slot.generation for slot in granted.slots] == [7, None]
+    assert warm.held() == {b"a": 1}
+    assert warm.pinned() == {b"a": 1, b"b": 1}
+    assert leases.release("me", granted.lease)
+    assert not warm.held()
+    assert not warm.pinned()
+
+
+def test_nothing_is_held_without_being_asked(warm: Store, clock: Clock) -> None:
+    assert table(warm, clock).acquire("me", SCOPE, [b"a"], 5.0).slots == ()
+    assert not warm.held()
+
+
+def test_nothing_present_holds_nothing(warm: Store, clock: Clock) -> None:
+    granted = table(warm, clock).acquire("me", SCOPE, [b"x"], 5.0, in_place=True)
+    assert (granted.lease, tuple(granted.slots)) == (0, ())
+    assert not warm.held()
+
+
+def test_what_expired_in_place_is_overdue_until_it_is_released(warm: Store, clock: Clock) -> None:
+    leases = table(warm, clock)
+    granted = leases.acquire("me", SCOPE, [b"a", b"b"], 1.0, in_place=True)
+    plain = leases.acquire("me", SCOPE, [b"b"], 1.0, in_place=True)
+    clock.now += 1.0
+    assert leases.expire() == 2
+    assert (len(leases), leases.overdue, leases.hot_bytes_overdue, leases.bytes_leased) == (0, 1, 30, 0)
+    assert not warm.pinned()
+    assert warm.held() == {b"a": 1}
+    assert not leases.release("me", plain.lease)
+    assert not leases.release("you", granted.lease)
+    assert warm.held() == {b"a": 1}
+    assert not leases.release("me", granted.lease)
+    assert not warm.held()
+    assert (leases.overdue, leases.hot_bytes_overdue, leases.longest_overdue) == (0, 0, None)
+
+
+def test_a_release_that_comes_late_lets_go_at_once(warm: Store, clock: Clock) -> None:
+    leases = table(warm, clock)
+    granted = leases.acquire("me", SCOPE, [b"a"], 1.0, in_place=True)
+    clock.now += 1.0
+    assert not leases.release("me", granted.lease)
+    assert not warm.held()
+    assert (len(leases), leases.overdue) == (0, 0)
+
+
+def test_the_longest_overdue_goes_first(warm: Store, clock: Clock) -> None:
+    leases = table(warm, clock, bytes_max=1000)
+    leases.acquire("late", SCOPE, [b"a"], 3.0, in_place=True)
+    leases.acquire("early", SCOPE, [b"c"], 1.0, in_place=True)
+    leases.acquire("late", SCOPE, [b"a"], 2.0, in_place=True)
+    assert longest_overdue(leases) is None
+    clock.now += 5.0
+    leases.expire()
+    for owner, chunk_bytes, since in (("early", 50, 101.0), ("late", 30, 102.0)):
+        overdue = longest_overdue(leases)
+        assert overdue is not None
+        assert (overdue.owner, overdue.chunks, overdue.bytes, overdue.since) == (owner, 1, chunk_bytes, since)
+        leases.end_owner(owner)
+    assert longest_overdue(leases) is None
+    assert not warm.held()
+    assert leases.hot_bytes_overdue == 0
+
+
+def test_overdue_leases_take_room_in_the_table(warm: Store, clock: Clock) -> None:
+    leases = table(warm, clock, leases_max=2)
+    for _ in range(2):
+        leases.acquire("me", SCOPE, [b"a"], 1.0, in_place=True)
+    with pytest.raises(Busy, match="leases_max"):
+        leases.acquire("you", SCOPE, [b"b"], 1.0)
+    assert not crowded(leases)
+    clock.now += 1.0
+    with pytest.raises(Busy, match="leases_max"):
+        leases.acquire("you", SCOPE, [b"b"], 1.0)
+    assert crowded(leases)
+    leases.end_owner("me")
+    assert leases.acquire("you", SCOPE, [b"b"], 1.0).lease
+
+
 class Leases(RuleBasedStateMachine):
-    """Pins and bytes always equal what the live leases say."""
+    """Pins, bytes and held slots always equal what the leases say that live or are overdue."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.store = Store({bytes([n]): n + 1 for n in range(6)})
+        self.store = Store({bytes([n]): n + 1 for n in range(6)}, hot=[bytes([n]) for n in (0, 2, 3)])
         self.leases = table(self.store, self.clock, bytes_max=40, leases_max=5)
-        self.model: dict[int, tuple[str, list[bytes], float]] = {}
+        self.model: dict[int, tuple[str, list[bytes], float, bool]] = {}
 
     @rule(
         owner=st.sampled_from("xyz"),
         keys=st.lists(st.integers(0, 7), min_size=1, max_size=6),
         ttl=st.integers(0, 12),
+        in_place=st.booleans(),
     )
-    def acquire(self, owner: str, keys: list[int], ttl: int) -> None:
+    def acquire(self, owner: str, keys: list[int], ttl: int, in_place: bool) -> None:
         names = [bytes([key]) for key in keys]
         try:
-            granted = self.leases.acquire(owner, SCOPE, names, float(ttl))
+            granted = self.leases.acquire(owner, SCOPE, names, float(ttl), in_place=in_place)
         except (Busy, TooLarge):
             return
+        assert len(granted.slots) == (granted.prefix if in_place else 0)
         if granted.lease:
             until = self.clock.now + min(ttl, 10)
-            self.model[granted.lease] = (owner, names[: granted.prefix], until)
+            self.model[granted.lease] = (owner, names[: granted.prefix], until, in_place)
 
     @rule(owner=st.sampled_from("xyz"), lease=st.integers(1, 12))
     def release(self, owner: str, lease: int) -> None:
-        held = lease in self.model and self.model[lease][0] == owner and self.model[lease][2] > self.clock.now
-        assert self.leases.release(owner, lease) == held
-        if held:
+        mine = lease in self.model and self.model[lease][0] == owner
+        assert self.leases.release(owner, lease) == (mine and self.model[lease][2] > self.clock.now)
+        if mine:
             del self.model[lease]
+
+    @rule()
+    def end_the_longest_overdue(self) -> None:
+        overdue = self.leases.longest_overdue
+        over = [held for held in self.model.values() if held[2] <= self.clock.now and self.held(held)]
+        if overdue is None:
+            assert not over
+            return
+        assert overdue.since == min(held[2] for held in over)
+        self.leave(str(overdue.owner))
 
     @rule(owner=st.sampled_from("xyz"))
     def leave(self, owner: str) -> None:
@@ -172,13 +301,27 @@ class Leases(RuleBasedStateMachine):
         self.clock.now += seconds
         self.leases.expire()
 
+    def held(self, lease: tuple[str, list[bytes], float, bool]) -> list[bytes]:
+        return [key for key in lease[1] if lease[3] and key in self.store.slots]
+
     @invariant()
     def pins_match(self) -> None:
         self.leases.expire()
-        self.model = {lease: held for lease, held in self.model.items() if held[2] > self.clock.now}
-        pins = Counter(key for _, keys, _ in self.model.values() for key in keys)
+        now = self.clock.now
+        pins = Counter(key for _, keys, until, _ in self.model.values() if until > now for key in keys)
         assert self.store.pinned() == dict(pins)
         assert self.leases.bytes_leased == sum(self.store.sizes[key] * n for key, n in pins.items()) <= 40
+
+    @invariant()
+    def holds_match(self) -> None:
+        now = self.clock.now
+        held = Counter(key for lease in self.model.values() for key in self.held(lease))
+        assert self.store.held() == dict(held)
+        over = [lease for lease in self.model.values() if lease[2] <= now and self.held(lease)]
+        assert self.leases.overdue == len(over)
+        over_bytes = sum(self.store.sizes[key] for lease in over for key in self.held(lease))
+        assert self.leases.hot_bytes_overdue == over_bytes
+        assert len(self.leases) + self.leases.overdue <= 5
 
 
 TestLeases = Leases.TestCase

@@ -1,0 +1,305 @@
+"""Chunks used in place, against real shards: no device, no copy, and never a wrong byte."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import mezzo
+from mezzo_server.testing import running_shard
+
+MIB = 1 << 20
+CHILD = Path(__file__).with_name("in_place_child.py")
+PATIENCE_S = 30.0
+
+
+def hot(total_bytes, *, held_fraction=0.5, arena_bytes="4MiB"):
+    return f'[shard.hot]\nbytes = {total_bytes}\narena_bytes = "{arena_bytes}"\nheld_fraction = {held_fraction}\n'
+
+
+@pytest.fixture
+def shard():
+    with running_shard(config=hot(32 * MIB)) as shard:
+        yield shard
+
+
+@pytest.fixture
+def client(shard):
+    with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+        yield client
+
+
+def data_of(key, length=256 * 1024):
+    return random.Random(key).randbytes(length)
+
+
+def put(client, keys, length=256 * 1024):
+    assert client.put(keys, [data_of(key, length) for key in keys]).failed == 0
+
+
+def names(prefix, count):
+    return [f"{prefix}-{index}".encode() for index in range(count)]
+
+
+def until(reached, what):
+    """Poll until it holds: the event that a test waits for has no other sign."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.01)
+
+
+@contextmanager
+def child(address, ttl_s, keys):
+    process = subprocess.Popen(
+        [sys.executable, str(CHILD), address, str(ttl_s), *(key.decode() for key in keys)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == f"ready {len(keys)}\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_views_are_the_bytes_and_the_device_is_not_asked(client):
+    keys = names("k", 12)
+    chunks = [data_of(key, 200_001 + index * 500) for index, key in enumerate(keys)]
+    client.put(keys, chunks)
+    client.acquire(keys, 30.0, in_place=True, load=True).release()
+    before = client.shard_stat()
+    with client.acquire(keys, 30.0, in_place=True) as lease:
+        assert lease.hot == 12
+        assert [bytes(view) for view in lease.views] == chunks
+        during = client.shard_stat()
+        assert during["hot_bytes_held"] >= sum(map(len, chunks))
+    after = client.shard_stat()
+    for name in ("chunks_got_device", "bytes_got_device"):
+        assert after[name] == before[name]
+    assert (after["hot_bytes_held"], after["leases"], after["leases_overdue"]) == (0, 0, 0)
+
+
+def test_two_clients_hold_the_same_slots(shard, client):
+    put(client, [b"k"])
+    with mezzo.Client(shard.unix) as other:
+        first = client.acquire([b"k"], 30.0, in_place=True)
+        second = other.acquire([b"k"], 30.0, in_place=True)
+        held = client.shard_stat()["hot_bytes_held"]
+        assert bytes(first.views[0]) == bytes(second.views[0]) == data_of(b"k")
+        assert first.release()
+        assert client.shard_stat()["hot_bytes_held"] == held
+        second.check()
+    until(lambda: client.shard_stat()["hot_bytes_held"] == 0, "a closed client lets go")
+    with pytest.raises(mezzo.Gone, match="connection has ended"):
+        second.check()
+
+
+def test_loading_after_a_restart(tmp_path):
+    keys = names("k", 40)
+    with running_shard(devices=[str(tmp_path / "device")], capacity="128MiB", config=hot(32 * MIB)) as shard:
+        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+            put(client, keys)
+            shard.restart()
+            with client.acquire(keys, 30.0, in_place=True) as lease:
+                assert (lease.prefix, lease.hot, lease.views) == (40, 0, (None,) * 40)
+            with client.acquire([*keys, b"absent"], 30.0, in_place=True, load=True) as lease:
+                assert (lease.prefix, lease.hot) == (40, 40)
+                assert [bytes(view) for view in lease.views] == [data_of(key) for key in keys]
+
+
+def test_a_mapping_is_made_once(client):
+    put(client, [b"k"])
+    for _ in range(3):
+        with client.acquire([b"k"], 30.0, in_place=True) as lease:
+            assert bytes(lease.views[0]) == data_of(b"k")
+    with open("/proc/self/maps") as maps:
+        assert sum("memfd:mezzo-hot" in line for line in maps) == 1
+    client.close()
+    del lease
+    with open("/proc/self/maps") as maps:
+        assert not any("memfd:mezzo-hot" in line for line in maps)
+
+
+def test_views_outlive_the_client_but_are_not_to_be_believed(shard):
+    with mezzo.Client(shard.unix) as client:
+        put(client, [b"k"])
+        lease = client.acquire([b"k"], 30.0, in_place=True)
+        view = lease.views[0]
+    assert len(bytes(view)) == 256 * 1024
+    with pytest.raises(mezzo.Gone, match="acquire again"):
+        lease.check()
+
+
+def test_a_killed_shard_is_gone(shard, client):
+    put(client, [b"k"])
+    lease = client.acquire([b"k"], 30.0, in_place=True)
+    assert bytes(lease.views[0]) == data_of(b"k")
+    shard.kill()
+    with pytest.raises(mezzo.Unavailable):
+        client.ping()
+    with pytest.raises(mezzo.Gone):
+        lease.check()
+    with pytest.raises(mezzo.Gone):
+        lease.release()
+
+
+def test_a_killed_client_lets_go(shard, client):
+    keys = names("k", 8)
+    put(client, keys)
+    with child(shard.unix, 600, keys) as process:
+        assert client.shard_stat()["hot_bytes_held"] >= 8 * 256 * 1024
+        process.kill()
+        until(lambda: client.shard_stat()["hot_bytes_held"] == 0, "a killed client lets go")
+
+
+def test_an_expired_lease_is_good_while_nobody_wants_the_room(shard, client):
+    keys = names("k", 8)
+    put(client, keys)
+    with child(shard.unix, 0.05, keys) as process:
+        until(lambda: client.shard_stat()["leases_overdue"] == 1, "the lease is overdue")
+        assert client.shard_stat()["hot_bytes_overdue"] == 8 * 256 * 1024
+        assert process.communicate("go\n", PATIENCE_S)[0] == "fine same\n"
+    numbers = client.shard_stat()
+    assert (numbers["leases_overdue"], numbers["hot_bytes_held"], numbers["connections_ended_overdue"]) == (
+        0,
+        0,
+        0,
+    )
+
+
+def test_a_stopped_client_wakes_to_gone(shard, client):
+    """Its lease expires, its slots are wanted, overwritten with others' chunks: it must not believe them."""
+    keys = names("k", 16)
+    put(client, keys)
+    with child(shard.unix, 0.2, keys) as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        until(lambda: client.shard_stat()["leases_overdue"] == 1, "the lease is overdue")
+        # Others fill the hot tier over and over; while the slots are held the device alone takes them.
+        rounds = 0
+        while not client.shard_stat()["connections_ended_overdue"]:
+            others = names(f"other-{rounds}", 16)
+            put(client, others)
+            # Held by these for as long as it takes, so that nothing else is left to be evicted.
+            leases = [client.acquire([key], 5.0, in_place=True) for key in others]
+            for key, lease in zip(others, leases, strict=True):
+                if lease.hot:
+                    assert bytes(lease.views[0]) == data_of(key)
+            rounds += 1
+            assert rounds < 100, "its connection is never ended"
+            if rounds % 8 == 0:
+                time.sleep(0.05)
+        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as fresh:
+            client.close()  # with all its leases
+            for turn in range(12):
+                put(fresh, names(f"more-{turn}", 16))
+            # Others always get right bytes, whether from the slots, the device or not at all.
+            targets = [bytearray(256 * 1024) for _ in keys]
+            got = fresh.get(keys, targets)
+            for key, target, found in zip(keys, targets, got.found, strict=True):
+                assert not found or bytes(target) == data_of(key)
+            assert fresh.shard_stat()["hot_bytes"] <= 32 * MIB
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate("go\n", PATIENCE_S)[0] == "gone changed\n"
+
+
+def test_a_hot_tier_full_of_leases():
+    """Puts and gets go on through the device, nothing is in place any more, nothing grows or hangs."""
+    with running_shard(config=hot(8 * MIB, held_fraction=1.0)) as shard:
+        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+            keys = names("k", 64)
+            held = []
+            for key in keys:
+                put(client, [key])
+                held.append(client.acquire([key], 600.0, in_place=True))
+            assert held[0].hot == 1
+            full = client.shard_stat()
+            assert held[-1].hot == 0, "16 MiB are not held in 8"
+            assert full["hot_bytes_held"] <= full["hot_bytes"] <= 8 * MIB
+            others = names("other", 32)
+            put(client, others)
+            targets = [bytearray(256 * 1024) for _ in others]
+            assert client.get(others, targets).count == 32
+            assert [bytes(target) for target in targets] == [data_of(key) for key in others]
+            with client.acquire(others, 30.0, in_place=True, load=True) as lease:
+                assert (lease.prefix, lease.hot) == (32, 0)
+            after = client.shard_stat()
+            assert after["hot_bytes"] == full["hot_bytes"]
+            assert after["hot_bytes_held"] == full["hot_bytes_held"]
+            assert after["connections_ended_overdue"] == 0, "leases that have not expired are kept"
+            for key, lease in zip(keys, held, strict=True):
+                with lease.using() as views:
+                    assert views[0] is None or bytes(views[0]) == data_of(key)
+                lease.release()
+            assert client.shard_stat()["hot_bytes_held"] == 0
+            with client.acquire(others, 30.0, in_place=True, load=True) as lease:
+                assert lease.hot > 0
+
+
+def test_only_a_part_of_the_tier_may_be_held():
+    with running_shard(config=hot(8 * MIB, held_fraction=0.25)) as shard:
+        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+            keys = names("k", 16)
+            put(client, keys)
+            with client.acquire(keys, 30.0, in_place=True) as lease:
+                assert 0 < lease.hot <= 8
+                assert client.shard_stat()["hot_bytes_held"] <= 2 * MIB
+
+
+def test_everything_at_once_is_right_or_gone(shard):
+    """Clients use chunks in place while others put and delete: what passes the check is right."""
+    keys = names("k", 96)  # 24 MiB in 32, of which each may hold a part
+
+    def use(seed):
+        draw = random.Random(seed)
+        used = gone = 0
+        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+            for _ in range(40):
+                some = draw.sample(keys, 4)
+                try:
+                    with client.acquire(some, 10.0, in_place=True, load=draw.random() < 0.5) as lease:
+                        read = [view and bytes(view) for view in lease.views]
+                except mezzo.Gone:
+                    gone += 1
+                    continue
+                for key, chunk in zip(some, read, strict=False):
+                    if chunk is not None:
+                        assert chunk == data_of(key)
+                        used += 1
+        return used
+
+    def churn(seed):
+        draw = random.Random(seed)
+        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+            for _ in range(60):
+                key = draw.choice(keys)
+                if draw.random() < 0.4:
+                    client.delete([key])
+                else:
+                    client.put([key], [data_of(key)])
+
+    with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+        put(client, keys)
+    with ThreadPoolExecutor(4) as pool:
+        users = [pool.submit(use, seed) for seed in range(2)]
+        churners = [pool.submit(churn, seed) for seed in range(2)]
+        for future in churners:
+            future.result()
+        assert sum(future.result() for future in users) > 0
+
+
+def test_without_a_hot_tier_nothing_is_in_place():
+    with running_shard() as shard, mezzo.Client(shard.unix) as client:
+        put(client, [b"k"])
+        with client.acquire([b"k"], 30.0, in_place=True, load=True) as lease:
+            assert (lease.prefix, lease.hot, lease.views) == (1, 0, (None,))
