@@ -6,15 +6,24 @@ import sys
 
 import typer
 
-from mezzo_server.commands.check import check
-from mezzo_server.commands.config import register_config
-from mezzo_server.commands.frontend import frontend
-from mezzo_server.commands.serve import serve
-from mezzo_server.commands.shard import shard
+from mezzo_server.doctor.command import doctor
+from mezzo_server.setup.command import setup
 
 
 def register(app: typer.Typer) -> None:
-    """Add the server's commands to the command line (entry point group ``mezzo.commands``)."""
+    """Add the server's commands to the command line (entry point group ``mezzo.commands``).
+
+    Raises:
+        ImportError: the server extra is not installed; what helps then is there nevertheless.
+    """
+    app.command("setup")(setup)
+    app.command("doctor")(doctor)
+    from mezzo_server.commands.check import check
+    from mezzo_server.commands.config import register_config
+    from mezzo_server.commands.frontend import frontend
+    from mezzo_server.commands.serve import serve
+    from mezzo_server.commands.shard import shard
+
     app.command("serve")(serve)
     app.command("shard")(shard)
     app.command("frontend")(frontend)

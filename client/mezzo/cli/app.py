@@ -28,6 +28,8 @@ EXIT_INTERRUPTED = 130
 EXTRA_OF_MODULE = {
     "matplotlib": "replay",
     "numpy": "replay",
+    "google": "server",
+    "grpc": "server",
     "prometheus_client": "server",
     "structlog": "server",
     "uvloop": "server",
@@ -49,6 +51,7 @@ SERVER_COMMANDS = {
     "setup": "Write a configuration for this machine.",
     "doctor": "Say what this machine offers a node.",
     "check": "Verify a device, offline.",
+    "config": "Show, check and document settings.",
 }
 
 Register = Callable[[typer.Typer], None]
@@ -166,8 +169,11 @@ def _register_installed(app: typer.Typer, entry_point: metadata.EntryPoint) -> N
         register(app)
     except ImportError as error:
         if entry_point.name == "server":
+            # What helps to find out what is missing registers itself before it imports what may be missing.
+            there = {command.name for command in app.registered_commands}
             for name, help_text in SERVER_COMMANDS.items():
-                _register_absent(app, name, help_text, error)
+                if name not in there:
+                    _register_absent(app, name, help_text, error)
         else:
             remark(f"the commands of {entry_point.value} are left out: {error}")
     except Exception as error:  # a broken extension must not take our commands away

@@ -360,7 +360,7 @@ def test_without_direct_io_it_says_so(path, monkeypatch):
 
 
 def test_alignments_follow_the_medium(path, monkeypatch):
-    monkeypatch.setattr(descriptor_module, "_statx_alignments", lambda fd: (4, 16384))
+    monkeypatch.setattr(descriptor_module, "statx_alignments", lambda fd: (4, 16384))
     descriptor = open_descriptor(path, size_bytes=SIZE_BYTES + 4096)
     assert descriptor.block_bytes == 16384
     assert descriptor.memory_align_bytes == 16384
