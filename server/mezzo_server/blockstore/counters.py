@@ -1,6 +1,6 @@
 """Every counter of the block store, declared once: all exist from the start, with 0.
 
-A name that is counted and not declared here fails a test (tests/unit/mezzo_server/metrics).  What
+A name that is counted and not declared here fails a test (tests/unit/mezzo_server/test_metrics_catalog.py).  What
 each means to an operator stands in the catalogue of metrics (docs/metrics.md).
 """
 
@@ -51,6 +51,25 @@ NAMES = (
     "scrubbed_bytes",
     "scrub_rounds",
 )
+
+
+NO_HOT_TIER = dict.fromkeys(
+    (
+        "hot_bytes_max",
+        "hot_bytes",
+        "hot_bytes_used",
+        "hot_bytes_held",
+        "hot_chunks",
+        "hot_arenas",
+        "hot_arenas_failed",
+        "hot_fills",
+        "hot_evictions",
+        "hot_no_room",
+        "hot_too_large",
+    ),
+    0,
+)
+"""What `HotTier.report` would say, were there one."""
 
 
 def counters() -> Counter[str]:

@@ -26,6 +26,7 @@ from mezzo_server.blockstore.api import (
 )
 from mezzo_server.blockstore.attach import attach
 from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.counters import NO_HOT_TIER
 from mezzo_server.blockstore.delete import Deletes
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.device_parts import DeviceParts
@@ -544,12 +545,14 @@ class BlockStore:
         """State at this moment."""
         context = self._context
         devices = [log.report() for log in context.logs]
-        live = sum(segment.live_bytes for segment in context.lives.values() if segment.log.fenced is None)
+        live = sum(device.bytes_live for device in devices)
         counters = dict(context.counters)
         counters["puts_waiting"] = self._writer.waiting
         counters["put_bytes_waiting"] = self._puts.waiting_bytes
         if context.hot is not None:
             counters.update(context.hot.report())
+        else:
+            counters.update(NO_HOT_TIER)
         return StoreReport(context.index.count, live, devices, counters)
 
     def close(self) -> None:

@@ -8,11 +8,18 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "mezzo_frontend_calls_total",
         Kind.COUNTER,
-        "gRPC calls that ended, by method and status.",
+        "gRPC calls that ended, well or not, by method.",
         Table("calls"),
-        ("method", "status"),
-        "RESOURCE_EXHAUSTED: a limit was met, here (`frontend.calls_max`, `frontend.staging_bytes`) or in"
-        " the shard. UNAVAILABLE: the shard cannot be reached.",
+        ("method",),
+    ),
+    Metric(
+        "mezzo_frontend_errors_total",
+        Kind.COUNTER,
+        "Calls that ended with an error, by its code; CANCELLED: by the caller.",
+        Table("errors"),
+        ("code",),
+        "BUSY: a limit was met, here (`frontend.calls_max`, `frontend.staging_bytes`) or in the shard."
+        " UNAVAILABLE: the shard cannot be reached.",
     ),
     Metric(
         "mezzo_frontend_call_duration_seconds",
@@ -42,10 +49,36 @@ METRICS: tuple[Metric, ...] = (
         one("bytes_out"),
     ),
     Metric(
-        "mezzo_frontend_staging_bytes",
+        "mezzo_frontend_calls_in_flight_most",
         Kind.GAUGE,
-        "Memory that calls hold for payload.",
-        one("staging_used_bytes"),
+        "The most calls that ever were under way at a time.",
+        one("calls_in_flight_max"),
+    ),
+    Metric(
+        "mezzo_frontend_calls_refused_total",
+        Kind.COUNTER,
+        "Calls refused because `frontend.calls_max` were under way.",
+        one("refused"),
+        (),
+        "Raise the limit, or let more callers go to the shard directly.",
+    ),
+    Metric(
+        "mezzo_frontend_staging_refused_total",
+        Kind.COUNTER,
+        "Calls that found no staging memory in time.",
+        one("staging_refused"),
+        (),
+        "Raise `frontend.staging_bytes`.",
+    ),
+    Metric("mezzo_frontend_leases", Kind.GAUGE, "Leases held on behalf of callers.", one("leases")),
+    Metric("mezzo_frontend_sessions_total", Kind.COUNTER, "Sessions opened.", one("sessions")),
+    Metric(
+        "mezzo_frontend_serving",
+        Kind.GAUGE,
+        "Whether the shard answered when it was last asked.",
+        one("serving"),
+        (),
+        "0: the shard is down or hangs; calls fail as UNAVAILABLE meanwhile.",
     ),
     Metric(
         "mezzo_frontend_namespaces",

@@ -355,7 +355,9 @@ LEASE_METRICS = (
 )
 
 HOT_METRICS = (
-    _gauge("hot_capacity_bytes", "Memory that the hot tier may take; 0: there is none.", one("hot_bytes")),
+    _gauge(
+        "hot_capacity_bytes", "Memory that the hot tier may take; 0: there is none.", one("hot_bytes_max")
+    ),
     _gauge("hot_used_bytes", "Memory of the hot tier's slots that hold a chunk.", one("hot_bytes_used")),
     _gauge(
         "hot_held_bytes",
@@ -366,6 +368,19 @@ HOT_METRICS = (
     _gauge("hot_overdue_bytes", "Memory of slots held by expired leases.", one("hot_bytes_overdue")),
     _gauge("hot_chunks", "Chunks in the hot tier.", one("hot_chunks")),
     _gauge("hot_arenas", "Arenas of the hot tier.", one("hot_arenas")),
+    _gauge("hot_arena_bytes", "Memory in arenas.", one("hot_bytes")),
+    _counter(
+        "hot_arenas_failed",
+        "Arenas that could not be made.",
+        one("hot_arenas_failed"),
+        advice="The host has less memory than `hot.bytes`, or a cgroup allows less.",
+    ),
+    _counter(
+        "hot_too_large",
+        "Chunks that are too large for an arena and so never hot.",
+        one("hot_too_large"),
+        advice="Raise `hot.arena_bytes` if they matter.",
+    ),
     _counter("hot_fills", "Chunks that became hot.", one("hot_fills")),
     _counter("hot_evictions", "Chunks that left the hot tier for others.", one("hot_evictions")),
     _counter(

@@ -1,0 +1,39 @@
+"""What a front-end knows of its calls, as a sample."""
+
+from __future__ import annotations
+
+from mezzo_server.frontend.numbers import SECONDS, FrontendNumbers
+from mezzo_server.metrics.catalog import Sample
+from mezzo_server.metrics.measures import Histogram
+from mezzo_server.metrics.version import version
+
+PLAIN = (
+    "bytes_in",
+    "bytes_out",
+    "calls_in_flight",
+    "calls_in_flight_max",
+    "refused",
+    "staging_refused",
+    "namespaces",
+    "leases",
+    "sessions",
+    "serving",
+)
+
+
+def frontend_sample(numbers: FrontendNumbers, uptime_s: float) -> Sample:
+    """Of a front-end's numbers; called in its loop."""
+    durations: dict[str, Histogram] = {}
+    for method, told in numbers.seconds.items():
+        histogram = durations[method] = Histogram(SECONDS)
+        histogram.counts = list(told.buckets)
+        histogram.total = told.seconds
+    return Sample(
+        numbers={**{name: int(getattr(numbers, name)) for name in PLAIN}, "uptime_s": uptime_s},
+        histograms={"call": durations},
+        tables={
+            "calls": {(method,): count for method, count in numbers.calls.items()},
+            "errors": {(code,): count for code, count in numbers.errors.items()},
+        },
+        words={"version": version()},
+    )
