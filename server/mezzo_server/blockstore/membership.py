@@ -38,6 +38,7 @@ ERASED_TAIL_BYTES = 1 << 20
 """Erased at a device's end: a device that looks empty is one that may be taken again."""
 SHADOWS_STEP = 512
 """Shadows looked at in one turn."""
+Work = Callable[[], Coroutine[Event[Any], None, None]]
 
 
 @dataclass(eq=False, slots=True)
@@ -126,13 +127,13 @@ class Membership:
         """Begin to add a device that `join.prepare` has made fit."""
         self._check_open()
         log, change = self._enter(device, block)
-        self._start(log, change, self._add(log))
+        self._start(log, change, lambda: self._add(log))
 
     def drain(self, name: str) -> None:
         """Begin to empty a device and take it out."""
         log = self.check_drain(name)
         change = Change("drain", self._context.now())
-        self._start(log, change, self._drain(log, change))
+        self._start(log, change, lambda: self._drain(log, change))
 
     def replace(self, name: str, device: Device, block: Superblock) -> None:
         """Begin to add a device, then to drain ``name`` into what is there."""
@@ -141,13 +142,13 @@ class Membership:
         change = Change("replace", self._context.now())
 
         async def exchange() -> None:
-            await self._run(new, change_of_new, self._add(new))
+            await self._run(new, change_of_new, lambda: self._add(new))
             if change_of_new.state != "done":
                 raise CannotDrain(f"device {new.device.name} could not be added: {change_of_new.state}")
             await self._drain(log, change)
 
         self._changes[new] = change_of_new
-        self._start(log, change, exchange())
+        self._start(log, change, exchange)
 
     def check_grow(self, name: str) -> DeviceLog:
         """The device, if it may be grown now."""
@@ -169,7 +170,7 @@ class Membership:
                 f"whole segments of {block.segment_bytes} bytes"
             )
         change = Change("grow", self._context.now())
-        self._start(log, change, self._grow(log, size, count))
+        self._start(log, change, lambda: self._grow(log, size, count))
 
     def cancel(self, name: str) -> None:
         """End a drain: what has moved has moved, and the device takes chunks again."""
@@ -220,15 +221,15 @@ class Membership:
         self.attached(device)
         return log, Change("add", self._context.now())
 
-    def _start(self, log: DeviceLog, change: Change, work: Coroutine[Event[Any], None, None]) -> None:
+    def _start(self, log: DeviceLog, change: Change, work: Work) -> None:
         self._changes[log] = change
         self._context.start(self._run(log, change, work))
 
-    async def _run(self, log: DeviceLog, change: Change, work: Coroutine[Event[Any], None, None]) -> None:
+    async def _run(self, log: DeviceLog, change: Change, work: Work) -> None:
         """Do it, and say how it ended."""
         state = "done"
         try:
-            await work
+            await work()
         except (CannotDrain, DeviceFailed) as error:
             state = f"failed: {error}"
         else:
