@@ -58,7 +58,7 @@ def show(examination: Examination, to: Console) -> None:
         to.print(Text(section.title, style="bold"))
         table = Table.grid(padding=(0, 1), pad_edge=False)
         table.add_column(width=3, justify="right")
-        table.add_column(max_width=20, overflow="fold")
+        table.add_column(width=18, overflow="fold")
         table.add_column(overflow="fold", ratio=1)
         common = section.title.partition(" ")[2]
         for finding in section.findings:
