@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.segment import State, life_of, number_of
 from mezzo_server.blockstore.store import BlockStore
+from mezzo_server.hot.slots import PAGE_BYTES, Slot, data_pages
+from mezzo_server.hot.slots import State as SlotState
+from mezzo_server.hot.tier import HotTier
 
 
 def context_of(store: BlockStore) -> Context:
@@ -76,11 +80,73 @@ def check_counts(store: BlockStore) -> None:
             assert size == tenants[id(log)][tenant], f"tenant {tenant!r} on {log.device.name}"
 
 
+def check_hot(store: BlockStore) -> None:
+    """Slots do not overlap, belong to what is visible, and all counts of the hot tier are right."""
+    context = context_of(store)
+    hot = context.hot
+    if hot is None:
+        assert not any(namespace.hot.count for namespace in context.index)
+        return
+    report = hot.report()
+    assert report["hot_bytes"] == sum(arena.bytes for arena in hot.arenas()) <= hot.bytes_max
+    mapped: dict[int, Slot] = {}
+    ready = 0
+    for namespace in context.index:
+        slots = list(namespace.hot)
+        assert len(slots) == namespace.hot.count
+        for slot in slots:
+            mapped[id(slot)] = slot
+            assert slot.owner is namespace.hot
+            assert namespace.hot.get(slot.key) is slot
+            assert slot.state in (SlotState.FILLING, SlotState.READY)
+            if slot.state is SlotState.FILLING:
+                assert slot.uses, "nobody fills it"
+                continue
+            ready += 1
+            location = namespace.get(slot.key)
+            assert location is not None, "hot and not visible"
+            table = context.lives[life_of(location)].table
+            assert table.sequence[number_of(location)] == slot.sequence
+            assert table.length[number_of(location)] == slot.length <= slot.capacity
+    assert ready == report["hot_chunks"]
+    used = held = 0
+    pages: dict[int, set[int]] = {}
+    for slot in slots_of(hot):
+        mine = set(range(slot.page, slot.page + slot.capacity // PAGE_BYTES))
+        taken = pages.setdefault(slot.arena, set())
+        assert not mine & taken, "slots overlap"
+        taken |= mine
+        arena = hot.arena(slot.arena)
+        assert max(mine) < data_pages(arena)
+        assert arena.generation(slot.page) == slot.generation > 0  # type: ignore[attr-defined]
+        assert (slot.state is SlotState.FREE) == (id(slot) not in mapped and not slot.busy)
+        used += slot.capacity * (slot.state is not SlotState.FREE)
+        held += slot.capacity * bool(slot.holds)
+    assert used == report["hot_bytes_used"]
+    assert held == report["hot_bytes_held"] <= hot.held_bytes_max
+
+
+def slots_of(hot: HotTier) -> Iterator[Slot]:
+    """All slots of all arenas, free ones too."""
+    for tenant in hot._tenants.values():
+        for cut in tenant.cuts:
+            assert cut.live == sum(slot.state is not SlotState.FREE for slot in cut.made)
+            assert cut.busy == sum(slot.busy for slot in cut.made)
+            if not cut.draining:
+                assert cut.has_room == (cut in tenant.pools[cut.slot_pages].roomy)
+            yield from cut.made
+
+
 def check_rest(store: BlockStore) -> None:
     """Nothing is under way: nothing is held, lent, reserved or waited for."""
     context = context_of(store)
     check_space(store)
     check_counts(store)
+    check_hot(store)
+    if context.hot is not None:
+        for slot in slots_of(context.hot):
+            assert not slot.uses, f"left in use: {slot}"
+            assert not slot.waiters
     staging = context.staging
     assert staging.free_bytes == staging.total_bytes, staging
     assert staging.requests_waiting == 0, staging

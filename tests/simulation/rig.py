@@ -13,6 +13,8 @@ from mezzo_server.blockstore.format.superblock import DATA_OFFSET
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.put import PutTicket
 from mezzo_server.blockstore.store import BlockStore
+from mezzo_server.hot.arena import AnonymousArena
+from mezzo_server.hot.tier import HotTier
 from mezzo_server.memory import Memory, Span
 from mezzo_server.staging import StagingPool
 from mezzo_server.workers import InlineWorkers
@@ -36,8 +38,11 @@ class Rig:
         faults: Iterable[Fault] = (),
         seed: int = 0,
         in_order: bool = True,
+        hot: dict[str, object] | None = None,
     ) -> None:
+        """``hot``: of the hot tier, if there is to be one."""
         self.options = options
+        self.hot_options = hot
         self.time = 0.0
         self.random = random.Random(seed)
         size = DATA_OFFSET + segments * SEGMENT_BYTES
@@ -51,6 +56,10 @@ class Rig:
         if options is not None:
             self.options = options
         self.staging = StagingPool(self.options.staging_bytes)
+        self.hot = None
+        if self.hot_options is not None:
+            chosen = {"bytes_max": 1 << 20, "arena_bytes": 256 << 10, "new_arena": AnonymousArena}
+            self.hot = HotTier(**{**chosen, **self.hot_options})  # type: ignore[arg-type]
         self.store = BlockStore.open(
             self.devices,
             InlineWorkers(),
@@ -58,6 +67,7 @@ class Rig:
             self.options,
             now=lambda: self.time,
             entropy=self.random.randbytes,
+            hot=self.hot,
         )
 
     def restart(

@@ -11,19 +11,26 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import xxhash
+
+from mezzo.checksum import part_seed
 from mezzo.errors import Busy, MezzoError
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus, Scope
 from mezzo_server.blockstore.devices.faults import Fault
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET
+from mezzo_server.blockstore.hot_stream import HotStream
 from mezzo_server.blockstore.io import Job
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.put import PutTicket
 from mezzo_server.blockstore.segment import Purpose, State
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.blockstore.stream import ChunkStream
+from mezzo_server.hot.arena import AnonymousArena
+from mezzo_server.hot.slots import Slot
+from mezzo_server.hot.tier import HotTier
 from mezzo_server.memory import Memory, Span
 from mezzo_server.staging import StagingPool
 from mezzo_server.workers import InlineWorkers
@@ -78,8 +85,11 @@ class World:
         perfect: bool = True,
         deletes: bool = True,
         churn: bool = False,
+        hot_bytes: int | None = None,
     ) -> None:
         """``churn``: large chunks and many deletes, so that reclaim never rests.
+
+        ``hot_bytes``: of the hot tier; by default every second seed has a small one.
 
         ``deletes`` are binding: what holds tombstones neither lies nor loses them.
         """
@@ -97,6 +107,10 @@ class World:
         ]
         scopes = [Scope(bytes([1 + n % tenants]) * 16, bytes([n]) * 16) for n in range(tenants + 1)]
         self.keys = [Key(self.random.choice(scopes), b"key-%d" % n) for n in range(keys)]
+        self.hot_bytes = hot_bytes if hot_bytes is not None else (1 << 20) * (seed % 2)
+        self.held: list[_Held] = []
+        self.rotten = False
+        """memory of the hot tier changed by itself"""
         self.power_failed = False
         self.pending = 0
         self.streams = 0
@@ -113,6 +127,8 @@ class World:
             self.abandon: 2,
             self.pass_time: 10,
         }
+        if self.hot_bytes:
+            self.weights.update({self.hold: 6, self.let_go: 6, self.warm: 2, self.rot: 0 if perfect else 3})
         if churn:
             self.lengths = CHURN_LENGTHS
             self.weights.update({self.put: 40, self.delete: 25, self.get: 8})
@@ -123,6 +139,15 @@ class World:
     def open(self) -> None:
         self.workers = ShuffledWorkers(self.random)
         self.staging = StagingPool(self.options.staging_bytes)
+        self.hot = None
+        if self.hot_bytes:
+            self.hot = HotTier(
+                bytes_max=self.hot_bytes,
+                arena_bytes=256 << 10,
+                new_arena=AnonymousArena,
+                fill_puts=self.seed % 4 == 1,
+            )
+        self.held.clear()
         self.store = BlockStore.open(
             self.devices,
             self.workers,
@@ -130,6 +155,7 @@ class World:
             self.options,
             now=lambda: self.time,
             entropy=self.random.randbytes,
+            hot=self.hot,
         )
         if not any("fenced" in device.state for device in self.store.report().devices):
             audit.check_rest(self.store)
@@ -145,6 +171,7 @@ class World:
             audit.check_space(self.store)
             if self.step % 16 == 0:
                 audit.check_counts(self.store)
+                audit.check_hot(self.store)
 
     def settle(self) -> None:
         """Until nothing is under way; then every count must be right."""
@@ -234,6 +261,7 @@ class World:
             device.power_cut(faults=faults) if cut else device.kill(faults=faults) for device in self.devices
         ]
         self.pending = self.streams = 0
+        self.rotten = False
         self.answers += 1  # answers of the former life count no more
         self.tickets.clear()
         for key in self.keys:
@@ -335,6 +363,41 @@ class World:
 
         chunks = [GetChunk(key.key, target) for key, target in zip(keys, targets, strict=True)]
         self.store.get(scope, chunks, self._once(done), first_part=first_part, part_count=part_count)
+
+    def hold(self) -> None:
+        """Use a chunk in place."""
+        key = self.random.choice(self.keys)
+        slot = self.store.hold(key.scope, key.key)
+        if slot is not None:
+            held = _Held(key, slot, slot.generation, bytes(slot.span().view))
+            self.held.append(held)
+            if not self.rotten:
+                assert key.legal(held.data, 0, 0, self._dead(key)), "wrong bytes in place"
+
+    def let_go(self) -> None:
+        """What was used in place is what it was, or its generation says that it may not be."""
+        if not self.held:
+            return
+        held = self.held.pop(self.random.randrange(len(self.held)))
+        slot = held.slot
+        now = bytes(slot.span(0, len(held.data)).view)
+        arena = self.store.hot.arena(slot.arena)  # type: ignore[union-attr]
+        if arena.generation(slot.page) == held.generation and not self.rotten:  # type: ignore[attr-defined]
+            assert now == held.data, "a held slot was written to"
+        self.store.let_go(slot)
+
+    def warm(self) -> None:
+        scope = self.random.choice(self.keys).scope
+        keys = [key.key for key in self.keys if key.scope == scope and self.random.random() < 0.3]
+        self.store.warm(scope, keys, self._once(lambda: None))
+
+    def rot(self) -> None:
+        """A bit of the hot tier's memory flips."""
+        slots = [slot for slot in audit.slots_of(self.store.hot) if slot.length]  # type: ignore[arg-type]
+        if slots:
+            slot = self.random.choice(slots)
+            slot.span().view[self.random.randrange(slot.length)] ^= 1 << self.random.randrange(8)
+            self.rotten = True
 
     def _must_hit(self, key: Key) -> bool:
         """Leased, or nothing was ever evicted or lost: then a miss is wrong."""
@@ -458,7 +521,7 @@ class _Reading:
     """Somebody who reads a stream at his own pace."""
 
     def __init__(
-        self, world: World, key: Key, stream: ChunkStream, first: int, count: int, dead: set[int]
+        self, world: World, key: Key, stream: ChunkStream | HotStream, first: int, count: int, dead: set[int]
     ) -> None:
         self.world, self.key, self.stream, self.dead = world, key, stream, dead
         self.parts = (first, count)
@@ -485,9 +548,34 @@ class _Reading:
 
     def finish(self) -> None:
         self.world.streams -= 1
-        if self.stream.finish():
+        if self.stream.finish() and self._matches():
             assert len(self.data) == self.stream.length
             assert self.key.legal(bytes(self.data), *self.parts, self.dead), "a stream gave wrong bytes"
+
+    def _matches(self) -> bool:
+        """What a receiver does: a hot chunk is sent without being hashed."""
+        if not isinstance(self.stream, HotStream):
+            return True
+        at = 0
+        for part, (length, checksum) in enumerate(
+            zip(self.stream.part_lengths, self.stream.checksums, strict=True), self.parts[0]
+        ):
+            data = bytes(self.data[at : at + length])
+            at += length
+            if xxhash.xxh3_64_intdigest(data, part_seed(self.stream.seed, part)) != checksum:
+                assert self.world.rotten, "a hot chunk has wrong bytes"
+                return False
+        return True
+
+
+@dataclass
+class _Held:
+    """A chunk that a client uses in place."""
+
+    key: Key
+    slot: Slot
+    generation: int
+    data: bytes
 
 
 class _Ended(BaseException):

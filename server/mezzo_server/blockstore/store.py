@@ -251,6 +251,9 @@ class BlockStore:
             # what no device is asked for says nothing about how long the devices take
             cold = (chunk for chunk in chunks if not _is_ready(namespace.hot.get(chunk.key)))
             size = sum(span.length for chunk in cold for span in chunk.target)
+        if not size:
+            self._gets.begin(namespace, chunks, done, first_part, part_count, time)
+            return
         self._estimate.begin(size, began)
 
         def ended(outcome: GetOutcome) -> None:
