@@ -21,10 +21,10 @@ from msgspec.structs import replace
 
 from mezzo.errors import MezzoError
 from mezzo.replay.describe import Description, describe
-from mezzo.replay.presets import PRESETS
 from mezzo.replay.trace import read_trace
 from mezzo.replay.workload import workload
 from mezzo.replay.workload_config import WorkloadConfig
+from mezzo.replay.workload_settings import load_config
 
 PRESET = "conversation"
 FIT_SEEDS = (1001, 1002, 1003)
@@ -56,7 +56,7 @@ FITTED = (
     "arrivals.trend",
     *(
         f"conversations.{amount}.{field}"
-        for amount in ("opening", "message", "answer", "think_s")
+        for amount in ("opening", "message", "think_s")
         for field in ("median", "sigma", "long_share", "long_median", "long_sigma")
     ),
     "conversations.go_on",
@@ -74,10 +74,11 @@ def main() -> None:
     parser.add_argument("trace", type=Path)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1, help="of the search")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="start from there")
     asked = parser.parse_args()
     wanted = dict(figures(describe(read_trace(asked.trace))))
     rng = Random(asked.seed)
-    best = msgspec.to_builtins(PRESETS[PRESET])
+    best = msgspec.to_builtins(load_config(PRESET, None, asked.set))
     best_distance = distance(best, wanted)
     print(f"start: {best_distance:.2f}", flush=True)
     for step in range(asked.steps):

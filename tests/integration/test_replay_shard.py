@@ -59,6 +59,36 @@ def test_replay_with_reclaim(transport: str, tmp_path: Path) -> None:
     assert report["evicted"] > 0
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_hits_by_tier(in_place: bool, tmp_path: Path) -> None:
+    hot = '[shard.hot]\nbytes = "16MiB"\narena_bytes = "4MiB"\n'
+    with running_shard(devices=["memory:256MiB"], config=hot) as shard:
+        done = mezzo(
+            "replay", "--address", shard.unix, "--requests", "600", "--block", "8KiB", "--out", tmp_path,
+            "--json", *["--in-place"] * in_place,
+        )  # fmt: skip
+    report = json.loads(done.stdout)
+    tiers = report["tiers"]
+    assert (report["wrong_bytes"], report["gone"]) == (0, 0)
+    assert report["references"] == sum(report[name] for name in ("hits", "stored", "exists", "refused"))
+    assert report["hits"] <= tiers["hot_chunks"] + tiers["device_chunks"] + report["in_place"]
+    assert tiers["device_chunks"] > 0, "16 MiB do not hold all of it"
+    if in_place:
+        assert report["in_place"] > 100
+        assert report["acquire"]["count"] == 600
+    else:
+        assert tiers["hot_chunks"] > 100
+        assert max(window["hot_rate"] for window in report["timeline"]) > 0
+
+
+def test_in_place_needs_shared_memory(tmp_path: Path) -> None:
+    with running_shard(devices=["memory:64MiB"]) as shard:
+        done = mezzo(
+            "replay", "--address", shard.tcp, "--in-place", "--requests", "5", "--out", tmp_path, status=2
+        )
+    assert "in_place" in done.stderr
+
+
 def test_table_for_people(tmp_path: Path) -> None:
     with running_shard(devices=["memory:64MiB"]) as shard:
         done = mezzo(
@@ -73,6 +103,7 @@ def test_table_for_people(tmp_path: Path) -> None:
             tmp_path,
             "--no-plot",
         )
+    assert "from the device" in done.stdout
     assert "wrong bytes" in done.stdout
     assert f"results: {tmp_path}" in done.stdout
     assert "taking a seeded workload" in done.stderr
@@ -105,7 +136,7 @@ def test_no_shard_is_one_line_and_status_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize("transport", ["shm", "tcp"])
 def test_demo_keeps_what_it_had_over_sigkill(transport: str, tmp_path: Path) -> None:
     done = mezzo(
-        "demo", "--requests", "300", "--capacity", "256MiB", "--transport", transport, "--dir", tmp_path,
+        "demo", "--requests", "300", "--capacity", "256MiB", "--hot", "64MiB", "--transport", transport, "--dir", tmp_path,
         "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     both = json.loads(done.stdout)
@@ -114,9 +145,16 @@ def test_demo_keeps_what_it_had_over_sigkill(transport: str, tmp_path: Path) -> 
     assert restart["after"] == restart["before"] > 0
     assert restart["compared"] > 0
     assert (restart["lost"], restart["wrong_bytes"]) == (0, 0)
+    tiers = both["replay"]["tiers"]
+    assert tiers["hot_chunks"] > 0
+    assert tiers["hot_chunks"] + tiers["device_chunks"] >= both["replay"]["hits"]
+    assert both["grpc"]["address"].startswith("grpc://")
+    assert both["grpc"]["wrong_bytes"] == 0
+    assert both["series"] > 50
+    assert set(both["metrics"]) == {"shard", "frontend", "supervisor"}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}, "the device file is removed"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "replay.json", "replay.png", "restart.json", "shard.log"
+        "node.log", "replay.json", "replay.png", "restart.json"
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""``mezzo demo``: the whole way once, with a shard of its own."""
+"""``mezzo demo``: the whole way once, with a node of its own."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from mezzo.errors import Unavailable
 from mezzo.sizes import format_size
 
 if TYPE_CHECKING:
+    from mezzo.replay.node import NodeProcess, NodeSettings
     from mezzo.replay.report import Report
     from mezzo.replay.trace import Trace
     from mezzo.replay.worker import ReplayOptions
@@ -40,6 +41,16 @@ DISK_SPARE_BYTES = 1 * GIB
 """left free on the disk"""
 COMPARE_BYTES_MAX = 1 * GIB
 """read back after the restart"""
+HOT_SHARE = 0.125
+"""of the device's bytes"""
+HOT_BYTES_MAX = 1 * GIB
+"""unless asked otherwise"""
+HOT_ARENA_BYTES = 64 * MIB
+MEMORY_SHARE = 0.25
+"""of the free memory, at most, unless asked otherwise"""
+RESTART_S = 60.0
+GRPC_BYTES = 1 * MIB
+GRPC_CHUNKS = 4
 
 
 class Transport(StrEnum):
@@ -49,8 +60,15 @@ class Transport(StrEnum):
     TCP = "tcp"
 
 
+class Fill(StrEnum):
+    """What makes a chunk hot."""
+
+    PUTS = "puts"
+    READS = "reads"
+
+
 class Restart(Struct, frozen=True):
-    """What was there before the shard was killed, and after it was started again."""
+    """What was there before the shard was killed, and after its supervisor had started it again."""
 
     before: int
     after: int
@@ -63,6 +81,28 @@ class Restart(Struct, frozen=True):
     def well(self) -> bool:
         """Nothing was lost, nothing is wrong."""
         return self.after >= self.before and not self.lost and not self.wrong_bytes
+
+
+class Through(Struct, frozen=True):
+    """Chunks by way of the front-end: put over gRPC, read directly, and over gRPC."""
+
+    address: str
+    bytes: int
+    put_ms: float
+    get_ms: float
+    wrong_bytes: int
+
+
+class Shown(Struct, frozen=True):
+    """All that a demo found."""
+
+    replay: Report
+    restart: Restart
+    grpc: Through
+    metrics: dict[str, str]
+    """URL of each process's metrics while it ran"""
+    series: int
+    """how many values the shard's page had"""
 
 
 def register(app: typer.Typer) -> None:
@@ -80,6 +120,15 @@ def demo(
             help="Bytes of the device.", show_default="4GiB, at most 40 % of the trace's distinct bytes",
         ),
     ] = 0,
+    hot_bytes: Annotated[
+        int,
+        typer.Option(
+            "--hot", parser=opt.size, metavar="SIZE",
+            help="Memory of the hot tier; 0: none.", show_default="an eighth of the device, at most 1GiB",
+        ),
+    ] = -1,
+    fill: Annotated[Fill, typer.Option(help="What makes a chunk hot.")] = Fill.PUTS,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Read hot chunks where they lie.")] = False,
     transport: Annotated[Transport, typer.Option(help="How the bytes move.")] = Transport.SHM,
     block_bytes: opt.BlockBytes = opt.DEFAULT_BLOCK_BYTES,
     concurrency: opt.Concurrency = 4,
@@ -96,31 +145,39 @@ def demo(
     plot: opt.Plot = True,
     json: opt.Json = False,
 ) -> None:  # fmt: skip
-    """Start a shard, replay a trace through it, kill it, start it again and check what is left.
+    """Start a node, replay a trace through it, kill its shard and check what is left.
 
     Needs the server extra. Exit status 1 if a byte was wrong or a chunk was lost by the restart.
     """
+    from mezzo.replay.node import NodeSettings
     from mezzo.replay.worker import ReplayOptions
 
     loaded = opt.load_trace(trace, seed).head(requests)
-    options = ReplayOptions(block_bytes=block_bytes, concurrency=concurrency)
+    options = ReplayOptions(block_bytes=block_bytes, concurrency=concurrency, in_place=in_place)
     base = folder or Path(tempfile.gettempdir())
     capacity_bytes = choose_capacity(
         capacity_bytes, loaded.summary().distinct * block_bytes, shutil.disk_usage(base).free
     )
+    if hot_bytes < 0:
+        hot_bytes = choose_hot(capacity_bytes, free_memory_bytes())
     results = opt.results_folder(out, "mezzo-replay")
     with _terminable(), tempfile.TemporaryDirectory(prefix="mezzo-demo-", dir=base) as scratch:
-        report, restart = _demo(loaded, options, Path(scratch), capacity_bytes, transport, results)
-    write_results(report, results, plot=plot)
-    (results / "restart.json").write_bytes(msgspec.json.encode(restart) + b"\n")
+        listen = f"unix://{scratch}/s" if transport is Transport.SHM else "tcp://127.0.0.1:0"
+        settings = NodeSettings(
+            device=f"{scratch}/device.mezzo", capacity_bytes=capacity_bytes, listen=[listen],
+            hot_bytes=hot_bytes, fill=fill,
+        )  # fmt: skip
+        shown = _demo(loaded, options, settings, Path(scratch), results)
+    write_results(shown.replay, results, plot=plot)
+    (results / "restart.json").write_bytes(msgspec.json.encode(shown.restart) + b"\n")
     if json:
-        both = {"replay": msgspec.to_builtins(report), "restart": msgspec.to_builtins(restart)}
-        json_result(msgspec.json.encode(both))
+        json_result(msgspec.json.encode(shown))
     else:
-        show(report)
-        _show_restart(restart)
+        show(shown.replay)
+        _show(shown)
         show_folder(results)
-    if report.wrong_bytes or not restart.well:
+        _show_next(loaded)
+    if shown.replay.wrong_bytes or not shown.restart.well or shown.grpc.wrong_bytes:
         raise typer.Exit(1)
 
 
@@ -147,37 +204,59 @@ def choose_capacity(asked_bytes: int, distinct_bytes: int, free_bytes: int) -> i
     return wanted
 
 
+def choose_hot(capacity_bytes: int, free_bytes: int) -> int:
+    """Bytes of the hot tier, in whole arenas: a share of the device, and of the free memory at most.
+
+    0, and it says so, where that is less than one arena.
+    """
+    wanted = min(capacity_bytes * HOT_SHARE, HOT_BYTES_MAX, free_bytes * MEMORY_SHARE)
+    hot_bytes = int(wanted) // HOT_ARENA_BYTES * HOT_ARENA_BYTES
+    if not hot_bytes:
+        remark("no hot tier: the device or the free memory is too small; --hot SIZE asks for one")
+    return hot_bytes
+
+
+def free_memory_bytes() -> int:
+    """Memory that can be had without swapping; a lot where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return HOT_BYTES_MAX * 16
+
+
 def _demo(
-    trace: Trace,
-    options: ReplayOptions,
-    scratch: Path,
-    capacity_bytes: int,
-    transport: Transport,
-    results: Path,
-) -> tuple[Report, Restart]:
+    trace: Trace, options: ReplayOptions, settings: NodeSettings, scratch: Path, results: Path
+) -> Shown:
     import time
 
-    from mezzo.replay.shard import ShardProcess
+    from mezzo.replay.node import NodeProcess
     from mezzo.replay.verify import present_blocks, verify
 
-    listen = f"unix://{scratch}/s" if transport is Transport.SHM else "tcp://127.0.0.1:0"
-    shard = ShardProcess(
-        scratch / "device.mezzo", capacity_bytes=capacity_bytes, listen=[listen], log=results / "shard.log"
-    )
-    with shard:
-        address = shard.address
-        remark(f"a shard of {format_size(capacity_bytes)} serves {address}. {shard.ready.get('io', '')}")
-        report = run_replay(trace, options, address, "default", 30.0)
-        with connect(address, "default", 30.0) as client:
+    with NodeProcess(settings, folder=scratch, log=results / "node.log") as node:
+        hot = f"{format_size(settings.hot_bytes)} of memory" if settings.hot_bytes else "no hot tier"
+        remark(
+            f"a node with {format_size(settings.capacity_bytes)} of device and {hot} serves {node.address} "
+            f"and {node.grpc}. {node.io}"
+        )
+        if node.metrics:
+            remark("metrics, while it runs: " + ", ".join(node.metrics.values()))
+        report = run_replay(trace, options, node.address, "default", 30.0)
+        with connect(node.address, "default", 30.0) as client:
             before = present_blocks(client, trace, options)
-        remark("killing it (SIGKILL) and starting it again")
-        shard.kill()
+        remark("killing the shard (SIGKILL); its supervisor starts it again")
         started_s = time.monotonic()
-        shard.start()
+        node.kill_shard()
+        _await_shard(node)
         start_s = time.monotonic() - started_s
         count = min(len(before), COMPARE_BYTES_MAX // options.block_bytes)
-        with progress("compare", count) as told, connect(shard.address, "default", 30.0) as client:
+        with progress("compare", count) as told, connect(node.address, "default", 30.0) as client:
             verified = verify(client, trace, options, bytes_max=COMPARE_BYTES_MAX, progress=told)
+        through = _through_grpc(node)
+        series = _series(node.metrics.get("shard", ""))
+        metrics = node.metrics
     restart = Restart(
         before=len(before),
         after=verified.present,
@@ -186,20 +265,105 @@ def _demo(
         wrong_bytes=verified.wrong_bytes,
         start_s=start_s,
     )
-    return report, restart
+    return Shown(replay=report, restart=restart, grpc=through, metrics=metrics, series=series)
 
 
-def _show_restart(restart: Restart) -> None:
-    console().print(
-        f"after SIGKILL and {restart.start_s:.1f} s to start again: {restart.after:,} of {restart.before:,} "
-        f"chunks are there; {restart.compared:,} read back and compared, {restart.wrong_bytes:,} wrong bytes",
-        soft_wrap=True,
-    )
+def _await_shard(node: NodeProcess) -> None:
+    """Wait until the shard answers again. Raises `Unavailable` if it does not within `RESTART_S`."""
+    import time
+
+    deadline_s = time.monotonic() + RESTART_S
+    while True:
+        try:
+            with connect(node.address, "default", 5.0) as client:
+                client.stat([b"anybody there?"])
+        except Unavailable:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _through_grpc(node: NodeProcess) -> Through:
+    """Put chunks through the front-end, and get them back through it and from the shard directly.
+
+    The times are those of the last: the first ones include making connections.
+    """
+    import time
+
+    import mezzo
+    from mezzo.replay.payload import Pattern
+
+    pattern = Pattern(GRPC_BYTES, "by way of the front-end")
+    put_s = get_s = 0.0
+    wrong = 0
+    with (
+        mezzo.Client(node.grpc, via="proxy", timeout_s=30.0) as client,
+        mezzo.Client(node.address, timeout_s=30.0) as direct,
+    ):
+        for number in range(GRPC_CHUNKS):
+            data, back, again = (bytearray(GRPC_BYTES) for _ in range(3))
+            pattern.fill(memoryview(data), number)
+            key = pattern.key(number)
+            start_s = time.perf_counter()
+            client.put([key], [data])
+            put_s = time.perf_counter() - start_s
+            start_s = time.perf_counter()
+            client.get([key], [back])
+            get_s = time.perf_counter() - start_s
+            direct.get([key], [again])
+            # What was not found is all zeros, and so all wrong.
+            wrong += sum(pattern.wrong_bytes(memoryview(one), number) for one in (back, again))
+    return Through(node.grpc, GRPC_BYTES, put_s * 1000, get_s * 1000, wrong)
+
+
+def _series(url: str) -> int:
+    """How many values a page of metrics has; 0 where there is none."""
+    from urllib.request import ProxyHandler, build_opener
+
+    if not url.startswith("http://127.0.0.1:"):
+        return 0
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=5) as page:
+            lines = page.read(4 * MIB).splitlines()
+    except OSError:
+        return 0
+    return sum(1 for line in lines if line and not line.startswith(b"#"))
+
+
+def _show(shown: Shown) -> None:
+    restart, through = shown.restart, shown.grpc
+    back = f"{restart.after:,} of {restart.before:,} chunks are there;"
+    times = f"put in {through.put_ms:.1f} ms and got in {through.get_ms:.1f} ms"
+    lines = [
+        f"SIGKILL   the shard answers again after {restart.start_s:.1f} s: {back}",
+        f"          {restart.compared:,} read back and compared, {restart.wrong_bytes:,} wrong bytes",
+        f"gRPC      {through.bytes // MIB} MiB {times} through the front-end,",
+        f"          and got from the shard directly: {through.wrong_bytes:,} wrong bytes",
+    ]
+    if "shard" in shown.metrics:
+        lines.append(f"metrics   {shown.series:,} values at {shown.metrics['shard']} while the shard ran")
+    console().print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def _show_next(trace: Trace) -> None:
+    steps = [
+        ("mezzo setup > mezzo.toml; mezzo serve --config mezzo.toml", "a node of yours"),
+        ("mezzo top", "watch it"),
+        ("mezzo replay", "this again, against it; --in-place reads hot chunks where they lie"),
+        ("mezzo workload --preset agents --out agents.jsonl", "another load; docs/workload.md"),
+    ]
+    if not trace.sha256:
+        steps.append(("make demo TRACE=conversation_trace.jsonl", "with the real trace; docs/replay.md"))
+    width = max(len(command) for command, _ in steps)
+    lines = ["what to try next", *(f"  {command.ljust(width)}  {what}" for command, what in steps)]
+    console().print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind like an error, so that shard and device file do not stay behind."""
+    """Let SIGTERM unwind like an error, so that node and device file do not stay behind."""
 
     def leave(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)

@@ -18,26 +18,28 @@ CONVERSATION = WorkloadConfig(
     warmup_s=1800,
     context_tokens_max=126_200,
     tick_s=3,
-    arrivals=Arrivals(sessions_per_s=1.93, trend=0.30),
+    arrivals=Arrivals(sessions_per_s=1.91, trend=0.28),
     prompts=Prompts(count=1, zipf=0, tokens=Amount(median=890)),
     documents=Documents(share=0),
     conversations=Conversations(
-        opening=Amount(
-            median=7000, sigma=1.1, least=3, long_share=0.28, long_median=22, long_sigma=1.2,
+        opening=Amount(median=7430, sigma=1.1, least=3, long_share=0.277, long_median=29.2, long_sigma=1.09),
+        message=Amount(
+            median=18.5, sigma=1.25, least=1, long_share=0.273, long_median=4290, long_sigma=0.743
         ),
-        message=Amount(median=20, sigma=1.2, least=1, long_share=0.24, long_median=4000, long_sigma=0.9),
-        answer=Amount(median=400, sigma=0.5, least=3, most=2000, long_share=0.25, long_median=45, long_sigma=1.0),
-        go_on=0.35,
-        go_on_spread=0.25,
-        think_s=Amount(median=110, sigma=0.9, least=5, long_share=0.1, long_median=700, long_sigma=0.8),
+        answer=Amount(
+            median=411, sigma=0.319, least=3, most=2000, long_share=0.354, long_median=57.7, long_sigma=1.52
+        ),
+        go_on=0.348,
+        go_on_spread=0.29,
+        think_s=Amount(median=108, sigma=0.91, least=5, long_share=0.11, long_median=650, long_sigma=0.85),
         answer_tokens_per_s=30,
-        retry_share=0.025,
-        edit_share=0.15,
-        edit_keep=Amount(median=0.21, sigma=1.0, most=0.98),
-        edit_growth=Amount(median=1.0, sigma=0.4, most=8),
+        retry_share=0.028,
+        edit_share=0.27,
+        edit_keep=Amount(median=0.19, sigma=0.85, most=0.98),
+        edit_growth=Amount(median=1.0, sigma=0.391, most=8),
         come_back_share=0,
     ),
-)  # fmt: skip
+)
 
 CHAT = WorkloadConfig()
 
