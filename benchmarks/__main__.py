@@ -35,6 +35,7 @@ BENCHMARKS = {
     "cost": Benchmark("cost", "Our own cost, on the null device"),
     "tcp": Benchmark("tcp", "TCP"),
     "lookup": Benchmark("lookup", "Lookup"),
+    "frontend": Benchmark("frontend", "Through the front-end"),
     "others": Benchmark("others", "Redis, and one file per chunk", "disk"),
     "restart": Benchmark("restart", "Restart", "disk"),
     "commit": Benchmark("commit_order", "Order of commit: header after the payload, or at once", "disk"),

@@ -211,7 +211,7 @@ class AsyncClient(ClientBase):
             return await self._connected(deadline)
         if isinstance(step, Run):
             link: Any = step.link
-            if type(link) is not AsyncioLink and not isinstance(link, async_proxy_link()):
+            if type(link) is not AsyncioLink and not getattr(link, "asynchronous", False):
                 raise TypeError("this lease belongs to another kind of client")
             try:
                 await link.run(step.operations, deadline, self.cancel_grace_s)

@@ -208,7 +208,7 @@ class Client(ClientBase):
             return self._connected(deadline)
         if type(step) is Run:
             runner: Any = step.link
-            if type(runner) is not BlockingLink and not isinstance(runner, proxy_link()):
+            if type(runner) is not BlockingLink and not getattr(runner, "blocking", False):
                 raise TypeError("this lease belongs to another kind of client")
             try:
                 runner.run(step.operations, deadline, self.cancel_grace_s)

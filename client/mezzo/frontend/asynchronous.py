@@ -34,6 +34,9 @@ from mezzo.transfers import Get, Put
 class AsyncProxyLink:
     """A gRPC channel to a front-end, and the session that was opened. Owner of both; see `open`."""
 
+    asynchronous = True
+    """which kind of client it belongs to"""
+
     def __init__(
         self,
         channel: grpc.aio.Channel,

@@ -34,6 +34,9 @@ left_to_parent: list[object] = []
 class ProxyLink:
     """A gRPC channel to a front-end, and the session that was opened. Owner of both."""
 
+    blocking = True
+    """which kind of client it belongs to"""
+
     def __init__(
         self,
         target: str,
