@@ -20,7 +20,6 @@ from mezzo_server.supervisor.main import READY_EVENT
 
 READY_S = 60.0
 STOP_S = 30.0
-METRICS_VARIABLES = ("MEZZO_METRICS_SHARD", "MEZZO_METRICS_FRONTEND", "MEZZO_METRICS_SUPERVISOR")
 POLL_S = 0.02
 
 # Processes of tests run side by side: each takes ports of its own.
@@ -32,7 +31,10 @@ FREE_PORTS = {
 
 
 class RunningProcess:
-    """A process of ours that says in one line of JSON when it is ready."""
+    """A process of ours that says in one line of JSON when it is ready.
+
+    Its metrics take free ports, unless ``environ`` has ``MEZZO_METRICS_...``.
+    """
 
     what = "process"
 
@@ -167,7 +169,7 @@ class RunningNode(RunningProcess):
 
     @property
     def grpc(self) -> str:
-        """``host:port`` of the front-end."""
+        """Address of the front-end for clients, ``grpc://host:port``."""
         return self._of_frontend("listen")
 
     @property
@@ -312,9 +314,6 @@ def running_node(
             path = Path(folder) / "node.toml"
             path.write_text(config)
             command += ["--config", str(path)]
-        # Any free ports, so that nodes get along with each other; what ``config`` says is not overruled.
-        ports = {} if "[metrics]" in config else dict.fromkeys(METRICS_VARIABLES, "127.0.0.1:0")
-        environ = {**ports, **(os.environ if environ is None else environ)}
         node = RunningNode([*command, *arguments], environ, Path(folder) / "log")
         node.start()
         try:

@@ -43,6 +43,8 @@ DECIDING = (
     "server/mezzo_server/blockstore/",
     "server/mezzo_server/shard/leases.py",
     "server/mezzo_server/shard/service.py",
+    "server/mezzo_server/supervisor/pinning.py",
+    "server/mezzo_server/supervisor/plan.py",
 )
 NOT_DECIDING = ("server/mezzo_server/blockstore/devices/", "server/mezzo_server/blockstore/sync.py")
 PURE_CALLS = {"os.strerror"}

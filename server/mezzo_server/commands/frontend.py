@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 )
 def frontend(settings: Settings, *, json: Json = False) -> None:
     """Run a gRPC front-end of a shard until SIGTERM or SIGINT."""
+    # What goes wrong is told by us, in one line; gRPC's own core would print a second one.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from mezzo_server.frontend.main import serve as run
 
     def announce(readiness: Readiness) -> None:

@@ -47,7 +47,8 @@ Some rules hold between keys; an error names both:
 - an address that other hosts can reach needs `insecure = true` in its table;
 - a hot tier holds at least one arena: `shard.hot.arena_bytes` is at most `shard.hot.bytes`;
 - `shard.limits`: `chunk_bytes_max` is at most `staging_connection_bytes_max`, which is at most `staging_bytes`;
-- `frontend.piece_bytes` is at most `frontend.message_bytes_max` and `frontend.staging_bytes`;
+- `frontend.piece_bytes` is at most `frontend.message_bytes_max` and `frontend.staging_bytes`; so is
+  `frontend.put_bytes_max` at most `frontend.staging_bytes`;
 - `frontend.drain_s` is under `supervisor.stop_s`, and `supervisor.backoff_s_min` at most `backoff_s_max`.
 """
 

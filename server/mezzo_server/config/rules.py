@@ -67,6 +67,11 @@ def _check_frontend(config: NodeConfig) -> None:
             f"frontend.piece_bytes ({frontend.piece_bytes}) is over "
             f"frontend.staging_bytes ({frontend.staging_bytes}): no piece would fit into that memory"
         )
+    if frontend.put_bytes_max > frontend.staging_bytes:
+        raise InvalidArgument(
+            f"frontend.put_bytes_max ({frontend.put_bytes_max}) is over "
+            f"frontend.staging_bytes ({frontend.staging_bytes}): such a put could never be taken"
+        )
     if frontend.enabled and frontend.drain_s >= config.supervisor.stop_s:
         raise InvalidArgument(
             f"frontend.drain_s ({frontend.drain_s:g}) must be under supervisor.stop_s "

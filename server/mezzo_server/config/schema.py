@@ -102,6 +102,8 @@ class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """unit of space on a device, chosen when it is formatted; 0: by the device's size"""
     scrub_bytes_per_s: Natural = 16 * MIB
     """rate at which stored bytes are verified in the background; 0: not at all"""
+    drain_bytes_per_s: Natural = 256 * MIB
+    """rate at which the chunks of a device that is drained move to the others; 0: as fast as it goes"""
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     """threads that checksum and copy off the event loop"""
     store_staging_bytes: Bytes = 64 * MIB

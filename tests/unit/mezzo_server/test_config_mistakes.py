@@ -134,6 +134,10 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         "[frontend]\nstaging_bytes = '8KiB'",
         ("frontend.piece_bytes", "frontend.staging_bytes"),
     ),
+    "put over memory": (
+        "[frontend]\nput_bytes_max = '1GiB'",
+        ("frontend.put_bytes_max", "frontend.staging_bytes"),
+    ),
     "drain": ("[supervisor]\nstop_s = 5", ("frontend.drain_s", "supervisor.stop_s")),
     "backoff": ("[supervisor]\nbackoff_s_min = 60", ("backoff_s_min (60)", "backoff_s_max (30)")),
 }
