@@ -404,7 +404,7 @@ class DeviceState(Body, frozen=True):
     """One device of the store."""
 
     name: Text
-    state: Name
+    state: Text
     """``serving``, ``draining``, ``gone`` (drained, and out of the store) or ``fenced: why``"""
     bytes_total: U
     bytes_live: U
@@ -414,7 +414,7 @@ class DeviceState(Body, frozen=True):
     segments_retired: U32
     change: Name = ""
     """what is being done to it, or was last: ``add``, ``drain``, ``replace``, ``grow``"""
-    change_state: Name = ""
+    change_state: Text = ""
     """``running``, ``done`` or ``failed: why``"""
     change_bytes: U = 0
     """bytes that are to be moved for it"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -38,6 +39,7 @@ RECEIVE_BYTES_MAX = 128 << 10
 TURN_BYTES = 512 << 10
 """Bytes received before other connections get their turn."""
 TURN_NS = 500_000
+PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 DESCRIPTORS_MAX = 4
 """Descriptors that may have come and not been taken by a frame."""
 ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
@@ -131,6 +133,14 @@ class Connection:
     def later(self, step: Callable[[], None]) -> None:
         """Call ``step`` in a later turn of the loop."""
         self._runtime.later(step)
+
+    def peer_is_owner(self) -> bool:
+        """Whether the kernel says that the client is our own user, or root: on a Unix socket only."""
+        if not self._is_unix:
+            return False
+        credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+        _, user, _ = PEER_CREDENTIALS.unpack(credentials)
+        return user in (0, os.geteuid())
 
     def take_descriptor(self) -> int | None:
         """The next descriptor that came; the caller owns it."""

@@ -17,8 +17,8 @@ from contextlib import ExitStack
 import structlog
 from msgspec import Struct
 
-from mezzo.errors import CallerError, InvalidArgument, MezzoError, Unavailable
-from mezzo_server.blockstore.devices.opening import open_device, probe
+from mezzo.errors import InvalidArgument
+from mezzo_server.blockstore.devices.opening import probe
 from mezzo_server.blockstore.io import Device
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.recovery import Progress
@@ -30,6 +30,8 @@ from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.gathering import LoopGatherer
 from mezzo_server.metrics.version import version
+from mezzo_server.shard.device_changes import DeviceChanges
+from mezzo_server.shard.device_opening import open_configured
 from mezzo_server.shard.listener import open_listeners
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
@@ -96,7 +98,7 @@ class Shard:
             devices: list[Device] = []
             stack.callback(lambda: [device.close() for device in devices])
             for spec in config.devices:
-                devices.append(_open(spec, config))
+                devices.append(open_configured(spec, config))
             # After the devices: their locks are waited for, so a predecessor that was killed a moment ago
             # has let go of its addresses too.
             self._listeners = open_listeners(config.listen, insecure=config.insecure)
@@ -124,6 +126,8 @@ class Shard:
                 progress=progress,
                 hot=self._hot,
             )
+            # Devices that were added are open beside those of the configuration, which may have left.
+            stack.callback(lambda: [device.close() for device in self._store.devices])
             stack.callback(self._store.close)
             self._store.register(self._staging.memory)
             self._runtime = Runtime(self._loop, self._store)
@@ -139,6 +143,13 @@ class Shard:
                 numbers=self._runtime.numbers,
             )
             self._runtime.service = self.service
+            self.service.device_changes = DeviceChanges(
+                self._store, config, self._runtime.apart, self._runtime.poke
+            )
+            membership = self._store.membership
+            membership.attached = self._runtime.device_attached
+            membership.detached = self._runtime.device_detached
+            membership.changed = self.service.devices_changed
             if self._hot is not None:
                 # The first arena now, so that the first chunk that is put is hot; the others off the loop.
                 self._hot.prepare(self.service.tenant)
@@ -285,21 +296,8 @@ def _options(config: ShardConfig) -> StoreOptions:
         chunk_bytes_max=config.limits.chunk_bytes_max,
         segment_bytes=config.segment_bytes,
         scrub_bytes_per_s=float(config.scrub_bytes_per_s),
+        drain_bytes_per_s=float(config.drain_bytes_per_s),
     )
-
-
-def _open(spec: str, config: ShardConfig) -> Device:
-    # Memory has its size in its own name; `capacity_bytes` is for files.
-    is_file = not spec.startswith(("memory:", "null:"))
-    size_bytes = config.capacity_bytes if is_file and config.capacity_bytes else None
-    try:
-        return open_device(spec, size_bytes=size_bytes, kind=config.io, depth=config.depth)
-    except CallerError as error:
-        raise InvalidArgument(f"device {spec}: {error}") from None
-    except MezzoError:
-        raise
-    except OSError as error:
-        raise Unavailable(f"device {spec}: {error.strerror or error}") from None
 
 
 def _device_state(device: Device) -> DeviceState:

@@ -183,6 +183,10 @@ class RegionRegistry:
         self._lingering: dict[tuple[int, int], int] = {}
         self._waiting: dict[tuple[int, int], list[Callable[[], None]]] = {}
 
+    def registers_with(self, register: Callable[[Memory], bool] | None) -> None:
+        """The devices have changed: how regions are made known to them from now on; None: not at all."""
+        self._register = register
+
     @property
     def lingering(self) -> int:
         """Regions of closed connections that transfers still hold."""

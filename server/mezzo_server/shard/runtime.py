@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,6 +23,7 @@ from mezzo_server.metrics.measures import HOLD_SECONDS, Histogram
 from mezzo_server.shard.connection import Connection
 
 if TYPE_CHECKING:
+    from mezzo_server.blockstore.io import Device
     from mezzo_server.blockstore.store import BlockStore
     from mezzo_server.shard.service import Service
 
@@ -83,9 +86,7 @@ class Runtime:
         self._running = True
         sources = [device.event_fd for device in self._store.devices]
         for fd in (*sources, self._store.workers.event_fd):
-            if fd is not None:
-                self._event_fds.append(fd)
-                self._loop.add_reader(fd, self._timed, self._pump)
+            self._watch_events(fd)
         # Collections would hold the loop at a time that nobody chose; `_tick` makes them.
         gc.collect()
         gc.freeze()
@@ -93,6 +94,27 @@ class Runtime:
         self._collected_at = self._checked_at = self.service.now()
         self._schedule_tick()
         self.poke()
+
+    def _watch_events(self, fd: int | None) -> None:
+        if fd is not None:
+            self._event_fds.append(fd)
+            self._loop.add_reader(fd, self._timed, self._pump)
+
+    def device_attached(self, device: Device) -> None:
+        """The store has one device more."""
+        if self._running:
+            self._watch_events(device.event_fd)
+
+    def device_detached(self, device: Device) -> None:
+        """The store has one device less: closed where it holds up nobody."""
+        fd = device.event_fd
+        if fd in self._event_fds:
+            self._event_fds.remove(fd)
+            self._loop.remove_reader(fd)
+        if self._running:
+            self.apart(device.close, lambda: None)
+        else:
+            device.close()
 
     def stop(self) -> None:
         """Close all connections and timers."""
@@ -156,6 +178,18 @@ class Runtime:
         self._offloaded.append(done)
         future = self._helper.submit(work)
         future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._timed, self._offload_done))
+
+    def apart(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+        """`offload` for what may take minutes: in a thread of its own, which nobody waits for at the end."""
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                with suppress(RuntimeError):  # the loop is closed: nobody asks any more
+                    self._loop.call_soon_threadsafe(self._timed, done)
+
+        threading.Thread(target=run, name="mezzo-apart", daemon=True).start()
 
     def _offload_done(self) -> None:
         # One thread: they end in the order in which they began.

@@ -18,6 +18,7 @@ from mezzo_server.staging import StagingPool
 if TYPE_CHECKING:
     from mezzo_server.blockstore.put import PutTicket
     from mezzo_server.blockstore.store import BlockStore
+    from mezzo_server.shard.device_changes import DeviceChanges
     from mezzo_server.shard.session import Session
 
 
@@ -86,9 +87,9 @@ class Service:
             lease_s_max=limits.lease_ms_max / 1000,
             now=now,
         )
-        pins = any(type(device).register is not Device.register for device in store.devices)
+        self.device_changes: DeviceChanges | None = None
         self.regions = RegionRegistry(
-            store.register if pins else None,
+            store.register if self._pins else None,
             store.unregister,
             bytes_max=limits.region_bytes_total_max,
             offload=offload,
@@ -107,6 +108,21 @@ class Service:
             ),
             0,
         )
+
+    @property
+    def _pins(self) -> bool:
+        """Whether a device gains by knowing memory beforehand."""
+        return any(type(device).register is not Device.register for device in self.store.devices)
+
+    def devices_changed(self) -> None:
+        """What follows from the devices: alignment, the longest chunk, how much may be leased."""
+        store, limits = self.store, self.limits
+        self.block_bytes = max(device.block_bytes for device in store.devices)
+        self.chunk_bytes_max = min(
+            limits.chunk_bytes_max, store.chunk_bytes_max, self.staging.piece_bytes_max
+        )
+        self.leases.bytes_max = int(store.capacity_bytes * limits.leased_fraction)
+        self.regions.registers_with(store.register if self._pins else None)
 
     def scope(self, namespace: str) -> Scope:
         """The scope of a namespace's name. There is one tenant as yet; its ids come from the store's."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mezzo.errors import Busy, InvalidArgument, MezzoError, ProtocolError, TooLarge, Unavailable
@@ -48,6 +49,7 @@ from mezzo.protocol.messages import (
     Welcome,
 )
 from mezzo_server.metrics.measures import SECONDS
+from mezzo_server.shard import device_requests
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.in_place import acquire_in_place, open_arena
 from mezzo_server.shard.regions import Region, RegionTable
@@ -82,6 +84,9 @@ class Link(Protocol):
 
     def take_descriptor(self) -> int | None:
         """The next descriptor that came with a frame; the caller owns it."""
+
+    def peer_is_owner(self) -> bool:
+        """Whether the client is the server's own user, or root, on this host."""
 
     def refuse(self, error: MezzoError) -> None:
         """End the connection, and tell the client why."""
@@ -129,6 +134,8 @@ class Session:
             Kind.STAT: self._stat,
             Kind.SHARD_STAT: self._shard_stat,
             Kind.ARENA_OPEN: self._arena_open,
+            Kind.DEVICES: partial(device_requests.devices, self),
+            Kind.DEVICE_CHANGE: partial(device_requests.change, self),
             Kind.REGION_ADD: self._region_add,
             Kind.REGION_REMOVE: self._region_remove,
             Kind.CANCEL: self._cancel,

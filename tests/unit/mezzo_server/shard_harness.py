@@ -140,11 +140,15 @@ class FakeClient:
         self.output = OutputQueue()
         self.reads = True
         self.closed = False
+        self.owner = True
         self._next_id = 1
         self._reader = FrameReader(FROM_SERVER, body_bytes_max=1 << 24, payload_bytes_max=1 << 30)
         self._payload: tuple[int, int, bytearray] | None = None
 
     # Link
+
+    def peer_is_owner(self) -> bool:
+        return self.owner
 
     def send(self, frame: bytes) -> None:
         self.output.add_frame(frame)
