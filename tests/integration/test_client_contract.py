@@ -14,7 +14,7 @@ from mezzo_server.testing import running_shard
 
 @pytest.fixture(scope="module")
 def shard():
-    with running_shard(config='[shard.hot]\nbytes = "64MiB"\narena_bytes = "16MiB"\n') as shard:
+    with running_shard(config='[shard.hot]\nbytes = "64MiB"\narena_bytes = "1MiB"\n') as shard:
         yield shard
 
 

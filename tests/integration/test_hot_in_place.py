@@ -1,5 +1,6 @@
 """Chunks used in place, against real shards: no device, no copy, and never a wrong byte."""
 
+import gc
 import os
 import random
 import signal
@@ -117,17 +118,22 @@ def test_loading_after_a_restart(tmp_path):
                 assert [bytes(view) for view in lease.views] == [data_of(key) for key in keys]
 
 
+def mappings():
+    gc.collect()
+    with open("/proc/self/maps") as maps:
+        return sum("memfd:mezzo-hot" in line for line in maps)
+
+
 def test_a_mapping_is_made_once(client):
+    before = mappings()
     put(client, [b"k"])
     for _ in range(3):
         with client.acquire([b"k"], 30.0, in_place=True) as lease:
             assert bytes(lease.views[0]) == data_of(b"k")
-    with open("/proc/self/maps") as maps:
-        assert sum("memfd:mezzo-hot" in line for line in maps) == 1
+    assert mappings() == before + 1
     client.close()
     del lease
-    with open("/proc/self/maps") as maps:
-        assert not any("memfd:mezzo-hot" in line for line in maps)
+    assert mappings() == before
 
 
 def test_views_outlive_the_client_but_are_not_to_be_believed(shard):
@@ -177,40 +183,55 @@ def test_an_expired_lease_is_good_while_nobody_wants_the_room(shard, client):
     )
 
 
-def test_a_stopped_client_wakes_to_gone(shard, client):
+@pytest.fixture
+def small():
+    """A shard whose hot tier clients may hold as a whole."""
+    with running_shard(config=hot(16 * MIB, held_fraction=1.0)) as shard:
+        yield shard
+
+
+def test_a_stopped_client_wakes_to_gone(small):
     """Its lease expires, its slots are wanted, overwritten with others' chunks: it must not believe them."""
+    with mezzo.Client(small.unix, timeout_s=PATIENCE_S) as client:
+        stopped_client(small, client)
+
+
+def stopped_client(shard, client):
     keys = names("k", 16)
     put(client, keys)
     with child(shard.unix, 0.2, keys) as process:
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         until(lambda: client.shard_stat()["leases_overdue"] == 1, "the lease is overdue")
-        # Others fill the hot tier over and over; while the slots are held the device alone takes them.
-        rounds = 0
-        while not client.shard_stat()["connections_ended_overdue"]:
-            others = names(f"other-{rounds}", 16)
-            put(client, others)
-            # Held by these for as long as it takes, so that nothing else is left to be evicted.
-            leases = [client.acquire([key], 5.0, in_place=True) for key in others]
-            for key, lease in zip(others, leases, strict=True):
-                if lease.hot:
-                    assert bytes(lease.views[0]) == data_of(key)
-            rounds += 1
-            assert rounds < 100, "its connection is never ended"
-            if rounds % 8 == 0:
-                time.sleep(0.05)
-        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as fresh:
-            client.close()  # with all its leases
-            for turn in range(12):
-                put(fresh, names(f"more-{turn}", 16))
-            # Others always get right bytes, whether from the slots, the device or not at all.
+        # Others use up the hot tier: each holds a slot in place, until none is left that nobody holds.
+        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as others:
+            filled = []
+
+            def wanted():
+                key = b"other-%d" % len(filled)
+                put(others, [key])
+                filled.append((key, others.acquire([key], 600.0, in_place=True, load=True)))
+                return client.shard_stat()["connections_ended_overdue"]
+
+            until(wanted, "its connection is ended")
+            assert client.shard_stat()["leases_overdue"] == 0
+            # Its slots are free now, and the next ones are put into them.
+            for turn in range(32):
+                key = b"more-%d" % turn
+                put(others, [key])
+                filled.append((key, others.acquire([key], 600.0, in_place=True, load=True)))
+            # Others always get right bytes: in place, from a slot or from the device.
+            for key, lease in filled:
+                with lease.using() as views:
+                    assert views[0] is None or bytes(views[0]) == data_of(key)
+            with client.acquire(keys, 30.0, in_place=True) as lease:
+                assert (lease.prefix, lease.hot) == (16, 0), "its slots have others' chunks"
             targets = [bytearray(256 * 1024) for _ in keys]
-            got = fresh.get(keys, targets)
-            for key, target, found in zip(keys, targets, got.found, strict=True):
-                assert not found or bytes(target) == data_of(key)
-            assert fresh.shard_stat()["hot_bytes"] <= 32 * MIB
-        process.send_signal(signal.SIGCONT)
-        assert process.communicate("go\n", PATIENCE_S)[0] == "gone changed\n"
+            assert client.get(keys, targets).count == 16
+            assert [bytes(target) for target in targets] == [data_of(key) for key in keys]
+            assert client.shard_stat()["hot_bytes"] <= 16 * MIB
+            process.send_signal(signal.SIGCONT)
+            assert process.communicate("go\n", PATIENCE_S)[0] == "gone changed\n"
 
 
 def test_a_hot_tier_full_of_leases():

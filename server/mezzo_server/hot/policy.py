@@ -136,10 +136,17 @@ class S3Fifo(SlotPolicy):
     def victim(self) -> Slot | None:
         """The oldest of a queue that nobody used since; after ``STEPS_MAX`` the least used one seen."""
         least: Slot | None = None
+        # Slots in use are passed over, and must not hide the other queue: at most half of the steps for each.
+        both = self._small.count and self._main.count
+        busy_max = STEPS_MAX // 2 if both else STEPS_MAX
+        busy_small = busy_main = 0
         for _ in range(min(STEPS_MAX, (FREQUENCY_MAX + 2) * (self._small.count + self._main.count))):
-            from_small = self._small.bytes and (
-                self._small.bytes >= SMALL_SHARE * self.bytes or not self._main.bytes
+            main_left = busy_main < min(self._main.count, busy_max)
+            from_small = busy_small < min(self._small.count, busy_max) and (
+                self._small.bytes >= SMALL_SHARE * self.bytes or not main_left
             )
+            if not (from_small or main_left):
+                break
             queue = self._small if from_small else self._main
             slot = queue.first
             if slot is None:
@@ -148,6 +155,8 @@ class S3Fifo(SlotPolicy):
                 # to the end of the queue: the next call looks at others
                 queue.remove(slot)
                 queue.add(slot)
+                busy_small += from_small
+                busy_main += not from_small
                 continue
             if from_small:
                 if slot.frequency < PROMOTE_AT:

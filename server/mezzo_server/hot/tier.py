@@ -129,6 +129,11 @@ class HotTier:
             self._make(tenant)
 
     @property
+    def arena_count(self) -> int:
+        """Arenas that are there."""
+        return len(self._arenas)
+
+    @property
     def making(self) -> bool:
         """Whether an arena is being made: there will be more room soon."""
         return self._making

@@ -82,10 +82,11 @@ def _acquired(session: Session, body: Acquire) -> Acquired:
 class _Loading(Request):
     """An acquire that brings what is not hot into the hot tier first, some keys at a time."""
 
-    __slots__ = ("_body", "_bytes", "_next", "_window")
+    __slots__ = ("_arenas", "_body", "_bytes", "_next", "_window")
 
     def __init__(self, session: Session, request_id: int, body: Acquire) -> None:
         super().__init__(session, request_id, Kind.ACQUIRE)
+        self._arenas = 0
         self._body = body
         self._bytes = 0
         self._next = 0
@@ -106,6 +107,8 @@ class _Loading(Request):
 
     def _warm(self) -> None:
         session = self.session
+        hot = session.service.store.hot
+        self._arenas = 0 if hot is None else hot.arena_count
         session.service.store.warm(session.scope, self._window[0], self._warmed)
         session.service.poke()
 
@@ -114,12 +117,15 @@ class _Loading(Request):
         store = session.service.store
         keys, size = self._window
         hot = store.hot
-        making = hot is not None and hot.making and not self.cancelled
-        if hot is not None and making and store.hot_bytes(session.scope, keys) < size:
-            # There was no room, for its memory is still being made. This ends at the latest when all the
-            # memory is made that the tier may have.
-            hot.when_made(self._warm)
-            return
+        if hot is not None and not self.cancelled and store.hot_bytes(session.scope, keys) < size:
+            # Was there no room because its memory was still being made? Then once more; this ends at the
+            # latest when all the memory is made that the tier may have.
+            if hot.making:
+                hot.when_made(self._warm)
+                return
+            if hot.arena_count > self._arenas:
+                session.link.later(self._warm)
+                return
         if self.cancelled or self._next >= len(self._body.keys):
             self._loaded()
         else:
