@@ -19,7 +19,7 @@ NATIVE := setup.py $(filter-out %/ring.c %/pool.c,$(wildcard $(addprefix $(NATIV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench build clean distclean native
+.PHONY: help demo test lint format bench build clean distclean native proto proto-lint
 
 help:
 	@echo "make demo    start a shard, replay a trace through it, kill it, restart it, check what is left"
@@ -27,6 +27,7 @@ help:
 	@echo "make test    the test suite (ARGS for pytest)"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix"
+	@echo "make proto   generate client/mezzo/v1 from proto/; make proto-lint runs buf on it"
 	@echo "make bench   measure against fio, iperf3, redis and others (ARGS for python -m benchmarks)"
 	@echo "make build   a wheel in dist/"
 	@echo "make clean   remove what was built; make distclean also removes $(VENV)"
@@ -55,6 +56,12 @@ build: $(VENV)/.stamp-dev
 	@.ci/packages native
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
+
+proto: $(VENV)/.stamp-dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" proto/generate client
+
+proto-lint:
+	@proto/lint
 
 native:
 	$(BIN)/python setup.py -q build_ext --inplace
@@ -91,7 +98,7 @@ $(VENV)/.stamp-install: pyproject.toml $(NATIVE) $(VENV)/.stamp-demo
 # -- cleaning ------------------------------------------------------------------------------------
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist proto/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find client server -name '*.so' -delete
 	find $(wildcard client server tests benchmarks docs) -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f $(NATIVE_FOLDER)/ring.c $(NATIVE_FOLDER)/pool.c $(VENV)/.stamp-install

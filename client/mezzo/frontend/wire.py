@@ -17,7 +17,8 @@ from mezzo.errors import InvalidArgument
 HEAD_BYTES_MAX = 32
 """of one piece in a message, at most: two tags and lengths, index and offset"""
 
-_VARINT, _I64, _LENGTH, _I32 = 0, 1, 2, 5  # wire types
+_VARINT, _I64, _LENGTH, _GROUP, _GROUP_END, _I32 = range(6)  # wire types
+_GROUPS_MAX = 64  # one within the other
 _U64 = 2**64
 
 View: TypeAlias = bytes | memoryview
@@ -180,7 +181,26 @@ def _skip(view: memoryview, at: int, end: int, field: int, kind: int) -> int:
         return _varint(view, at, end)[1]
     if kind == _LENGTH:
         return _span(view, at, end)[1]
+    if kind == _GROUP:
+        return _skip_group(view, at, end, field)
     length = {_I64: 8, _I32: 4}.get(kind)
     if length is None or length > end - at:
         raise InvalidArgument(f"field {field} of the message has wire type {kind}, which cannot be here")
     return at + length
+
+
+def _skip_group(view: memoryview, at: int, end: int, field: int) -> int:
+    """Groups are of the past, but a well-formed message may have some."""
+    open_groups = [field]
+    while open_groups:
+        tag, at = _varint(view, at, end)
+        field, kind = tag >> 3, tag & 7
+        if kind == _GROUP and len(open_groups) < _GROUPS_MAX:
+            open_groups.append(field)
+        elif kind == _GROUP_END and field == open_groups[-1]:
+            open_groups.pop()
+        elif kind in (_GROUP, _GROUP_END):
+            raise InvalidArgument(f"the message has a group {field} that does not belong there")
+        else:
+            at = _skip(view, at, end, field, kind)
+    return at
