@@ -83,13 +83,6 @@ class Host:
         finally:
             os.close(descriptor)
 
-    def allocated_bytes(self, path: str) -> int:
-        """Bytes that a file takes up on its filesystem; 0 if it is not there."""
-        try:
-            return os.stat(path).st_blocks * 512
-        except OSError:
-            return 0
-
     def owner(self, path: str) -> int | None:
         """User id of a path's owner."""
         try:

@@ -33,7 +33,7 @@ class Place:
     size_bytes: int
     """of what is there already; 0: a file that is not made yet"""
     room_bytes: int
-    """the largest that it can be"""
+    """the largest that it could be if it were made now"""
     filesystem: str
     """what a file would be on, such as ``ext4 at /``; empty for a block device"""
     mount: str
@@ -161,8 +161,7 @@ def file_place(host: Host, path: str) -> Place | None:
     if room is None or there not in (None, "file") or not host.may_write(path if there else folder):
         return None
     size_bytes = host.size_bytes(path) or 0 if there else 0
-    # What the file takes up already is its own: a second look proposes what the first one did.
-    spare_bytes = room.free_bytes - reserve_bytes(room.total_bytes) + host.allocated_bytes(path)
+    spare_bytes = room.free_bytes - reserve_bytes(room.total_bytes)
     mount = mount_of(host, folder)
     text = f"{mount.kind} at {mount.point}" if mount else "its filesystem"
     return Place(path, "file", size_bytes, max(0, spare_bytes), text, mount.point if mount else folder)

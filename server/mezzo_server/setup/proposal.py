@@ -12,17 +12,9 @@ from mezzo.sizes import about_size, format_size
 from mezzo_server.config.addresses import parse_address
 from mezzo_server.machine import Host
 from mezzo_server.machine.memory import MemorySeen, memory_seen
-from mezzo_server.setup.places import (
-    DEVICE_BYTES_MIN,
-    Place,
-    named,
-    nice_floor,
-    state_file,
-    unused_disks,
-)
+from mezzo_server.setup.capacity import choose_capacity
+from mezzo_server.setup.places import Place, named, nice_floor, state_file, unused_disks
 
-CAPACITY_SHARE = 0.5
-"""of what a filesystem has to spare: it holds other things too"""
 HOT_SHARE = 0.25
 HOT_BYTES_MAX = 64 * 1024**3
 ARENA_BYTES = 64 * 1024**2
@@ -153,7 +145,7 @@ def _devices(places: list[Place], asked_bytes: int | None) -> tuple[list[Choice]
                 Choice("shard", "capacity_bytes", format_size(asked_bytes), "Of each, as asked for.")
             )
         return choices, seen
-    capacity_bytes, why = _capacity(places, files, asked_bytes)
+    capacity_bytes, why = choose_capacity(places, asked_bytes)
     seen = [DeviceSeen(place.path, place.kind, capacity_bytes) for place in places]
     where = " and ".join(dict.fromkeys(place.filesystem for place in files))
     return [
@@ -162,44 +154,6 @@ def _devices(places: list[Place], asked_bytes: int | None) -> tuple[list[Choice]
         ),
         Choice("shard", "capacity_bytes", format_size(capacity_bytes), why),
     ], seen
-
-
-def _capacity(places: list[Place], files: list[Place], asked_bytes: int | None) -> tuple[int, str]:
-    """Bytes of each device, and why so many."""
-    sharing = Counter(place.mount for place in files)
-    room_bytes = min(place.room_bytes // sharing[place.mount] for place in files)
-    existing = [place.size_bytes for place in files if place.size_bytes]
-    blocks = [place.size_bytes for place in places if place.kind != "file"]
-    if asked_bytes is not None:
-        for place in files:
-            if place.size_bytes and place.size_bytes < asked_bytes:
-                raise InvalidArgument(
-                    f"--capacity {format_size(asked_bytes)}: {place.path} is there with "
-                    f"{format_size(place.size_bytes)}, and a store's file keeps its size"
-                )
-        limit = min([room_bytes, *blocks])
-        if asked_bytes > limit and len(existing) < len(files):
-            raise InvalidArgument(
-                f"--capacity {format_size(asked_bytes)}: there is room for {format_size(nice_floor(limit))} "
-                f"on {files[0].filesystem}, with a tenth of it and at least 2GiB left free"
-            )
-        if asked_bytes < DEVICE_BYTES_MIN:
-            raise InvalidArgument(
-                f"--capacity {format_size(asked_bytes)}: a device has at least {format_size(DEVICE_BYTES_MIN)}"
-            )
-        return asked_bytes, "As asked for."
-    if existing:
-        return min([*existing, *blocks]), "As large as the store is that is there already."
-    capacity_bytes = min([nice_floor(room_bytes * CAPACITY_SHARE), *blocks])
-    if capacity_bytes < DEVICE_BYTES_MIN:
-        raise InvalidArgument(
-            f"no room on {files[0].filesystem}: {about_size(room_bytes)} to spare, with a tenth of it and at "
-            f"least 2GiB left free; a device has at least {format_size(DEVICE_BYTES_MIN)}"
-        )
-    return (
-        capacity_bytes,
-        "Half of what the filesystem has to spare; it is taken at the first start and never grows.",
-    )
 
 
 def _hot(memory: MemorySeen, asked_bytes: int | None, notes: list[str]) -> list[Choice]:

@@ -110,9 +110,6 @@ class PlayedHost(Host):
         blob = self.blobs.get(path)
         return blob.size if blob and blob.readable else None
 
-    def allocated_bytes(self, path: str) -> int:
-        return self.blobs[path].size if path in self.blobs else 0
-
     def owner(self, path: str) -> int | None:
         return self.owners.get(path)
 

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mezzo.errors import InvalidArgument
@@ -112,7 +112,8 @@ def test_an_unused_disk_is_taken() -> None:
     assert written(host) == config
 
 
-@given(st.integers(0, 511), st.binary(min_size=1, max_size=8).filter(lambda data: data.strip(b"\0")))
+@settings(max_examples=25, deadline=None)  # it reads megabytes
+@given(st.integers(0, 511), st.binary(min_size=1, max_size=7).filter(lambda data: data.strip(b"\0")))
 def test_a_disk_that_holds_data_never_is(sector: int, data: bytes) -> None:
     """Wherever partition tables, filesystems and RAID members put their marks."""
     host, disk = with_disk()
@@ -187,7 +188,7 @@ def test_no_room_is_said() -> None:
     host = PlayedHost()
     host.rooms["/"] = Room(10 * GIB, 2 * GIB)
     assert "--device" in refused(host)
-    assert "no room on ext4 at /" in refused(host, devices=("/home/me/x",))
+    assert "no room on ext4 at /: a tenth" in refused(host, devices=("/home/me/x",))
     host.writable.clear()
     assert "no folder" in refused(host)
 
@@ -225,7 +226,7 @@ def test_wishes_are_granted() -> None:
 @pytest.mark.parametrize(
     ("wishes", "told"),
     [
-        ({"capacity_bytes": 900 * GIB}, "there is room for 448GiB"),
+        ({"capacity_bytes": 900 * GIB}, "leaves 448 GiB"),
         ({"capacity_bytes": 1}, "at least 256MiB"),
         ({"devices": ("/none/x",)}, "mkdir -p /none"),
         ({"devices": ("/var/lib/x",)}, "may not write"),
@@ -237,6 +238,14 @@ def test_wishes_are_granted() -> None:
 )
 def test_wishes_that_cannot_be(wishes: dict[str, object], told: str) -> None:
     assert told in refused(PlayedHost(), **wishes)
+
+
+def test_a_new_device_beside_a_store_needs_its_room() -> None:
+    host = PlayedHost()
+    host.blobs["/home/me/x"] = Blob(500 * GIB, {0: b"MEZZO-SB"})
+    assert "/home/me/y has no room" in refused(host, devices=("/home/me/x", "/home/me/y"))
+    host.blobs["/home/me/x"].size = 100 * GIB
+    assert written(host, devices=("/home/me/x", "/home/me/y"))["shard"]["capacity_bytes"] == "100GiB"
 
 
 def test_a_store_keeps_its_size() -> None:
