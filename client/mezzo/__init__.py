@@ -34,7 +34,7 @@ from mezzo.errors import (
 )
 from mezzo.lease import AsyncLease, Lease
 from mezzo.places import Memory, Parts
-from mezzo.protocol.messages import ChunkStat
+from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState
 from mezzo.regions import Extent, Region
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
 from mezzo.statistics import ClientStatistics
@@ -53,6 +53,8 @@ __all__ = [
     "AsyncLease",
     "ChunkStat",
     "DeleteResult",
+    "DeviceAction",
+    "DeviceState",
     "GetResult",
     "Lease",
     "LookupResult",

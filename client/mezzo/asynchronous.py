@@ -29,7 +29,7 @@ from mezzo.errors import (
 from mezzo.frontend.via import async_proxy_link
 from mezzo.lease import AsyncLease
 from mezzo.places import Memory, Parts
-from mezzo.protocol.messages import ChunkStat
+from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
@@ -121,6 +121,24 @@ class AsyncClient(ClientBase):
     async def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
         """See `mezzo.Client.shard_stat`."""
         return await self._perform(calls.shard_stat(self._context), timeout_s)
+
+    async def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:
+        """See `mezzo.Client.devices`."""
+        return await self._perform(calls.devices(self._context), timeout_s)
+
+    async def change_device(
+        self,
+        action: DeviceAction,
+        device: str,
+        *,
+        by: str = "",
+        capacity_bytes: int = 0,
+        erase: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """See `mezzo.Client.change_device`."""
+        change = DeviceChange(int(action), device, by, capacity_bytes, erase)
+        await self._perform(calls.change_device(self._context, change), timeout_s)
 
     async def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
         """See `mezzo.Client.chunk_bytes_max`."""

@@ -13,9 +13,30 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from mezzo.errors import ConnectionLost, InvalidArgument, MezzoError, ProtocolError
 from mezzo.in_place import Arena, Channel, LeasedPlaces, Places, unknown_arenas
-from mezzo.operations import Acquire, Delete, Lookup, OpenArena, Operation, Ping, Release, ShardStat, Stat
+from mezzo.operations import (
+    Acquire,
+    ChangeDevice,
+    Delete,
+    ListDevices,
+    Lookup,
+    OpenArena,
+    Operation,
+    Ping,
+    Release,
+    ShardStat,
+    Stat,
+)
 from mezzo.places import check_keys
-from mezzo.protocol.messages import KEY_BYTES_MAX, KEYS_MAX, U32_MAX, ChunkStat, InPlace, Welcome
+from mezzo.protocol.messages import (
+    KEY_BYTES_MAX,
+    KEYS_MAX,
+    U32_MAX,
+    ChunkStat,
+    DeviceChange,
+    DeviceState,
+    InPlace,
+    Welcome,
+)
 from mezzo.results import DeleteResult, LookupResult
 from mezzo.session import Session
 from mezzo.staging import Staging
@@ -270,6 +291,27 @@ def chunk_bytes_max(context: Context) -> Call[int]:
         return U32_MAX
     link = yield CONNECT
     return int(link.session.limits.chunk_bytes_max)
+
+
+def devices(context: Context) -> Call[tuple[DeviceState, ...]]:
+    """The store's devices, and what is done to them."""
+    if context.disabled:
+        return ()
+
+    def attempt() -> Call[tuple[DeviceState, ...]]:
+        link = yield CONNECT
+        operation = ListDevices()
+        yield Run(link, (operation,))
+        return operation.devices
+
+    return (yield from retried(context, attempt))
+
+
+def change_device(context: Context, change: DeviceChange) -> Call[None]:
+    """Begin a change of the store's devices. Not tried again: it may have begun."""
+    if not context.disabled:
+        link = yield CONNECT
+        yield Run(link, (ChangeDevice(change),))
 
 
 def check_ttl(ttl_s: float) -> int:

@@ -22,7 +22,7 @@ from mezzo.errors import ClientClosed, ConnectionLost, DeadlineExceeded, MezzoEr
 from mezzo.frontend.via import proxy_link
 from mezzo.lease import Lease
 from mezzo.places import Memory, Parts
-from mezzo.protocol.messages import ChunkStat
+from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
@@ -125,6 +125,31 @@ class Client(ClientBase):
     def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
         """Numbers of the shard, by name (docs/operating.md)."""
         return self._perform(calls.shard_stat(self._context), timeout_s)
+
+    def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:
+        """The devices of the server, and what is done to them. `Denied` unless it runs as the caller, or root is."""
+        return self._perform(calls.devices(self._context), timeout_s)
+
+    def change_device(
+        self,
+        action: DeviceAction,
+        device: str,
+        *,
+        by: str = "",
+        capacity_bytes: int = 0,
+        erase: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Begin a change of the server's devices; `devices` tells how it goes (docs/devices.md).
+
+        ``device`` is a path of the server's.  ``by``: what replaces it; ``capacity_bytes``: size of a
+        file that is added or grown (0: as it is); ``erase``: a device that is added may be erased if it
+        holds anything but a store of ours.  What is refused at once is raised: `InvalidArgument`, `Busy`,
+        `Unavailable` (held by another process, or no room), `Denied` unless the caller runs as the server
+        does, or as root.  Not tried again when the connection is lost.
+        """
+        change = DeviceChange(int(action), device, by, capacity_bytes, erase)
+        self._perform(calls.change_device(self._context, change), timeout_s)
 
     def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
         """Bytes of the largest chunk that the server takes, as it said when the connection was made."""

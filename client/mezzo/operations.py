@@ -279,6 +279,39 @@ class Stat(KeysOperation):
         self.chunks = tuple(chunks)
 
 
+class ListDevices(Operation):
+    """Which devices the store has."""
+
+    kind = Kind.DEVICES
+    devices: tuple[messages.DeviceState, ...] = ()
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.Devices()
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        self.devices = tuple(expect(body, messages.DevicesAre).devices)
+
+
+class ChangeDevice(Operation):
+    """Begins a change of the store's devices."""
+
+    kind = Kind.DEVICE_CHANGE
+
+    def __init__(self, change: messages.DeviceChange) -> None:
+        super().__init__()
+        self.change = change
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return self.change
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        expect(body, messages.DeviceChanged)
+
+
 class ShardStat(Operation):
     """How the shard is."""
 

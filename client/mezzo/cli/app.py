@@ -137,9 +137,9 @@ def installed_version() -> str:
 
 
 def _register_own(app: typer.Typer) -> None:
-    from mezzo.cli import bench, completion, demo, get, lookup, put, replay, rm, stat, workload
+    from mezzo.cli import bench, completion, demo, device, get, lookup, put, replay, rm, stat, top, workload
 
-    for module in (put, get, lookup, rm, stat, demo, bench, replay, workload, completion):
+    for module in (put, get, lookup, rm, stat, top, device, demo, bench, replay, workload, completion):
         module.register(app)
 
 

@@ -11,11 +11,11 @@ from typing import Self, TypeVar
 from mezzo import mapping
 from mezzo.base import check_seconds, copy_bytes, disabled_by_environment
 from mezzo.calls import Grant, check_in_place, check_ttl
-from mezzo.errors import ClientClosed, ForkedError, TooLarge
+from mezzo.errors import ClientClosed, ForkedError, TooLarge, Unsupported
 from mezzo.lease import AsyncLease, Lease
 from mezzo.moves import check_get, check_put, put_result
 from mezzo.places import Memory, Parts, check_keys
-from mezzo.protocol.messages import ChunkStat
+from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState
 from mezzo.regions import Region
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
 from mezzo.statistics import ClientStatistics, Counters
@@ -142,6 +142,17 @@ class _FakeBase:
     def _shard_stat(self) -> dict[str, float]:
         return {} if self.disabled else self.store.numbers()
 
+    def _devices(self) -> tuple[DeviceState, ...]:
+        if self.disabled:
+            return ()
+        numbers = self.store.numbers()
+        chunks, live, total = (int(numbers[name]) for name in ("chunks", "bytes_live", "bytes_total"))
+        return (DeviceState("memory", "serving", total, live, chunks, 0, 0, 0),)
+
+    def _change_device(self) -> None:
+        if not self.disabled:
+            raise Unsupported("a fake store's device cannot be changed")
+
     def _close(self) -> None:
         self._closed = True
         for lease in self._leases:  # leases end with their connection
@@ -222,6 +233,25 @@ class FakeClient(_FakeBase):
         """See `mezzo.Client.shard_stat`."""
         self._begin(timeout_s)
         return self._shard_stat()
+
+    def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:
+        """See `mezzo.Client.devices`: the fake has one, which is memory."""
+        self._begin(timeout_s)
+        return self._devices()
+
+    def change_device(
+        self,
+        action: DeviceAction,
+        device: str,
+        *,
+        by: str = "",
+        capacity_bytes: int = 0,
+        erase: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """See `mezzo.Client.change_device`: always `Unsupported`."""
+        self._begin(timeout_s)
+        self._change_device()
 
     def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
         """See `mezzo.Client.chunk_bytes_max`."""
@@ -315,6 +345,23 @@ class AsyncFakeClient(_FakeBase):
     async def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
         """See `mezzo.Client.shard_stat`."""
         return await self._later(timeout_s, self._shard_stat)
+
+    async def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:
+        """See `mezzo.Client.devices`: the fake has one, which is memory."""
+        return await self._later(timeout_s, self._devices)
+
+    async def change_device(
+        self,
+        action: DeviceAction,
+        device: str,
+        *,
+        by: str = "",
+        capacity_bytes: int = 0,
+        erase: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """See `mezzo.Client.change_device`: always `Unsupported`."""
+        await self._later(timeout_s, self._change_device)
 
     async def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
         """See `mezzo.Client.chunk_bytes_max`."""
