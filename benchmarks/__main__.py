@@ -35,6 +35,8 @@ BENCHMARKS = {
     "cost": Benchmark("cost", "Our own cost, on the null device"),
     "tcp": Benchmark("tcp", "TCP"),
     "lookup": Benchmark("lookup", "Lookup"),
+    "hot": Benchmark("hot", "Hot tier"),
+    "in_place": Benchmark("in_place", "Use in place"),
     "frontend": Benchmark("frontend", "Through the front-end"),
     "others": Benchmark("others", "Redis, and one file per chunk", "disk"),
     "restart": Benchmark("restart", "Restart", "disk"),
