@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -78,7 +78,10 @@ def write_workload(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, max=COMPARED_MAX, help="With --compare: so many seeds of the workload.")
+        int,
+        typer.Option(
+            min=1, max=COMPARED_MAX, help="With --compare: mean, lowest and highest of so many seeds."
+        ),
     ] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print figures or parameters as JSON.")] = False,
 ) -> None:
@@ -104,11 +107,11 @@ def write_workload(
     if listed:
         _list(parameters, json=json)
     elif compared:
-        traces = [_read(path) for path in compared]
+        made = []
         for number in range(seeds):
             one = replace(parameters, seed=parameters.seed + number)
-            traces.append(Trace(f"{preset}, seed {one.seed}", workload(one).requests))
-        _show(traces, json=json)
+            made.append(Trace(f"{preset}, seed {one.seed}", workload(one).requests))
+        _show([_read(path) for path in compared], made, preset, json=json)
     elif out is None:
         _write(stream(parameters), sys.stdout.buffer)
     else:
@@ -177,20 +180,21 @@ def _read(path: Path) -> Trace:
     return read_trace(path)
 
 
-def _show(traces: list[Trace], *, json: bool) -> None:
-    from mezzo.replay.compare import comparison
+def _show(read: list[Trace], made: Sequence[Trace] = (), name: str = "", *, json: bool) -> None:
+    from mezzo.replay.compare import comparison, over_seeds
     from mezzo.replay.describe import describe
 
-    if len(traces) > COMPARED_MAX:
-        raise InvalidArgument(f"{len(traces)} traces: at most {COMPARED_MAX} side by side")
-    for trace in traces:
+    if len(read) > COMPARED_MAX:
+        raise InvalidArgument(f"{len(read)} traces: at most {COMPARED_MAX} side by side")
+    for trace in (*read, *made):
         if not trace.requests:
             raise InvalidArgument(f"{trace.name}: no request in it, so there is nothing to describe")
-    descriptions = [describe(trace) for trace in traces]
+    described = [describe(trace) for trace in read]
+    seeds = [describe(trace) for trace in made]
     if json:
-        json_result(msgspec.json.encode(descriptions))
+        json_result(msgspec.json.encode(described + seeds))
     else:
-        result(comparison(descriptions))
+        result(comparison(described + (over_seeds(name, seeds) if len(seeds) > 1 else seeds)))
 
 
 def _list(parameters: WorkloadConfig, *, json: bool) -> None:

@@ -18,11 +18,11 @@ CONVERSATION = WorkloadConfig(
     warmup_s=1800,
     context_tokens_max=126_200,
     tick_s=3,
-    arrivals=Arrivals(sessions_per_s=1.91, trend=0.28),
+    arrivals=Arrivals(sessions_per_s=1.88, trend=0.28),
     prompts=Prompts(count=1, zipf=0, tokens=Amount(median=890)),
     documents=Documents(share=0),
     conversations=Conversations(
-        opening=Amount(median=7430, sigma=1.1, least=3, long_share=0.277, long_median=29.2, long_sigma=1.09),
+        opening=Amount(median=7430, sigma=1.08, least=3, long_share=0.277, long_median=29.2, long_sigma=1.09),
         message=Amount(
             median=18.5, sigma=1.25, least=1, long_share=0.273, long_median=4290, long_sigma=0.743
         ),

@@ -176,9 +176,9 @@ def _bounds(hint: Any) -> str:
     for meta in get_args(hint)[1:]:
         if isinstance(meta, msgspec.Meta):
             low = f"{meta.ge:,}" if meta.ge is not None else f"over {meta.gt:,}"
-            high = f"{meta.le:,.10g}" if meta.le is not None else f"under {meta.lt:,}"
+            high = f"{meta.le:,}" if meta.le is not None else f"under {meta.lt:,}"
             return f"{low} to {high}"
-    return "an amount"
+    return "an amount, 0 or more"
 
 
 def _field_docstrings(kind: type[Struct]) -> dict[str, str]:

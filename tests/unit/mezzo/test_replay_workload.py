@@ -58,7 +58,7 @@ def test_it_is_the_same_everywhere() -> None:
 
 
 DIGESTS = {
-    "conversation": "ab378679b78f5eaffd946f5a5d3bf34c0b9e92bbe1311eadc06ecddc60359b57",
+    "conversation": "aaeedc447c33a102bea4f0b108c6226790b77336587d60b5ce9397ee96e1a350",
     "chat": "b62c2a538db7be0e0aae52717364bf79dcb0a44763db6f1387e3c3f1698b7b9c",
     "documents": "0a1b5be094119c4638d84b0e78e2ae3b63af7949b3d2018a5622cdccb22816f4",
     "agents": "27fcc76b940f07e4f3473a208aec84d655f4aa0e30bbd5ad755f35b0c486de9c",
