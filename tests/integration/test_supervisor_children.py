@@ -1,0 +1,159 @@
+"""The supervisor with stand-ins for its processes, which do what processes should not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from mezzo_server.config import MetricsConfig, NodeConfig, SupervisorConfig
+from mezzo_server.supervisor.main import NodeReadiness, Supervisor
+
+PATIENCE_S = 60.0
+QUICK = SupervisorConfig(backoff_s_min=0.01, backoff_s_max=0.02, start_s=30.0, stop_s=30.0)
+NO_METRICS = MetricsConfig(shard="", frontend="", supervisor="")
+
+READS = "import sys, time, json, signal; settings = json.load(sys.stdin)\n"
+READY = READS + "print(json.dumps({'listen': [], 'settings': settings}), flush=True)\n"
+STAYS = READY + "time.sleep(600)\n"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + STAYS
+
+
+async def poll(condition: Callable[[], bool]) -> None:
+    for _ in range(int(PATIENCE_S * 100)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"not within {PATIENCE_S:g} s")
+
+
+def node(
+    shard: str,
+    until: Callable[[Supervisor, list[NodeReadiness]], bool],
+    *,
+    frontend: str = STAYS,
+    supervisor: SupervisorConfig = QUICK,
+) -> tuple[int, Supervisor, list[NodeReadiness]]:
+    """Run a node of stand-ins until something is so, then stop it: exit status, and what it said."""
+    said: list[NodeReadiness] = []
+    config = NodeConfig(supervisor=supervisor, metrics=NO_METRICS)
+    programs = {"shard": shard, "frontend": frontend}
+    commands = {name: [sys.executable, "-I", "-S", "-c", program] for name, program in programs.items()}
+    made = Supervisor(config, said.append, commands=commands)
+
+    async def stopped_when_so() -> int:
+        running = asyncio.ensure_future(made.run())
+        await poll(lambda: running.done() or until(made, said))
+        if not running.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return await asyncio.wait_for(running, PATIENCE_S)
+
+    return asyncio.run(stopped_when_so()), made, said
+
+
+def restarts(made: Supervisor, part: str = "shard") -> int:
+    return next(report.restarts for report in made.report() if report.name == part)
+
+
+def test_settings_reach_the_processes_and_come_back_in_what_they_say() -> None:
+    status, _, said = node(STAYS, lambda _, said: bool(said))
+    assert status == 0
+    assert len(said) == 1
+    received = msgspec.convert(said[0].shard["settings"], NodeConfig)
+    assert received == NodeConfig(supervisor=QUICK, metrics=NO_METRICS)
+    assert said[0].frontend is not None
+
+
+def test_a_crash_loop_is_told_and_ends_when_it_is_stopped(capfd: pytest.CaptureFixture[str]) -> None:
+    crashes = READS + "print('oh no', file=sys.stderr); sys.exit(3)\n"
+    status, made, said = node(crashes, lambda made, _: restarts(made) >= 3)
+    assert status == 0
+    assert said == []
+    assert restarts(made, "frontend") == 0
+    assert capfd.readouterr().err.count("oh no\n") >= 3
+
+
+def test_what_never_gets_ready_is_killed_and_started_again() -> None:
+    hangs = "import time; time.sleep(600)\n"
+    config = SupervisorConfig(backoff_s_min=0.01, backoff_s_max=0.02, start_s=0.1)
+    status, _, said = node(hangs, lambda made, _: restarts(made) >= 2, supervisor=config)
+    assert (status, said) == (0, [])
+
+
+@pytest.mark.parametrize("first", ["hello", "[1, 2]", "x" * 3_000_000])
+def test_what_says_something_else_is_killed_and_started_again(first: str) -> None:
+    other = (
+        READS + f"print({first[:1]!r} * {len(first)} if {len(set(first)) == 1} else {first!r}, flush=True)\n"
+    )
+    config = SupervisorConfig(backoff_s_min=0.01, backoff_s_max=0.02, start_s=0.3)
+    status, _, said = node(
+        other + "time.sleep(600)\n", lambda made, _: restarts(made) >= 1, supervisor=config
+    )
+    assert (status, said) == (0, [])
+
+
+def test_what_does_not_stop_is_killed() -> None:
+    config = SupervisorConfig(stop_s=0.1)
+    status, _, said = node(STAYS, lambda _, said: bool(said), frontend=DEAF, supervisor=config)
+    assert status == 1
+    assert len(said) == 1
+
+
+def test_a_flood_on_standard_error_is_passed_on_and_not_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    flood = (
+        READY
+        + "sys.stderr.buffer.write(b'\\xff\\xfe' * 200_000 + b'\\nlast words')\nsys.stderr.flush()\nsys.exit(7)\n"
+    )
+    status, _, _ = node(flood, lambda made, _: restarts(made) >= 1)
+    assert status == 0
+    errors = capfd.readouterr().err
+    assert "last words\n" in errors
+    assert len(errors) > 400_000
+
+
+def test_what_keeps_on_talking_does_not_get_stuck() -> None:
+    talks = READY + "[print('x' * 1000) for _ in range(1000)]\nsys.stdout.flush(); sys.exit(0)\n"
+    status, made, _ = node(talks, lambda made, _: restarts(made) >= 1)
+    assert (status, restarts(made) >= 1) == (0, True)
+
+
+def test_a_program_that_is_not_there() -> None:
+    said: list[NodeReadiness] = []
+    config = NodeConfig(supervisor=QUICK, metrics=NO_METRICS)
+    made = Supervisor(config, said.append, commands={"shard": ["/nowhere/at/all"]})
+
+    async def run() -> int:
+        running = asyncio.ensure_future(made.run())
+        await poll(lambda: restarts(made, "shard") >= 2)
+        os.kill(os.getpid(), signal.SIGINT)
+        return await asyncio.wait_for(running, PATIENCE_S)
+
+    assert asyncio.run(run()) == 0
+
+
+# ---- the side of a process that is started so
+
+
+def shard(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "mezzo_server", "shard", *arguments]
+    return subprocess.run(command, input=given, capture_output=True, timeout=PATIENCE_S, check=False)
+
+
+def test_settings_that_are_none_are_refused() -> None:
+    for given in (b"", b"{", b"[]", b'{"shard": {"dept": 1}}', b'{"shard": {"depth": 0}}', b"x" * 2_000_000):
+        done = shard("--resolved", given=given)
+        assert done.returncode == 2
+        assert done.stderr.startswith(b"mezzo: --resolved: ")
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_a_process_whose_parent_is_another_does_not_run() -> None:
+    done = shard("--parent", "1", "--device", "memory:64MiB")
+    assert done.returncode == 2
+    assert b"has ended" in done.stderr
