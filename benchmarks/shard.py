@@ -25,14 +25,20 @@ Call = Callable[[list[bytes], list[mezzo.Extent]], int]
 
 @contextmanager
 def shard(
-    device: str, *, capacity_bytes: int | None = None, depth: int = 128, segment_bytes: int | None = None
+    device: str,
+    *,
+    capacity_bytes: int | None = None,
+    depth: int = 128,
+    segment_bytes: int | None = None,
+    hot_bytes: int = 0,
 ) -> Iterator[RunningShard]:
     """A shard on the loopback that does nothing in the background; formats what holds no store of ours."""
     arguments = ["--format", "--depth", str(depth), "--scrub", "0"]
     if segment_bytes is not None:
         arguments += ["--segment", str(segment_bytes)]
     capacity = None if capacity_bytes is None else str(capacity_bytes)
-    with running_shard(devices=[device], capacity=capacity, arguments=arguments) as server:
+    config = f"[shard.hot]\nbytes = {hot_bytes}\n" if hot_bytes else ""
+    with running_shard(devices=[device], capacity=capacity, arguments=arguments, config=config) as server:
         yield server
 
 
