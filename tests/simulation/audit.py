@@ -118,7 +118,7 @@ def check_hot(store: BlockStore) -> None:
         taken |= mine
         arena = hot.arena(slot.arena)
         assert max(mine) < data_pages(arena)
-        assert arena.generation(slot.page) == slot.generation > 0  # type: ignore[attr-defined]
+        assert arena.generation(slot.page) == slot.generation > 0
         assert (slot.state is SlotState.FREE) == (id(slot) not in mapped and not slot.busy)
         used += slot.capacity * (slot.state is not SlotState.FREE)
         held += slot.capacity * bool(slot.holds)

@@ -190,6 +190,7 @@ class World:
         if self.perfect and not self.power_failed:
             # a mismatch always means corruption, never a race with reclaim
             assert not audit.counters(self.store)["mismatches_seen"], f"step {self.step}: a mismatch"
+            assert not audit.counters(self.store)["hot_mismatches"], f"step {self.step}: a slot was reused"
             assert not audit.counters(self.store)["chunks_lost"], f"step {self.step}: a chunk was lost"
 
     def _idle(self) -> bool:
@@ -381,8 +382,9 @@ class World:
         held = self.held.pop(self.random.randrange(len(self.held)))
         slot = held.slot
         now = bytes(slot.span(0, len(held.data)).view)
-        arena = self.store.hot.arena(slot.arena)  # type: ignore[union-attr]
-        if arena.generation(slot.page) == held.generation and not self.rotten:  # type: ignore[attr-defined]
+        assert self.store.hot is not None
+        arena = self.store.hot.arena(slot.arena)
+        if arena.generation(slot.page) == held.generation and not self.rotten:
             assert now == held.data, "a held slot was written to"
         self.store.let_go(slot)
 

@@ -59,6 +59,9 @@ class ArenaMemory(Protocol):
     def publish(self, page: int, generation: int) -> None:
         """Write a page's generation word; no byte written later may be seen before it."""
 
+    def generation(self, page: int) -> int:
+        """A page's generation word."""
+
     def close(self) -> None:
         """Give the memory back; nothing of it is in use."""
 

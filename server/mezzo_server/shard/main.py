@@ -280,6 +280,12 @@ def _new_loop(name: str) -> asyncio.AbstractEventLoop:
 def _hot_tier(config: ShardConfig) -> HotTier | None:
     if not config.hot.bytes:
         return None
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if config.hot.bytes > memory_bytes:
+        # it is allocated for good and never swapped to a device of ours: the kernel would kill processes
+        raise InvalidArgument(
+            f"shard.hot.bytes: {config.hot.bytes} bytes are more than this machine's memory ({memory_bytes})"
+        )
     return HotTier(
         bytes_max=config.hot.bytes,
         arena_bytes=config.hot.arena_bytes,

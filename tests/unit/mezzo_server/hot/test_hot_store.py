@@ -11,7 +11,7 @@ from mezzo.errors import InternalError
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutStatus
 from mezzo_server.blockstore.devices.faults import Fault, FaultKind
 from mezzo_server.blockstore.hot_stream import HotStream
-from mezzo_server.blockstore.io import Op
+from mezzo_server.blockstore.io import Job, Op
 from mezzo_server.hot.slots import Slot, State
 from mezzo_server.memory import Memory, Span
 from mezzo_server.workers import InlineWorkers, checksum_spans
@@ -35,7 +35,7 @@ def the_slot(rig: Rig, key: bytes) -> Slot:
 
 def word(rig: Rig, slot: Slot) -> int:
     assert rig.hot is not None
-    return rig.hot.arena(slot.arena).generation(slot.page)  # type: ignore[attr-defined, no-any-return]
+    return rig.hot.arena(slot.arena).generation(slot.page)
 
 
 def tiers(rig: Rig) -> tuple[int, int]:
@@ -119,7 +119,7 @@ def count_reads(rig: Rig) -> list[int]:
             sizes.extend(transfer.length for transfer in transfers if transfer.op is Op.READ)  # type: ignore[attr-defined]
             submit(transfers)  # type: ignore[operator]
 
-        device.submit = counting  # type: ignore[assignment, method-assign]
+        device.submit = counting  # type: ignore[method-assign]
     return sizes
 
 
@@ -325,6 +325,31 @@ def test_no_room_is_as_without_a_hot_tier() -> None:
         rig.store.let_go(one)
     assert rig.get(b"c") == content(b"c", 60_000)
     assert slot_of(rig, b"c") is not None
+    rig.drain()
+
+
+class Reversed(InlineWorkers):
+    """What was asked for last is done first."""
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        super().submit(list(jobs)[::-1])
+
+
+def test_a_slot_is_not_reused_while_it_is_copied_from() -> None:
+    rig = Rig(hot={"bytes_max": 128 << 10, "arena_bytes": 64 << 10}, options=options(inline_bytes=0))
+    rig.put(b"k", 60_000)
+    rig.store.workers.__class__ = Reversed
+    slot = the_slot(rig, b"k")
+    memory = Memory.anonymous(65_536)
+    outcomes: list[GetOutcome] = []
+    rig.store.get(SCOPE, [GetChunk(b"k", (memory.span(0, 60_000),))], outcomes.append)
+    rig.store.delete(SCOPE, [b"k"], lambda *_: None)
+    rig.begin_put([chunk(b"x", content(b"x", 60_000))])
+    assert slot.state is State.LEAVING
+    rig.until(lambda: bool(outcomes))
+    assert outcomes[0].lengths == [60_000]
+    assert bytes(memory.view[:60_000]) == content(b"k", 60_000)
+    assert rig.counters["hot_mismatches"] == 0
     rig.drain()
 
 

@@ -48,7 +48,7 @@ class Model(RuleBasedStateMachine):
         self.stamp = 0
 
     def word(self, slot: Slot) -> int:
-        return self.hot.arena(slot.arena).generation(slot.page)  # type: ignore[attr-defined, no-any-return]
+        return self.hot.arena(slot.arena).generation(slot.page)
 
     @rule(tenant=st.sampled_from(TENANTS), number=st.integers(0, 30), pages=st.sampled_from((1, 2, 4, 9, 32)))
     def reserve(self, tenant: bytes, number: int, pages: int) -> None:
@@ -149,7 +149,7 @@ class Model(RuleBasedStateMachine):
     def generations_only_rise(self) -> None:
         for arena in self.hot.arenas():
             for page in range(32):
-                word = arena.generation(page)  # type: ignore[attr-defined]
+                word = arena.generation(page)
                 before = self.words.get((arena.number, page), 0)
                 assert word >= before
                 if word > before:
@@ -209,7 +209,7 @@ def test_a_held_slot_that_lost_its_chunk_is_not_given_away() -> None:
     assert hot.hold(slot)
     before = slot.generation
     hot.drop(slot)
-    assert hot.arena(slot.arena).generation(slot.page) > before  # type: ignore[attr-defined]
+    assert hot.arena(slot.arena).generation(slot.page) > before
     assert slots.get(b"k") is None
     assert fill(hot, slots, b"k", 32) is None
     hot.let_go(slot)
