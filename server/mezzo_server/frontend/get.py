@@ -47,6 +47,8 @@ class Gets:
         self._numbers = numbers
         self._piece_bytes = piece_bytes
         self._stall_s = stall_s
+        # Several calls find room at a time, however little there is.
+        self._window_bytes = min(WINDOW_BYTES, room.bytes_max // 4)
 
     async def get(self, data: bytes, context: Context, timeout_s: float) -> None:
         """See `mezzo.v1.StoreService.Get`."""
@@ -64,11 +66,11 @@ class Gets:
         lengths = [0] * len(keys)
         with self._namespaces.use(request.namespace) as namespace:
             client = namespace.client
-            if capacities and sum(map(aligned, capacities)) <= WINDOW_BYTES:
+            if capacities and sum(map(aligned, capacities)) <= self._window_bytes:
                 chunks = [Wanted(index, room) for index, room in enumerate(capacities)]
             else:
                 chunks = await self._sizes(client, keys, capacities, timeout_s)
-            windows = list(cut_windows(chunks))
+            windows = list(cut_windows(chunks, self._window_bytes))
             for number, window in enumerate(windows):
                 last = number == len(windows) - 1
                 await self._send_window(context, client, keys, window, part, bool(capacities), lengths, last)
@@ -135,13 +137,13 @@ class Gets:
             raise DeadlineExceeded(f"nothing was read for {self._stall_s:g} s (frontend.stall_s)") from None
 
 
-def cut_windows(chunks: Sequence[Wanted]) -> Iterator[list[Wanted]]:
-    """The chunks in groups of at most `WINDOW_BYTES`, or of one."""
+def cut_windows(chunks: Sequence[Wanted], window_bytes: int) -> Iterator[list[Wanted]]:
+    """The chunks in groups of at most ``window_bytes``, or of one."""
     window: list[Wanted] = []
     held = 0
     for chunk in chunks:
         room = aligned(chunk.room_bytes)
-        if window and held + room > WINDOW_BYTES:
+        if window and held + room > window_bytes:
             yield window
             window, held = [], 0
         window.append(chunk)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from mezzo import mapping
-from mezzo.errors import Busy, Unavailable
+from mezzo.errors import Busy, TooLarge, Unavailable
 from mezzo.regions import Extent
 from mezzo.staging import ALIGN_BYTES, Staging, StagingRequest
 from mezzo_server.frontend.numbers import FrontendNumbers
@@ -36,13 +36,16 @@ class Room:
             TooLarge: it is more than there is in all.
             Busy: others hold it.
         """
+        length = sum(map(aligned, lengths))
+        if length > self.bytes_max:
+            raise TooLarge(f"{length} bytes at a time are over {self.bytes_max} (frontend.staging_bytes)")
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def ready(request: StagingRequest) -> None:
             if not arrived.done():
                 arrived.set_result(None)
 
-        request = self._staging.request(sum(map(aligned, lengths)), ready)
+        request = self._staging.request(length, ready)
         try:
             if not arrived.done():
                 async with asyncio.timeout(min(timeout_s, WAIT_S_MAX)):
