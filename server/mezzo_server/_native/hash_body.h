@@ -25,9 +25,9 @@ uint64_t HASH_NAME(const struct iovec *pieces, size_t count, uint64_t seed)
     return XXH3_64bits_digest(&state);
 }
 
-#ifndef COPY_BLOCK_BYTES
-#define COPY_BLOCK_BYTES (128 << 10) /* hashed right after it was copied, while the second-level cache has it */
-#endif
+/* Hashed right after it was copied, while the first-level cache has it. Measured (Xeon, 4 MiB from memory,
+ * share of a bare memcpy): 0.95 with 8 KiB, 0.99 with 16, 0.86 with 32, 0.85 with 128, 0.75 with 1024. */
+#define COPY_BLOCK_BYTES (16 << 10)
 
 uint64_t COPY_HASH_NAME(const struct iovec *source, size_t source_count, const struct iovec *target,
                         size_t target_count, uint64_t seed);
