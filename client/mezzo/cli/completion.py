@@ -61,7 +61,8 @@ def completion(
 
     In bash, for this session: source <(mezzo completion bash)
     """
-    script = get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell.value) + "\n"
+    made_of = {"prog_name": PROGRAM, "complete_var": VARIABLE, "shell": shell.value}
+    script: str = get_completion_script(**made_of) + "\n"
     path = None
     if install:
         path = script_path(shell, os.environ)
