@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mezzo.checksum import chunk_seed, part_seed
 from mezzo_server.blockstore.counters import counters
-from mezzo_server.blockstore.index import HASH_SHIFT, Index, NamespaceIndex
+from mezzo_server.blockstore.index import Index, NamespaceIndex
 from mezzo_server.blockstore.io import Job, Task, Workers
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.policy import ReclaimPolicy, policy
@@ -122,9 +122,7 @@ class Context:
 
     def prefix(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> tuple[int, int]:
         """(how many keys from the first on are visible, their bytes): `find` for many, in one loop."""
-        shards, mask = namespace.shards, namespace.mask
-        # `NamespaceIndex.get`, written out: a call for each key would double the cost of a lookup
-        found = [shards[hash(key) >> HASH_SHIFT & mask].get(key) for key in keys]
+        found = namespace.get_all(keys)
         locations = [location for location in found if location is not None]
         if len(locations) < len(found):
             del locations[found.index(None) :]

@@ -393,8 +393,8 @@ class BlockStore:
         slots = self._context.index.peek(scope).hot
         if self.hot is None or not slots.count:
             return 0
-        found = [slots.get(key) for key in keys]
-        return sum([slot.length for slot in found if slot is not None and slot.state is SlotState.READY])
+        ready = SlotState.READY
+        return sum([slot.length for slot in slots.get_all(keys) if slot is not None and slot.state is ready])
 
     def hold(self, scope: Scope, key: bytes) -> Slot | None:
         """The slot of a present chunk, to be used in place until `let_go`; None: it is not hot.

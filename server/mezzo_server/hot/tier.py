@@ -7,10 +7,10 @@ whoever uses it; the generation word is raised before a slot can be given to any
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from mezzo_server.hot.policy import S3Fifo, SlotPolicy
+from mezzo_server.hot.pools import Pool, Tenant
 from mezzo_server.hot.slots import (
     PAGE_BYTES,
     ArenaMemory,
@@ -34,33 +34,6 @@ DRAIN_SLOTS = 64
 """Slots evicted in one call from an arena that is to be cut anew."""
 ARENAS_LOOKED_AT = 8
 """Arenas considered to be cut anew in one call, those used longest ago first."""
-
-
-class _Pool:
-    """The slots of one size of one tenant."""
-
-    __slots__ = ("draining", "pages", "policy", "roomy")
-
-    def __init__(self, pages: int, policy: SlotPolicy) -> None:
-        self.pages = pages
-        self.policy = policy
-        self.roomy: dict[Cut, None] = {}
-        """arenas with a free slot"""
-        self.draining: Cut | None = None
-        """another's arena, which is emptied for this pool"""
-
-
-class _Tenant:
-    """The arenas of one tenant."""
-
-    __slots__ = ("cuts", "pools", "spare")
-
-    def __init__(self) -> None:
-        self.pools: dict[int, _Pool] = {}
-        self.cuts: OrderedDict[Cut, None] = OrderedDict()
-        """arenas that are cut, the one used longest ago first"""
-        self.spare: Cut | None = None
-        """an arena that no size has yet"""
 
 
 class HotTier:
@@ -95,7 +68,7 @@ class HotTier:
         """of slots that clients use in place"""
         self._new_arena = new_arena
         self._policy = policy
-        self._tenants: dict[bytes, _Tenant] = {}
+        self._tenants: dict[bytes, Tenant] = {}
         self._arenas: dict[int, ArenaMemory] = {}
         self._bytes = 0
         self._next_number = 1
@@ -145,10 +118,10 @@ class HotTier:
         else:
             go_on()
 
-    def _tenant(self, tenant: bytes) -> _Tenant:
+    def _tenant(self, tenant: bytes) -> Tenant:
         state = self._tenants.get(tenant)
         if state is None:
-            state = self._tenants[tenant] = _Tenant()
+            state = self._tenants[tenant] = Tenant()
         return state
 
     def _next_bytes(self) -> int:
@@ -227,7 +200,7 @@ class HotTier:
         pool = state.pools.get(pages)
         if pool is None:
             most = self.bytes_max // (pages * PAGE_BYTES)
-            pool = state.pools[pages] = _Pool(pages, self._policy(most))
+            pool = state.pools[pages] = Pool(pages, self._policy(most))
         cut = self._room(tenant, state, pool)
         if cut is None:
             self._no_room += 1
@@ -309,6 +282,47 @@ class HotTier:
         slot.holds += 1
         return True
 
+    def hold_all(self, slots: list[Slot | None]) -> list[Slot | None]:
+        """`hold` and `used` for many, in one loop; None for each that cannot be held. Changes the list."""
+        self._clock += 1
+        clock, ready, most = self._clock, State.READY, self.held_bytes_max
+        held_bytes = self.held_bytes
+        cut: Cut | None = None
+        used: Callable[[Slot], None] = _nobody
+        for place, slot in enumerate(slots):
+            if slot is None:
+                continue
+            if slot.state is not ready:
+                slots[place] = None
+                continue
+            if not slot.holds:
+                if held_bytes + slot.capacity > most:
+                    slots[place] = None
+                    continue
+                held_bytes += slot.capacity
+                if not slot.uses:
+                    slot.cut.busy += 1
+            slot.holds += 1
+            if slot.cut is not cut:
+                cut = slot.cut
+                cut.used_at = clock
+                tenant = self._tenants[cut.arena.tenant]
+                tenant.cuts.move_to_end(cut)
+                used = tenant.pools[cut.slot_pages].policy.used
+            slot.used_at = clock
+            used(slot)
+        self.held_bytes = held_bytes
+        return slots
+
+    def let_go_all(self, slots: Sequence[Slot]) -> None:
+        """`let_go` for many."""
+        for slot in slots:
+            # `let_go`, where it says nothing more than that one holds it less
+            if slot.holds > 1:
+                slot.holds -= 1
+            else:
+                self.let_go(slot)
+
     def let_go(self, slot: Slot) -> None:
         """Undo one `hold`."""
         if not slot.holds:
@@ -324,7 +338,7 @@ class HotTier:
         if slot.state is State.LEAVING:
             self._free(slot)
 
-    def _pool(self, slot: Slot) -> _Pool:
+    def _pool(self, slot: Slot) -> Pool:
         return self._tenants[slot.cut.arena.tenant].pools[slot.cut.slot_pages]
 
     def _draw(self) -> int:
@@ -364,7 +378,7 @@ class HotTier:
 
     # -- room
 
-    def _room(self, tenant: bytes, state: _Tenant, pool: _Pool) -> Cut | None:
+    def _room(self, tenant: bytes, state: Tenant, pool: Pool) -> Cut | None:
         """An arena of the pool with a free slot, by whatever it takes; None: there is none now."""
         if pool.roomy:
             return next(reversed(pool.roomy))
@@ -393,14 +407,14 @@ class HotTier:
             self.pressed = True
         return None
 
-    def _assign(self, state: _Tenant, pool: _Pool, cut: Cut) -> None:
+    def _assign(self, state: Tenant, pool: Pool, cut: Cut) -> None:
         cut.recut(pool.pages)
         cut.used_at = self._clock
         state.cuts[cut] = None
         state.cuts.move_to_end(cut)
         pool.roomy[cut] = None
 
-    def _recut(self, state: _Tenant, pool: _Pool, victim: Slot | None) -> Cut | None:
+    def _recut(self, state: Tenant, pool: Pool, victim: Slot | None) -> Cut | None:
         """An arena of another size, if it was used longer ago than what this size would give up.
 
         Emptied over several calls, since it may have thousands of chunks; then cut anew.
@@ -433,14 +447,14 @@ class HotTier:
         self._assign(state, pool, cut)
         return cut
 
-    def _keep(self, state: _Tenant, cut: Cut) -> None:
+    def _keep(self, state: Tenant, cut: Cut) -> None:
         """Somebody came to use the arena while it was emptied: it stays as it is."""
         cut.draining = False
         cut.free = [slot for slot in cut.made if slot.state is State.FREE]
         if cut.has_room:
             state.pools[cut.slot_pages].roomy[cut] = None
 
-    def _oldest(self, state: _Tenant, pool: _Pool, victim: Slot | None) -> Cut | None:
+    def _oldest(self, state: Tenant, pool: Pool, victim: Slot | None) -> Cut | None:
         for looked, cut in enumerate(state.cuts):
             if looked >= ARENAS_LOOKED_AT or (victim is not None and cut.used_at >= victim.used_at):
                 return None
@@ -466,6 +480,10 @@ class HotTier:
             "hot_no_room": self._no_room,
             "hot_too_large": self._too_large,
         }
+
+
+def _nobody(slot: Slot) -> None:
+    """No policy orders the slot yet."""
 
 
 def _here(work: Callable[[], None], done: Callable[[], None]) -> None:

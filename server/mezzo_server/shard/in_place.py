@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mezzo.errors import InvalidArgument, MezzoError
-from mezzo.protocol.messages import Acquire, Acquired, ArenaOpen, ArenaOpened, InPlace, Kind
+from mezzo.protocol.messages import PLACE_NUMBERS, Acquire, Acquired, ArenaOpen, ArenaOpened, InPlace, Kind
+from mezzo_server.hot.slots import Slot
 from mezzo_server.shard.descriptor_passing import close_in, pass_descriptor
 from mezzo_server.shard.request import Request
 
 if TYPE_CHECKING:
     from mezzo_server.shard.session import Session
 
-NOT_HOT = (0, 0, 0, 0)
 LOADED_AT_ONCE = 128
 """Chunks that one request loads before it looks whether its client still wants them."""
 
@@ -66,17 +66,27 @@ def open_arena(session: Session, body: ArenaOpen, channel: int) -> ArenaOpened:
 def _acquired(session: Session, body: Acquire) -> Acquired:
     service = session.service
     granted = service.leases.acquire(session, session.scope, body.keys, body.lease_ms / 1000, in_place=True)
-    hot_bytes = sum([slot.length for slot in granted.slots if slot is not None])
+    places, hot_bytes = _places(granted.slots)
     load_us = int(service.store.load_estimate_s(granted.bytes, hot_bytes) * 1e6) if granted.bytes else 0
-    places: list[int] = []
-    for slot in granted.slots:
-        if slot is None:
-            places += NOT_HOT
-        else:
-            places += (slot.arena, slot.page, slot.length, slot.generation)
     return Acquired(
         granted.lease, granted.prefix, granted.bytes, round(granted.lease_s * 1000), load_us, places
     )
+
+
+def _places(slots: Sequence[Slot | None]) -> tuple[list[int], int]:
+    """The numbers of `Acquired.places`, and the bytes that are in place."""
+    if None in slots:
+        hot = [(0, 0, 0, 0) if s is None else (s.arena, s.page, s.length, s.generation) for s in slots]
+        return [number for place in hot for number in place], sum([place[2] for place in hot])
+    held = [slot for slot in slots if slot is not None]
+    # Column by column: half the time of one place after the other.
+    places = [0] * (PLACE_NUMBERS * len(held))
+    lengths = [slot.length for slot in held]
+    places[0::4] = [slot.arena for slot in held]
+    places[1::4] = [slot.page for slot in held]
+    places[2::4] = lengths
+    places[3::4] = [slot.generation for slot in held]
+    return places, sum(lengths)
 
 
 class _Loading(Request):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mezzo.checksum import chunk_seed, part_checksum
+from mezzo.errors import MezzoError
 from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader, PayloadDone
 from mezzo.protocol.messages import (
     Body,
@@ -25,6 +26,8 @@ from mezzo_server.blockstore.devices.memory import MemoryDevice
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.config import Limits
+from mezzo_server.hot.arena import Arena
+from mezzo_server.hot.tier import HotTier
 from mezzo_server.shard.output import OutputQueue
 from mezzo_server.shard.service import Service
 from mezzo_server.shard.session import Session
@@ -46,7 +49,9 @@ class Clock:
 class Shard:
     """Everything of a shard but sockets and loop. Nothing moves but in `settle`."""
 
-    def __init__(self, *, device_bytes: int = 96 * MIB, limits: Limits | None = None) -> None:
+    def __init__(
+        self, *, device_bytes: int = 96 * MIB, limits: Limits | None = None, hot_bytes: int = 0
+    ) -> None:
         self.clock = Clock()
         self.limits = limits or Limits(
             staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB, chunk_bytes_max=4 * MIB
@@ -55,6 +60,11 @@ class Shard:
         self.workers = InlineWorkers()
         self.store_staging = StagingPool(16 * MIB)
         self.staging = StagingPool(self.limits.staging_bytes)
+        self.hot = (
+            HotTier(bytes_max=hot_bytes, arena_bytes=hot_bytes // 4, new_arena=Arena, held_fraction=1.0)
+            if hot_bytes
+            else None
+        )
         self.store = BlockStore.open(
             [self.device],
             self.workers,
@@ -63,6 +73,7 @@ class Shard:
                 chunk_bytes_max=self.limits.chunk_bytes_max, scrub_bytes_per_s=0, segment_bytes=8 * MIB
             ),
             now=self.clock,
+            hot=self.hot,
         )
         self.pokes = 0
         self.service = Service(
@@ -109,6 +120,8 @@ class Shard:
             client.close()
         self.settle()
         self.store.close()
+        if self.hot is not None:
+            self.hot.close()
         self.staging.close()
         self.store_staging.close()
 
@@ -132,6 +145,7 @@ class FakeClient:
     def __init__(self, shard: Shard, *, shm: bool) -> None:
         self.shard = shard
         self.session = Session(shard.service, self, shm=shm)
+        self.refused: MezzoError | None = None
         self.frames: list[Frame] = []
         self.payloads: dict[tuple[int, int], bytes] = {}
         self.descriptors: deque[int] = deque()
@@ -164,6 +178,10 @@ class FakeClient:
 
     def take_descriptor(self) -> int | None:
         return self.descriptors.popleft() if self.descriptors else None
+
+    def refuse(self, error: MezzoError) -> None:
+        self.refused = error
+        self.close()
 
     # driving
 
