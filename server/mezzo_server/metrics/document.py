@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from mezzo_server.metrics.catalog import Kind, Metric, catalogue
+from mezzo_server.metrics.catalog import EachDevice, Kind, Metric, Numbers, catalogue
 from mezzo_server.metrics.shard import NOT_EXPORTED
 
 OPENING = """\
@@ -40,8 +40,15 @@ scrape_configs:
       - targets: ["127.0.0.1:7720", "127.0.0.1:7721", "127.0.0.1:7722"]
 ```
 
-`mezzo top` shows the most important of these live, without Prometheus. Each endpoint also has the
-usual `process_*` metrics (memory, processor time, descriptors) of its process.
+The last column names the numbers of a process that a metric is made of; for a shard these are what
+`shard_stat` of the SDK and `mezzo stat` give (times there are microseconds, `_us`).
+
+`mezzo top` shows the most important of these live, without Prometheus: hit rates by tier, throughput,
+rates and mean latencies by kind of request (own and device), devices, hot tier, leases, queues, and
+what is wrong. `mezzo top --once` prints one frame, `mezzo top --json` one object for each interval.
+
+Each endpoint also has the usual `process_*` metrics (memory, processor time, descriptors) of its
+process.
 
 ## What to alert on
 
@@ -68,7 +75,7 @@ TITLES = {"shard": "Shard", "frontend": "Front-end", "supervisor": "Supervisor"}
 CLOSING = """\
 ## Numbers of a shard that are no metric
 
-`shard_stat` of the SDK gives the numbers that these metrics are made of, by name, and these:
+`shard_stat` gives these too:
 
 """
 
@@ -82,10 +89,11 @@ def _lines() -> Iterator[str]:
     yield OPENING.rstrip()
     for process, metrics in catalogue().items():
         yield f"\n## {TITLES[process]}\n"
-        yield "| metric | kind, unit, labels | meaning; what to do |"
-        yield "|---|---|---|"
+        yield "| metric | kind, unit, labels | meaning; what to do | made of |"
+        yield "|---|---|---|---|"
         for metric in metrics:
-            yield f"| `{metric.name}` | {', '.join(_facts(metric))} | {_meaning(metric)} |"
+            facts, made_of = ", ".join(_facts(metric)), ", ".join(_made_of(metric))
+            yield f"| `{metric.name}` | {facts} | {_meaning(metric)} | {made_of} |"
     yield f"\n{CLOSING.rstrip()}\n"
     yield "| number | why not |"
     yield "|---|---|"
@@ -105,6 +113,25 @@ def _facts(metric: Metric) -> Iterator[str]:
         yield unit
     if metric.labels and metric.kind is not Kind.INFO:
         yield "by " + ", ".join(f"`{label}`" for label in metric.labels)
+
+
+def _made_of(metric: Metric) -> Iterator[str]:
+    """Names of numbers, with ``<label>`` where they differ by the label's value alone."""
+    source = metric.source
+    if isinstance(source, EachDevice):
+        yield f"`device_<n>_{source.name}`"
+    if not isinstance(source, Numbers):
+        return
+    told: dict[str, None] = {}
+    for value in source.values:
+        for name in (*value.plus, *value.minus):
+            pattern = name
+            for label, given in zip(metric.labels, value.labels, strict=True):
+                if len(source.values) > 3 and name.endswith(f"_{given}"):
+                    pattern = f"{name.removesuffix(given)}<{label}>"
+            told[pattern] = None
+    for name in told:
+        yield f"`{name}`"
 
 
 def _meaning(metric: Metric) -> str:
