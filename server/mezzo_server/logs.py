@@ -12,7 +12,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from structlog.typing import Processor
@@ -66,7 +66,7 @@ class RepeatLimit:
 def configure_logs(config: LogConfig, process: str) -> None:
     """Set logs of this process up; ``process`` is its name: ``shard``, ``frontend``, ``supervisor``."""
     terminal = sys.stderr.isatty()
-    for_people = config.format == "console" or (config.format == "auto" and terminal)
+    for_people = log_format(config) == "console"
     renderer: list[Processor] = [
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(),
@@ -87,6 +87,13 @@ def configure_logs(config: LogConfig, process: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def log_format(config: LogConfig) -> Literal["json", "console"]:
+    """What `auto` means for this process's standard error."""
+    if config.format == "auto":
+        return "console" if sys.stderr.isatty() else "json"
+    return config.format
 
 
 def _identity(process: str, pid: int) -> Processor:

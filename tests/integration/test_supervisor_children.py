@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from mezzo_server.config import MetricsConfig, NodeConfig, SupervisorConfig
+from mezzo_server.config import LogConfig, MetricsConfig, NodeConfig, SupervisorConfig
 from mezzo_server.supervisor.main import NodeReadiness, Supervisor
 
 PATIENCE_S = 60.0
@@ -66,7 +66,8 @@ def test_settings_reach_the_processes_and_come_back_in_what_they_say() -> None:
     assert status == 0
     assert len(said) == 1
     received = msgspec.convert(said[0].shard["settings"], NodeConfig)
-    assert received == NodeConfig(supervisor=QUICK, metrics=NO_METRICS)
+    # Standard error of the supervisor is no terminal here, and the processes are told.
+    assert received == NodeConfig(supervisor=QUICK, metrics=NO_METRICS, log=LogConfig(format="json"))
     assert said[0].frontend is not None
 
 

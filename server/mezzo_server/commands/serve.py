@@ -53,11 +53,14 @@ def _lines(readiness: NodeReadiness) -> list[str]:
     from mezzo_server.shard.main import Readiness
 
     lines = [f"mezzo node ready in {readiness.start_s:.2f} s (process {readiness.pid})"]
-    lines += describe(msgspec.convert(readiness.shard, Readiness))
+    # Where metrics are comes once, at the end, for all processes.
+    shard = msgspec.structs.replace(msgspec.convert(readiness.shard, Readiness), metrics="")
+    lines += describe(shard)
     if readiness.frontend is not None:
         lines.append(f"mezzo frontend ready (process {readiness.frontend.get('pid', '?')})")
         for name, label in (("listen", "gRPC"), ("admin", "admin")):
             if readiness.frontend.get(name):
                 lines.append(f"  {label:<11} {readiness.frontend[name]}")
-    lines += [f"  metrics     {address}  ({name})" for name, address in sorted(readiness.metrics.items())]
+    for name, address in sorted(readiness.metrics.items()):
+        lines.append(f"{name} metrics at http://{address}/metrics")
     return lines

@@ -15,8 +15,10 @@ from typing import Any
 import msgspec
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mezzo_server.config import NodeConfig
+from mezzo_server.logs import log_format
 from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.parts import supervisor_sample
@@ -75,7 +77,8 @@ class Supervisor:
         commands: Mapping[str, Sequence[str]] | None = None,
         metrics_address: str = "",
     ) -> None:
-        self._config = config
+        # Its processes write to a pipe of ours, so they are told what our standard error is.
+        self._config = replace(config, log=replace(config.log, format=log_format(config.log)))
         self._announce = announce
         self._commands = default_commands(config) if commands is None else commands
         self._metrics_address = metrics_address
