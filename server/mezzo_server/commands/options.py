@@ -101,7 +101,10 @@ def takes_settings(
             if resolved:
                 settings = Settings(_resolved(), True)
             else:
-                settings = Settings(load_with_origins(path, os.environ, _nested(values), names), False)
+                settings = Settings(
+                    load_with_origins(path, os.environ, _nested(values), names, process or "supervisor"),
+                    False,
+                )
             if process:
                 configure_logs(settings.node.log, process)
             command(settings, **given)

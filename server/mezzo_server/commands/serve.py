@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Flag("shard.insecure"),
     Flag("frontend.enabled", "--frontend"),
     Flag("frontend.listen", "--grpc", metavar="HOST:PORT"),
+    Flag("frontend.insecure", "--insecure-grpc"),
     *LOG_FLAGS,
     process="supervisor",
 )

@@ -58,8 +58,12 @@ def load_with_origins(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
     flag_names: Mapping[str, str] | None = None,
+    process: str = "supervisor",
 ) -> Loaded:
-    """As `load`, with where each setting came from; ``flag_names`` tells what a key's flag is called."""
+    """As `load`, with where each setting came from.
+
+    ``flag_names`` tells what a key's flag is called; ``process`` which one they are for (`check_together`).
+    """
     values: dict[str, object] = {}
     origins = dict.fromkeys(keys(), "default")
     if path is not None:
@@ -76,7 +80,7 @@ def load_with_origins(
             values[key.name] = _judged(named.get(key.name, "flag"), judge, key, value)
             origins[key.name] = named.get(key.name, "flag")
     config = msgspec.convert(_nested(values), NodeConfig)
-    check_together(config)
+    check_together(config, process)
     return Loaded(config, origins)
 
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from mezzo.address import parse as parse_client_address
 from mezzo.errors import InvalidArgument
 from mezzo_server.config.addresses import PORT_MAX, Address, parse_address, parse_host_port
 from mezzo_server.config.schema import NodeConfig
 
+PROCESSES = ("supervisor", "shard", "frontend")
 
-def check_together(config: NodeConfig) -> None:
-    """Every rule between keys.
+
+def check_together(config: NodeConfig, process: str = "supervisor") -> None:
+    """Every rule between keys, as far as they matter to what a process runs.
+
+    ``process`` is one of `PROCESSES`.  The supervisor runs all parts, but for a front-end that is switched
+    off; a shard of its own does not mind what its settings say of a front-end elsewhere.
 
     Raises:
         InvalidArgument: names the keys, their values and what would be right.
     """
     _check_memory(config)
     _check_frontend(config)
-    addresses = dict(_addresses(config))
-    _check_reach(config, addresses)
+    if process == "supervisor":
+        parts = {*PROCESSES} if config.frontend.enabled else {*PROCESSES} - {"frontend"}
+    else:
+        parts = {process}
+    addresses = dict(_addresses(config, parts))
+    _check_reach(config, addresses, process)
     _check_collisions(addresses)
     if config.supervisor.backoff_s_min > config.supervisor.backoff_s_max:
         raise InvalidArgument(
@@ -79,14 +88,13 @@ def _check_frontend(config: NodeConfig) -> None:
         )
 
 
-def _addresses(config: NodeConfig) -> Iterator[tuple[str, Address]]:
-    """Every address that processes of the node would listen on, by the key that names it."""
-    for number, text in enumerate(config.shard.listen):
-        name = "shard.listen" if len(config.shard.listen) == 1 else f"shard.listen[{number}]"
-        yield name, _named("shard.listen", text, parse_address)
-    metrics = {"shard": config.metrics.shard, "supervisor": config.metrics.supervisor}
-    if config.frontend.enabled:
-        metrics["frontend"] = config.metrics.frontend
+def _addresses(config: NodeConfig, parts: Collection[str]) -> Iterator[tuple[str, Address]]:
+    """Every address that these parts would listen on, by the key that names it."""
+    if "shard" in parts:
+        for number, text in enumerate(config.shard.listen):
+            name = "shard.listen" if len(config.shard.listen) == 1 else f"shard.listen[{number}]"
+            yield name, _named("shard.listen", text, parse_address)
+    if "frontend" in parts:
         listen = _named("frontend.listen", config.frontend.listen, parse_host_port)
         yield "frontend.listen", listen
         if config.frontend.admin_listen:
@@ -99,12 +107,15 @@ def _addresses(config: NodeConfig) -> Iterator[tuple[str, Address]]:
                     "one: take a lower port, or set frontend.admin_listen"
                 )
             yield "the admin port of frontend.listen", Address(host=listen.host, port=listen.port + 1)
-    for process, text in metrics.items():
-        if text:
+    for process in PROCESSES:
+        text = getattr(config.metrics, process)
+        if text and process in parts:
             yield f"metrics.{process}", _named(f"metrics.{process}", text, parse_host_port)
 
 
-def _check_reach(config: NodeConfig, addresses: dict[str, Address]) -> None:
+def _check_reach(config: NodeConfig, addresses: dict[str, Address], process: str) -> None:
+    # `mezzo serve` has a flag for each part.
+    flags = {"shard": "--insecure", "frontend": "--insecure" if process == "frontend" else "--insecure-grpc"}
     allowed = {
         "shard": config.shard.insecure,
         "frontend": config.frontend.insecure,
@@ -113,10 +124,10 @@ def _check_reach(config: NodeConfig, addresses: dict[str, Address]) -> None:
     for name, address in addresses.items():
         table = next(table for table in allowed if f"{table}." in name)
         if not address.is_local and not allowed[table]:
-            # `--insecure` is the flag for the part that a command runs.
+            flag = f"give {flags[table]} or " if table in flags else ""
             raise InvalidArgument(
                 f"{name}: {address} can be reached from other hosts, and this release neither encrypts nor "
-                f"authenticates; give --insecure or set {table}.insecure if the network is trusted"
+                f"authenticates; {flag}set {table}.insecure if the network is trusted"
             )
 
 

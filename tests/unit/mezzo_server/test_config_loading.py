@@ -136,3 +136,15 @@ def test_every_default_can_be_written_down(tmp_path: Path, key: object) -> None:
         shown = ",".join(key.default)  # type: ignore[arg-type]
     config = load(environ={key.variable: shown})
     assert config == NodeConfig()
+
+
+def test_a_process_minds_its_own_addresses_only(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "[shard]\nlisten = ['tcp://127.0.0.1:7710']\n[metrics]\nshard = '127.0.0.1:7722'\n"
+    )
+    assert load_with_origins(path, process="shard").config.metrics.shard == "127.0.0.1:7722"
+    assert load_with_origins(path, process="frontend").config.frontend.enabled
+    with pytest.raises(InvalidArgument, match=r"frontend\.listen and shard\.listen"):
+        load(path)
+    path.write_text(path.read_text() + "frontend = '127.0.0.1:9000'\n[frontend]\nenabled = false\n")
+    assert not load(path).frontend.enabled
