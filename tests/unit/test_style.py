@@ -60,7 +60,13 @@ def tracked() -> list[Path]:
 
 
 FILES = tracked()
-SOURCES = [path for path in FILES if path.suffix == ".py" and any(root in path.parents for root in PACKAGES)]
+SOURCES = [
+    path
+    for path in FILES
+    if path.suffix == ".py"
+    and any(root in path.parents for root in PACKAGES)
+    and not path.name.endswith("_pb2.py")  # generated from proto/
+]
 
 
 def named(path: Path) -> str:

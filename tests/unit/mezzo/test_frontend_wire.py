@@ -74,7 +74,7 @@ def test_fields_in_any_order_repeated_and_unknown():
     inner = b"\x1a\x03abc" + b"\x78\x01" + b"\x10\x05" + b"\x08\x01" + b"\x08\x02" + b"\x1a\x02xy"
     message = (
         b"\x2d1234"
-        + b"\x0a"
+        b"\x0a"
         + varint(len(inner))
         + inner
         + b"\x318bytes.."
