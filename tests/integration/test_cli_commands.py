@@ -67,6 +67,23 @@ def test_a_file_over_the_limit_of_the_shard(tmp_path: Path) -> None:
         assert mezzo("put", "a", tmp_path / "just", "--server", shard.unix).returncode == 0
 
 
+def test_nobody_reads_the_output() -> None:
+    with running_shard() as shard:
+        with Client(shard.unix) as client:
+            client.put([b"a"], [bytes(1 << 20)])
+        for command in (["get", "a"], ["stat"]):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mezzo.cli", *command, "--server", shard.unix],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            assert process.stdout is not None
+            process.stdout.close()
+            process.stdout = None
+            _, said = process.communicate(timeout=PATIENCE_S)
+            assert (process.returncode, said) == (141, b"")
+
+
 def test_no_server_is_one_line() -> None:
     said = mezzo("stat", "--server", "unix:///nowhere/at/all")
     assert (said.returncode, said.stdout) == (2, b"")

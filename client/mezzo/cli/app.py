@@ -1,11 +1,12 @@
 """Collects the commands, runs one, and turns errors into one line and an exit status.
 
 Exit status: 0 done; 1 done, and what was checked is wrong (wrong bytes, say); 2 the command could
-not do what it was asked to; 130 interrupted.
+not do what it was asked to; 130 interrupted; 141 nobody reads its output any more.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
@@ -23,6 +24,8 @@ ENTRY_POINT_GROUP = "mezzo.commands"
 EXIT_WRONG = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+"""what a shell reports of a program that SIGPIPE ended"""
 
 # Which extra brings a module. A node that only reads and writes chunks needs none of them.
 EXTRA_OF_MODULE = {
@@ -80,7 +83,12 @@ def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None) -> typer
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    sys.exit(run(make_app, sys.argv[1:]))
+    status = run(make_app, sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = _unread()
+    sys.exit(status)
 
 
 def run(make: Callable[[], typer.Typer], arguments: list[str]) -> int:
@@ -88,11 +96,17 @@ def run(make: Callable[[], typer.Typer], arguments: list[str]) -> int:
     try:
         make()(args=arguments, prog_name="mezzo")
     except SystemExit as done:
+        if isinstance(
+            done.__context__, BrokenPipeError
+        ):  # typer ends with 1 then, which is a miss to a script
+            return _unread()
         return done.code if isinstance(done.code, int) else EXIT_ERROR * bool(done.code)
     except MezzoError as error:
         complain(str(error) or type(error).__name__)
     except ImportError as error:
         complain(missing(error))
+    except BrokenPipeError:
+        return _unread()
     except OSError as error:
         complain(str(error))
     except KeyboardInterrupt:
@@ -101,6 +115,13 @@ def run(make: Callable[[], typer.Typer], arguments: list[str]) -> int:
     else:
         return 0
     return EXIT_ERROR
+
+
+def _unread() -> int:
+    """Nobody reads the output any more (``mezzo get a | head``): no reason to complain."""
+    # What is still buffered must not fail again when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_PIPE
 
 
 def missing(error: ImportError) -> str:

@@ -36,7 +36,7 @@ TOPICS = (
                     "bytes_evicted", "segments_given_up")),
     ("space", ("chunks", "bytes_", "segments_", "devices")),
     ("clients", ("connections", "requests", "busy", "cancelled", "refused", "lease", "region")),
-    ("memory", ("staging", "store_staging")),
+    ("memory", ("staging", "store_staging", "memory")),
 )  # fmt: skip
 ORDER = (
     "space",

@@ -8,7 +8,7 @@ from itertools import groupby
 from mezzo.sizes import about_size
 from mezzo_server.setup.proposal import Choice, Proposal
 
-COLUMNS = 100
+COLUMNS = 79
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
@@ -18,8 +18,9 @@ def write_toml(proposal: Proposal) -> str:
     machine = proposal.machine
     seen = f"{machine.cores} cores and {about_size(machine.memory_bytes)} of memory"
     lines = [
-        f"# A Mezzo node for a machine with {seen}, as `mezzo setup` saw it.",
-        "# Start it with: mezzo serve --config FILE   All other keys: docs/configuration.md",
+        f"# A Mezzo node for a machine with {seen},",
+        "# as `mezzo setup` saw it. Start it with: mezzo serve --config FILE",
+        "# All other keys: docs/configuration.md",
     ]
     for table, choices in groupby(proposal.choices, key=lambda choice: choice.table):
         lines += ["", f"[{table}]"]

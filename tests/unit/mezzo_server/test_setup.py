@@ -66,7 +66,7 @@ def test_the_file_is_valid_and_says_why(tmp_path: Path) -> None:
     assert config.shard.hot.bytes == 16 * GIB
     lines = text.splitlines()
     for index, line in enumerate(lines):
-        assert len(line) <= 100
+        assert len(line) < 80 or not line.startswith("#")
         if "=" in line and not line.startswith("#"):
             assert lines[index - 1].startswith("# "), f"no reason for {line}"
 
