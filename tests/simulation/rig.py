@@ -29,6 +29,8 @@ TURNS_MAX = 20_000
 class Rig:
     """See the module. ``faults`` strike after formatting, unless ``from_start``."""
 
+    hot_options: dict[str, object] | None = None
+
     def __init__(
         self,
         *,

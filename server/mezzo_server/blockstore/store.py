@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from mezzo.errors import ClientClosed, DeviceFailed, InvalidArgument
+from mezzo.errors import ClientClosed, DeviceFailed
 from mezzo_server.blockstore.api import (
     ChunkInfo,
     DeleteDone,
@@ -31,24 +31,21 @@ from mezzo_server.blockstore.delete import Deletes
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.device_parts import DeviceParts
 from mezzo_server.blockstore.estimate import LoadEstimate
-from mezzo_server.blockstore.get import Gets, submit
-from mezzo_server.blockstore.hot_stream import HotStream
-from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.get import Gets
 from mezzo_server.blockstore.io import Device, DeviceTime, Workers
 from mezzo_server.blockstore.join import SEGMENT_OVERHEAD_BYTES, JoinTerms
+from mezzo_server.blockstore.keeping import Keeping, is_ready
 from mezzo_server.blockstore.membership import Membership
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.pins import Pins
 from mezzo_server.blockstore.put import Puts, PutTicket
-from mezzo_server.blockstore.read import ChunkRead
 from mezzo_server.blockstore.reclaim import Reclaim
 from mezzo_server.blockstore.recovery import Progress, Recovered, recover
 from mezzo_server.blockstore.scrub import Scrub
 from mezzo_server.blockstore.segment import Segment, State
-from mezzo_server.blockstore.stream import ChunkStream
+from mezzo_server.blockstore.streams import Stream, Streams
 from mezzo_server.blockstore.writer import Writer
-from mezzo_server.hot.slots import ArenaMemory, Slot
-from mezzo_server.hot.slots import State as SlotState
+from mezzo_server.hot.slots import ArenaMemory
 from mezzo_server.hot.tier import HotTier
 from mezzo_server.memory import Memory
 from mezzo_server.staging import StagingPool
@@ -64,7 +61,7 @@ HOT_BYTES_PER_S = 4e9
 """What a get out of the hot tier is expected to give, at the least: a copy and a checksum in one thread."""
 
 
-class BlockStore:
+class BlockStore(Keeping):
     """Chunks on devices: put, get, lookup, delete, pin. Made by `open`."""
 
     def __init__(self, context: Context, recovered: Recovered) -> None:
@@ -75,6 +72,7 @@ class BlockStore:
         self._deletes = Deletes(context, self._writer)
         self._puts = Puts(context, self._writer)
         self._gets = Gets(context, self._deletes.drop)
+        self._streams = Streams(context, self._gets)
         self._estimate = LoadEstimate()
         if context.hot is not None:
             context.hot.made = self._made
@@ -249,7 +247,7 @@ class BlockStore:
         size = sum(span.length for chunk in chunks for span in chunk.target)
         if self.hot is not None and namespace.hot.count:
             # what no device is asked for says nothing about how long the devices take
-            cold = (chunk for chunk in chunks if not _is_ready(namespace.hot.get(chunk.key)))
+            cold = (chunk for chunk in chunks if not is_ready(namespace.hot.get(chunk.key)))
             size = sum(span.length for chunk in cold for span in chunk.target)
         if not size:
             self._gets.begin(namespace, chunks, done, first_part, part_count, time)
@@ -274,53 +272,10 @@ class BlockStore:
         first_part: int = 0,
         part_count: int = 0,
         time: DeviceTime | None = None,
-    ) -> ChunkStream | HotStream | None:
+    ) -> Stream | None:
         """One chunk, or parts of it, as pieces in order; None: a miss."""
         self._check_open()
-        if first_part < 0 or part_count < 0:
-            raise InvalidArgument(f"parts {first_part}+{part_count} make no sense")
-        context = self._context
-        namespace = context.index.peek(scope)
-        place = context.find(namespace, key)
-        if place is None or first_part >= place[0].table.parts[place[1]]:
-            context.counters["chunks_missed"] += 1
-            return None
-        segment, number = place
-        stamp = context.policy.read()
-        segment.touched_sum += stamp - segment.table.touched[number]
-        segment.table.touched[number] = stamp
-        parts = (first_part, part_count)
-        stream, tier = self._hot_stream(namespace, key, place, parts, time)
-        if stream is None:
-            stream = ChunkStream(context, namespace, key, place, parts, self._deletes.drop)
-            stream.time = time
-        context.counters["chunks_got"] += 1
-        context.counters["bytes_got"] += stream.length
-        context.counters[f"chunks_got_{tier}"] += 1
-        context.counters[f"bytes_got_{tier}"] += stream.length
-        return stream
-
-    def _hot_stream(
-        self,
-        namespace: NamespaceIndex,
-        key: bytes,
-        place: tuple[Segment, int],
-        parts: tuple[int, int],
-        time: DeviceTime | None,
-    ) -> tuple[HotStream | ChunkStream | None, str]:
-        """(a stream out of the hot tier if there is one, the tier whose bytes it gives)."""
-        hot = self._gets.hot
-        if hot is None:
-            return None, "device"
-        reads: list[ChunkRead] = []
-        whole = not parts[0] and (not parts[1] or parts[1] >= place[0].table.parts[place[1]])
-        slot, begun = hot.slot(namespace, key, place, reads, fill=whole, time=time)
-        if slot is None:
-            return None, "device"
-        stream = HotStream(self._context, hot.hot, slot, namespace, place, parts)
-        if reads:
-            submit(reads)
-        return stream, "device" if begun else "hot"
+        return self._streams.open(self._context.index.peek(scope), key, (first_part, part_count), time)
 
     def delete(
         self, scope: Scope, keys: Sequence[bytes], done: DeleteDone, *, time: DeviceTime | None = None
@@ -345,32 +300,6 @@ class BlockStore:
             entry.length, entry.parts, entry.checksums, entry.sequence, entry.position, key in namespace.pins
         )
 
-    def pin(self, scope: Scope, key: bytes) -> int:
-        """Keep a chunk from eviction until `unpin`; its bytes, or 0 if it is not present."""
-        namespace = self._context.index.peek(scope)
-        place = self._context.find(namespace, key)
-        if place is None:
-            return 0
-        segment, number = place
-        pins = namespace.pins.get(key, 0)
-        if not pins:
-            segment.pinned_bytes += segment.table.length[number]
-        namespace.pins[key] = pins + 1
-        return segment.table.length[number]
-
-    def unpin(self, scope: Scope, key: bytes) -> None:
-        """Undo one `pin`. KeyError if there was none."""
-        namespace = self._context.index.peek(scope)
-        pins = namespace.pins[key] - 1
-        if pins:
-            namespace.pins[key] = pins
-            return
-        del namespace.pins[key]
-        self._context.changes += 1
-        place = self._context.find(namespace, key)
-        if place is not None:
-            place[0].pinned_bytes -= place[0].table.length[place[1]]
-
     def load_estimate_s(self, size: int, hot_bytes: int = 0) -> float:
         """Expected seconds that a get of ``size`` bytes would take now, ``hot_bytes`` of which are hot."""
         if not hot_bytes:
@@ -378,66 +307,8 @@ class BlockStore:
         cold = size - hot_bytes
         return hot_bytes / HOT_BYTES_PER_S + (self._estimate.seconds(cold) if cold > 0 else 0.0)
 
-    # -- the hot tier ------------------------------------------------------------------------
-
     def _made(self, arena: ArenaMemory) -> None:
         self.register(arena.memory)
-
-    @property
-    def hot(self) -> HotTier | None:
-        """The hot tier, if there is one."""
-        return self._context.hot
-
-    def hot_bytes(self, scope: Scope, keys: Sequence[bytes]) -> int:
-        """Bytes of those of the chunks that are hot now."""
-        slots = self._context.index.peek(scope).hot
-        if self.hot is None or not slots.count:
-            return 0
-        ready = SlotState.READY
-        return sum([slot.length for slot in slots.get_all(keys) if slot is not None and slot.state is ready])
-
-    def hold(self, scope: Scope, key: bytes) -> Slot | None:
-        """The slot of a present chunk, to be used in place until `let_go`; None: it is not hot.
-
-        None as well if clients hold as much of the hot tier as they may.
-        """
-        context = self._context
-        hot = context.hot
-        if hot is None:
-            return None
-        namespace = context.index.peek(scope)
-        place = context.find(namespace, key)
-        slot = None if place is None else context.ready_slot(namespace, key, *place)
-        if place is None or slot is None or not hot.hold(slot):
-            return None
-        hot.used(slot)
-        segment, number = place
-        stamp = context.policy.read()
-        segment.touched_sum += stamp - segment.table.touched[number]
-        segment.table.touched[number] = stamp
-        return slot
-
-    def let_go(self, slot: Slot) -> None:
-        """Undo one `hold`."""
-        if self._context.hot is not None:
-            self._context.hot.let_go(slot)
-
-    def warm(self, scope: Scope, keys: Sequence[bytes], done: Callable[[], None]) -> None:
-        """Read those chunks into the hot tier that are present and not hot, as far as there is room.
-
-        ``done`` is called once, when no more of them will become hot by this call.
-        """
-        self._check_open()
-        if self._gets.hot is None:
-            self._context.call(lambda _: done(), None)
-            return
-        self._gets.in_flight += 1
-
-        def ended() -> None:
-            self._gets.in_flight -= 1
-            self._context.call(lambda _: done(), None)
-
-        self._gets.hot.warm(self._context.index.peek(scope), keys, ended)
 
     # -- memory ------------------------------------------------------------------------------
 
@@ -600,7 +471,3 @@ class BlockStore:
         running = any(reclaim.running for reclaim in self._reclaims)
         flying = any(log.device.in_flight for log in context.logs) or context.workers.in_flight
         return not (sealing or running or flying or self.eager)
-
-
-def _is_ready(slot: Slot | None) -> bool:
-    return slot is not None and slot.state is SlotState.READY
