@@ -11,6 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 EXPECTED = {
     "first_steps.py": "4 of 5 chunks are there",
     "engine_load.py": "loaded 3 of 4 chunks",
+    "in_place.py": "loaded 4 of 4 chunks",
     "layers.py": "layers 24 to 31: 131072 bytes",
     "asynchronous.py": "64 chunks loaded",
     "testing_with_a_fake.py": "passed",
@@ -19,7 +20,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def shard():
-    with running_shard() as shard:
+    with running_shard(config='[shard.hot]\nbytes = "32MiB"\narena_bytes = "1MiB"\n') as shard:
         yield shard
 
 
