@@ -348,9 +348,10 @@ class RunningFrontend(RunningShard):
     def start(self) -> None:
         """See `RunningShard.start`; from the second time on at the address of the first."""
         super().start()
-        if "127.0.0.1:0" in self._command:
-            self._command = [self.target if word == "127.0.0.1:0" else word for word in self._command]
-            self._command += ["--admin", self.admin]
+        if "--admin" not in self._command:
+            command = list(self._command)
+            command[command.index("--listen") + 1] = self.target
+            self._command = [*command, "--admin", self.admin]
 
 
 @contextmanager
@@ -363,7 +364,7 @@ def running_frontend(
     """
     with tempfile.TemporaryDirectory(prefix="mezzo-frontend-") as folder:
         command = [sys.executable, "-m", "mezzo_server", "frontend", "--json"]
-        command += ["--listen", "127.0.0.1:0", "--shard", shard]
+        command += ["--listen", "127.0.0.1:0", "--shard", shard, "--metrics", "127.0.0.1:0"]
         for address in advertise:
             command += ["--advertise", address]
         if config:
