@@ -143,8 +143,10 @@ class Host:
         """None if a module can be imported, else why not."""
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            return str(error)
+        except (
+            Exception
+        ) as error:  # an import runs code of others, and a half-installed one fails in its own way
+            return str(error) or type(error).__name__
         return None
 
     def version(self, distribution: str) -> str | None:

@@ -40,7 +40,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("mezzo ")
 
 
-@pytest.mark.parametrize("command", ["replay", "demo", "bench", "workload"])
+@pytest.mark.parametrize(
+    "command",
+    ["put", "get", "lookup", "rm", "stat", "top", "replay", "demo", "bench", "workload", "completion"],
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda: make_app([]), [command, "--help"]) == 0
     assert f"mezzo {command}" in capsys.readouterr().out
@@ -73,6 +76,36 @@ def test_without_the_server_extra_its_commands_say_what_to_install(
     assert shown.err.splitlines() == [
         f"mezzo: mezzo {command}: this needs the Python module uvloop: pip install 'mezzo[server]'"
     ]
+
+
+def test_what_registered_before_an_import_failed_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    def register(app: typer.Typer) -> None:
+        @app.command("doctor")
+        def doctor() -> None:
+            sys.stdout.write("here\n")
+
+        raise ModuleNotFoundError("No module named 'structlog'", name="structlog")
+
+    def make() -> typer.Typer:
+        return make_app([installed("server", lambda: register)])
+
+    assert run(make, ["doctor"]) == 0
+    assert capsys.readouterr().out == "here\n"
+    assert run(make, ["serve"]) == 2
+    assert "pip install" in capsys.readouterr().err
+
+
+def test_commands_have_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    def register(app: typer.Typer) -> None:
+        app.command("zebra")(lambda: None)
+
+    run(lambda: make_app([installed("other", lambda: register)]), ["--help"])
+    shown = capsys.readouterr().out
+    places = [
+        shown.index(word)
+        for word in (" Use ", " put ", " Inspect ", " stat ", " Shell ", " More ", " zebra ")
+    ]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("error", [ImportError("no part of it"), RuntimeError("broken")])
