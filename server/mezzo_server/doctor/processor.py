@@ -7,6 +7,7 @@ import re
 from mezzo_server.doctor.finding import Finding, State
 from mezzo_server.machine import Host
 from mezzo_server.machine.container import container
+from mezzo_server.machine.groups import readings
 
 CORES_MIN = 2
 """one for the loop, one for checksums, copies and the front-end"""
@@ -69,11 +70,13 @@ def in_container(host: Host) -> Finding:
 
 
 def _quota(host: Host) -> float | None:
-    text = host.read("/sys/fs/cgroup/cpu.max")
-    words = text.split() if text else []
-    if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
-        return int(words[0]) / int(words[1])
-    return None
+    """Cores that the control group may use at a time; None: all."""
+    quotas = []
+    for text in readings(host, "cpu", "cpu.max"):
+        words = text.split()
+        if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
+            quotas.append(int(words[0]) / int(words[1]))
+    return min(quotas, default=None)
 
 
 CHECKS = (cores, numa, governor, clock, in_container)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mezzo_server.machine.groups import readings
 from mezzo_server.machine.host import Host
 
 _UNLIMITED_BYTES = 1 << 60
@@ -40,18 +41,6 @@ def memory_seen(host: Host) -> MemorySeen:
 
 def _limit_bytes(host: Host) -> int | None:
     """The smallest limit on the way from our control group up to the root."""
-    limits = []
-    for line in (host.read("/proc/self/cgroup") or "").splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers == "":
-            base, name = "/sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            base, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for count in range(len(parts), -1, -1):
-            text = host.read("/".join((base, *parts[:count], name)))
-            if text is not None and text.isdecimal() and int(text) < _UNLIMITED_BYTES:
-                limits.append(int(text))
-    return min(limits, default=None)
+    texts = readings(host, "memory", "memory.max", "memory.limit_in_bytes")
+    limits = [int(text) for text in texts if text.isdecimal()]
+    return min((limit for limit in limits if limit < _UNLIMITED_BYTES), default=None)

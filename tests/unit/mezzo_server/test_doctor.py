@@ -131,6 +131,9 @@ def test_the_cores_of_a_container_are_its_own(host: PlayedHost) -> None:
     assert "1.5 of them" in found(host, "cores").seen
     host.files["/sys/fs/cgroup/cpu.max"] = "max 100000"
     assert found(host, "cores").state is State.GOOD
+    host.files["/proc/self/cgroup"] = "0::/system.slice/mezzo.service\n"
+    host.files["/sys/fs/cgroup/system.slice/cpu.max"] = "50000 100000"
+    assert "0.5 of them" in found(host, "cores").seen
 
 
 @pytest.mark.parametrize(
