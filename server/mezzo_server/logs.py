@@ -6,13 +6,14 @@ with a count of those left out.  Payload and keys are never logged.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
@@ -63,6 +64,22 @@ class RepeatLimit:
         return event
 
 
+class StandardError(io.TextIOBase):
+    """Standard error that never raises: who reads our logs may go, and the store goes on."""
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stderr.write(text)
+        except (OSError, ValueError):
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass  # as above
+
+
 def configure_logs(config: LogConfig, process: str) -> None:
     """Set logs of this process up; ``process`` is its name: ``shard``, ``frontend``, ``supervisor``."""
     terminal = sys.stderr.isatty()
@@ -84,7 +101,7 @@ def configure_logs(config: LogConfig, process: str) -> None:
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, StandardError())),
         cache_logger_on_first_use=True,
     )
 

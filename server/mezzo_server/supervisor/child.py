@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import structlog
+
+from mezzo_server.logs import StandardError
 
 LINE_BYTES_MAX = 64 * 1024
 READINESS_BYTES_MAX = 1024 * 1024
@@ -32,6 +33,7 @@ class Child:
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self._process = process
+        self._errors = StandardError()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     @property
@@ -112,11 +114,8 @@ class Child:
         for line in lines:
             text = line.decode(errors="replace")
             self._tail.append(text)
-            try:
-                sys.stderr.write(text + "\n")
-            except OSError:
-                return  # nobody reads our standard error; that must not end the node
-        sys.stderr.flush()
+            self._errors.write(text + "\n")
+        self._errors.flush()
 
 
 async def start(name: str, command: Sequence[str]) -> Child:

@@ -99,3 +99,26 @@ def test_lines_for_people() -> None:
     assert "{" not in errors.splitlines()[0]
     assert "\x1b" not in errors
     assert "process=shard" in errors
+
+
+def test_nobody_reads_and_nothing_breaks() -> None:
+    """A reader of the logs that goes away (`... 2>&1 | head -1`) must not end a store."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "input()\n" + PROGRAM.format(level="info", format="json") + "print('alive')\n",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stderr.close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    assert process.stdout.read() == b"alive\n"
+    process.stdout.close()
+    process.wait(30)
