@@ -74,11 +74,11 @@ class BlockStore(Keeping):
         self._gets = Gets(context, self._deletes.drop)
         self._streams = Streams(context, self._gets)
         self._estimate = LoadEstimate()
+        self._parts = DeviceParts(context, self._writer, self._deletes)
         if context.hot is not None:
             context.hot.made = self._made
             for arena in context.hot.arenas():
                 self.register(arena.memory)
-        self._parts = DeviceParts(context, self._writer, self._deletes)
         self.membership = Membership(context, self._parts)
         """adds, drains, replaces and grows devices while the store serves"""
         self._writer.need_space = self._kick
