@@ -123,7 +123,7 @@ class Client(ClientBase):
         return self._perform(calls.stat(self._context, keys), timeout_s)
 
     def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
-        """Numbers of the shard, by name (docs/operating.md)."""
+        """Numbers of the shard, by name (docs/metrics.md)."""
         return self._perform(calls.shard_stat(self._context), timeout_s)
 
     def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import sys
 import threading
 import time
 from collections import deque
@@ -39,6 +40,9 @@ PAGE_BYTES = resource.getpagesize()
 POLL_NS = 30_000
 """How long after a completion the loop looks for the next one before it sleeps: about what falling
 asleep and being woken costs (`python -m benchmarks.wakeup`)."""
+SWITCH_S = 0.0002
+"""How long another thread (a scrape that is rendered, a region that is opened) may keep the interpreter from
+the loop. Python's 5 ms would be the longest hold of all."""
 YOUNG_COUNT = 3_000
 """Container objects left since the last collection before the youngest are collected: few, since our own
 code leaves no cycles behind; a collection of so many takes half a millisecond."""
@@ -80,10 +84,13 @@ class Runtime:
         self.callbacks = 0
         self.faults = 0
         self._callbacks_seen = 0
+        self._switch_s = sys.getswitchinterval()
 
     def start(self) -> None:
         """Begin to serve: everything that was built so far is exempt from garbage collection."""
         self._running = True
+        self._switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         sources = [device.event_fd for device in self._store.devices]
         for fd in (*sources, self._store.workers.event_fd):
             self._watch_events(fd)
@@ -131,6 +138,7 @@ class Runtime:
         self._event_fds.clear()
         gc.enable()
         gc.unfreeze()
+        sys.setswitchinterval(self._switch_s)
 
     def numbers(self) -> Mapping[str, int | float]:
         """How the loop fares."""

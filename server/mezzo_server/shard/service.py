@@ -189,7 +189,7 @@ class Service:
                 return
 
     def numbers(self) -> dict[str, int | float]:
-        """The shard's state in numbers; docs/operating.md lists them."""
+        """The shard's state in numbers; docs/metrics.md lists them."""
         report = self.store.report()
         numbers: dict[str, int | float] = {
             "chunks": report.chunks,
