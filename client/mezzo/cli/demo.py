@@ -20,7 +20,7 @@ from msgspec import Struct
 from mezzo.cli import options as opt
 from mezzo.cli.output import console, json_result, progress, remark
 from mezzo.cli.replay import connect, run_replay, show, show_folder, write_results
-from mezzo.errors import Unavailable
+from mezzo.errors import Busy, DeadlineExceeded, Unavailable
 from mezzo.sizes import format_size
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ DISK_SPARE_BYTES = 1 * GIB
 """left free on the disk"""
 COMPARE_BYTES_MAX = 1 * GIB
 """read back after the restart"""
-HOT_SHARE = 0.125
+HOT_SHARE = 0.25
 """of the device's bytes"""
 HOT_BYTES_MAX = 1 * GIB
 """unless asked otherwise"""
@@ -124,7 +124,7 @@ def demo(
         int,
         typer.Option(
             "--hot", parser=opt.size, metavar="SIZE",
-            help="Memory of the hot tier; 0: none.", show_default="an eighth of the device, at most 1GiB",
+            help="Memory of the hot tier; 0: none.", show_default="a quarter of the device, at most 1GiB",
         ),
     ] = -1,
     fill: Annotated[Fill, typer.Option(help="What makes a chunk hot.")] = Fill.PUTS,
@@ -236,9 +236,9 @@ def _demo(
     from mezzo.replay.verify import present_blocks, verify
 
     with NodeProcess(settings, folder=scratch, log=results / "node.log") as node:
-        hot = f"{format_size(settings.hot_bytes)} of memory" if settings.hot_bytes else "no hot tier"
+        hot = f"a hot tier of {format_size(settings.hot_bytes)}" if settings.hot_bytes else "no hot tier"
         remark(
-            f"a node with {format_size(settings.capacity_bytes)} of device and {hot} serves {node.address} "
+            f"a node with a device of {format_size(settings.capacity_bytes)} and {hot} serves {node.address} "
             f"and {node.grpc}. {node.io}"
         )
         if node.metrics:
@@ -269,7 +269,7 @@ def _demo(
 
 
 def _await_shard(node: NodeProcess) -> None:
-    """Wait until the shard answers again. Raises `Unavailable` if it does not within `RESTART_S`."""
+    """Wait until the shard answers again. Raises what the last attempt raised, after `RESTART_S`."""
     import time
 
     deadline_s = time.monotonic() + RESTART_S
@@ -277,7 +277,7 @@ def _await_shard(node: NodeProcess) -> None:
         try:
             with connect(node.address, "default", 5.0) as client:
                 client.stat([b"anybody there?"])
-        except Unavailable:
+        except (Busy, DeadlineExceeded, Unavailable):
             if time.monotonic() > deadline_s:
                 raise
             time.sleep(0.02)
@@ -337,6 +337,7 @@ def _show(shown: Shown) -> None:
     back = f"{restart.after:,} of {restart.before:,} chunks are there;"
     times = f"put in {through.put_ms:.1f} ms and got in {through.get_ms:.1f} ms"
     lines = [
+        "",
         f"SIGKILL   the shard answers again after {restart.start_s:.1f} s: {back}",
         f"          {restart.compared:,} read back and compared, {restart.wrong_bytes:,} wrong bytes",
         f"gRPC      {through.bytes // MIB} MiB {times} through the front-end,",
@@ -357,7 +358,7 @@ def _show_next(trace: Trace) -> None:
     if not trace.sha256:
         steps.append(("make demo TRACE=conversation_trace.jsonl", "with the real trace; docs/replay.md"))
     width = max(len(command) for command, _ in steps)
-    lines = ["what to try next", *(f"  {command.ljust(width)}  {what}" for command, what in steps)]
+    lines = ["", "what to try next", *(f"  {command.ljust(width)}  {what}" for command, what in steps)]
     console().print("\n".join(lines), markup=False, soft_wrap=True)
 
 

@@ -95,11 +95,11 @@ class NodeProcess:
         return {str(name): f"http://{address}/metrics" for name, address in addresses.items() if address}
 
     def kill_shard(self) -> None:
-        """End the shard at once (SIGKILL) and wait until it is gone; the supervisor starts another.
+        """End the first shard at once (SIGKILL) and wait until it is gone; the supervisor starts another.
 
-        Raises `Unavailable` if it does not go.
+        Once only: the process of the next one is not known here. Raises `Unavailable` if it does not go.
         """
-        pid = self._part("shard").get("pid")
+        pid = self._part("shard").pop("pid", None)
         if not isinstance(pid, int) or pid <= 1:
             raise Unavailable(f"the node did not name its shard's process: {self.ready}")
         os.kill(pid, signal.SIGKILL)

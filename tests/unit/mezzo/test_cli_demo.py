@@ -33,10 +33,10 @@ def test_no_room_at_all() -> None:
 
 
 def test_a_hot_tier_that_neither_device_nor_memory_feels(capsys: pytest.CaptureFixture[str]) -> None:
-    assert choose_hot(4 * GIB, free_bytes=64 * GIB) == 512 * MIB
+    assert choose_hot(2 * GIB, free_bytes=64 * GIB) == 512 * MIB
     assert choose_hot(64 * GIB, free_bytes=64 * GIB) == 1 * GIB
     assert choose_hot(4 * GIB, free_bytes=1 * GIB) == 256 * MIB
-    assert choose_hot(700 * MIB, free_bytes=64 * GIB) == 64 * MIB, "whole arenas"
+    assert choose_hot(350 * MIB, free_bytes=64 * GIB) == 64 * MIB, "whole arenas"
     assert capsys.readouterr().err == ""
-    assert choose_hot(256 * MIB, free_bytes=64 * GIB) == 0
+    assert choose_hot(128 * MIB, free_bytes=64 * GIB) == 0
     assert "no hot tier" in capsys.readouterr().err
