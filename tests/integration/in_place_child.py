@@ -1,4 +1,4 @@
-"""A client that holds chunks in place and does as it is told: in_place_child.py ADDRESS TTL_S KEY...
+"""A client that holds chunks in place and does as it is told: in_place_child.py ADDRESS NAMESPACE TTL_S KEY...
 
 Says ``ready N`` (N chunks in place), waits for a line, reads all views and leaves the lease, then says
 ``fine`` or ``gone``, and with it whether the bytes that it had read were still the first ones.
@@ -11,9 +11,9 @@ import sys
 import mezzo
 
 
-def main(address: str, ttl_s: str, *keys: str) -> None:
+def main(address: str, namespace: str, ttl_s: str, *keys: str) -> None:
     """Never raises `Gone`: that is told."""
-    with mezzo.Client(address) as client:
+    with mezzo.Client(address, namespace=namespace) as client:
         lease = client.acquire([key.encode() for key in keys], float(ttl_s), in_place=True, load=True)
         first = [bytes(view) for view in lease.views if view is not None]
         lease.check()

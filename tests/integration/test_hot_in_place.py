@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,15 +26,22 @@ def hot(total_bytes, *, held_fraction=0.5, arena_bytes="4MiB"):
     return f'[shard.hot]\nbytes = {total_bytes}\narena_bytes = "{arena_bytes}"\nheld_fraction = {held_fraction}\n'
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shard():
     with running_shard(config=hot(32 * MIB)) as shard:
         yield shard
 
 
 @pytest.fixture
-def client(shard):
-    with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+def connect(shard):
+    """Makes clients of a namespace that no other test uses."""
+    namespace = uuid.uuid4().hex
+    return lambda: mezzo.Client(shard.unix, namespace=namespace, timeout_s=PATIENCE_S)
+
+
+@pytest.fixture
+def client(connect):
+    with connect() as client:
         yield client
 
 
@@ -58,9 +66,16 @@ def until(reached, what):
 
 
 @contextmanager
-def child(address, ttl_s, keys):
+def child(client, ttl_s, keys):
     process = subprocess.Popen(
-        [sys.executable, str(CHILD), address, str(ttl_s), *(key.decode() for key in keys)],
+        [
+            sys.executable,
+            str(CHILD),
+            str(client.address),
+            client.namespace,
+            str(ttl_s),
+            *(key.decode() for key in keys),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -90,9 +105,9 @@ def test_views_are_the_bytes_and_the_device_is_not_asked(client):
     assert (after["hot_bytes_held"], after["leases"], after["leases_overdue"]) == (0, 0, 0)
 
 
-def test_two_clients_hold_the_same_slots(shard, client):
+def test_two_clients_hold_the_same_slots(connect, client):
     put(client, [b"k"])
-    with mezzo.Client(shard.unix) as other:
+    with connect() as other:
         first = client.acquire([b"k"], 30.0, in_place=True)
         second = other.acquire([b"k"], 30.0, in_place=True)
         held = client.shard_stat()["hot_bytes_held"]
@@ -136,8 +151,8 @@ def test_a_mapping_is_made_once(client):
     assert mappings() == before
 
 
-def test_views_outlive_the_client_but_are_not_to_be_believed(shard):
-    with mezzo.Client(shard.unix) as client:
+def test_views_outlive_the_client_but_are_not_to_be_believed(connect):
+    with connect() as client:
         put(client, [b"k"])
         lease = client.acquire([b"k"], 30.0, in_place=True)
         view = lease.views[0]
@@ -146,32 +161,19 @@ def test_views_outlive_the_client_but_are_not_to_be_believed(shard):
         lease.check()
 
 
-def test_a_killed_shard_is_gone(shard, client):
-    put(client, [b"k"])
-    lease = client.acquire([b"k"], 30.0, in_place=True)
-    assert bytes(lease.views[0]) == data_of(b"k")
-    shard.kill()
-    with pytest.raises(mezzo.Unavailable):
-        client.ping()
-    with pytest.raises(mezzo.Gone):
-        lease.check()
-    with pytest.raises(mezzo.Gone):
-        lease.release()
-
-
-def test_a_killed_client_lets_go(shard, client):
+def test_a_killed_client_lets_go(client):
     keys = names("k", 8)
     put(client, keys)
-    with child(shard.unix, 600, keys) as process:
+    with child(client, 600, keys) as process:
         assert client.shard_stat()["hot_bytes_held"] >= 8 * 256 * 1024
         process.kill()
         until(lambda: client.shard_stat()["hot_bytes_held"] == 0, "a killed client lets go")
 
 
-def test_an_expired_lease_is_good_while_nobody_wants_the_room(shard, client):
+def test_an_expired_lease_is_good_while_nobody_wants_the_room(client):
     keys = names("k", 8)
     put(client, keys)
-    with child(shard.unix, 0.05, keys) as process:
+    with child(client, 0.05, keys) as process:
         until(lambda: client.shard_stat()["leases_overdue"] == 1, "the lease is overdue")
         assert client.shard_stat()["hot_bytes_overdue"] == 8 * 256 * 1024
         assert process.communicate("go\n", PATIENCE_S)[0] == "fine same\n"
@@ -191,20 +193,24 @@ def small():
 
 
 def test_a_stopped_client_wakes_to_gone(small):
-    """Its lease expires, its slots are wanted, overwritten with others' chunks: it must not believe them."""
+    """Its lease expires, its slots are wanted, overwritten with others' chunks: it must not believe them.
+
+    In the end the shard is killed, which is `Gone` too.
+    """
     with mezzo.Client(small.unix, timeout_s=PATIENCE_S) as client:
-        stopped_client(small, client)
+        stopped_client(client)
+        killed_shard(small, client)
 
 
-def stopped_client(shard, client):
+def stopped_client(client):
     keys = names("k", 16)
     put(client, keys)
-    with child(shard.unix, 0.2, keys) as process:
+    with child(client, 0.2, keys) as process:
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         until(lambda: client.shard_stat()["leases_overdue"] == 1, "the lease is overdue")
         # Others use up the hot tier: each holds a slot in place, until none is left that nobody holds.
-        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as others:
+        with mezzo.Client(str(client.address), timeout_s=PATIENCE_S) as others:
             filled = []
 
             def wanted():
@@ -232,6 +238,19 @@ def stopped_client(shard, client):
             assert client.shard_stat()["hot_bytes"] <= 16 * MIB
             process.send_signal(signal.SIGCONT)
             assert process.communicate("go\n", PATIENCE_S)[0] == "gone changed\n"
+
+
+def killed_shard(shard, client):
+    put(client, [b"last"])
+    lease = client.acquire([b"last"], 30.0, in_place=True, load=True)
+    assert bytes(lease.views[0]) == data_of(b"last")
+    shard.kill()
+    with pytest.raises(mezzo.Unavailable):
+        client.ping()
+    with pytest.raises(mezzo.Gone):
+        lease.check()
+    with pytest.raises(mezzo.Gone):
+        lease.release()
 
 
 def test_a_hot_tier_full_of_leases():
@@ -277,14 +296,14 @@ def test_only_a_part_of_the_tier_may_be_held():
                 assert client.shard_stat()["hot_bytes_held"] <= 2 * MIB
 
 
-def test_everything_at_once_is_right_or_gone(shard):
+def test_everything_at_once_is_right_or_gone(connect):
     """Clients use chunks in place while others put and delete: what passes the check is right."""
     keys = names("k", 96)  # 24 MiB in 32, of which each may hold a part
 
     def use(seed):
         draw = random.Random(seed)
         used = gone = 0
-        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+        with connect() as client:
             for _ in range(40):
                 some = draw.sample(keys, 4)
                 try:
@@ -301,7 +320,7 @@ def test_everything_at_once_is_right_or_gone(shard):
 
     def churn(seed):
         draw = random.Random(seed)
-        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+        with connect() as client:
             for _ in range(60):
                 key = draw.choice(keys)
                 if draw.random() < 0.4:
@@ -309,7 +328,7 @@ def test_everything_at_once_is_right_or_gone(shard):
                 else:
                     client.put([key], [data_of(key)])
 
-    with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
+    with connect() as client:
         put(client, keys)
     with ThreadPoolExecutor(4) as pool:
         users = [pool.submit(use, seed) for seed in range(2)]
