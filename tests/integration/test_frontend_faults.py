@@ -18,10 +18,21 @@ from tests.integration.grpc_client import stock
 PATIENCE_S = 30.0
 
 
-@pytest.fixture
-def shard():
+@pytest.fixture(scope="module")
+def running():
     with running_shard() as shard:
         yield shard
+
+
+@pytest.fixture
+def shard(running):
+    """One that runs, and knows none of the keys that tests use."""
+    if not running.is_alive():
+        running.start()
+    with mezzo.Client(running.unix) as client:
+        client.connect(timeout_s=PATIENCE_S)
+        client.delete([b"k", b"cut", b"off"])
+    return running
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ connections to the shard; leases that were held through it end with them.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -199,7 +200,11 @@ async def _serve(config: NodeConfig, announce: Callable[[Readiness], None]) -> N
         loop.add_signal_handler(number, asked_to_stop.set)
     frontend = Frontend(config)
     try:
-        announce(await frontend.start())
+        readiness = await frontend.start()
+        # What is there now stays: the collector need not look at it again and again between calls.
+        gc.collect()
+        gc.freeze()
+        announce(readiness)
         await asked_to_stop.wait()
     finally:
         await frontend.stop()
