@@ -127,6 +127,12 @@ def attach(
     for device, one in zip(devices, found, strict=True):
         if format_foreign:
             break
+        if one.content is Content.LEFT:
+            raise FormatError(
+                f"device {device.name} was given up: `mezzo device drain` or `replace` took it out of its store; "
+                "remove it from [shard] devices. `mezzo device add` takes it into a store that serves, --format "
+                "begins a new one on it"
+            )
         if one.superblock is None and one.content is not Content.EMPTY:
             held = f"a Mezzo superblock ({one.trouble})" if one.trouble else "data that is not Mezzo's"
             raise FormatError(f"device {device.name} holds {held}; --format would erase it")

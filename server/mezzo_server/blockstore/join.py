@@ -87,7 +87,7 @@ def _check_content(device: Device, found: Found, terms: JoinTerms, format_foreig
     block = found.superblock
     if block is not None and block.store_id == terms.store_id and block.device_id in terms.members:
         raise InvalidArgument(f"device {device.name} is part of the store already")
-    if format_foreign or found.content is Content.EMPTY or found.unfinished:
+    if format_foreign or found.content in (Content.EMPTY, Content.LEFT) or found.unfinished:
         return
     if block is None:
         held = f"a Mezzo superblock ({found.trouble})" if found.trouble else "data that is not Mezzo's"

@@ -26,7 +26,13 @@ from mezzo_server.blockstore.device_log import DeviceLog, Role
 from mezzo_server.blockstore.device_parts import DeviceParts
 from mezzo_server.blockstore.drain import CannotDrain, Drain
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
-from mezzo_server.blockstore.format.superblock import COPY_OFFSETS, DATA_OFFSET, MEMBERS_MAX, Superblock
+from mezzo_server.blockstore.format.superblock import (
+    COPY_OFFSETS,
+    DATA_OFFSET,
+    MEMBERS_MAX,
+    Superblock,
+    left_mark,
+)
 from mezzo_server.blockstore.io import Device, Op, Transfer
 from mezzo_server.blockstore.join import JoinTerms
 from mezzo_server.blockstore.tasks import Event
@@ -35,7 +41,7 @@ from mezzo_server.memory import Memory
 GONE_MAX = 64
 """Devices that left since the start, which are still listed."""
 ERASED_TAIL_BYTES = 1 << 20
-"""Erased at a device's end: a device that looks empty is one that may be taken again."""
+"""Erased at a device's end, which a start looks at too."""
 SHADOWS_STEP = 512
 """Shadows looked at in one turn."""
 Work = Callable[[], Coroutine[Event[Any], None, None]]
@@ -323,13 +329,16 @@ class Membership:
         await event
 
     async def _erase(self, log: DeviceLog) -> list[str]:
-        """Make the device look empty; what went wrong, if anything did."""
+        """Leave nothing of the store but a mark that it has left; what went wrong, if anything did."""
         device = log.device
         end = device.size_bytes - device.size_bytes % BLOCK_BYTES
         tail = max(DATA_OFFSET, end - ERASED_TAIL_BYTES)
         memory = Memory.anonymous(ERASED_TAIL_BYTES)
         failed = False
-        for offset, length in (*((offset, BLOCK_BYTES) for offset in COPY_OFFSETS), (tail, end - tail)):
+        # The first copy last: beside a valid one, zeros are a lost write, anything else is somebody's data.
+        places = [(offset, BLOCK_BYTES) for offset in reversed(COPY_OFFSETS)]
+        for offset, length in ((tail, end - tail), *places):
+            memory.view[:BLOCK_BYTES] = left_mark() if not offset else bytes(BLOCK_BYTES)
             event: Event[Transfer] = Event()
             log.transfer(Op.WRITE, offset, (memory.span(0, length),), event, though_fenced=True)
             failed |= (await event).result < 0

@@ -26,6 +26,9 @@ SEGMENT_BYTES_MAX = 4 << 30
 MEMBERS_MAX = 32
 RETIRED_MAX = 768
 _SECRET = b"mezzo superblock"
+LEFT_MARK = b"MEZZO-LEFT"
+"""Begins a device that was drained out of its store: all else of what tells what a device holds is zeros.
+A start does not take it for an empty one, so a configuration that still names it is noticed."""
 _FIXED = struct.Struct("<8sHHI16s16sIIQQQIIQQI")
 # magic version zero block_bytes store_id device_id set_generation member_count device_bytes
 # segment_bytes data_offset segment_count features written created_s retired_count
@@ -38,6 +41,8 @@ class Content(Enum):
     EMPTY = "empty"
     MEZZO = "mezzo"
     FOREIGN = "foreign"
+    LEFT = "left"
+    """it was drained, and holds nothing that anybody needs"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +192,11 @@ def newest(copies: Sequence[bytes]) -> Superblock | None:
     return best
 
 
+def left_mark() -> bytes:
+    """The first block of a device that was drained out of its store."""
+    return LEFT_MARK + bytes(BLOCK_BYTES - len(LEFT_MARK))
+
+
 def looks_ours(copy: bytes, known: Superblock) -> bool:
     """Whether a block that is no superblock may be a damaged copy of ``known``, and nobody else's data."""
     ids = known.store_id + known.device_id
@@ -194,7 +204,12 @@ def looks_ours(copy: bytes, known: Superblock) -> bool:
 
 
 def classify(copies: Sequence[bytes], *samples: bytes | memoryview) -> Content:
-    """What a device holds, by the blocks of both copies and samples of other places."""
+    """What a device holds, by the blocks of both copies and samples of other places, the beginning first."""
+    if copies[0] == left_mark() and not any(
+        bytes(sample).strip(b"\0")
+        for sample in (*copies[1:], *(memoryview(s)[BLOCK_BYTES:] for s in samples[:1]))
+    ):
+        return Content.LEFT
     if any(copy[: len(MAGIC)] == MAGIC for copy in copies):
         return Content.MEZZO
     if any(bytes(sample).strip(b"\0") for sample in (*copies, *samples)):

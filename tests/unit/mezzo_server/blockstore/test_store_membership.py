@@ -197,7 +197,7 @@ def test_a_drained_device_leaves_and_nothing_is_lost() -> None:
     assert len(rig.store.devices) == 2
     assert right(rig, keys, 40_000) == 50
     gone = forget(rig, "d1")
-    assert inspect(gone.kill()).content is Content.EMPTY
+    assert inspect(gone.kill()).content is Content.LEFT
     for how in ("close", "cut"):
         rig.restart(how)
         assert right(rig, keys, 40_000) == 50, how
@@ -210,8 +210,17 @@ def test_a_drained_device_in_the_configuration_is_named() -> None:
     settle(rig)
     rig.store.close()
     rig.devices = [device.kill() for device in rig.devices]
-    with pytest.raises(FormatError, match=r"d1 is not part of the store.*mezzo device drain"):
+    with pytest.raises(FormatError, match="d1 was given up: `mezzo device drain`"):
         rig.open()
+
+
+def test_a_drained_device_alone_is_not_taken_for_an_empty_one() -> None:
+    rig = Rig()
+    new = device_of("new")
+    rig.store.membership.replace("d0", new, prepared(rig, new))
+    settle(rig)
+    rig.devices = [rig.devices[0].kill()]
+    assert "remove it from [shard] devices" in refusal(rig)
 
 
 def test_a_drained_device_can_be_added_anew_and_brings_nothing_back() -> None:
