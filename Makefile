@@ -22,8 +22,8 @@ NATIVE := setup.py $(filter-out %/ring.c %/pool.c,$(wildcard $(addprefix $(NATIV
 .PHONY: help demo test lint format bench build clean distclean native proto proto-lint
 
 help:
-	@echo "make demo    start a shard, replay a trace through it, kill it, restart it, check what is left"
-	@echo "             (TRACE=file for a trace of yours; without one, a seeded workload)"
+	@echo "make demo    start a node, replay a trace through it, kill its shard, check what is left"
+	@echo "             (TRACE=file for a trace of yours; without one, a workload fitted to a real one)"
 	@echo "make test    the test suite (ARGS for pytest)"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix"

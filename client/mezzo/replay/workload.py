@@ -30,10 +30,8 @@ def workload(config: WorkloadConfig) -> Trace:
 def stream(config: WorkloadConfig) -> Iterator[Request]:
     """The same, one request after the other. Raises on the first request what `workload` raises."""
     check(config)
-    requests = _Play(config).requests()
-    if config.requests_max:
-        return islice(requests, config.requests_max)
-    return _limited(requests)
+    requests = _limited(_Play(config).requests())
+    return islice(requests, config.requests_max) if config.requests_max else requests
 
 
 def _limited(requests: Iterator[Request]) -> Iterator[Request]:
