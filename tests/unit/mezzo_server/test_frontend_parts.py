@@ -1,0 +1,177 @@
+"""The parts of the front-end that decide: order of pieces, windows, leases, namespaces. No gRPC, no clock."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mezzo.errors import Busy, InvalidArgument, TooLarge
+from mezzo.frontend.wire import Piece
+from mezzo_server.frontend.get import Wanted, cut_windows, pack
+from mezzo_server.frontend.leases import LeaseTable
+from mezzo_server.frontend.namespaces import Namespaces
+from mezzo_server.frontend.numbers import SECONDS, FrontendNumbers
+from mezzo_server.frontend.put import Putting
+from mezzo_server.frontend.room import Room, aligned
+
+CHUNKS = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=6)
+
+
+@given(CHUNKS, st.integers(1, 200))
+def test_what_is_packed_for_a_get_is_what_a_put_takes(chunks, piece_bytes):
+    messages = list(pack([(index, memoryview(data)) for index, data in enumerate(chunks)], piece_bytes))
+    for pieces in messages[:-1]:
+        assert sum(len(piece.data) for piece in pieces) == piece_bytes
+    assert 0 < sum(len(piece.data) for piece in messages[-1]) <= piece_bytes
+    room = [bytearray(len(data)) for data in chunks]
+    putting = Putting([len(data) for data in chunks], [memoryview(buffer) for buffer in room])
+    for pieces in messages:
+        assert not putting.whole
+        for piece in pieces:
+            putting.take(piece)
+    assert putting.whole
+    assert [bytes(buffer) for buffer in room] == chunks
+
+
+@given(CHUNKS, st.data())
+def test_no_piece_is_taken_but_the_next_one(chunks, data):
+    room = [bytearray(len(chunk)) for chunk in chunks]
+    putting = Putting([len(chunk) for chunk in chunks], [memoryview(buffer) for buffer in room])
+    due = data.draw(st.integers(0, len(chunks) - 1))
+    for index in range(due):
+        putting.take(Piece(index, 0, chunks[index]))
+    before = [bytes(buffer) for buffer in room]
+    wrong = data.draw(
+        st.builds(Piece, st.integers(0, 7), st.integers(0, 400), st.binary(max_size=400)).filter(
+            lambda piece: (
+                (piece.chunk, piece.offset) != (due, 0) or not 0 < len(piece.data) <= len(chunks[due])
+            )
+        )
+    )
+    with pytest.raises(InvalidArgument):
+        putting.take(wrong)
+    assert [bytes(buffer) for buffer in room] == before
+
+
+@given(st.lists(st.integers(1, 100_000), max_size=20), st.integers(4096, 200_000))
+def test_windows_have_all_chunks_in_order_within_their_bound(sizes, window_bytes):
+    chunks = [Wanted(index, size) for index, size in enumerate(sizes)]
+    windows = list(cut_windows(chunks, window_bytes))
+    assert [chunk for window in windows for chunk in window] == chunks
+    for window in windows:
+        assert len(window) == 1 or sum(aligned(chunk.room_bytes) for chunk in window) <= window_bytes
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def lease(expires):
+    return SimpleNamespace(expires=expires)
+
+
+def test_leases_leave_the_table_by_name_or_by_time():
+    clock = Clock()
+    names = iter([b"a" * 16, b"b" * 16, b"c" * 16])
+    table = LeaseTable(2, clock, lambda length: next(names))
+    namespace = SimpleNamespace(leases=0)
+    first, second = table.add(lease(110.0), namespace), table.add(lease(120.0), namespace)
+    assert namespace.leases == 2
+    with pytest.raises(Busy, match=r"frontend\.leases_max"):
+        table.reserve()
+    assert table.take(first).lease.expires == 110.0
+    assert table.take(first) is None
+    assert table.take(b"unknown") is None
+    table.reserve()
+    clock.now = 120.0
+    assert table.take(second) is None
+    assert (len(table), namespace.leases) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=200))
+def test_the_table_of_leases_stays_as_small_as_what_is_held(steps):
+    clock = Clock()
+    count = iter(range(10_000))
+    table = LeaseTable(1000, clock, lambda length: next(count).to_bytes(length, "big"))
+    namespace = SimpleNamespace(leases=0)
+    model = {}
+    for add, number in steps:
+        if add:
+            model[table.add(lease(clock.now + number), namespace)] = clock.now + number
+        else:
+            clock.now += number / 10
+        table.expire()
+        model = {name: expires for name, expires in model.items() if expires > clock.now}
+        assert len(table) == namespace.leases == len(model)
+        assert len(table._ends) <= 2 * len(model) + 65
+
+
+class FakeClient:
+    def __init__(self):
+        self.closed = False
+
+    async def close(self):
+        self.closed = True
+
+
+def test_namespaces_in_use_are_kept_and_idle_ones_make_room():
+    async def play():
+        clients = {}
+
+        def make(name):
+            clients[name] = FakeClient()
+            return clients[name]
+
+        namespaces = Namespaces(make, 2)
+        busy = pytest.raises(Busy, match=r"frontend\.namespaces_max")
+        with namespaces.use("a"), namespaces.use("b"), busy, namespaces.use("c"):
+            pass
+        with namespaces.use("a"):
+            pass
+        with namespaces.use("c"):  # b was idle for longest
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert (clients["a"].closed, clients["b"].closed) == (False, True)
+        with pytest.raises(InvalidArgument), namespaces.use(""):
+            pass
+        await namespaces.close()
+        assert all(client.closed for client in clients.values())
+
+    asyncio.run(play())
+
+
+def test_room_is_lent_and_given_back():
+    async def play():
+        numbers = FrontendNumbers()
+        room = Room(3 * 4096, 10, numbers)
+        async with room.take([1, 4097], 5.0) as extents:
+            assert [(extent.offset, extent.length) for extent in extents] == [(0, 1), (4096, 4097)]
+            with pytest.raises(Busy, match=r"frontend\.staging_bytes"):
+                async with room.take([1], 0.01):
+                    pass
+        assert numbers.staging_refused == 1
+        with pytest.raises(TooLarge, match=r"frontend\.staging_bytes"):
+            async with room.take([3 * 4096 + 1], 5.0):
+                pass
+        async with room.take([3 * 4096], 5.0):
+            pass
+        room.close()
+
+    asyncio.run(play())
+
+
+def test_numbers_of_calls():
+    numbers = FrontendNumbers()
+    numbers.begin()
+    numbers.begin()
+    numbers.end("Get", 0.003)
+    numbers.end("Get", 1e9, "BUSY")
+    assert (numbers.calls["Get"], numbers.calls_in_flight, numbers.calls_in_flight_max) == (2, 0, 2)
+    assert numbers.errors == {"BUSY": 1}
+    buckets = numbers.seconds["Get"].buckets
+    assert buckets[SECONDS.index(0.005)] == buckets[-1] == 1
