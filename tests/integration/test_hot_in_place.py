@@ -122,15 +122,17 @@ def test_two_clients_hold_the_same_slots(connect, client):
 
 def test_loading_after_a_restart(tmp_path):
     keys = names("k", 40)
-    with running_shard(devices=[str(tmp_path / "device")], capacity="128MiB", config=hot(32 * MIB)) as shard:
-        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
-            put(client, keys)
-            shard.restart()
-            with client.acquire(keys, 30.0, in_place=True) as lease:
-                assert (lease.prefix, lease.hot, lease.views) == (40, 0, (None,) * 40)
-            with client.acquire([*keys, b"absent"], 30.0, in_place=True, load=True) as lease:
-                assert (lease.prefix, lease.hot) == (40, 40)
-                assert [bytes(view) for view in lease.views] == [data_of(key) for key in keys]
+    with (
+        running_shard(devices=[str(tmp_path / "device")], capacity="128MiB", config=hot(32 * MIB)) as shard,
+        mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client,
+    ):
+        put(client, keys)
+        shard.restart()
+        with client.acquire(keys, 30.0, in_place=True) as lease:
+            assert (lease.prefix, lease.hot, lease.views) == (40, 0, (None,) * 40)
+        with client.acquire([*keys, b"absent"], 30.0, in_place=True, load=True) as lease:
+            assert (lease.prefix, lease.hot) == (40, 40)
+            assert [bytes(view) for view in lease.views] == [data_of(key) for key in keys]
 
 
 def mappings():
@@ -255,45 +257,49 @@ def killed_shard(shard, client):
 
 def test_a_hot_tier_full_of_leases():
     """Puts and gets go on through the device, nothing is in place any more, nothing grows or hangs."""
-    with running_shard(config=hot(8 * MIB, held_fraction=1.0)) as shard:
-        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
-            keys = names("k", 64)
-            held = []
-            for key in keys:
-                put(client, [key])
-                held.append(client.acquire([key], 600.0, in_place=True))
-            assert held[0].hot == 1
-            full = client.shard_stat()
-            assert held[-1].hot == 0, "16 MiB are not held in 8"
-            assert full["hot_bytes_held"] <= full["hot_bytes"] <= 8 * MIB
-            others = names("other", 32)
-            put(client, others)
-            targets = [bytearray(256 * 1024) for _ in others]
-            assert client.get(others, targets).count == 32
-            assert [bytes(target) for target in targets] == [data_of(key) for key in others]
-            with client.acquire(others, 30.0, in_place=True, load=True) as lease:
-                assert (lease.prefix, lease.hot) == (32, 0)
-            after = client.shard_stat()
-            assert after["hot_bytes"] == full["hot_bytes"]
-            assert after["hot_bytes_held"] == full["hot_bytes_held"]
-            assert after["connections_ended_overdue"] == 0, "leases that have not expired are kept"
-            for key, lease in zip(keys, held, strict=True):
-                with lease.using() as views:
-                    assert views[0] is None or bytes(views[0]) == data_of(key)
-                lease.release()
-            assert client.shard_stat()["hot_bytes_held"] == 0
-            with client.acquire(others, 30.0, in_place=True, load=True) as lease:
-                assert lease.hot > 0
+    with (
+        running_shard(config=hot(8 * MIB, held_fraction=1.0)) as shard,
+        mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client,
+    ):
+        keys = names("k", 64)
+        held = []
+        for key in keys:
+            put(client, [key])
+            held.append(client.acquire([key], 600.0, in_place=True))
+        assert held[0].hot == 1
+        full = client.shard_stat()
+        assert held[-1].hot == 0, "16 MiB are not held in 8"
+        assert full["hot_bytes_held"] <= full["hot_bytes"] <= 8 * MIB
+        others = names("other", 32)
+        put(client, others)
+        targets = [bytearray(256 * 1024) for _ in others]
+        assert client.get(others, targets).count == 32
+        assert [bytes(target) for target in targets] == [data_of(key) for key in others]
+        with client.acquire(others, 30.0, in_place=True, load=True) as lease:
+            assert (lease.prefix, lease.hot) == (32, 0)
+        after = client.shard_stat()
+        assert after["hot_bytes"] == full["hot_bytes"]
+        assert after["hot_bytes_held"] == full["hot_bytes_held"]
+        assert after["connections_ended_overdue"] == 0, "leases that have not expired are kept"
+        for key, lease in zip(keys, held, strict=True):
+            with lease.using() as views:
+                assert views[0] is None or bytes(views[0]) == data_of(key)
+            lease.release()
+        assert client.shard_stat()["hot_bytes_held"] == 0
+        with client.acquire(others, 30.0, in_place=True, load=True) as lease:
+            assert lease.hot > 0
 
 
 def test_only_a_part_of_the_tier_may_be_held():
-    with running_shard(config=hot(8 * MIB, held_fraction=0.25)) as shard:
-        with mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client:
-            keys = names("k", 16)
-            put(client, keys)
-            with client.acquire(keys, 30.0, in_place=True) as lease:
-                assert 0 < lease.hot <= 8
-                assert client.shard_stat()["hot_bytes_held"] <= 2 * MIB
+    with (
+        running_shard(config=hot(8 * MIB, held_fraction=0.25)) as shard,
+        mezzo.Client(shard.unix, timeout_s=PATIENCE_S) as client,
+    ):
+        keys = names("k", 16)
+        put(client, keys)
+        with client.acquire(keys, 30.0, in_place=True) as lease:
+            assert 0 < lease.hot <= 8
+            assert client.shard_stat()["hot_bytes_held"] <= 2 * MIB
 
 
 def test_everything_at_once_is_right_or_gone(connect):
