@@ -171,6 +171,21 @@ def test_a_front_end_killed_comes_back_at_its_address() -> None:
         wait_for("the proxied client goes on", served)
 
 
+def test_a_device_that_was_added_is_there_after_a_restart(device: str) -> None:
+    added = f"{device}-2"
+    with running_node(devices=[device], capacity="64MiB", frontend=False) as node:
+        command = [sys.executable, "-m", "mezzo.cli", "device", "add", added, "--capacity", "64MiB"]
+        subprocess.run([*command, "-a", node.unix], check=True, capture_output=True, timeout=PATIENCE_S)
+        stored = chunks(100)
+        with Client(node.unix) as client:
+            assert client.put(list(stored), list(stored.values())).stored == 100
+            node.kill_shard()
+            node.wait_until_ready()
+        with Client(node.unix) as client:
+            assert {state.name for state in client.devices()} == {device, added}
+            assert reads_back(client, stored) == 100
+
+
 def test_a_supervisor_killed_takes_its_processes_along(device: str) -> None:
     with running_node(devices=[device], capacity="64MiB") as node:
         stored = chunks(10)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -116,6 +117,17 @@ def test_a_flood_on_standard_error_is_passed_on_and_not_kept(capfd: pytest.Captu
     errors = capfd.readouterr().err
     assert "last words\n" in errors
     assert len(errors) > 400_000
+
+
+def test_what_a_process_says_later_counts_at_its_next_start(tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    told = READY + (
+        f"if settings['shard']['devices'] == ['/b']: open({str(known)!r}, 'w').close(); time.sleep(600)\n"
+        "print(json.dumps({'devices': ['/a']})); print(json.dumps({'devices': ['/b']}), flush=True)\n"
+        "sys.exit(1)\n"
+    )
+    status, made, _ = node(told, lambda made, _: known.exists())
+    assert (status, restarts(made)) == (0, 1)
 
 
 def test_what_keeps_on_talking_does_not_get_stuck() -> None:

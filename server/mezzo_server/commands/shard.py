@@ -47,7 +47,21 @@ def shard(settings: Settings, *, json: Json = False) -> None:
             _show(readiness)
 
     with recovery_progress() as progress:
-        run(settings.node.shard, announce, progress, settings.node.metrics)
+        run(
+            settings.node.shard,
+            announce,
+            progress,
+            settings.node.metrics,
+            _tell_devices if settings.resolved else None,
+        )
+
+
+def _tell_devices(names: list[str]) -> None:
+    """Let the supervisor know, for the next start, which devices the store has by now."""
+    try:
+        json_result(msgspec.json.encode({"devices": names}))
+    except OSError:
+        pass  # it has ended, and we are about to
 
 
 def _show(readiness: Readiness) -> None:

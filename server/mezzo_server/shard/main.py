@@ -92,6 +92,8 @@ class Shard:
         if not config.devices:
             raise InvalidArgument("no device: give --device FILE --capacity SIZE, or --device memory:SIZE")
         self._config = config
+        self.devices_told: Callable[[list[str]], None] = lambda names: None
+        """told of the names of all devices whenever something about them has changed"""
         with ExitStack() as stack:
             self._loop = _new_loop(config.loop)
             stack.callback(self._loop.close)
@@ -149,7 +151,7 @@ class Shard:
             membership = self._store.membership
             membership.attached = self._runtime.device_attached
             membership.detached = self._runtime.device_detached
-            membership.changed = self.service.devices_changed
+            membership.changed = self._devices_changed
             if self._hot is not None:
                 # The first arena now, so that the first chunk that is put is hot; the others off the loop.
                 self._hot.prepare(self.service.tenant)
@@ -203,6 +205,10 @@ class Shard:
         """End what is under way, seal, flush, and let go of everything."""
         self._closing.close()
 
+    def _devices_changed(self) -> None:
+        self.service.devices_changed()
+        self.devices_told([device.name for device in self._store.devices])
+
     def _open_endpoint(self, metrics: MetricsConfig | None) -> Endpoint | None:
         if metrics is None or not metrics.shard:
             return None
@@ -244,13 +250,18 @@ def serve(
     announce: Callable[[Readiness], None],
     progress: Progress | None = None,
     metrics: MetricsConfig | None = None,
+    devices_told: Callable[[list[str]], None] | None = None,
 ) -> None:
     """Run one shard in this process until SIGTERM or SIGINT.
+
+    ``devices_told`` gets the names of all devices whenever something about them has changed.
 
     Raises:
         MezzoError: it could not start; the message says why in one line.
     """
     shard = Shard(config, progress, metrics)
+    if devices_told is not None:
+        shard.devices_told = devices_told
     try:
         shard.run(announce)
     finally:

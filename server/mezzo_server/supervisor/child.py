@@ -26,8 +26,8 @@ log = structlog.get_logger("mezzo.supervisor")
 class Child:
     """A started process. Owner of its pipes and of the last lines of its standard error.
 
-    Its standard error goes on to ours as it comes; the first line of its standard output is what it
-    says when it is ready, and nothing is expected after that.
+    Its standard error goes on to ours as it comes.  Lines of its standard output are JSON objects: the
+    first is what it says when it is ready, and each later one what has changed since.
     """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
@@ -56,11 +56,20 @@ class Child:
         except ProcessLookupError:
             pass  # its end is on its way to us
 
-    async def watch(self, settings: bytes, on_ready: Callable[[dict[str, Any]], None]) -> int:
+    async def watch(
+        self,
+        settings: bytes,
+        on_ready: Callable[[dict[str, Any]], None],
+        on_change: Callable[[dict[str, Any]], None],
+    ) -> int:
         """Hand it its settings, pass on what it says, and return its exit status (negative: a signal)."""
         readers = [
             asyncio.ensure_future(coroutine)
-            for coroutine in (self._write(settings), self._read_output(on_ready), self._read_errors())
+            for coroutine in (
+                self._write(settings),
+                self._read_output(on_ready, on_change),
+                self._read_errors(),
+            )
         ]
         status = await self._process.wait()
         # What it said last is in the pipes still; but a grandchild that holds them open is not waited for.
@@ -82,20 +91,22 @@ class Child:
         except (BrokenPipeError, ConnectionResetError):
             pass  # it ended before it read them
 
-    async def _read_output(self, on_ready: Callable[[dict[str, Any]], None]) -> None:
+    async def _read_output(
+        self, on_ready: Callable[[dict[str, Any]], None], on_change: Callable[[dict[str, Any]], None]
+    ) -> None:
         pipe = self._process.stdout
         if pipe is None:
             return
-        said: dict[str, Any] | None = None
+        tell = on_ready
         try:
-            line = await pipe.readline()
-            said = msgspec.json.decode(line, type=dict[str, Any]) if line else None
-        except ValueError:  # too long, or no JSON; it is killed when its time to start is over
-            log.warning("a process said something else than that it is ready", part=self.name, of=self.pid)
-        if said is not None:
-            on_ready(said)
+            while line := await pipe.readline():
+                tell(msgspec.json.decode(line, type=dict[str, Any]))
+                tell = on_change
+        except ValueError:
+            # Too long, or no JSON. Before it was ready: it is killed when its time to start is over.
+            log.warning("a process said something that is not understood", part=self.name, of=self.pid)
         while await pipe.read(LINE_BYTES_MAX):
-            pass  # nothing more is expected, but the pipe must not fill
+            pass  # the pipe must not fill
 
     async def _read_errors(self) -> None:
         pipe = self._process.stderr

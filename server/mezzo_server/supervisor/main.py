@@ -23,7 +23,7 @@ from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.parts import supervisor_sample
 from mezzo_server.supervisor.child import Child, describe_status, start
-from mezzo_server.supervisor.pinning import pin_addresses
+from mezzo_server.supervisor.pinning import pin_addresses, pin_devices
 from mezzo_server.supervisor.plan import Action, PartReport, Plan
 
 log = structlog.get_logger("mezzo.supervisor")
@@ -151,7 +151,10 @@ class Supervisor:
             log.info(READY_EVENT, part=name, of=child.pid)
             self._do(self._plan.ready(name, time.monotonic()))
 
-        status = await child.watch(msgspec.json.encode(self._config), on_ready)
+        def on_change(said: dict[str, Any]) -> None:
+            self._config = pin_devices(self._config, said)
+
+        status = await child.watch(msgspec.json.encode(self._config), on_ready, on_change)
         del self._children[name]
         expected = self._plan.stopping
         self._do(self._plan.ended(name, status, time.monotonic()))

@@ -1,4 +1,4 @@
-"""Addresses that processes took are kept: a restart comes back where its clients look for it. No I/O."""
+"""What processes took is kept: a restart comes back at its addresses, with the devices of its store. No I/O."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from mezzo_server.config.schema import NodeConfig
+
+MEMORY_NAMES = ("memory", "null")
+"""names of devices that are no files: their size is in the settings only"""
 
 
 def pin_addresses(config: NodeConfig, part: str, said: Mapping[str, Any]) -> NodeConfig:
@@ -35,6 +38,20 @@ def pin_addresses(config: NodeConfig, part: str, said: Mapping[str, Any]) -> Nod
         config = replace(config, frontend=replace(config.frontend, **taken))
     # What lies on a device now is the store that this node made; formatting was for the first start.
     return replace(config, shard=replace(config.shard, format=False)) if part == "shard" else config
+
+
+def pin_devices(config: NodeConfig, said: Mapping[str, Any]) -> NodeConfig:
+    """Settings with the devices that the shard says its store has by now.
+
+    Devices are added and drained while it serves, and a store starts with all of its devices or not at
+    all.  Memory ends with the process, so what the settings say of it stays.
+    """
+    names = said.get("devices")
+    if not isinstance(names, list) or not names:
+        return config
+    memory = [spec for spec in config.shard.devices if spec.startswith(("memory:", "null:"))]
+    others = [name for name in names if isinstance(name, str) and name not in MEMORY_NAMES]
+    return replace(config, shard=replace(config.shard, devices=[*memory, *others]))
 
 
 def _host_port(address: str) -> str:

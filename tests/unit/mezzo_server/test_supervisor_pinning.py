@@ -3,7 +3,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from mezzo_server.config import FrontendConfig, MetricsConfig, NodeConfig, ShardConfig
-from mezzo_server.supervisor.pinning import pin_addresses
+from mezzo_server.supervisor.pinning import pin_addresses, pin_devices
 
 FREE = NodeConfig(
     shard=ShardConfig(listen=["tcp://127.0.0.1:0", "unix:///run/a"], format=True),
@@ -42,3 +42,11 @@ def test_the_shard_of_the_settings_stays() -> None:
 def test_a_shard_without_a_socket_is_reached_over_tcp() -> None:
     pinned = pin_addresses(FREE, "shard", {"listen": ["tcp://127.0.0.1:4001"]})
     assert pinned.frontend.shard == "tcp://127.0.0.1:4001"
+
+
+def test_devices_that_came_and_went_are_those_of_the_next_start() -> None:
+    config = NodeConfig(shard=ShardConfig(devices=["/a", "memory:1GiB", "b"]))
+    pinned = pin_devices(config, {"devices": ["/c", "memory", "b"]})
+    assert sorted(pinned.shard.devices) == ["/c", "b", "memory:1GiB"]
+    for nothing in ({}, {"devices": []}, {"devices": "x"}):
+        assert pin_devices(config, nothing) == config
