@@ -36,6 +36,9 @@ T = TypeVar("T")
 class Client(ClientBase):
     """A blocking client of one shard, for any number of threads.
 
+    ``address`` is the shard's (``unix:///path``, ``tcp://host:port``) or a front-end's (``grpc://host:port``;
+    ``via`` says whether it leads the way to the shard or stands in between, `mezzo.frontend.via`).
+
     Threads share one connection and their requests are pipelined on it.  It connects with the first
     call, and again when the connection was lost.  ``timeout_s`` bounds each call unless the call
     brings its own; when it is over the call raises `DeadlineExceeded` after the server has let go

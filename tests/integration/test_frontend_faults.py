@@ -218,6 +218,23 @@ def test_a_shard_that_stands_still_costs_no_more_than_the_deadline(shard, fronte
                 break
 
 
+def test_a_front_end_that_stands_still_is_as_good_as_none(shard, frontend):
+    with (
+        mezzo.Client(frontend.grpc, via="proxy", connect_timeout_s=0.2) as proxied,
+        mezzo.Client(frontend.grpc, via="auto", connect_timeout_s=0.2) as direct,
+    ):
+        direct.put([b"k"], [b"bytes"])
+        os.kill(frontend.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(mezzo.Unavailable, match="did not open a session in time"):
+                proxied.lookup([b"k"])
+            assert direct.lookup([b"k"]).prefix == 1
+        finally:
+            os.kill(frontend.pid, signal.SIGCONT)
+        proxied.connect(timeout_s=PATIENCE_S)
+        assert proxied.lookup([b"k"]).prefix == 1
+
+
 def test_a_stop_lets_calls_end(shard, frontend):
     begun = threading.Event()
     go_on = threading.Event()

@@ -79,7 +79,7 @@ class AsyncProxyLink:
             opened = sessions.opened(answer, now())
         except grpc.aio.AioRpcError as error:
             await channel.close()
-            raise _error(error) from None
+            raise sessions.not_opened(target, _error(error)) from None
         except BaseException:
             await channel.close()
             raise

@@ -61,7 +61,7 @@ class ProxyLink:
             self.opened: Opened = sessions.opened(answer, now())
         except grpc.RpcError as error:
             self._channel.close()
-            raise _error(error) from None
+            raise sessions.not_opened(target, _error(error)) from None
         except BaseException:
             self._channel.close()
             raise

@@ -50,6 +50,13 @@ def request(client_name: str) -> bytes:
     return bytes(session_pb2.OpenSessionRequest(client=client_name[:128]).SerializeToString())
 
 
+def not_opened(target: str, error: MezzoError) -> MezzoError:
+    """Why there is no session: a front-end that does not answer is as good as none."""
+    if isinstance(error, DeadlineExceeded):
+        return ConnectionLost(f"the front-end at {target} did not open a session in time")
+    return error
+
+
 def opened(answer: bytes, now: float) -> Opened:
     """The front-end's answer. Raises ProtocolError."""
     message = parse_message(session_pb2.OpenSessionResponse, answer)
