@@ -292,12 +292,6 @@ def test_a_put_that_stops_in_the_middle_is_given_up(impatient):
         assert client.get_all([b"refused-0"]) == [None]
 
 
-def test_a_deadline_is_passed_on(client):
-    request = store_pb2.LookupRequest(namespace="default", keys=[b"x"])
-    code, _, _ = refused(client.lookup, request, timeout=0.000001)
-    assert code is Code.DEADLINE_EXCEEDED
-
-
 SLOW_KEYS = [b"slow-%d" % index for index in range(400)]
 SLOW_CHUNK = bytes(range(256)) * 240  # 24 MB in all: more than sockets and streams hold
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from mezzo.errors import Busy, InvalidArgument, TooLarge
 from mezzo.frontend.wire import Piece
+from mezzo.v1 import store_pb2
+from mezzo_server.frontend.calls import CALL_S_MAX, Calls, time_left
 from mezzo_server.frontend.get import Wanted, cut_windows, pack
 from mezzo_server.frontend.leases import LeaseTable
 from mezzo_server.frontend.namespaces import Namespaces
@@ -161,6 +163,36 @@ def test_room_is_lent_and_given_back():
         async with room.take([3 * 4096], 5.0):
             pass
         room.close()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("remaining", "expected"), [(0.5, 0.5), (None, CALL_S_MAX), (1e9, CALL_S_MAX), (-1.0, 0.001)]
+)
+def test_the_time_that_a_call_has_is_its_callers(remaining, expected):
+    assert time_left(SimpleNamespace(time_remaining=lambda: remaining)) == expected
+
+
+def test_a_call_gets_the_time_of_its_caller_and_its_error_is_told():
+    async def play():
+        numbers = FrontendNumbers()
+        aborted = []
+
+        async def abort(status, message, metadata):
+            aborted.append((status.name, message, dict(metadata)))
+            raise ConnectionAbortedError
+
+        async def answer(request, timeout_s):
+            raise Busy(f"{timeout_s}", 0.5)
+
+        context = SimpleNamespace(time_remaining=lambda: 1.5, abort=abort)
+        handle = Calls(numbers, 10).unary("Lookup", store_pb2.LookupRequest, answer)
+        with pytest.raises(ConnectionAbortedError):
+            await handle(b"", context)
+        metadata = {"mezzo-code": "BUSY", "mezzo-retry-after-ms": "500"}
+        assert aborted == [("RESOURCE_EXHAUSTED", "1.5", metadata)]
+        assert (numbers.errors, numbers.calls["Lookup"], numbers.calls_in_flight) == ({"BUSY": 1}, 1, 0)
 
     asyncio.run(play())
 
