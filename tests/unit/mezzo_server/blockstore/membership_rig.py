@@ -75,7 +75,7 @@ def run_until_transfer(rig: Rig, most: int) -> bool:
         return submit
 
     for device in rig.devices:
-        device.submit = limited(device)  # type: ignore[method-assign]
+        device.submit = limited(device)  # type: ignore[method-assign, assignment]
     try:
         settle(rig)
     except Ended:
