@@ -67,13 +67,26 @@ class Pins:
         hot = context.hot
         if hot is None:
             return [None] * len(keys)
-        return hot.hold_all(context.index.peek(scope).hot.get_all(keys))
+        namespace = context.index.peek(scope)
+        self._stamp(namespace.get_all(keys))
+        return hot.hold_all(namespace.hot.get_all(keys))
 
     def let_go_all(self, slots: Sequence[Slot]) -> None:
         """Undo one `hold_all`."""
         hot = self._context.hot
         if hot is not None:
             hot.let_go_all(slots)
+
+    def _stamp(self, locations: Sequence[int | None]) -> None:
+        """Chunks that are used in place are read: their device's policy must know."""
+        lives = self._context.lives
+        stamp = self._context.policy.read()
+        for location in locations:
+            if location is not None:
+                segment = lives[life_of(location)]
+                touched, number = segment.table.touched, number_of(location)
+                segment.touched_sum += stamp - touched[number]
+                touched[number] = stamp
 
     def _count(self, locations: Sequence[int | None], sign: int) -> None:
         """Add to (or take from) the pinned bytes of the segments that chunks lie in."""

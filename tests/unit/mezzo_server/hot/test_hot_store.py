@@ -469,3 +469,18 @@ def test_a_slow_device_does_not_make_hot_chunks_slow() -> None:
     for key in keys * 5:
         rig.get_outcome([GetChunk(key, (memory.span(0, 60_000),))])
     assert rig.store.load_estimate_s(180_000) == before, "hot gets say nothing about devices"
+
+
+def test_what_is_used_in_place_counts_as_read_on_its_device() -> None:
+    rig = Rig(hot={})
+    keys = [b"a", b"b"]
+    for key in keys:
+        assert rig.put(key, 5_000) is STORED
+    context = audit.context_of(rig.store)
+    places = [context.find(context.index.peek(SCOPE), key) for key in keys]
+    assert [place[0].table.touched[place[1]] for place in places if place] == [0, 0]
+    pins = rig.store.pins
+    held = [slot for slot in pins.hold_all(SCOPE, [b"b"]) if slot is not None]
+    assert [place[0].table.touched[place[1]] for place in places if place] == [0, context.policy.read()]
+    pins.let_go_all(held)
+    rig.drain()
