@@ -11,7 +11,7 @@ from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET, Superblock
 from mezzo_server.blockstore.io import Transfer
 from mezzo_server.blockstore.join import prepare
-from tests.simulation.rig import TURNS_MAX, Rig
+from tests.simulation.rig import TURNS_MAX, Rig, content
 from tests.simulation.world import SEGMENT_BYTES
 
 
@@ -107,3 +107,13 @@ def refusal(rig: Rig) -> str:
     except FormatError as error:
         return str(error)
     return ""
+
+
+def right(rig: Rig, keys: list[bytes], length: int) -> int:
+    """How many keys are there; each that is must have its bytes."""
+    count = 0
+    for key in keys:
+        data = rig.get(key)
+        assert data is None or data == content(key, length)
+        count += data is not None
+    return count
