@@ -13,6 +13,8 @@ MEZZO_TRACES ?= $(wildcard ../shared/traces)
 export MEZZO_TRACES
 # A guard against what hangs; on two quiet cores the suite takes a few minutes.
 TEST_SECONDS ?= 900
+# Many tests wait for processes more than they compute, so two at a time take half as long on two cores.
+TEST_PROCESSES ?= 2
 
 NATIVE_FOLDER := server/mezzo_server/_native
 NATIVE := setup.py $(filter-out %/ring.c %/pool.c,$(wildcard $(addprefix $(NATIVE_FOLDER)/*.,pyx pxd c h)))
@@ -36,7 +38,7 @@ demo: $(VENV)/.stamp-demo $(VENV)/.stamp-install
 	@$(BIN)/mezzo demo $(TRACE) $(ARGS)
 
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-install
-	timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest $(ARGS)
+	timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	$(BIN)/ruff check .

@@ -100,6 +100,33 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
+@contextmanager
+def placed(servers: Sequence[int], *, apart: bool) -> Iterator[None]:
+    """While the block runs: this process on one core, and the servers on another one, or on the same.
+
+    Where the scheduler puts two processes that talk to each other decides how long a wake-up takes, tenfold
+    on some machines; left to itself it decides anew in each run.  Skipped if there is no second core.
+    """
+    allowed = os.sched_getaffinity(0)
+    cores = sorted(allowed)
+    if apart and len(cores) < 2:
+        raise Skipped("one core only: client and server cannot be apart")
+    theirs = {cores[1] if apart else cores[0]}
+    try:
+        os.sched_setaffinity(0, {cores[0]})
+        for pid in servers:
+            _place(pid, theirs)
+        yield
+    finally:
+        for pid in (os.getpid(), *servers):
+            _place(pid, allowed)
+
+
+def _place(pid: int, cores: set[int]) -> None:
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(thread), cores)
+
+
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is in RAM."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -39,7 +39,9 @@ def parse_iperf(output: str) -> Sample:
 class Echo:
     """A blocking client of `benchmarks.echo`: one frame out, one frame of fixed size back."""
 
-    def __init__(self, path: Path, request_bytes: int, answer_bytes: int) -> None:
+    def __init__(self, path: Path, request_bytes: int, answer_bytes: int, pid: int) -> None:
+        self.pid = pid
+        """of the server"""
         self._frame = struct.pack("<I", request_bytes) + bytes(request_bytes - 4)
         self._answer = bytearray(answer_bytes)
         self._socket = socket.socket(socket.AF_UNIX)
@@ -65,8 +67,8 @@ def echo(folder: Path, request_bytes: int, answer_bytes: int) -> Iterator[Echo]:
     """An echo server in a process of its own, over the shard's loop (uvloop), and a client of it."""
     path = folder / "echo.socket"
     command = [sys.executable, "-m", "benchmarks.echo", str(path), str(answer_bytes)]
-    with serving(command, b"ready"):
-        client = Echo(path, request_bytes, answer_bytes)
+    with serving(command, b"ready") as server:
+        client = Echo(path, request_bytes, answer_bytes, server.pid)
         try:
             yield client
         finally:
