@@ -10,6 +10,7 @@ from mezzo.errors import Busy, FormatError, InvalidArgument
 from mezzo_server.blockstore.api import PutStatus
 from mezzo_server.blockstore.attach import inspect
 from mezzo_server.blockstore.devices.faults import Fault, FaultKind
+from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET, Content
 from tests.simulation import audit
 from tests.simulation.rig import SCOPE, Rig, chunk, content
@@ -338,6 +339,26 @@ def test_unreadable_chunks_are_given_up_and_counted() -> None:
     forget(rig, "d0")
     rig.restart("kill")
     assert right(rig, keys, 40_000) == there
+
+
+def test_what_rotted_is_noticed_while_it_is_moved() -> None:
+    rig = Rig(devices=2, segments=20)
+    keys = rig.fill("key", 40, 40_000)
+    context = audit.context_of(rig.store)
+    place = next(
+        place
+        for place in (context.find(context.index.peek(SCOPE), key) for key in keys)
+        if place is not None and place[0].log.device is rig.devices[0]
+    )
+    segment, number = place
+    rig.devices[0].flip(segment.offset + segment.table.block[number] * BLOCK_BYTES + 123, 5)
+    rig.store.membership.drain("d0")
+    settle(rig)
+    assert state(rig, "d0").state == "gone"
+    # Nobody has read it: it was the move that looked.
+    assert rig.counters["chunks_corrupt"] == rig.counters["chunks_lost"] == 1
+    assert right(rig, keys, 40_000) == 39
+    assert rig.counters["chunks_corrupt"] == 1
 
 
 def test_a_fenced_device_is_drained_of_what_can_be_read() -> None:
