@@ -50,6 +50,7 @@ NAMES = (
     "scrubbed_chunks",
     "scrubbed_bytes",
     "scrub_rounds",
+    "hot_scrubbed_bytes",
 )
 
 

@@ -37,7 +37,7 @@ class NamespaceIndex:
         """requests that may add to it"""
         self.busy: dict[bytes, deque[Callable[[], None]]] = {}
         """keys with a put, a relocation or a delete under way -> who waits for its end"""
-        self.hot = SlotMap()
+        self.hot = SlotMap(scope)
         """slots of the hot tier: ready only for what is visible here"""
         self.pins: dict[bytes, int] = {}
         """leases on a key"""

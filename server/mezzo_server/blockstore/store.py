@@ -32,6 +32,7 @@ from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.device_parts import DeviceParts
 from mezzo_server.blockstore.estimate import LoadEstimate
 from mezzo_server.blockstore.get import Gets
+from mezzo_server.blockstore.hot_scrub import HotScrub
 from mezzo_server.blockstore.io import Device, DeviceTime, Workers
 from mezzo_server.blockstore.join import SEGMENT_OVERHEAD_BYTES, JoinTerms
 from mezzo_server.blockstore.keeping import Keeping, is_ready
@@ -75,6 +76,7 @@ class BlockStore(Keeping):
         self._streams = Streams(context, self._gets)
         self._estimate = LoadEstimate()
         self._parts = DeviceParts(context, self._writer, self._deletes)
+        self._hot_scrub = None if context.hot is None else HotScrub(context, context.hot)
         if context.hot is not None:
             context.hot.made = self._made
             for arena in context.hot.arenas():
@@ -388,6 +390,8 @@ class BlockStore(Keeping):
             reclaim.tick()
         for scrub in self._scrubs:
             scrub.tick()
+        if self._hot_scrub is not None:
+            self._hot_scrub.tick()
         self.membership.tick()
 
     @property

@@ -84,9 +84,11 @@ class SlotMap:
     Sharded like the index, so that no growth of a dictionary holds the loop.
     """
 
-    __slots__ = ("count", "mask", "shards")
+    __slots__ = ("count", "mask", "scope", "shards")
 
-    def __init__(self) -> None:
+    def __init__(self, scope: object = None) -> None:
+        self.scope = scope
+        """names the namespace, for whoever comes from a slot"""
         self.shards: list[dict[bytes, Slot]] = [{}]
         self.mask = 0
         """a key is in ``shards[hash(key) >> HASH_SHIFT & mask]``"""

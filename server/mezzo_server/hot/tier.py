@@ -101,6 +101,10 @@ class HotTier:
         if self._tenant(tenant).spare is None:
             self._make(tenant)
 
+    def cuts(self) -> list[Cut]:
+        """The arenas that are cut into slots."""
+        return [cut for tenant in self._tenants.values() for cut in tenant.cuts]
+
     @property
     def arena_count(self) -> int:
         """Arenas that are there."""

@@ -201,6 +201,7 @@ CHECK_METRICS = (
         advice="A device with more than a few is fenced: prepare its replacement.",
     ),
     _counter("scrubbed_bytes", "Bytes read and verified by the scrub.", one("scrubbed_bytes")),
+    _counter("hot_scrubbed_bytes", "Bytes of the hot tier verified by its scrub.", one("hot_scrubbed_bytes")),
     _counter("scrubbed_chunks", "Chunks read and verified by the scrub.", one("scrubbed_chunks")),
     _counter(
         "scrub_rounds",

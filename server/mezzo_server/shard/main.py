@@ -26,6 +26,8 @@ from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.config import MetricsConfig, ShardConfig
 from mezzo_server.hot.arena import Arena
 from mezzo_server.hot.tier import HotTier
+from mezzo_server.machine.host import Host
+from mezzo_server.machine.memory import memory_seen
 from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.gathering import LoopGatherer
@@ -291,11 +293,14 @@ def _new_loop(name: str) -> asyncio.AbstractEventLoop:
 def _hot_tier(config: ShardConfig) -> HotTier | None:
     if not config.hot.bytes:
         return None
-    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if config.hot.bytes > memory_bytes:
+    memory = memory_seen(Host())
+    if config.hot.bytes > memory.usable_bytes > 0:
         # it is allocated for good and never swapped to a device of ours: the kernel would kill processes
+        whose = (
+            "this machine has" if memory.limit_bytes is None else "this machine or its control group gives"
+        )
         raise InvalidArgument(
-            f"shard.hot.bytes: {config.hot.bytes} bytes are more than this machine's memory ({memory_bytes})"
+            f"shard.hot.bytes: {config.hot.bytes} bytes are more memory than {whose} ({memory.usable_bytes})"
         )
     return HotTier(
         bytes_max=config.hot.bytes,

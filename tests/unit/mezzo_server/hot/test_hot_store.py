@@ -194,6 +194,30 @@ def test_memory_that_changes_by_itself_is_noticed(length: int) -> None:
     rig.drain()
 
 
+@pytest.mark.parametrize("inline_bytes", [0, 1 << 20])
+def test_memory_that_changes_by_itself_is_noticed_though_nobody_copies_it(inline_bytes: int) -> None:
+    rig = Rig(hot={}, options=options(inline_bytes=inline_bytes, scrub_bytes_per_s=1e6))
+    keys = [b"%d" % number for number in range(12)]
+    for number, key in enumerate(keys):
+        rig.put(key, 5_000 + 7_000 * (number % 3))
+    rotten = the_slot(rig, keys[4])
+    before = rotten.generation
+    rotten.span().view[4_000] ^= 4
+    for _ in range(60):
+        rig.time += 0.02
+        rig.store.tick()
+        rig.drain()
+    assert rig.counters["hot_scrubbed_bytes"] >= 12 * 12_000, "all of them were looked at"
+    assert rig.counters["hot_mismatches"] == 1
+    assert word(rig, rotten) > before
+    assert [key for key in keys if slot_of(rig, key) is None] == [keys[4]]
+    assert [rig.get(key) for key in keys] == [
+        content(key, 5_000 + 7_000 * (number % 3)) for number, key in enumerate(keys)
+    ]
+    assert tiers(rig) == (11, 1)
+    rig.drain()
+
+
 class Scribbling(InlineWorkers):
     """A client writes into its region between the copy and the checksum."""
 
