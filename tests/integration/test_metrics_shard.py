@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
@@ -34,6 +36,15 @@ def scrape(address: object) -> Told:
         for one in family.samples:
             told[(one.name, *one.labels.values())] = one.value
     return told
+
+
+def health(address: object) -> int:
+    try:
+        with urllib.request.urlopen(f"http://{address}/healthz", timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
 
 
 def payload(number: int) -> bytes:
@@ -171,7 +182,8 @@ def test_a_port_in_use_keeps_it_from_starting() -> None:
 
 
 def test_every_process_of_a_node_has_its_own() -> None:
-    with running_node(hot="64MiB") as node:
+    # Long enough between two looks to be seen as not ready.
+    with running_node(hot="64MiB", config="[supervisor]\nbackoff_s_min = 3\n") as node:
         with mezzo.Client(node.unix) as client:
             client.put([b"a"], [payload(1)])
         addresses = node.metrics
@@ -181,9 +193,14 @@ def test_every_process_of_a_node_has_its_own() -> None:
         assert frontend["mezzo_frontend_serving",] == 1
         assert frontend["mezzo_frontend_calls_total", "Put"] == 0
         assert scrape(addresses["supervisor"])["mezzo_supervisor_part_ready", "shard"] == 1
+        assert health(addresses["supervisor"]) == 200
         node.kill_shard()
+        until = time.monotonic() + 60
+        while health(addresses["supervisor"]) != 503:
+            assert time.monotonic() < until, "a node without its shard is well, it says"
         node.wait_until_ready()
         assert scrape(addresses["supervisor"])["mezzo_supervisor_part_restarts_total", "shard"] == 1
+        assert health(addresses["supervisor"]) == 200
         told = scrape(addresses["shard"])
         assert told["mezzo_shard_put_chunks_total",] == 0, "it counts from its own start"
 
@@ -192,7 +209,7 @@ def test_top_prints_frames_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     with running_shard() as shard:
         with mezzo.Client(shard.unix) as client:
             client.put([b"a"], [payload(1)])
-        base = ["top", shard.unix, "--interval", "0.1"]
+        base = ["top", "--server", shard.unix, "--interval", "0.1"]
         assert run(make_app, [*base, "--once"]) == 0
         frame = capsys.readouterr().out
         assert "hit rate" in frame

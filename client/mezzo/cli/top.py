@@ -42,12 +42,7 @@ def register(app: typer.Typer) -> None:
 
 def top(
     *,
-    address: Annotated[
-        str,
-        typer.Argument(
-            envvar="MEZZO_ADDRESS", help="The shard: unix:///path or tcp://host:port.", show_envvar=True
-        ),
-    ] = opt.DEFAULT_ADDRESS,
+    address: opt.Address = opt.DEFAULT_ADDRESS,
     interval_s: Annotated[
         float, typer.Option("--interval", min=SHORTEST_S, max=3600.0, help="Seconds between two looks.")
     ] = 2.0,

@@ -15,7 +15,7 @@ OPENING = """\
 
 Each process of a node serves its metrics over HTTP at `/metrics`, in Prometheus' text format or in
 OpenMetrics, whichever is asked for, and says at `/healthz` whether its event loop answers (200 `ok`, or
-503). The addresses are settings of the table `[metrics]`; the readiness block names those that were
+503); the supervisor, whether all of its processes are ready. The addresses are settings of the table `[metrics]`; the readiness block names those that were
 taken.
 
 | process | setting | default |

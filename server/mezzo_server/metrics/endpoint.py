@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/healthz":
             well = self.server.healthy()
             status = 200 if well else 503
-            page = b"ok\n" if well else b"it does not answer\n"
+            page = b"ok\n" if well else b"not ready, or it does not answer\n"
         else:
             status, page = 404, b"/metrics and /healthz are here\n"
         self.send_response(status)

@@ -233,11 +233,16 @@ def serve(config: NodeConfig, announce: Callable[[NodeReadiness], None]) -> int:
         parts = supervisor.report() if supervisor is not None else []
         return supervisor_sample(parts, time.monotonic() - began)
 
+    def healthy() -> bool:
+        return supervisor is not None and all(part.ready_since for part in supervisor.report())
+
     with ExitStack() as stack:
         address = ""
         if config.metrics.supervisor:
             settings = config.metrics
-            endpoint = Endpoint(settings.supervisor, "supervisor", sample, insecure=settings.insecure)
+            endpoint = Endpoint(
+                settings.supervisor, "supervisor", sample, healthy, insecure=settings.insecure
+            )
             stack.callback(endpoint.close)
             address = endpoint.address
         supervisor = Supervisor(config, announce, metrics_address=address)
