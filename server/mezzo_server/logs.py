@@ -90,7 +90,11 @@ def configure_logs(config: LogConfig, process: str) -> None:
     ]
     if for_people:
         renderer = [
-            structlog.dev.ConsoleRenderer(colors=terminal and not os.environ.get("NO_COLOR"), sort_keys=False)
+            structlog.dev.ConsoleRenderer(
+                colors=terminal and not os.environ.get("NO_COLOR"),
+                sort_keys=False,
+                exception_formatter=structlog.dev.plain_traceback,
+            )
         ]
     structlog.configure(
         processors=[

@@ -18,6 +18,10 @@ TENANTS = (b"a" * 16, b"b" * 16)
 ARENA_BYTES = 32 * PAGE_BYTES
 
 
+WHICH = st.integers(0, 1000)
+"""Which of those that there are: a number is drawn in no time, a slot (with its arena) is not"""
+
+
 def tier(arenas: int = 4, held_fraction: float = 0.5, **more: object) -> HotTier:
     return HotTier(
         bytes_max=arenas * arena_bytes_for(ARENA_BYTES),
@@ -70,10 +74,9 @@ class Model(RuleBasedStateMachine):
         self.filling.append(slot)
 
     @precondition(lambda self: self.filling)
-    @rule(data=st.data(), right=st.booleans())
-    def fill_ends(self, data: st.DataObject, right: bool) -> None:
-        slot = data.draw(st.sampled_from(self.filling))
-        self.filling.remove(slot)
+    @rule(which=WHICH, right=st.booleans())
+    def fill_ends(self, which: int, right: bool) -> None:
+        slot = self.filling.pop(which % len(self.filling))
         told: list[bool] = []
         slot.waiters.append(told.append)
         dropped = slot.state is State.LEAVING
@@ -87,9 +90,10 @@ class Model(RuleBasedStateMachine):
         return [slot for slots in self.maps.values() for slot in slots if slot.state is State.READY]
 
     @precondition(lambda self: self.ready())
-    @rule(data=st.data())
-    def hold(self, data: st.DataObject) -> None:
-        slot = data.draw(st.sampled_from(self.ready()))
+    @rule(which=WHICH)
+    def hold(self, which: int) -> None:
+        ready = self.ready()
+        slot = ready[which % len(ready)]
         before = self.hot.held_bytes
         if self.hot.hold(slot):
             self.hot.used(slot)
@@ -99,30 +103,30 @@ class Model(RuleBasedStateMachine):
             assert before + slot.capacity > self.hot.held_bytes_max
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def let_go(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(0, len(self.held) - 1))
-        slot, generation, before = self.held.pop(index)
+    @rule(which=WHICH)
+    def let_go(self, which: int) -> None:
+        slot, generation, before = self.held.pop(which % len(self.held))
         assert bytes(slot.span(0, slot.capacity).view) == before, "a held slot was given to somebody else"
         if slot.state is State.READY and slot.generation == generation:
             assert self.word(slot) == generation
         self.hot.let_go(slot)
 
     @precondition(lambda self: any(len(list(slots)) for slots in self.maps.values()))
-    @rule(data=st.data())
-    def drop(self, data: st.DataObject) -> None:
-        slot = data.draw(st.sampled_from([slot for slots in self.maps.values() for slot in slots]))
+    @rule(which=WHICH)
+    def drop(self, which: int) -> None:
+        every = [slot for slots in self.maps.values() for slot in slots]
+        slot = every[which % len(every)]
         owner, key, before = slot.owner, slot.key, self.word(slot)
         assert owner is not None
         self.hot.drop(slot)
         assert owner.get(key) is None
         assert self.word(slot) > before, "raised at once, though somebody may use it"
 
-    @rule(data=st.data())
-    def use(self, data: st.DataObject) -> None:
+    @rule(which=WHICH)
+    def use(self, which: int) -> None:
         ready = self.ready()
         if ready:
-            self.hot.used(data.draw(st.sampled_from(ready)))
+            self.hot.used(ready[which % len(ready)])
 
     @invariant()
     def bytes_are_bounded(self) -> None:
