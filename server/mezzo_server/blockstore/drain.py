@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.budget import Budget
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.delete import Deletes, Tombstone
 from mezzo_server.blockstore.device_log import DeviceLog
@@ -71,9 +72,7 @@ class Drain:
         self._pause = pause
         self._check = check
         self._rewriter = Rewriter(context, log, writer, deletes)
-        self._rate = context.options.drain_bytes_per_s
-        self._budget = 0.0
-        self._filled_at = context.now()
+        self._budget = Budget(context.options.drain_bytes_per_s, BURST_S, context.now())
         self._failures = 0
         self.bytes = log.bytes_live
         """to be moved, when it began"""
@@ -282,18 +281,14 @@ class Drain:
 
     async def _pace(self, count: int) -> None:
         """Wait until so many bytes fit into the rate."""
-        if not self._rate:
+        budget = self._budget
+        if not budget.bytes_per_s:
             return
-        self._budget -= count
-        self._fill()
-        while self._budget < 0:
+        budget.bytes -= count
+        budget.fill(self._context.now())
+        while budget.bytes < 0:
             await self._pause()
-            self._fill()
-
-    def _fill(self) -> None:
-        now = self._context.now()
-        self._budget = min(self._budget + (now - self._filled_at) * self._rate, self._rate * BURST_S)
-        self._filled_at = now
+            budget.fill(self._context.now())
 
     async def _flush(self) -> None:
         """What was moved must be durable before the places that it came from are given up."""

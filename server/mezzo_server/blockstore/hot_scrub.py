@@ -9,12 +9,12 @@ again.
 from __future__ import annotations
 
 from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.budget import Budget
 from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.scrub import BURST_S
 from mezzo_server.hot.slots import Cut, Slot, State
 from mezzo_server.hot.tier import HotTier
 
-BURST_S = 0.5
-"""Unused budget is kept for at most this long."""
 SLOTS_LOOKED_AT = 256
 """In one call: free ones and those that are being filled are passed over."""
 
@@ -25,9 +25,7 @@ class HotScrub:
     def __init__(self, context: Context, hot: HotTier) -> None:
         self._context = context
         self._hot = hot
-        self._rate = context.options.scrub_bytes_per_s
-        self._budget = 0.0
-        self._last = context.now()
+        self._budget = Budget(context.options.scrub_bytes_per_s, BURST_S, context.now())
         self._arena = 0
         self._here: Cut | None = None
         self._at = 0
@@ -35,10 +33,8 @@ class HotScrub:
 
     def tick(self) -> None:
         """Go on as far as the rate allows."""
-        now = self._context.now()
-        self._budget = min(self._budget + (now - self._last) * self._rate, self._rate * BURST_S)
-        self._last = now
-        if self._budget > 0 and self._rate and not self._looking and not self._context.closing:
+        self._budget.fill(self._context.now())
+        if self._budget.bytes > 0 and not self._looking and not self._context.closing:
             slot = self._next()
             if slot is not None:
                 self._look(slot)
@@ -74,7 +70,7 @@ class HotScrub:
         segment, number = place
         length = slot.length
         self._looking = True
-        self._budget -= length
+        self._budget.bytes -= length
         hot.use(slot)
 
         def verified(right: bool) -> None:

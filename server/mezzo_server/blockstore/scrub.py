@@ -6,6 +6,7 @@ any get, so that a confirmed mismatch is dropped and counted.
 
 from __future__ import annotations
 
+from mezzo_server.blockstore.budget import Budget
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
@@ -25,9 +26,7 @@ class Scrub:
         self._context = context
         self._log = log
         self._drop = drop
-        self._rate = context.options.scrub_bytes_per_s
-        self._budget = 0.0
-        self._last = context.now()
+        self._budget = Budget(context.options.scrub_bytes_per_s, BURST_S, context.now())
         self._life = 0
         self._here: Segment | None = None
         self._entry = 0
@@ -37,11 +36,9 @@ class Scrub:
 
     def tick(self) -> None:
         """Go on as far as the rate allows: one chunk is under way at a time."""
-        now = self._context.now()
-        self._budget = min(self._budget + (now - self._last) * self._rate, self._rate * BURST_S)
-        self._last = now
+        self._budget.fill(self._context.now())
         idle = self._reading or self._log.fenced is not None or self._context.closing
-        if self._budget > 0 and self._rate and not idle:
+        if self._budget.bytes > 0 and not idle:
             self._step()
 
     def _step(self) -> None:
@@ -65,7 +62,7 @@ class Scrub:
         if self._entry >= len(table):
             self._life, self._entry = segment.life + 1, 0
         # looking costs a little of the budget, so that a device full of dead entries is walked slowly too
-        self._budget -= BLOCK_BYTES
+        self._budget.bytes -= BLOCK_BYTES
         self._context.later.add(self.tick)
 
     def _segment(self) -> Segment | None:
@@ -91,7 +88,7 @@ class Scrub:
                 staging.give(span)
             return  # others need the memory more; the next tick tries again
         self._reading = True
-        self._budget -= size
+        self._budget.bytes -= size
 
         def done(found: bool) -> None:
             staging.give(span)
