@@ -23,8 +23,11 @@ class ErrorCode(IntEnum):
     DENIED = 4
     PROTOCOL = 5
     REGION = 6
+    UNAUTHENTICATED = 7
+    CONFLICT = 8
     BUSY = 16
     DEADLINE = 17
+    OVER_QUOTA = 18
     GONE = 32
     UNAVAILABLE = 64
     INTERNAL = 65
@@ -64,6 +67,18 @@ class Denied(CallerError):
     code = ErrorCode.DENIED
 
 
+class Unauthenticated(CallerError):
+    """There is no credential, or it is not valid (any more); the message never says which part of it was wrong."""
+
+    code = ErrorCode.UNAUTHENTICATED
+
+
+class Conflict(CallerError):
+    """What is to be made exists already, and is something else; the message shows both."""
+
+    code = ErrorCode.CONFLICT
+
+
 class RegionError(CallerError):
     """A region is too small, closed, truncated or not fit for what was asked."""
 
@@ -82,6 +97,12 @@ class Busy(MezzoError):
     def __init__(self, message: str = "busy", retry_after_s: float = 0.05) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class OverQuota(Busy):
+    """Over a hard limit of the tenant's; nothing was done. The message names the limit and what is used of it."""
+
+    code = ErrorCode.OVER_QUOTA
 
 
 class DeadlineExceeded(MezzoError, TimeoutError):
@@ -139,8 +160,11 @@ CODES: dict[ErrorCode, type[MezzoError]] = {
     ErrorCode.DENIED: Denied,
     ErrorCode.PROTOCOL: ProtocolError,
     ErrorCode.REGION: RegionError,
+    ErrorCode.UNAUTHENTICATED: Unauthenticated,
+    ErrorCode.CONFLICT: Conflict,
     ErrorCode.BUSY: Busy,
     ErrorCode.DEADLINE: DeadlineExceeded,
+    ErrorCode.OVER_QUOTA: OverQuota,
     ErrorCode.GONE: Gone,
     ErrorCode.UNAVAILABLE: Unavailable,
     ErrorCode.INTERNAL: InternalError,
@@ -153,6 +177,6 @@ def from_code(code: int, message: str, retry_after_s: float = 0.0) -> MezzoError
         cls = CODES[ErrorCode(code)]
     except ValueError:
         return InternalError(f"unknown error code {code}: {message}")
-    if cls is Busy:
-        return Busy(message, retry_after_s)
+    if issubclass(cls, Busy):
+        return cls(message, retry_after_s)
     return cls(message)

@@ -38,6 +38,7 @@ class Status(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
@@ -57,8 +58,11 @@ STATUSES: dict[ErrorCode, Status] = {
     # Between front-end and shard: nothing that the caller did.
     ErrorCode.PROTOCOL: Status.INTERNAL,
     ErrorCode.REGION: Status.FAILED_PRECONDITION,
+    ErrorCode.UNAUTHENTICATED: Status.UNAUTHENTICATED,
+    ErrorCode.CONFLICT: Status.ALREADY_EXISTS,
     ErrorCode.BUSY: Status.RESOURCE_EXHAUSTED,
     ErrorCode.DEADLINE: Status.DEADLINE_EXCEEDED,
+    ErrorCode.OVER_QUOTA: Status.RESOURCE_EXHAUSTED,
     ErrorCode.GONE: Status.ABORTED,
     ErrorCode.UNAVAILABLE: Status.UNAVAILABLE,
     ErrorCode.INTERNAL: Status.INTERNAL,

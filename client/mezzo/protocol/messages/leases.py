@@ -1,0 +1,85 @@
+"""Bodies about leases, and about chunks that are used in place."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated
+
+from msgspec import Meta
+
+from mezzo.protocol.messages.types import KEYS_MAX, U32, U64, Body, Keys, U
+
+
+class InPlace(IntEnum):
+    """What an `Acquire` wants to know of the hot tier."""
+
+    NO = 0
+    HOT = 1
+    """where the leased chunks lie that are hot"""
+    LOAD = 2
+    """those that are not are read into the hot tier first, as far as it has room"""
+
+
+class Acquire(Body, frozen=True):
+    """Look up as `Lookup` does and lease the prefix found for ``lease_ms``."""
+
+    keys: Keys
+    lease_ms: U32
+    in_place: U32 = InPlace.NO
+    """`InPlace`; other than ``NO`` only where the server passes descriptors (a Unix socket)"""
+
+
+PLACE_NUMBERS = 4
+"""Numbers of one place in `Acquired`: arena, page, bytes, generation."""
+
+
+class Acquired(Body, frozen=True):
+    """``lease`` is 0 when ``prefix`` is.
+
+    With `InPlace`, ``places`` has four numbers for each key of the prefix: the arena, the page of its
+    data at which the chunk begins, its length in bytes, and the generation of its slot; generation 0
+    says that the chunk is not hot.  A place may be read as long as its generation is the one here,
+    checked *after* the read: the word of the page in the arena's head (`ArenaOpened`).
+    """
+
+    lease: U
+    prefix: U32
+    bytes: U
+    lease_ms: U32
+    load_us: U
+    places: Annotated[list[U64], Meta(max_length=PLACE_NUMBERS * KEYS_MAX)] = []
+
+
+class ArenaOpen(Body, frozen=True):
+    """Asks for the descriptor of an arena of the hot tier that `Acquired` named.
+
+    One end of a Unix stream socket pair comes with the frame (SCM_RIGHTS); the server sends the
+    arena's descriptor over it with one byte, closes it, and answers.
+    """
+
+    arena: U32
+
+
+class ArenaOpened(Body, frozen=True):
+    """The descriptor was sent. Map it shared and for reading: nothing else is allowed by its seals.
+
+    Word i (64 bits, little endian) at its beginning is the generation of the slot that begins at page
+    i of the data; the data begins at ``data_offset``.
+    """
+
+    bytes: U
+    """of the whole arena, head included"""
+    data_offset: U
+    page_bytes: U32
+
+
+class Release(Body, frozen=True):
+    """End a lease now."""
+
+    lease: U
+
+
+class Released(Body, frozen=True):
+    """``held``: the lease was still held."""
+
+    held: bool

@@ -1,0 +1,81 @@
+"""Bodies that begin, end and keep a connection, and those that answer or give up a request as such."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from mezzo.protocol.messages.types import U32, VERSION_MAX, VERSION_MIN, Body, Id16, Name, Text, U
+
+
+class Hello(Body, frozen=True):
+    """First frame of a client. Its layout never changes but by appending."""
+
+    version_min: U32
+    version_max: U32
+    client: Name = ""
+    namespace: Name = "default"
+    ticket: Annotated[bytes, Meta(max_length=4096)] = b""
+    epoch: U = 0
+
+
+class Welcome(Body, frozen=True):
+    """The server's answer to `Hello`; limits are those of this connection."""
+
+    version: U32
+    server: Name
+    shard_incarnation: Id16
+    epoch: U
+    tenant_id: Id16
+    namespace_id: Id16
+    keys_max: U32
+    key_bytes_max: U32
+    chunk_bytes_max: U
+    body_bytes_max: U32
+    requests_max: U32
+    """requests in flight on one connection; one more is answered `Busy`"""
+    regions_max: U32
+    region_bytes_max: U
+    """bytes in all regions of one connection"""
+    lease_ms_max: U
+    block_bytes: U32
+    """alignment (address and length) at which shm needs no bounce copy"""
+    shm: bool
+    """whether this connection may register regions (a Unix socket)"""
+
+
+class Refuse(Body, frozen=True):
+    """The last frame on a connection: why the server (or client) ends it."""
+
+    code: U32
+    message: Text
+    version_min: U32 = VERSION_MIN
+    version_max: U32 = VERSION_MAX
+
+
+class ErrorReply(Body, frozen=True):
+    """The answer to one request that failed as a whole."""
+
+    code: U32
+    message: Text
+    retry_after_ms: U32 = 0
+
+
+class Ping(Body, frozen=True):
+    """Asks for a `Pong`; allowed at any time after `Welcome`."""
+
+
+class Pong(Body, frozen=True):
+    """Answer to `Ping`."""
+
+
+class Cancel(Body, frozen=True):
+    """Give up the request with this frame's request id."""
+
+
+class Cancelled(Body, frozen=True):
+    """The request is over and the server touches none of its memory any more.
+
+    Its own answer may have come before; after this none comes.
+    """

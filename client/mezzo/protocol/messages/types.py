@@ -1,0 +1,36 @@
+"""Types, bounds and the base of bodies."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+VERSION_MIN = 1
+VERSION_MAX = 1
+
+KEY_BYTES_MAX = 64
+KEYS_MAX = 4096
+PARTS_MAX = 256
+EXTENTS_MAX = 65536
+
+U32_MAX = 2**32 - 1
+I63_MAX = 2**63 - 1
+
+U = Annotated[int, Meta(ge=0, le=I63_MAX)]
+U64 = Annotated[int, Meta(ge=0)]
+U32 = Annotated[int, Meta(ge=0, le=U32_MAX)]
+Key = Annotated[bytes, Meta(min_length=1, max_length=KEY_BYTES_MAX)]
+Keys = Annotated[list[Key], Meta(min_length=1, max_length=KEYS_MAX)]
+Bitmap = Annotated[bytes, Meta(max_length=KEYS_MAX // 8)]
+Text = Annotated[str, Meta(max_length=1024)]
+Name = Annotated[str, Meta(max_length=128)]
+Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Lengths = Annotated[list[U32], Meta(min_length=1, max_length=KEYS_MAX)]
+Parts = Annotated[list[U32], Meta(min_length=1, max_length=PARTS_MAX)]
+# one target or source: [offset, length, offset, length, ...] within the request's region
+ExtentList = Annotated[list[U], Meta(min_length=2, max_length=2 * EXTENTS_MAX)]
+
+
+class Body(Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
+    """Base of all bodies."""

@@ -1,0 +1,125 @@
+"""What a metadata engine is: keys and values under one revision, transactions, leases, watches.
+
+To who implements it: every write raises the revision by one, whatever number of keys it changes; a watch
+that begins at revision r yields every change after r, in order, or raises `Compacted`, and never skips
+one silently.  Values are opaque.  The contract suite is tests/contract/metadata.py.
+
+The shape is etcd's (https://etcd.io/docs/v3.5/learning/api/), since a pod uses that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from mezzo.errors import Unavailable
+
+KEY_CHARACTERS_MAX = 512
+VALUE_BYTES_MAX = 1 << 20
+OPERATIONS_MAX = 128
+"""checks and writes of one transaction, each"""
+
+
+class Compacted(Unavailable):
+    """A watch asked for changes that are not kept any more: scan, and watch from the scan's revision on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key and what it holds."""
+
+    key: str
+    value: bytes
+    revision: int
+    """of the write that this value is from"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """All entries under a prefix, as of one revision."""
+
+    entries: Sequence[Entry]
+    """in the order of their keys"""
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A transaction's condition: the key's `Entry.revision` is this; 0: there is no such key."""
+
+    key: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A transaction's effect: the key holds this value; None: it is removed."""
+
+    key: str
+    value: bytes | None
+    lease: int = 0
+    """the lease with which the key goes; 0: none"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a transaction ended."""
+
+    done: bool
+    """all checks held, and all writes were made"""
+    revision: int
+    """of the writes; of the engine if nothing was written"""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key that a write changed; ``value`` None: it was removed."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class Engine(ABC):
+    """A metadata engine. All calls may raise `Unavailable`, and then may be tried again."""
+
+    @abstractmethod
+    async def get(self, key: str) -> Entry | None:
+        """What a key holds; None: there is no such key."""
+
+    @abstractmethod
+    async def scan(self, prefix: str) -> Scan:
+        """All keys that begin with ``prefix``, as of one revision."""
+
+    @abstractmethod
+    async def transact(self, checks: Sequence[Check], writes: Sequence[Write]) -> Outcome:
+        """If all ``checks`` hold make all ``writes``, else none; durable when it returns.
+
+        Raises:
+            InvalidArgument: over a limit, a key twice, or a lease that is not held.
+        """
+
+    @abstractmethod
+    async def grant(self, ttl_s: float) -> int:
+        """A new lease: unless it is kept, it ends after ``ttl_s`` and the keys written with it go."""
+
+    @abstractmethod
+    async def keep(self, lease: int) -> bool:
+        """Let a lease begin anew; False: it has ended."""
+
+    @abstractmethod
+    async def revoke(self, lease: int) -> None:
+        """End a lease now; without effect on one that has ended."""
+
+    @abstractmethod
+    def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Change]]:
+        """Changes of keys that begin with ``prefix``, of revisions over ``after``, one batch a revision or more.
+
+        Raises:
+            Compacted: some of them are not kept any more.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything; watches end."""

@@ -1,0 +1,131 @@
+"""What is kept of tenants, namespaces, credentials and ticket keys. Immutable; stored as JSON of msgspec.
+
+Ids of tenants and namespaces are 128 random bits, drawn once and never used again.  A generation is
+raised to erase all that was stored before.  A record of what was deleted stays, so that its id keeps
+its generation; its name is free again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Natural = Annotated[int, Meta(ge=0)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+WEIGHT_MAX = 1000
+
+DEFAULT_NAMESPACE = "default"
+
+
+class Limit(Struct, frozen=True, forbid_unknown_fields=True):
+    """A quota's two limits; 0: none.
+
+    Over ``soft`` the tenant is over its share: its chunks go first and its requests come last while others
+    have queued work.  Over ``hard`` it is refused with `OverQuota`.
+    """
+
+    soft: Natural = 0
+    hard: Natural = 0
+
+
+class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one tenant may use of one shard."""
+
+    capacity_bytes: Limit = Limit()
+    """of chunks on devices, in whole blocks"""
+    hot_bytes: Limit = Limit()
+    """of the hot tier"""
+    leased_bytes: Limit = Limit()
+    """of chunks under leases; one in two leases counts twice"""
+    bytes_per_s: Limit = Limit()
+    """payload put and got"""
+    requests_per_s: Limit = Limit()
+
+
+class Lifetime(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long chunks live, seconds; 0: without end."""
+
+    ttl_s_default: Natural = 0
+    """of a chunk that is put without one"""
+    ttl_s_max: Natural = 0
+    """the longest that a put may ask for; a longer wish, and none, get this"""
+
+
+class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is isolated, limited and accounted."""
+
+    id: Id
+    name: Name
+    generation: Natural = 0
+    weight: Annotated[int, Meta(ge=1, le=WEIGHT_MAX)] = 1
+    """its share of device and network time beside other tenants that have work"""
+    quota: Quota = Quota()
+    lifetime: Lifetime = Lifetime()
+    encrypted: bool = False
+    """its chunks are encrypted at rest, with a key of its own"""
+    created_s: Natural = 0
+    """Unix time"""
+    deleted: bool = False
+
+
+class Identity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the KV bytes of a namespace are; two different ones never share a chunk."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    weights_revision: Annotated[str, Meta(max_length=256)] = ""
+    kv_dtype: Annotated[str, Meta(min_length=1, max_length=64)]
+    layout: Annotated[str, Meta(min_length=1, max_length=256)]
+    """order of the axes in a chunk, as the engine names it"""
+    tp_size: Annotated[int, Meta(ge=1)] = 1
+    tp_rank: Natural = 0
+    pp_size: Annotated[int, Meta(ge=1)] = 1
+    pp_rank: Natural = 0
+    chunk_tokens: Annotated[int, Meta(ge=1)]
+    chunk_bytes: Annotated[int, Meta(ge=1)]
+    salt: Annotated[str, Meta(max_length=256)] = ""
+
+
+class Namespace(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A tenant's namespace."""
+
+    id: Id
+    tenant_id: Id
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    identity: Identity | None = None
+    """None: whoever opened it said nothing of its bytes"""
+    generation: Natural = 0
+    lifetime: Lifetime = Lifetime()
+    """zeros: as the tenant's"""
+    created_s: Natural = 0
+    deleted: bool = False
+
+
+class Credential(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A static token, of which only a hash is kept."""
+
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    tenant_id: Annotated[bytes, Meta(max_length=16)] = b""
+    """empty: an operator's, who looks after tenants and belongs to none"""
+    hash: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    """SHA-256 of the secret: 256 random bits need no slow hash"""
+    scopes: list[str] = msgspec.field(default_factory=list)
+    """``read``, ``write``, ``admin``"""
+    created_s: Natural = 0
+    expires_s: Natural = 0
+    """Unix time; 0: never"""
+    revoked: bool = False
+    note: Annotated[str, Meta(max_length=256)] = ""
+
+
+class TicketKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A front-end's public key, with which shards check its tickets."""
+
+    id: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    public: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    """Ed25519, RFC 8032"""
+    expires_s: Natural
+    """Unix time; no ticket that it signed is good for longer"""
