@@ -17,6 +17,7 @@ import xxhash
 
 from mezzo.errors import Busy, InternalError, InvalidArgument
 from mezzo_server.blockstore.io import Job, Task, Workers
+from mezzo_server.blockstore.sealing import Seal, Unseal, run_seal, run_unseal
 from mezzo_server.mailbox import Mailbox
 from mezzo_server.memory import Span
 
@@ -217,6 +218,10 @@ def run_job(job: Job) -> int:
             return _descriptor_io(job, job.target, os.preadv)
         case Task.FD_WRITE:
             return _descriptor_io(job, job.source, os.pwritev)
+        case Task.SEAL if isinstance(job.context, Seal):
+            return run_seal(job.context, job.source, job.target)
+        case Task.UNSEAL if isinstance(job.context, Unseal):
+            return run_unseal(job.context, job.source, job.target)
     raise InvalidArgument(f"unknown task {job.task!r}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.sealing import plain_length
 from mezzo_server.blockstore.segment import State, life_of, number_of
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.hot.slots import PAGE_BYTES, Slot, data_pages
@@ -107,7 +108,7 @@ def check_hot(store: BlockStore) -> None:
             assert location is not None, "hot and not visible"
             table = context.lives[life_of(location)].table
             assert table.sequence[number_of(location)] == slot.sequence
-            assert table.length[number_of(location)] == slot.length <= slot.capacity
+            assert plain_length(table, number_of(location)) == slot.length <= slot.capacity
     assert ready == report["hot_chunks"]
     used = held = 0
     pages: dict[int, set[int]] = {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus, Scope
 from mezzo_server.blockstore.devices.faults import Fault
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET
+from mezzo_server.blockstore.io import Workers
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.put import PutTicket
 from mezzo_server.blockstore.store import BlockStore
@@ -30,6 +31,8 @@ class Rig:
     """See the module. ``faults`` strike after formatting, unless ``from_start``."""
 
     hot_options: dict[str, object] | None = None
+    keys: Mapping[bytes, bytes] = {}
+    ciphers: Workers | None = None
 
     def __init__(
         self,
@@ -41,8 +44,11 @@ class Rig:
         seed: int = 0,
         in_order: bool = True,
         hot: dict[str, object] | None = None,
+        keys: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        """``hot``: of the hot tier, if there is to be one."""
+        """``hot``: of the hot tier, if there is to be one. ``keys``: of tenants whose chunks are encrypted."""
+        self.keys = dict(keys or {})
+        self.ciphers = InlineWorkers() if self.keys else None
         self.options = options
         self.hot_options = hot
         self.time = 0.0
@@ -70,7 +76,9 @@ class Rig:
             now=lambda: self.time,
             entropy=self.random.randbytes,
             hot=self.hot,
+            ciphers=self.ciphers,
         )
+        self.store.set_tenant_keys(self.keys)
 
     def restart(
         self,

@@ -21,13 +21,13 @@ from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutco
 from mezzo_server.blockstore.devices.faults import Fault
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET
-from mezzo_server.blockstore.hot_stream import HotStream
 from mezzo_server.blockstore.io import Job
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.put import PutTicket
 from mezzo_server.blockstore.segment import Purpose, State
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.blockstore.stream import ChunkStream
+from mezzo_server.blockstore.streams import Stream
 from mezzo_server.hot.arena import AnonymousArena
 from mezzo_server.hot.slots import Slot
 from mezzo_server.hot.tier import HotTier
@@ -89,7 +89,8 @@ class World:
     ) -> None:
         """``churn``: large chunks and many deletes, so that reclaim never rests.
 
-        ``hot_bytes``: of the hot tier; by default every second seed has a small one.
+        ``hot_bytes``: of the hot tier; by default every second seed has a small one.  Every third seed encrypts
+        the chunks of one tenant.
 
         ``deletes`` are binding: what holds tombstones neither lies nor loses them.
         """
@@ -108,6 +109,7 @@ class World:
         scopes = [Scope(bytes([1 + n % tenants]) * 16, bytes([n]) * 16) for n in range(tenants + 1)]
         self.keys = [Key(self.random.choice(scopes), b"key-%d" % n) for n in range(keys)]
         self.hot_bytes = hot_bytes if hot_bytes is not None else (1 << 20) * (seed % 2)
+        self.tenant_keys = {bytes([1]) * 16: self.random.randbytes(32)} if seed % 3 == 1 else {}
         self.held: list[_Held] = []
         self.rotten = False
         """memory of the hot tier changed by itself"""
@@ -138,6 +140,7 @@ class World:
 
     def open(self) -> None:
         self.workers = ShuffledWorkers(self.random)
+        ciphers = ShuffledWorkers(self.random)
         self.staging = StagingPool(self.options.staging_bytes)
         self.hot = None
         if self.hot_bytes:
@@ -156,7 +159,9 @@ class World:
             now=lambda: self.time,
             entropy=self.random.randbytes,
             hot=self.hot,
+            ciphers=ciphers,
         )
+        self.store.set_tenant_keys(self.tenant_keys)
         if not any("fenced" in device.state for device in self.store.report().devices):
             audit.check_rest(self.store)
 
@@ -523,7 +528,7 @@ class _Reading:
     """Somebody who reads a stream at his own pace."""
 
     def __init__(
-        self, world: World, key: Key, stream: ChunkStream | HotStream, first: int, count: int, dead: set[int]
+        self, world: World, key: Key, stream: Stream, first: int, count: int, dead: set[int]
     ) -> None:
         self.world, self.key, self.stream, self.dead = world, key, stream, dead
         self.parts = (first, count)
@@ -556,7 +561,7 @@ class _Reading:
 
     def _matches(self) -> bool:
         """What a receiver does: a hot chunk is sent without being hashed."""
-        if not isinstance(self.stream, HotStream):
+        if isinstance(self.stream, ChunkStream):
             return True
         at = 0
         for part, (length, checksum) in enumerate(

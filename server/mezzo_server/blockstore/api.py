@@ -74,7 +74,6 @@ class ChunkInfo:
 
     length: int
     parts: tuple[int, ...]
-    checksums: tuple[int, ...]
     sequence: int
     position: int
     leased: bool

@@ -15,6 +15,16 @@ from mezzo_server.blockstore.index import Index, NamespaceIndex
 from mezzo_server.blockstore.io import Job, Task, Workers
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.policy import ReclaimPolicy, policy
+from mezzo_server.blockstore.sealing import (
+    RUN_BYTES,
+    Sealer,
+    Unseal,
+    bound_to,
+    plain_length,
+    run_seal,
+    run_unseal,
+    sealed_parts,
+)
 from mezzo_server.blockstore.segment import Segment, life_of, number_of
 from mezzo_server.blockstore.spans import by_part, copy, total
 from mezzo_server.blockstore.tasks import Event, Later
@@ -32,6 +42,8 @@ T = TypeVar("T")
 
 COPY_INLINE_BYTES = 64 << 10
 """`spans.copy` holds the interpreter lock"""
+CIPHER_INLINE_BYTES = 64 << 10
+"""Parts up to this size are encrypted in the loop: handing one over costs more."""
 
 
 class Context:
@@ -44,6 +56,7 @@ class Context:
         staging: StagingPool,
         now: Callable[[], float],
         entropy: Callable[[int], bytes],
+        ciphers: Workers | None = None,
     ) -> None:
         self.options = options
         self.workers = workers
@@ -63,6 +76,10 @@ class Context:
         self.next_life = 1
         self.later = Later()
         self.jobs: list[Job] = []
+        self.ciphers = ciphers
+        """what encrypts and decrypts large parts; None: the loop does"""
+        self.cipher_jobs: list[Job] = []
+        self.sealer = Sealer(entropy(RUN_BYTES))
         self.inline_left = options.inline_bytes
         """payload bytes that may still be worked on in this turn, in the loop"""
         self.counters = counters()
@@ -70,6 +87,18 @@ class Context:
         self.closing = False
         self.changes = 0
         """raised by whatever may let a reclaim gain space that could not before"""
+
+    @property
+    def all_workers(self) -> Sequence[Workers]:
+        """All that run jobs."""
+        return (self.workers,) if self.ciphers is None else (self.workers, self.ciphers)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether devices or workers have something under way."""
+        return any(log.device.in_flight for log in self.logs) or any(
+            workers.in_flight for workers in self.all_workers
+        )
 
     def draw_sequence(self) -> int:
         """A sequence for one put or delete."""
@@ -131,7 +160,7 @@ class Context:
         first, last = locations[0], locations[-1] + 1
         segment = self.lives[life_of(first)]
         run = last - first == len(locations) and locations == list(range(first, last))
-        if run and segment.log.fenced is None:
+        if run and segment.log.fenced is None and not segment.table.has_sealed:
             # put together, so one run of one segment's entries, as prefixes mostly are
             number = number_of(first)
             return len(locations), sum(segment.table.length[number : number + len(locations)])
@@ -140,7 +169,7 @@ class Context:
             segment = self.lives[life_of(location)]
             if segment.log.fenced is not None:
                 return count, size
-            size += segment.table.length[number_of(location)]
+            size += plain_length(segment.table, number_of(location))
         return len(locations), size
 
     def forget(
@@ -275,6 +304,63 @@ class Context:
         else:
             self.jobs.append(Job(Task.COPY, target=target, source=source, done=lambda job: done()))
 
+    def seal(
+        self,
+        namespace: NamespaceIndex,
+        key: bytes,
+        parts: Sequence[int],
+        target: Span,
+        source: Sequence[Span],
+        done: Callable[[int], None],
+    ) -> None:
+        """Encrypt the parts of a chunk, ``parts`` bytes each, one behind the other into ``target``; 0 or ``-errno``."""
+        into = list(by_part([target], sealed_parts(parts)))
+        ended = _all_of(len(parts), done)
+        for part, pieces in enumerate(by_part(source, parts)):
+            seal = self.sealer.seal(namespace.scope, key, part, len(parts))
+            job = Job(Task.SEAL, source=pieces, target=into[part], done=ended, context=seal)
+            if self._here(parts[part]):
+                job.result = run_seal(seal, pieces, into[part])
+                ended(job)
+            else:
+                self.cipher_jobs.append(job)
+
+    def unseal(
+        self,
+        namespace: NamespaceIndex,
+        key: bytes,
+        parts: tuple[int, int],
+        lengths: Sequence[int],
+        source: Span,
+        target: Sequence[Span],
+        done: Callable[[int], None],
+    ) -> None:
+        """Decrypt parts of a chunk that lie one behind the other in ``source``; 0, or the worst ``-errno``.
+
+        ``parts``: number of the first, count of parts of the whole chunk; ``lengths``: of those that are
+        read, bytes, decrypted.
+        """
+        first, count = parts
+        pieces = list(by_part([source], sealed_parts(lengths)))
+        ended = _all_of(len(lengths), done)
+        for at, into in enumerate(by_part(target, lengths)):
+            unseal = Unseal(
+                self.sealer, namespace.scope.tenant, bound_to(namespace.scope, key, first + at, count)
+            )
+            job = Job(Task.UNSEAL, source=pieces[at], target=into, done=ended, context=unseal)
+            if self._here(lengths[at]):
+                job.result = run_unseal(unseal, pieces[at], into)
+                ended(job)
+            else:
+                self.cipher_jobs.append(job)
+
+    def _here(self, size: int) -> bool:
+        """Whether so many bytes are encrypted or decrypted in the loop."""
+        if self.ciphers is not None and size > min(CIPHER_INLINE_BYTES, self.inline_left):
+            return False
+        self.inline_left -= size
+        return True
+
     def zero(self, target: Sequence[Span], done: Callable[[], None]) -> None:
         """Fill with zeros, off the loop."""
         self.jobs.append(Job(Task.ZERO, target=target, done=lambda job: done()))
@@ -284,3 +370,17 @@ class Context:
         """Seed of a chunk's checksums."""
         scope = namespace.scope
         return chunk_seed(scope.tenant + scope.namespace, key)
+
+
+def _all_of(count: int, done: Callable[[int], None]) -> Callable[[Job], None]:
+    """A callback for ``count`` jobs that calls ``done`` once, with the lowest of their results or 0."""
+    worst = 0
+
+    def ended(job: Job) -> None:
+        nonlocal count, worst
+        worst = min(worst, job.result)
+        count -= 1
+        if not count:
+            done(worst)
+
+    return ended

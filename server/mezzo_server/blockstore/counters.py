@@ -38,6 +38,9 @@ NAMES = (
     "chunks_corrupt",
     "streams_not_verified",
     "hot_mismatches",
+    # what is encrypted and could not be decrypted
+    "seals_broken",
+    "seals_without_key",
     # what the devices could not do
     "io_errors",
     "read_errors",

@@ -14,6 +14,8 @@ from mezzo_server.blockstore.format.record import Entry
 
 ENTRY_BITS = 24
 ENTRY_MASK = (1 << ENTRY_BITS) - 1
+SEALED = 0x80
+"""The flag of an entry whose parts are encrypted (`blockstore.sealing`): the highest of all."""
 
 
 class EntryTable:
@@ -29,6 +31,7 @@ class EntryTable:
         "checksum",
         "expiry_ms",
         "flags",
+        "has_sealed",
         "key_blob",
         "key_lengths",
         "keys",
@@ -61,6 +64,8 @@ class EntryTable:
         self.part_checksum = array("Q")
         self.scopes: list[Scope] = []
         self.tombstones = 0
+        self.has_sealed = False
+        """some of the chunks are encrypted"""
         self.key_blob: bytearray | None = bytearray()
         self.key_lengths = bytearray()
         """keys as the table stores them, kept while the segment is open: joining 60,000 keys when it is
@@ -93,6 +98,7 @@ class EntryTable:
         self.position.append(entry.position)
         self.expiry_ms.append(entry.expiry_ms)
         self.flags.append(entry.flags)
+        self.has_sealed |= entry.flags >= SEALED
         self.touched.append(0)
         if count == 1:
             self.length.append(entry.parts[0])

@@ -15,7 +15,8 @@ from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.blockstore.hot_read import HotReads
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
-from mezzo_server.blockstore.read import ChunkRead, Drop, select
+from mezzo_server.blockstore.read import ChunkRead, Drop
+from mezzo_server.blockstore.sealing import plain_length, plain_parts
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX, cut, total
 from mezzo_server.hot.slots import Slot, State
@@ -63,8 +64,9 @@ class Gets:
 def _length(place: tuple[Segment, int], parts: tuple[int, int]) -> int:
     segment, number = place
     if not parts[0] and not parts[1]:
-        return segment.table.length[number]
-    return sum(select(segment, number, *parts)[1])
+        return plain_length(segment.table, number)
+    first, count = parts
+    return sum(plain_parts(segment.table, number)[first : first + count if count else None])
 
 
 class _Get:
@@ -148,7 +150,7 @@ class _Get:
     ) -> bool:
         """Serve a chunk from the hot tier, or by way of it. False: it has to come from the device."""
         key = self._chunks[number].key
-        whole = length == place[0].table.length[place[1]]
+        whole = length == plain_length(place[0].table, place[1])
         slot, begun = hot.slot(self._namespace, key, place, ready, fill=whole, time=self._time)
         if slot is None:
             return False

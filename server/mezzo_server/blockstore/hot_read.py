@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.read import ChunkRead, Drop, select
+from mezzo_server.blockstore.sealing import is_sealed, plain_length, plain_parts
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.hot.slots import Slot, State
 from mezzo_server.hot.tier import HotTier
@@ -58,7 +60,8 @@ class HotReads:
         if not fill:
             return None, False
         hot = self.hot
-        length = segment.table.length[number]
+        length = plain_length(segment.table, number)
+        sealed = is_sealed(segment.table, number)
         if not hot.wants(namespace.scope.tenant, key, length):
             return None, False
         slot = hot.reserve(namespace.hot, namespace.scope.tenant, key, length)
@@ -68,12 +71,21 @@ class HotReads:
         filling = slot
 
         def ended(found: bool) -> None:
-            if found:
-                hot.ready(filling, sequence)
-            else:
+            if not found:
                 hot.fail(filling)
+            elif sealed:
+                # what is stored has other checksums than what lies in the slot
+                lengths = plain_parts(segment.table, number)
+                seed = self._context.seed(namespace, key)
+                self._context.digest(seed, 0, lengths, [filling.span()], digested)
+            else:
+                hot.ready(filling, sequence)
 
-        room = slot.span(0, blocks_of(length) * BLOCK_BYTES)
+        def digested(checksums: list[int]) -> None:
+            filling.checksums = tuple(checksums)
+            hot.ready(filling, sequence)
+
+        room = None if sealed else slot.span(0, blocks_of(length) * BLOCK_BYTES)
         read = ChunkRead(
             self._context,
             namespace,
@@ -86,9 +98,31 @@ class HotReads:
             time,
             room,
         )
-        read.prepare()
-        reads.append(read)
+        need = read.prepare()
+        if need:
+            self._stage(read, need, reads)
+        else:
+            reads.append(read)
         return slot, True
+
+    def _stage(self, read: ChunkRead, need: int, reads: list[ChunkRead]) -> None:
+        """An encrypted chunk needs memory to lie in before it is decrypted into its slot."""
+        staging = self._context.staging
+        piece = staging.take(need)
+        if piece is not None:
+            read.staged(piece)
+            reads.append(read)
+            return
+
+        def came(late: Span) -> None:
+            read.staged(late)
+            self._submit([read])
+
+        try:
+            staging.request(need, came)
+        except (Busy, TooLarge):
+            self._context.counters["gets_without_memory"] += 1
+            self._context.later.add(read.abandon)
 
     def serve(
         self,
@@ -105,8 +139,7 @@ class HotReads:
         region: only if the slot is wrong it is given up.
         """
         context, hot = self._context, self.hot
-        segment, number = place
-        offset, lengths, checksums = select(segment, number, *parts)
+        offset, lengths, checksums = hot_select(slot, *place, *parts)
         first_part = parts[0]
         seed = context.seed(namespace, slot.key)
         source = [slot.span(offset, sum(lengths))]
@@ -189,3 +222,14 @@ class _Warming:
         self._left -= 1
         if not self._left:
             self._done()
+
+
+def hot_select(
+    slot: Slot, segment: Segment, number: int, first: int, count: int
+) -> tuple[int, Sequence[int], Sequence[int]]:
+    """(byte offset, lengths, checksums) of parts of the chunk in a ready slot, as `select` gives them of its place."""
+    if not is_sealed(segment.table, number):
+        return select(segment, number, first, count)
+    lengths = plain_parts(segment.table, number)
+    end = first + count if count else len(lengths)
+    return sum(lengths[:first]), lengths[first:end], slot.checksums[first:end]

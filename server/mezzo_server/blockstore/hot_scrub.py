@@ -11,6 +11,7 @@ from __future__ import annotations
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.budget import Budget
 from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.hot_read import hot_select
 from mezzo_server.blockstore.scrub import BURST_S
 from mezzo_server.hot.slots import Cut, Slot, State
 from mezzo_server.hot.tier import HotTier
@@ -82,7 +83,6 @@ class HotScrub:
             hot.unuse(slot)
             context.later.add(self.tick)
 
-        table = segment.table
         seed = context.seed(namespace, slot.key)
-        lengths, checksums = table.part_lengths(number), table.part_checksums(number)
+        _, lengths, checksums = hot_select(slot, segment, number, 0, 0)
         context.verify(seed, 0, lengths, checksums, [slot.span()], verified)

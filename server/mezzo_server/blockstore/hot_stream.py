@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.hot_read import hot_select
 from mezzo_server.blockstore.index import NamespaceIndex
-from mezzo_server.blockstore.read import select
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.hot.slots import Slot, State
 from mezzo_server.hot.tier import HotTier
@@ -32,10 +32,13 @@ class HotStream:
         place: tuple[Segment, int],
         parts: tuple[int, int],
     ) -> None:
-        offset, lengths, checksums = select(*place, *parts)
+        offset, lengths, checksums = hot_select(slot, *place, *parts)
         self.length = sum(lengths)
         self.part_lengths = tuple(lengths)
         self.checksums = tuple(checksums)
+        """those of an encrypted chunk are known from its first piece on"""
+        self._place = place
+        self._parts = parts
         self.seed = context.seed(namespace, slot.key)
         self._hot = hot
         self._slot = slot
@@ -81,6 +84,8 @@ class HotStream:
     def _filled(self, right: bool) -> None:
         self._ready = True
         self._failed = not right
+        if right:
+            self.checksums = tuple(hot_select(self._slot, *self._place, *self._parts)[2])
         self._deliver()
 
     def _deliver(self) -> None:

@@ -148,6 +148,8 @@ class Task(IntEnum):
     FD_READ = 3
     FD_WRITE = 4
     COPY_CHECKSUM = 5
+    SEAL = 6
+    UNSEAL = 7
 
 
 class Job:
@@ -159,6 +161,8 @@ class Job:
      ZERO: fills ``target``.
     FD_READ, FD_WRITE: between descriptor ``fd`` at ``offset`` and ``target`` or ``source`` with
     pread and pwrite; ``result`` is bytes moved or ``-errno`` (short at the end of the file).
+    SEAL, UNSEAL: encryption and decryption of one part, which ``context`` describes
+    (`blockstore.sealing`); ``result`` is 0 or ``-errno``. Only workers with the interpreter do these.
     """
 
     __slots__ = ("context", "done", "fd", "offset", "result", "seed", "source", "target", "task")

@@ -8,15 +8,18 @@ the first: committed, it answers EXISTS; failed, it goes on itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 
 from mezzo.errors import Busy, DeadlineExceeded, InternalError, InvalidArgument, TooLarge
 from mezzo_server.blockstore.api import PutChunk, PutDone, PutOutcome, PutStatus
 from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.entries import SEALED
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime
+from mezzo_server.blockstore.sealing import OVERHEAD_BYTES, sealed_parts
 from mezzo_server.blockstore.spans import copy, cut, direct, total
 from mezzo_server.blockstore.writer import RecordWrite, Writer
 from mezzo_server.hot.slots import Slot
@@ -64,9 +67,11 @@ class Puts:
         ``limit`` is the longest chunk that fits, bytes.
         """
         size = 0
+        sealed = self.context.sealer.seals(namespace.scope.tenant)
         for number, chunk in enumerate(chunks):
             length = sum(chunk.parts)
             size += length
+            stored = length + OVERHEAD_BYTES * len(chunk.parts) if sealed else length
             if not 1 <= len(chunk.key) <= KEY_BYTES_MAX:
                 raise InvalidArgument(
                     f"key {number} has {len(chunk.key)} bytes; 1 to {KEY_BYTES_MAX} are allowed"
@@ -75,9 +80,9 @@ class Puts:
                 raise InvalidArgument(
                     f"chunk {number} has {len(chunk.parts)} parts; 1 to {record.PARTS_MAX} that are not empty are allowed"
                 )
-            if length > limit:
+            if stored > limit:
                 raise TooLarge(
-                    f"chunk {number} has {length} bytes; {limit} are the most here (chunk_bytes_max, and a segment must hold it)"
+                    f"chunk {number} has {stored} bytes{' when it is encrypted' if sealed else ''}; {limit} are the most here (chunk_bytes_max, and a segment must hold it)"
                 )
             if total(chunk.source) != length:
                 raise InvalidArgument(
@@ -102,6 +107,7 @@ class PutTicket:
         "_outcome",
         "_puts",
         "_time",
+        "sealed",
     )
 
     def __init__(
@@ -117,6 +123,8 @@ class PutTicket:
         self._puts = puts
         self._time = time
         self._namespace = namespace
+        self.sealed = puts.context.sealer.seals(namespace.scope.tenant)
+        """its chunks are encrypted"""
         self._chunks = chunks
         self._done = done
         self._deadline = deadline
@@ -176,7 +184,8 @@ class PutTicket:
         size = 0
         most = min(GROUP_BYTES, self._puts.context.segment_bytes_min // GROUP_SEGMENT_SHARE)
         for number in numbers:
-            weight = record_weight(self._chunks[number].parts)
+            parts = self._chunks[number].parts
+            weight = record_weight(sealed_parts(parts) if self.sealed else parts)
             if group and (size + weight > most or len(group) >= GROUP_CHUNKS):
                 self._start(group)
                 group, size = [], 0
@@ -245,15 +254,19 @@ class _Group:
         for number in self._numbers:
             chunk = ticket._chunks[number]
             length = sum(chunk.parts)
-            count = len(chunk.parts)
-            self._entries.append(
-                record.Entry(chunk.key, 0, chunk.parts, chunk.checksums or (0,) * count, chunk.position)
+            entry = record.Entry(
+                chunk.key, 0, chunk.parts, chunk.checksums or (0,) * len(chunk.parts), chunk.position
             )
+            if ticket.sealed:
+                entry.parts = sealed_parts(chunk.parts)
+                entry.flags |= SEALED
+                size += blocks_of(entry.length) * BLOCK_BYTES
+            self._entries.append(entry)
             slot = self._reserve(chunk.key, length)
             self._slots.append(slot)
-            bounce = slot is None and not direct(chunk.source, align)
+            bounce = slot is None and not ticket.sealed and not direct(chunk.source, align)
             self._bounced.append(bounce)
-            if slot is None:
+            if slot is None and not ticket.sealed:
                 size += blocks_of(length) * BLOCK_BYTES if bounce else (length % BLOCK_BYTES and BLOCK_BYTES)
         header = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
         try:
@@ -283,7 +296,9 @@ class _Group:
             length = sum(chunk.parts)
             whole = blocks_of(length) * BLOCK_BYTES
             slot = self._slots[place]
-            if slot is not None:
+            if ticket.sealed:
+                at += self._seal(place, slot, piece, at)
+            elif slot is not None:
                 # The device is written out of the slot: whatever the client does to its source from now on,
                 # the bytes that were checksummed are those that are hot and those that are stored.
                 slot.span(length, whole - length).view[:] = bytes(whole - length)
@@ -311,6 +326,46 @@ class _Group:
                 self._left += 1
                 self._checksum(place)()
         self._ready(header)
+
+    def _seal(self, place: int, slot: Slot | None, piece: Span, at: int) -> int:
+        """Encrypt a chunk, by way of its slot if it becomes hot, into ``piece`` from ``at`` on; bytes taken."""
+        ticket = self._ticket
+        context, namespace = ticket._puts.context, ticket._namespace
+        chunk, entry = ticket._chunks[self._numbers[place]], self._entries[place]
+        whole = blocks_of(entry.length) * BLOCK_BYTES
+        piece.view[at + entry.length : at + whole] = bytes(whole - entry.length)
+        self._spans.append([piece.part(at, whole)])
+        target = piece.part(at, entry.length)
+        self._left += 1
+
+        def digested(found: list[int]) -> None:
+            entry.checksums = tuple(found)
+            self._ready()
+
+        def sealed(result: int) -> None:
+            if result < 0:
+                self._fault = InternalError(f"a chunk could not be encrypted: {os.strerror(-result)}")
+                self._ready()
+            else:
+                context.digest(context.seed(namespace, chunk.key), 0, entry.parts, [target], digested)
+
+        def copied(found: list[int]) -> None:
+            if slot is None:
+                raise RuntimeError("a chunk without a slot was copied into one")
+            slot.checksums = tuple(found)
+            if chunk.checksums is not None and slot.checksums != tuple(chunk.checksums):
+                context.counters["hot_mismatches"] += 1
+                self._fault = InternalError("the bytes of a chunk changed in memory while it was put")
+                self._ready()
+            else:
+                context.seal(namespace, chunk.key, chunk.parts, target, [slot.span()], sealed)
+
+        if slot is None:
+            context.seal(namespace, chunk.key, chunk.parts, target, chunk.source, sealed)
+        else:
+            seed = context.seed(namespace, chunk.key)
+            context.copy_digest(seed, 0, chunk.parts, [slot.span()], chunk.source, copied)
+        return whole
 
     def _checksum(self, place: int) -> Callable[[], None]:
         """A callback that takes the checksums of one chunk once its bytes lie where they should."""
@@ -398,7 +453,7 @@ class _Group:
             self._settle(table.sequence[number] for number in write.numbers)
             context.changes += 1
             context.counters["chunks_put"] += len(self._numbers)
-            context.counters["bytes_put"] += sum(entry.length for entry in self._entries)
+            context.counters["bytes_put"] += sum(sum(ticket._chunks[n].parts) for n in self._numbers)
         else:
             self._settle(None)
         if error is not None and write is not None and write.began:

@@ -8,6 +8,7 @@ on its own region: only then the chunk leaves the index for good.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 
 from mezzo.errors import Busy, TooLarge
@@ -15,6 +16,7 @@ from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
+from mezzo_server.blockstore.sealing import OVERHEAD_BYTES, is_sealed
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.blockstore.spans import copy, cut, direct
 from mezzo_server.memory import Span
@@ -33,6 +35,7 @@ class ChunkRead:
         "_context",
         "_done",
         "_drop",
+        "_lent",
         "_room",
         "_staged",
         "_tail",
@@ -43,6 +46,7 @@ class ChunkRead:
         "lengths",
         "namespace",
         "number",
+        "sealed",
         "segment",
         "skip",
         "spans",
@@ -74,6 +78,7 @@ class ChunkRead:
         self.number = number
         table = segment.table
         self.first_part = 0
+        self.sealed = is_sealed(table, number)
         if not parts[0] and not parts[1]:
             offset = 0
             self.length = table.length[number]
@@ -91,6 +96,7 @@ class ChunkRead:
         """what the transfer fills: whole blocks"""
         self._room = room
         self._staged: Span | None = None
+        self._lent = False
         self._bounced = False
         self._tail = 0
         self._done = done
@@ -104,6 +110,9 @@ class ChunkRead:
 
     def prepare(self) -> int:
         """Plan the transfer; bytes of staging that it needs (0: none)."""
+        if self.sealed:
+            self._bounced = True
+            return self.blocks * BLOCK_BYTES
         if self._room is not None:
             self.spans = [self._room]
             return 0
@@ -117,9 +126,9 @@ class ChunkRead:
             return 0
         return BLOCK_BYTES
 
-    def staged(self, piece: Span) -> None:
-        """Staging came: the plan is complete."""
-        self._staged = piece
+    def staged(self, piece: Span, *, lent: bool = False) -> None:
+        """Staging came: the plan is complete. ``lent``: the caller takes it back himself."""
+        self._staged, self._lent = piece, lent
         if self._bounced:
             self.spans = [piece]
         else:
@@ -150,10 +159,30 @@ class ChunkRead:
             self._give_back()
             self._confirm()
         elif self._bounced and self._staged is not None:
-            source = cut([self._staged], self.skip, self.length)
-            self._context.copy(self.target, source, lambda: self._end(True))
+            self._hand_over(self._staged.part(self.skip, self.length))
         else:
             self._end(True)
+
+    def _hand_over(self, source: Span) -> None:
+        """What was verified in staging goes into the target, decrypted if it is encrypted."""
+        context = self._context
+        if not self.sealed:
+            context.copy(self.target, [source], lambda: self._end(True))
+            return
+        parts = (self.first_part, self.segment.table.parts[self.number])
+        lengths = [length - OVERHEAD_BYTES for length in self.lengths]
+        context.unseal(self.namespace, self.key, parts, lengths, source, self.target, self._unsealed)
+
+    def _unsealed(self, result: int) -> None:
+        if not result:
+            self._end(True)
+        elif result == -errno.EBADMSG:
+            # Its checksums match, so somebody who can compute them wrote it, or under another name.
+            self._context.counters["seals_broken"] += 1
+            self._corrupt()
+        else:
+            self._context.counters["seals_without_key"] += 1
+            self._zero()
 
     # -- a mismatch --------------------------------------------------------------------------
 
@@ -167,7 +196,7 @@ class ChunkRead:
             self._zero()
 
     def _read_again(self, piece: Span) -> None:
-        self._staged = piece
+        self._staged, self._lent = piece, False
         log = self.segment.log
 
         def moved(transfer: Transfer) -> None:
@@ -184,9 +213,11 @@ class ChunkRead:
     def _confirmed(self, right: bool) -> None:
         if right and self._staged is not None:
             self._context.counters["mismatches_not_confirmed"] += 1
-            source = cut([self._staged], self.skip, self.length)
-            self._context.copy(self.target, source, lambda: self._end(True))
+            self._hand_over(self._staged.part(self.skip, self.length))
             return
+        self._corrupt()
+
+    def _corrupt(self) -> None:
         self._context.counters["chunks_corrupt"] += 1
         self.segment.suspects.append((self.segment.table.block[self.number], blocks_of(self._chunk_bytes)))
         self._lose()
@@ -205,8 +236,13 @@ class ChunkRead:
 
     def _give_back(self) -> None:
         if self._staged is not None:
-            self._context.staging.give(self._staged)
+            if not self._lent:
+                self._context.staging.give(self._staged)
             self._staged = None
+
+    def abandon(self) -> None:
+        """End before anything was transferred: a miss."""
+        self._end(False)
 
     def _end(self, found: bool) -> None:
         self._give_back()

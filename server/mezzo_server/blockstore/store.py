@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mezzo.errors import ClientClosed, DeviceFailed
 from mezzo_server.blockstore.api import (
@@ -43,6 +43,7 @@ from mezzo_server.blockstore.put import Puts, PutTicket
 from mezzo_server.blockstore.reclaim import Reclaim
 from mezzo_server.blockstore.recovery import Progress, Recovered, recover
 from mezzo_server.blockstore.scrub import Scrub
+from mezzo_server.blockstore.sealing import plain_parts
 from mezzo_server.blockstore.segment import Segment, State
 from mezzo_server.blockstore.streams import Stream, Streams
 from mezzo_server.blockstore.writer import Writer
@@ -102,10 +103,12 @@ class BlockStore(Keeping):
         format_foreign: bool = False,
         progress: Progress | None = None,
         hot: HotTier | None = None,
+        ciphers: Workers | None = None,
     ) -> BlockStore:
         """Attach, format or recover; blocks until the store can serve.
 
         ``hot`` is an empty hot tier, which the caller closes after the store; None: there is none.
+        ``ciphers`` are workers with the interpreter, for encryption; None: it is done in the loop.
 
         ``now`` is a monotonic clock in seconds, ``created_s`` the Unix time noted when formatting.
         FormatError says what is wrong with the devices, DeviceFailed that one cannot be used.
@@ -118,7 +121,7 @@ class BlockStore(Keeping):
             created_s=created_s,
             entropy=entropy,
         )
-        context = Context(options, workers, staging, now, entropy)
+        context = Context(options, workers, staging, now, entropy, ciphers)
         context.logs = [
             DeviceLog(context, device, block) for device, block in zip(devices, blocks, strict=True)
         ]
@@ -161,8 +164,7 @@ class BlockStore(Keeping):
                 moved_at = context.now()
                 continue
             busy: list[Device | Workers] = [log.device for log in context.logs if log.device.in_flight]
-            if context.workers.in_flight:
-                busy.append(context.workers)
+            busy.extend(workers for workers in context.all_workers if workers.in_flight)
             if not busy:
                 raise DeviceFailed("the store waits for something that is not under way")
             if context.now() - moved_at >= QUIET_S_MAX:
@@ -185,6 +187,18 @@ class BlockStore(Keeping):
     def workers(self) -> Workers:
         """The workers, for their event descriptor."""
         return self._context.workers
+
+    @property
+    def all_workers(self) -> Sequence[Workers]:
+        """The workers and, if there are such, those that encrypt: for their event descriptors."""
+        return self._context.all_workers
+
+    def set_tenant_keys(self, keys: Mapping[bytes, bytes]) -> None:
+        """The keys of the tenants whose chunks are encrypted at rest, by tenant id.
+
+        New chunks of these are encrypted; encrypted chunks of others are misses.
+        """
+        self._context.sealer.set_keys(keys)
 
     @property
     def staging(self) -> StagingPool:
@@ -298,9 +312,8 @@ class BlockStore(Keeping):
             return None
         segment, number = place
         entry = segment.table.entry(number)
-        return ChunkInfo(
-            entry.length, entry.parts, entry.checksums, entry.sequence, entry.position, key in namespace.pins
-        )
+        parts = tuple(plain_parts(segment.table, number))
+        return ChunkInfo(sum(parts), parts, entry.sequence, entry.position, key in namespace.pins)
 
     def load_estimate_s(self, size: int, hot_bytes: int = 0) -> float:
         """Expected seconds that a get of ``size`` bytes would take now, ``hot_bytes`` of which are hot."""
@@ -346,10 +359,11 @@ class BlockStore(Keeping):
                         transfer.time.device_ended = now
                     if transfer.done is not None:
                         context.call(transfer.done, transfer)
-            for job in context.workers.reap():
-                ended += 1
-                if job.done is not None:
-                    context.call(job.done, job)
+            for workers in context.all_workers:
+                for job in workers.reap():
+                    ended += 1
+                    if job.done is not None:
+                        context.call(job.done, job)
             if not ended:
                 break
             moved += ended
@@ -363,6 +377,9 @@ class BlockStore(Keeping):
         if context.jobs:
             jobs, context.jobs = context.jobs, []
             context.workers.submit(jobs)
+        if context.cipher_jobs and context.ciphers is not None:
+            jobs, context.cipher_jobs = context.cipher_jobs, []
+            context.ciphers.submit(jobs)
         for log in context.logs:
             if log.queue:
                 log.submit()
@@ -371,15 +388,19 @@ class BlockStore(Keeping):
     def eager(self) -> bool:
         """Whether `pump` should be called again at once, without waiting for an event."""
         context = self._context
-        return bool(len(context.later) or context.jobs or any(log.queue for log in context.logs))
+        queued = context.jobs or context.cipher_jobs or any(log.queue for log in context.logs)
+        return bool(len(context.later) or queued)
 
     @property
     def busy(self) -> bool:
         """Whether anything is under way."""
         context = self._context
-        flying = any(log.device.in_flight for log in context.logs) or context.workers.in_flight
         return bool(
-            flying or self.eager or self._puts.in_flight or self._gets.in_flight or self._deletes.in_flight
+            context.in_flight
+            or self.eager
+            or self._puts.in_flight
+            or self._gets.in_flight
+            or self._deletes.in_flight
         )
 
     def tick(self) -> None:
@@ -473,5 +494,4 @@ class BlockStore(Keeping):
             for segment in log.segments.values()
         )
         running = any(reclaim.running for reclaim in self._reclaims)
-        flying = any(log.device.in_flight for log in context.logs) or context.workers.in_flight
-        return not (sealing or running or flying or self.eager)
+        return not (sealing or running or context.in_flight or self.eager)

@@ -9,10 +9,12 @@ from mezzo_server.blockstore.hot_stream import HotStream
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.read import ChunkRead
+from mezzo_server.blockstore.sealed_stream import SealedStream
+from mezzo_server.blockstore.sealing import is_sealed
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.blockstore.stream import ChunkStream
 
-Stream = ChunkStream | HotStream
+Stream = ChunkStream | HotStream | SealedStream
 
 
 class Streams:
@@ -42,8 +44,11 @@ class Streams:
         segment.table.touched[number] = stamp
         stream, tier = self._hot(namespace, key, place, parts, time)
         if stream is None:
-            stream = ChunkStream(context, namespace, key, place, parts, self._gets.drop)
-            stream.time = time
+            if is_sealed(segment.table, number):
+                stream = SealedStream(context, namespace, key, place, parts, self._gets.drop, time)
+            else:
+                stream = ChunkStream(context, namespace, key, place, parts, self._gets.drop)
+                stream.time = time
         context.counters["chunks_got"] += 1
         context.counters["bytes_got"] += stream.length
         context.counters[f"chunks_got_{tier}"] += 1

@@ -132,6 +132,7 @@ class Slot:
     __slots__ = (
         "arena",
         "capacity",
+        "checksums",
         "cut",
         "frequency",
         "generation",
@@ -162,6 +163,8 @@ class Slot:
         """bytes of the chunk"""
         self.owner: SlotMap | None = None
         self.key = b""
+        self.checksums: tuple[int, ...] = ()
+        """of the parts of a chunk that is encrypted on its device: what is stored there are others"""
         self.sequence = 0
         self.state = State.FREE
         self.holds = 0

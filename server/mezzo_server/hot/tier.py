@@ -374,6 +374,7 @@ class HotTier:
         cut = slot.cut
         slot.state = State.FREE
         slot.key = b""
+        slot.checksums = ()
         slot.length = 0
         self._used_bytes -= slot.capacity
         cut.give(slot)

@@ -188,6 +188,15 @@ CHECK_METRICS = (
         " or a client. Callers saw a miss each time, never wrong bytes.",
     ),
     _counter(
+        "seal_failures",
+        "Encrypted chunks that could not be decrypted. `broken`: their checksums are right, and yet they are"
+        " not what was encrypted under that name; `no_key`: their tenant's key is not there (any more).",
+        by({"broken": "seals_broken", "no_key": "seals_without_key"}),
+        ("reason",),
+        advice="`broken`: somebody wrote to the device, or a tenant's key is another one than it was. `no_key`:"
+        " the tenant's key was destroyed, or the master key of `[encryption]` is not the one that wrapped it.",
+    ),
+    _counter(
         "lost_chunks",
         "Chunks that left the index because they were corrupt or could not be read.",
         one("chunks_lost"),

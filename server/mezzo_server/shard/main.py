@@ -38,9 +38,11 @@ from mezzo_server.shard.listener import open_listeners
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
 from mezzo_server.staging import StagingPool
-from mezzo_server.workers import open_workers
+from mezzo_server.workers import ThreadWorkers, open_workers
 
 DESCRIPTORS_MAX = 65536
+SEALED_EXTRA_BYTES = 1 << 20
+"""Staging beyond two of the longest chunks: what one grows by when it is encrypted, and rounding."""
 
 log = structlog.get_logger("mezzo.shard")
 
@@ -109,9 +111,11 @@ class Shard:
             stack.callback(self._stop_listening)
             self._workers = open_workers(threads=config.workers)
             stack.callback(self._workers.close)
+            self._ciphers = ThreadWorkers(config.workers)
+            stack.callback(self._ciphers.close)
             # Two pools: what waits in one for the store must never hold what the store needs.
             self._store_staging = StagingPool(
-                max(config.store_staging_bytes, 2 * config.limits.chunk_bytes_max)
+                max(config.store_staging_bytes, 2 * config.limits.chunk_bytes_max + SEALED_EXTRA_BYTES)
             )
             stack.callback(self._store_staging.close)
             self._staging = StagingPool(config.limits.staging_bytes)
@@ -129,6 +133,7 @@ class Shard:
                 format_foreign=config.format,
                 progress=progress,
                 hot=self._hot,
+                ciphers=self._ciphers,
             )
             # Devices that were added are open beside those of the configuration, which may have left.
             stack.callback(lambda: [device.close() for device in self._store.devices])

@@ -92,7 +92,7 @@ class Runtime:
         self._switch_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
         sources = [device.event_fd for device in self._store.devices]
-        for fd in (*sources, self._store.workers.event_fd):
+        for fd in (*sources, *(workers.event_fd for workers in self._store.all_workers)):
             self._watch_events(fd)
         # Collections would hold the loop at a time that nobody chose; `_tick` makes them.
         gc.collect()

@@ -212,7 +212,7 @@ class Service:
             "store_staging_bytes": self.store.staging.total_bytes,
             "store_staging_free_bytes": self.store.staging.free_bytes,
             "store_staging_waiting": self.store.staging.requests_waiting,
-            "workers_in_flight": self.store.workers.in_flight,
+            "workers_in_flight": sum(workers.in_flight for workers in self.store.all_workers),
             "leased_bytes_max": self.leases.bytes_max,
             "regions_bytes_max": self.limits.region_bytes_total_max,
             "uptime_s": round(self.now() - self._began, 3),

@@ -18,8 +18,7 @@ from mezzo_server.shard.request import Request
 from mezzo_server.shard.shm_transfer import got
 
 if TYPE_CHECKING:
-    from mezzo_server.blockstore.hot_stream import HotStream
-    from mezzo_server.blockstore.stream import ChunkStream
+    from mezzo_server.blockstore.streams import Stream
     from mezzo_server.shard.session import Session
 
 STEP_KEYS = 128
@@ -65,7 +64,7 @@ class _Sending:
         "waiting",
     )
 
-    def __init__(self, get: TcpGet, stream: ChunkStream | HotStream, index: int) -> None:
+    def __init__(self, get: TcpGet, stream: Stream, index: int) -> None:
         self._get = get
         self._undrawn = stream.length
         # Pieces in the output, in order: memory of the store, or None for zeros.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mezzo.errors import FormatError
 from mezzo_server.blockstore.api import Scope
-from mezzo_server.blockstore.entries import ENTRY_MASK, EntryTable
+from mezzo_server.blockstore.entries import ENTRY_MASK, SEALED, EntryTable
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, DIGEST_BYTES, VERSION, blocks_of, digest, padded
 from mezzo_server.blockstore.format.record import PARTS_MAX
 
@@ -163,6 +163,7 @@ def decode(trailer: Trailer, body: memoryview, incarnation: bytes) -> EntryTable
             getattr(table, name).byteswap()
     table.touched = array("I", bytes(4 * count))
     table.tombstones = table.parts.count(0)
+    table.has_sealed = max(table.flags, default=0) >= SEALED
     _verify(table, trailer)
     return table
 
