@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mezzo_server.tenancy.model import Credential, Namespace, Tenant, TicketKey
+from mezzo_server.tenancy.model import Credential, Namespace, Tenant, TenantKey, TicketKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Catalog:
     """by id"""
     ticket_keys: Mapping[bytes, TicketKey] = field(default_factory=dict)
     """by id"""
+    tenant_keys: Mapping[bytes, TenantKey] = field(default_factory=dict)
+    """of tenants whose chunks are encrypted, wrapped; by tenant id"""
     tenant_ids: Mapping[str, bytes] = field(default_factory=dict)
     """by name; of those that are not deleted"""
     namespace_ids: Mapping[tuple[bytes, str], bytes] = field(default_factory=dict)

@@ -129,3 +129,13 @@ class TicketKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Ed25519, RFC 8032"""
     expires_s: Natural
     """Unix time; no ticket that it signed is good for longer"""
+
+
+class TenantKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The key with which a tenant's chunks are encrypted, wrapped with a master key (`tenancy.keys`)."""
+
+    tenant_id: Id
+    master_id: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    """of the master key that wrapped it"""
+    wrapped: Annotated[bytes, Meta(min_length=60, max_length=60)]
+    """nonce (12 bytes), encrypted key (32), tag (16)"""
