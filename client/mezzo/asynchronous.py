@@ -101,8 +101,15 @@ class AsyncClient(ClientBase):
         """See `mezzo.Client.acquire`."""
         grant = await self._perform(calls.acquire(self._context, keys, ttl_s, in_place, load), timeout_s)
         return AsyncLease(
-            grant, self._surroundings.now, lambda: self._perform(calls.release(grant.leases), None)
+            grant,
+            self._surroundings.now,
+            lambda: self._perform(calls.release(grant.leases), None),
+            lambda ttl_s: self._perform(calls.renew(self._context, grant.leases, ttl_s), None),
         )
+
+    async def renew(self, lease: AsyncLease, ttl_s: float) -> float:
+        """See `mezzo.Client.renew`."""
+        return await lease.renew(ttl_s)
 
     async def release(self, lease: AsyncLease) -> bool:
         """See `mezzo.Client.release`."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from mezzo.errors import ConnectionLost, InvalidArgument, MezzoError, ProtocolError
+from mezzo.errors import ConnectionLost, Gone, InvalidArgument, MezzoError, ProtocolError
 from mezzo.in_place import Arena, Channel, LeasedPlaces, Places, unknown_arenas
 from mezzo.operations import (
     Acquire,
@@ -23,6 +23,7 @@ from mezzo.operations import (
     Operation,
     Ping,
     Release,
+    Renew,
     ShardStat,
     Stat,
 )
@@ -233,13 +234,34 @@ def release(leases: Sequence[tuple[Link, int]]) -> Call[bool]:
         if link.session.failure is not None:
             held = False
             continue
-        operation = Release(lease)
+        operation = Release(lease, link.session.limits.shard_incarnation)
         try:
             yield Run(link, (operation,))
         except ConnectionLost:
             held = False
         held = held and operation.held
     return held
+
+
+def renew(context: Context, leases: Sequence[tuple[Link, int]], ttl_s: float) -> Call[float]:
+    """Let leases last longer; when the first of them ends now, by the client's clock.
+
+    Raises:
+        Gone: one of them has ended.
+    """
+    lease_ms = check_ttl(ttl_s)
+    expires = math.inf
+    for link, lease in leases:
+        if (failure := link.session.failure) is not None:
+            raise Gone(f"the connection has ended ({failure}), and the lease with it: acquire again")
+        start = context.now()
+        operation = Renew(lease, lease_ms, link.session.limits.shard_incarnation)
+        try:
+            yield Run(link, (operation,))
+        except ConnectionLost as error:
+            raise Gone(f"the connection has ended ({error}), and the lease with it: acquire again") from error
+        expires = min(expires, start + operation.lease_ms / 1000)
+    return expires
 
 
 def delete(context: Context, keys: Iterable[bytes]) -> Call[DeleteResult]:

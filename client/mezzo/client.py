@@ -111,7 +111,16 @@ class Client(ClientBase):
         first, as far as it has room.  How to read what is in place: `mezzo.Lease`.
         """
         grant = self._perform(calls.acquire(self._context, keys, ttl_s, in_place, load), timeout_s)
-        return Lease(grant, self._surroundings.now, lambda: self._perform(calls.release(grant.leases), None))
+        return Lease(
+            grant,
+            self._surroundings.now,
+            lambda: self._perform(calls.release(grant.leases), None),
+            lambda ttl_s: self._perform(calls.renew(self._context, grant.leases, ttl_s), None),
+        )
+
+    def renew(self, lease: Lease, ttl_s: float) -> float:
+        """Let a lease last until ``ttl_s`` seconds from now; see `mezzo.Lease.renew`."""
+        return lease.renew(ttl_s)
 
     def release(self, lease: Lease) -> bool:
         """End a lease now. False: it had ended already."""

@@ -99,6 +99,17 @@ class LeaseBase:
             raise
         self.check()
 
+    def _renewable(self) -> None:
+        """Raise Gone unless there is something to renew."""
+        if self._released:
+            raise Gone("the lease was released: acquire again")
+        if not self.prefix:
+            raise Gone("nothing was present, so nothing is leased")
+
+    def _lost(self) -> None:
+        """A part of it has ended: it protects its chunks no longer as a whole."""
+        self.expires = min(self.expires, self._now())
+
     def _gone(self) -> Gone | None:
         """Why the places are not to be believed any more."""
         places = self._grant.places
@@ -142,9 +153,16 @@ def _raise(outcome: MezzoError | None, error: BaseException | None = None) -> No
 class Lease(LeaseBase):
     """A lease of a `Client`; a context manager that checks what was read in place, and releases it."""
 
-    def __init__(self, grant: Grant, now: Callable[[], float], end: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        grant: Grant,
+        now: Callable[[], float],
+        end: Callable[[], bool],
+        renew: Callable[[float], float],
+    ) -> None:
         super().__init__(grant, now)
         self._end = end
+        self._renew = renew
 
     def release(self) -> bool:
         """End it now. False: it had ended already.
@@ -154,6 +172,24 @@ class Lease(LeaseBase):
             CallerError: something made over a view is still alive. It is released.
         """
         return self._release(None)
+
+    def renew(self, ttl_s: float) -> float:
+        """Let it last until ``ttl_s`` seconds from now, or as long as it would have; ``expires`` is set anew.
+
+        The server may give less (its longest lease). What is in place stays in place for as long.
+        Returns the seconds that are left.
+
+        Raises:
+            Gone: it has ended: its time was over, it was released, or its connection or shard is gone. Its
+                chunks may have been evicted meanwhile: acquire again.
+        """
+        self._renewable()
+        try:
+            self.expires = max(self.expires, self._renew(ttl_s))
+        except Gone:
+            self._lost()
+            raise
+        return self.expires - self._now()
 
     def __enter__(self) -> Self:
         return self
@@ -178,13 +214,30 @@ class AsyncLease(LeaseBase):
     and releases it.
     """
 
-    def __init__(self, grant: Grant, now: Callable[[], float], end: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        grant: Grant,
+        now: Callable[[], float],
+        end: Callable[[], Awaitable[bool]],
+        renew: Callable[[float], Awaitable[float]],
+    ) -> None:
         super().__init__(grant, now)
         self._end = end
+        self._renew = renew
 
     async def release(self) -> bool:
         """See `Lease.release`."""
         return await self._release(None)
+
+    async def renew(self, ttl_s: float) -> float:
+        """See `Lease.renew`."""
+        self._renewable()
+        try:
+            self.expires = max(self.expires, await self._renew(ttl_s))
+        except Gone:
+            self._lost()
+            raise
+        return self.expires - self._now()
 
     async def __aenter__(self) -> Self:
         return self

@@ -233,19 +233,43 @@ class OpenArena(Operation):
         self.opened = expect(body, messages.ArenaOpened)
 
 
+class Renew(Operation):
+    """Lets a lease last longer."""
+
+    kind = Kind.LEASE_RENEW
+
+    def __init__(self, lease: int, lease_ms: int, incarnation: bytes = b"") -> None:
+        """``incarnation``: of the shard that granted it."""
+        super().__init__()
+        self.lease = lease
+        self.lease_ms = lease_ms
+        """what is asked for; then, what was given"""
+        self.incarnation = incarnation
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.LeaseRenew(self.lease, self.lease_ms, self.incarnation)
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        self.lease_ms = expect(body, messages.LeaseRenewed).lease_ms
+
+
 class Release(Operation):
     """Ends a lease."""
 
     kind = Kind.RELEASE
 
-    def __init__(self, lease: int) -> None:
+    def __init__(self, lease: int, incarnation: bytes = b"") -> None:
+        """``incarnation``: of the shard that granted it."""
         super().__init__()
         self.lease = lease
         self.held = False
+        self.incarnation = incarnation
 
     def body(self, deadline_ms: int) -> Body:
         """See `Operation.body`."""
-        return messages.Release(self.lease)
+        return messages.Release(self.lease, self.incarnation)
 
     def answer(self, body: Body) -> None:
         """See `Operation.answer`."""

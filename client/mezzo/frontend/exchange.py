@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from mezzo.errors import InternalError, InvalidArgument, ProtocolError, Unsupported
 from mezzo.frontend.wire import Piece, decode_get, encode_put
-from mezzo.operations import Acquire, Delete, Lookup, Operation, Ping, Release, ShardStat, Stat
+from mezzo.operations import Acquire, Delete, Lookup, Operation, Ping, Release, Renew, ShardStat, Stat
 from mezzo.protocol.messages import ChunkStat, InPlace
 from mezzo.results import PutState
 from mezzo.transfers import Get, Put, cut, zero
@@ -21,7 +21,7 @@ from mezzo.v1 import store_pb2
 
 STORE_SERVICE = "mezzo.v1.StoreService"
 SESSION_SERVICE = "mezzo.v1.SessionService"
-UNARY_METHODS = ("Lookup", "Acquire", "Release", "Delete", "Stat", "ShardStat")
+UNARY_METHODS = ("Lookup", "Acquire", "Renew", "Release", "Delete", "Stat", "ShardStat")
 LEASE_BYTES = 16
 """of a lease's name"""
 
@@ -58,6 +58,8 @@ def unary(operation: Operation, namespace: str) -> Unary:
         return _lookup(operation, namespace)
     if type(operation) is Acquire:
         return _acquire(operation, namespace)
+    if type(operation) is Renew:
+        return _renew(operation)
     if type(operation) is Release:
         return _release(operation)
     if type(operation) is Delete:
@@ -103,6 +105,15 @@ def _acquire(operation: Acquire, namespace: str) -> Unary:
 
     request = store_pb2.AcquireRequest(namespace=namespace, keys=operation.keys, lease_ms=operation.lease_ms)
     return Unary("Acquire", request.SerializeToString(), take)
+
+
+def _renew(operation: Renew) -> Unary:
+    def take(answer: bytes) -> None:
+        operation.lease_ms = parse(store_pb2.RenewResponse, answer).lease_ms
+
+    lease = operation.lease.to_bytes(LEASE_BYTES, "big")
+    request = store_pb2.RenewRequest(lease=lease, lease_ms=operation.lease_ms)
+    return Unary("Renew", request.SerializeToString(), take)
 
 
 def _release(operation: Release) -> Unary:

@@ -130,6 +130,10 @@ class _FakeBase:
         self._leases.discard(lease)
         return self.store.release(lease)
 
+    def _renew_lease(self, lease: int, ttl_s: float) -> float:
+        self._begin(None)
+        return self.store.renew(lease, check_ttl(ttl_s) / 1000)
+
     def _delete(self, keys: Iterable[bytes]) -> DeleteResult:
         checked = check_keys(keys)
         deleted = tuple([not self.disabled and self.store.delete(self.namespace, key) for key in checked])
@@ -213,7 +217,13 @@ class FakeClient(_FakeBase):
         """See `mezzo.Client.acquire`."""
         self._begin(timeout_s)
         grant, lease = self._acquire(keys, ttl_s, in_place, load)
-        return Lease(grant, self.store.now, lambda: self._end_lease(lease))
+        return Lease(
+            grant, self.store.now, lambda: self._end_lease(lease), lambda ttl: self._renew_lease(lease, ttl)
+        )
+
+    def renew(self, lease: Lease, ttl_s: float) -> float:
+        """See `mezzo.Client.renew`."""
+        return lease.renew(ttl_s)
 
     def release(self, lease: Lease) -> bool:
         """See `mezzo.Client.release`."""
@@ -326,7 +336,14 @@ class AsyncFakeClient(_FakeBase):
         async def end() -> bool:
             return self._end_lease(lease)
 
-        return AsyncLease(grant, self.store.now, end)
+        async def renew(ttl_s: float) -> float:
+            return self._renew_lease(lease, ttl_s)
+
+        return AsyncLease(grant, self.store.now, end, renew)
+
+    async def renew(self, lease: AsyncLease, ttl_s: float) -> float:
+        """See `mezzo.Client.renew`."""
+        return await lease.renew(ttl_s)
 
     async def release(self, lease: AsyncLease) -> bool:
         """See `mezzo.Client.release`."""

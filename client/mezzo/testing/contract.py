@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import pytest
 
-from mezzo.errors import ClientClosed, InvalidArgument, RegionError, TooLarge
+from mezzo.errors import ClientClosed, Gone, InvalidArgument, RegionError, TooLarge
 from mezzo.results import PutState
 
 
@@ -105,6 +105,9 @@ class _BlockingLease:
 
     def release(self) -> bool:
         return bool(self._owner._finish(self._lease.release()))
+
+    def renew(self, ttl_s: float) -> float:
+        return float(self._owner._finish(self._lease.renew(ttl_s)))
 
 
 class ClientContract:
@@ -313,6 +316,24 @@ class ClientContract:
     def test_release_says_whether_it_was_held(self, client: Any) -> None:
         client.put([b"a"], [b"1"])
         same(client.acquire([b"a"], 30.0).release(), True)
+
+    def test_a_lease_is_renewed_while_it_is_held(self, client: Any) -> None:
+        """It lasts longer, and never less; what has ended is `Gone`."""
+        client.put([b"a"], [b"1"])
+        lease = client.acquire([b"a"], 30.0)
+        before = lease.expires
+        check(29.0 < lease.renew(1.0) <= 30.0, "a renewal does not shorten")
+        check(before <= lease.expires < before + 5.0)
+        check(50.0 < lease.renew(60.0) <= 60.0)
+        check(before + 20 < lease.expires, "it lasts longer")
+        check(lease.held)
+        with pytest.raises(InvalidArgument):
+            lease.renew(0.0)
+        lease.release()
+        with pytest.raises(Gone):
+            lease.renew(30.0)
+        with pytest.raises(Gone):
+            client.acquire([b"absent"], 30.0).renew(30.0)
 
     def test_nothing_to_lease(self, client: Any) -> None:
         lease = client.acquire([b"a"], 30.0)

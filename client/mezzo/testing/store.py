@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mezzo.errors import Busy, InvalidArgument, TooLarge
+from mezzo.errors import Busy, Gone, InvalidArgument, TooLarge
 from mezzo.in_place import Views, give_back
 from mezzo.protocol.messages import ChunkStat
 from mezzo.results import PutState
@@ -167,6 +167,16 @@ class FakeStore:
                 chunk is None or chunk.sequence != sequence
                 for chunk, (_, sequence) in zip(now, sequences, strict=True)
             )
+
+    def renew(self, lease: int, ttl_s: float) -> float:
+        """Let a lease last longer: its new time of expiry. Raises Gone if it has ended."""
+        with self._lock:
+            self._check()
+            held = self._leases.get(lease)
+            if held is None:
+                raise Gone("the lease has ended; acquire again")
+            held.expires = max(held.expires, self.now() + min(ttl_s, LEASE_S_MAX))
+            return held.expires
 
     def release(self, lease: int) -> bool:
         """End a lease; whether it was still held."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mezzo/v1/store.proto\x12\x08mezzo.v1\"4\n\x05Piece\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"o\n\tPutHeader\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x0f\n\x07lengths\x18\x03 \x03(\x04\x12\x1e\n\x05parts\x18\x04 \x03(\x0b\x32\x0f.mezzo.v1.Parts\x12\x10\n\x08position\x18\x05 \x01(\r\"\x18\n\x05Parts\x12\x0f\n\x07lengths\x18\x01 \x03(\r\"R\n\nPutRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.mezzo.v1.PutHeader\x12\x1f\n\x06pieces\x18\x02 \x03(\x0b\x32\x0f.mezzo.v1.Piece\"1\n\x0bPutResponse\x12\"\n\x06states\x18\x01 \x03(\x0e\x32\x12.mezzo.v1.PutState\"i\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x12\n\nfirst_part\x18\x03 \x01(\r\x12\x12\n\npart_count\x18\x04 \x01(\r\x12\x12\n\ncapacities\x18\x05 \x03(\x04\"+\n\tGetResult\x12\r\n\x05\x66ound\x18\x01 \x03(\x08\x12\x0f\n\x07lengths\x18\x02 \x03(\x04\"S\n\x0bGetResponse\x12\x1f\n\x06pieces\x18\x01 \x03(\x0b\x32\x0f.mezzo.v1.Piece\x12#\n\x06result\x18\x02 \x01(\x0b\x32\x13.mezzo.v1.GetResult\"0\n\rLookupRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\"@\n\x0eLookupResponse\x12\x0e\n\x06prefix\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0f\n\x07load_us\x18\x03 \x01(\x04\"C\n\x0e\x41\x63quireRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\"b\n\x0f\x41\x63quireResponse\x12\r\n\x05lease\x18\x01 \x01(\x0c\x12\x0e\n\x06prefix\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x10\n\x08lease_ms\x18\x04 \x01(\x04\x12\x0f\n\x07load_us\x18\x05 \x01(\x04\"\x1f\n\x0eReleaseRequest\x12\r\n\x05lease\x18\x01 \x01(\x0c\"\x1f\n\x0fReleaseResponse\x12\x0c\n\x04held\x18\x01 \x01(\x08\"0\n\rDeleteRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x03(\x08\".\n\x0bStatRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\"\\\n\tChunkStat\x12\x0f\n\x07present\x18\x01 \x01(\x08\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\r\n\x05parts\x18\x03 \x01(\r\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x0e\n\x06leased\x18\x05 \x01(\x08\"3\n\x0cStatResponse\x12#\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x13.mezzo.v1.ChunkStat\"\x12\n\x10ShardStatRequest\"~\n\x11ShardStatResponse\x12\x39\n\x07numbers\x18\x01 \x03(\x0b\x32(.mezzo.v1.ShardStatResponse.NumbersEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*g\n\x08PutState\x12\x19\n\x15PUT_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10PUT_STATE_STORED\x10\x01\x12\x14\n\x10PUT_STATE_EXISTS\x10\x02\x12\x14\n\x10PUT_STATE_FAILED\x10\x03\x32\xf1\x03\n\x0cStoreService\x12\x34\n\x03Put\x12\x14.mezzo.v1.PutRequest\x1a\x15.mezzo.v1.PutResponse(\x01\x12\x34\n\x03Get\x12\x14.mezzo.v1.GetRequest\x1a\x15.mezzo.v1.GetResponse0\x01\x12;\n\x06Lookup\x12\x17.mezzo.v1.LookupRequest\x1a\x18.mezzo.v1.LookupResponse\x12>\n\x07\x41\x63quire\x12\x18.mezzo.v1.AcquireRequest\x1a\x19.mezzo.v1.AcquireResponse\x12>\n\x07Release\x12\x18.mezzo.v1.ReleaseRequest\x1a\x19.mezzo.v1.ReleaseResponse\x12;\n\x06\x44\x65lete\x12\x17.mezzo.v1.DeleteRequest\x1a\x18.mezzo.v1.DeleteResponse\x12\x35\n\x04Stat\x12\x15.mezzo.v1.StatRequest\x1a\x16.mezzo.v1.StatResponse\x12\x44\n\tShardStat\x12\x1a.mezzo.v1.ShardStatRequest\x1a\x1b.mezzo.v1.ShardStatResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mezzo/v1/store.proto\x12\x08mezzo.v1\"4\n\x05Piece\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"o\n\tPutHeader\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x0f\n\x07lengths\x18\x03 \x03(\x04\x12\x1e\n\x05parts\x18\x04 \x03(\x0b\x32\x0f.mezzo.v1.Parts\x12\x10\n\x08position\x18\x05 \x01(\r\"\x18\n\x05Parts\x12\x0f\n\x07lengths\x18\x01 \x03(\r\"R\n\nPutRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.mezzo.v1.PutHeader\x12\x1f\n\x06pieces\x18\x02 \x03(\x0b\x32\x0f.mezzo.v1.Piece\"1\n\x0bPutResponse\x12\"\n\x06states\x18\x01 \x03(\x0e\x32\x12.mezzo.v1.PutState\"i\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x12\n\nfirst_part\x18\x03 \x01(\r\x12\x12\n\npart_count\x18\x04 \x01(\r\x12\x12\n\ncapacities\x18\x05 \x03(\x04\"+\n\tGetResult\x12\r\n\x05\x66ound\x18\x01 \x03(\x08\x12\x0f\n\x07lengths\x18\x02 \x03(\x04\"S\n\x0bGetResponse\x12\x1f\n\x06pieces\x18\x01 \x03(\x0b\x32\x0f.mezzo.v1.Piece\x12#\n\x06result\x18\x02 \x01(\x0b\x32\x13.mezzo.v1.GetResult\"0\n\rLookupRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\"@\n\x0eLookupResponse\x12\x0e\n\x06prefix\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0f\n\x07load_us\x18\x03 \x01(\x04\"C\n\x0e\x41\x63quireRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x10\n\x08lease_ms\x18\x03 \x01(\r\"b\n\x0f\x41\x63quireResponse\x12\r\n\x05lease\x18\x01 \x01(\x0c\x12\x0e\n\x06prefix\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x10\n\x08lease_ms\x18\x04 \x01(\x04\x12\x0f\n\x07load_us\x18\x05 \x01(\x04\"/\n\x0cRenewRequest\x12\r\n\x05lease\x18\x01 \x01(\x0c\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\"!\n\rRenewResponse\x12\x10\n\x08lease_ms\x18\x01 \x01(\x04\"\x1f\n\x0eReleaseRequest\x12\r\n\x05lease\x18\x01 \x01(\x0c\"\x1f\n\x0fReleaseResponse\x12\x0c\n\x04held\x18\x01 \x01(\x08\"0\n\rDeleteRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x03(\x08\".\n\x0bStatRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\"\\\n\tChunkStat\x12\x0f\n\x07present\x18\x01 \x01(\x08\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\r\n\x05parts\x18\x03 \x01(\r\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x0e\n\x06leased\x18\x05 \x01(\x08\"3\n\x0cStatResponse\x12#\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x13.mezzo.v1.ChunkStat\"\x12\n\x10ShardStatRequest\"~\n\x11ShardStatResponse\x12\x39\n\x07numbers\x18\x01 \x03(\x0b\x32(.mezzo.v1.ShardStatResponse.NumbersEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*g\n\x08PutState\x12\x19\n\x15PUT_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10PUT_STATE_STORED\x10\x01\x12\x14\n\x10PUT_STATE_EXISTS\x10\x02\x12\x14\n\x10PUT_STATE_FAILED\x10\x03\x32\xab\x04\n\x0cStoreService\x12\x34\n\x03Put\x12\x14.mezzo.v1.PutRequest\x1a\x15.mezzo.v1.PutResponse(\x01\x12\x34\n\x03Get\x12\x14.mezzo.v1.GetRequest\x1a\x15.mezzo.v1.GetResponse0\x01\x12;\n\x06Lookup\x12\x17.mezzo.v1.LookupRequest\x1a\x18.mezzo.v1.LookupResponse\x12>\n\x07\x41\x63quire\x12\x18.mezzo.v1.AcquireRequest\x1a\x19.mezzo.v1.AcquireResponse\x12\x38\n\x05Renew\x12\x16.mezzo.v1.RenewRequest\x1a\x17.mezzo.v1.RenewResponse\x12>\n\x07Release\x12\x18.mezzo.v1.ReleaseRequest\x1a\x19.mezzo.v1.ReleaseResponse\x12;\n\x06\x44\x65lete\x12\x17.mezzo.v1.DeleteRequest\x1a\x18.mezzo.v1.DeleteResponse\x12\x35\n\x04Stat\x12\x15.mezzo.v1.StatRequest\x1a\x16.mezzo.v1.StatResponse\x12\x44\n\tShardStat\x12\x1a.mezzo.v1.ShardStatRequest\x1a\x1b.mezzo.v1.ShardStatResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SHARDSTATRESPONSE_NUMBERSENTRY']._loaded_options = None
   _globals['_SHARDSTATRESPONSE_NUMBERSENTRY']._serialized_options = b'8\001'
-  _globals['_PUTSTATE']._serialized_start=1378
-  _globals['_PUTSTATE']._serialized_end=1481
+  _globals['_PUTSTATE']._serialized_start=1462
+  _globals['_PUTSTATE']._serialized_end=1565
   _globals['_PIECE']._serialized_start=34
   _globals['_PIECE']._serialized_end=86
   _globals['_PUTHEADER']._serialized_start=88
@@ -59,26 +59,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACQUIREREQUEST']._serialized_end=782
   _globals['_ACQUIRERESPONSE']._serialized_start=784
   _globals['_ACQUIRERESPONSE']._serialized_end=882
-  _globals['_RELEASEREQUEST']._serialized_start=884
-  _globals['_RELEASEREQUEST']._serialized_end=915
-  _globals['_RELEASERESPONSE']._serialized_start=917
-  _globals['_RELEASERESPONSE']._serialized_end=948
-  _globals['_DELETEREQUEST']._serialized_start=950
-  _globals['_DELETEREQUEST']._serialized_end=998
-  _globals['_DELETERESPONSE']._serialized_start=1000
-  _globals['_DELETERESPONSE']._serialized_end=1033
-  _globals['_STATREQUEST']._serialized_start=1035
-  _globals['_STATREQUEST']._serialized_end=1081
-  _globals['_CHUNKSTAT']._serialized_start=1083
-  _globals['_CHUNKSTAT']._serialized_end=1175
-  _globals['_STATRESPONSE']._serialized_start=1177
-  _globals['_STATRESPONSE']._serialized_end=1228
-  _globals['_SHARDSTATREQUEST']._serialized_start=1230
-  _globals['_SHARDSTATREQUEST']._serialized_end=1248
-  _globals['_SHARDSTATRESPONSE']._serialized_start=1250
-  _globals['_SHARDSTATRESPONSE']._serialized_end=1376
-  _globals['_SHARDSTATRESPONSE_NUMBERSENTRY']._serialized_start=1330
-  _globals['_SHARDSTATRESPONSE_NUMBERSENTRY']._serialized_end=1376
-  _globals['_STORESERVICE']._serialized_start=1484
-  _globals['_STORESERVICE']._serialized_end=1981
+  _globals['_RENEWREQUEST']._serialized_start=884
+  _globals['_RENEWREQUEST']._serialized_end=931
+  _globals['_RENEWRESPONSE']._serialized_start=933
+  _globals['_RENEWRESPONSE']._serialized_end=966
+  _globals['_RELEASEREQUEST']._serialized_start=968
+  _globals['_RELEASEREQUEST']._serialized_end=999
+  _globals['_RELEASERESPONSE']._serialized_start=1001
+  _globals['_RELEASERESPONSE']._serialized_end=1032
+  _globals['_DELETEREQUEST']._serialized_start=1034
+  _globals['_DELETEREQUEST']._serialized_end=1082
+  _globals['_DELETERESPONSE']._serialized_start=1084
+  _globals['_DELETERESPONSE']._serialized_end=1117
+  _globals['_STATREQUEST']._serialized_start=1119
+  _globals['_STATREQUEST']._serialized_end=1165
+  _globals['_CHUNKSTAT']._serialized_start=1167
+  _globals['_CHUNKSTAT']._serialized_end=1259
+  _globals['_STATRESPONSE']._serialized_start=1261
+  _globals['_STATRESPONSE']._serialized_end=1312
+  _globals['_SHARDSTATREQUEST']._serialized_start=1314
+  _globals['_SHARDSTATREQUEST']._serialized_end=1332
+  _globals['_SHARDSTATRESPONSE']._serialized_start=1334
+  _globals['_SHARDSTATRESPONSE']._serialized_end=1460
+  _globals['_SHARDSTATRESPONSE_NUMBERSENTRY']._serialized_start=1414
+  _globals['_SHARDSTATRESPONSE_NUMBERSENTRY']._serialized_end=1460
+  _globals['_STORESERVICE']._serialized_start=1568
+  _globals['_STORESERVICE']._serialized_end=2123
 # @@protoc_insertion_point(module_scope)

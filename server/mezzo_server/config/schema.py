@@ -55,6 +55,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """leases at a time, over all connections"""
     leased_fraction: Fraction = 0.25
     """share of the devices' bytes that leases may hold at a time"""
+    leased_fraction_tenant: Fraction = 0.5
+    """share of those bytes that the leases of one tenant may hold, where there are several tenants"""
     lease_ms_max: Count = 600_000
     """the longest lease, milliseconds; a longer wish gets this"""
     handshake_timeout_s: Seconds = 5.0

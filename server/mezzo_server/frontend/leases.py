@@ -35,7 +35,7 @@ class LeaseTable:
         self._now = now
         self._random_bytes = random_bytes
         self._held: dict[bytes, Held] = {}
-        self._ends: list[tuple[float, bytes]] = []  # a heap; names that were taken are skipped
+        self._ends: list[tuple[float, bytes]] = []  # a heap; what was taken or renewed is skipped
 
     def __len__(self) -> int:
         return len(self._held)
@@ -51,10 +51,7 @@ class LeaseTable:
         name = self._random_bytes(LEASE_BYTES)
         self._held[name] = Held(lease, namespace)
         namespace.leases += 1
-        heapq.heappush(self._ends, (lease.expires, name))
-        if len(self._ends) > 2 * len(self._held) + 64:
-            self._ends = [(end, known) for end, known in self._ends if known in self._held]
-            heapq.heapify(self._ends)
+        self._push(lease.expires, name)
         return name
 
     def take(self, name: bytes) -> Held | None:
@@ -65,10 +62,28 @@ class LeaseTable:
             held.namespace.leases -= 1
         return held
 
+    def find(self, name: bytes) -> Held | None:
+        """A lease, to renew it; None if it is unknown or over."""
+        self.expire()
+        return self._held.get(name)
+
+    def renewed(self, name: bytes, held: Held) -> None:
+        """It lasts longer now."""
+        if name in self._held:
+            self._push(held.lease.expires, name)
+
     def expire(self) -> None:
         """Forget those whose time is over."""
         now = self._now()
         while self._ends and self._ends[0][0] <= now:
-            held = self._held.pop(heapq.heappop(self._ends)[1], None)
-            if held is not None:
+            name = heapq.heappop(self._ends)[1]
+            held = self._held.get(name)
+            if held is not None and held.lease.expires <= now:
+                del self._held[name]
                 held.namespace.leases -= 1
+
+    def _push(self, expires: float, name: bytes) -> None:
+        heapq.heappush(self._ends, (expires, name))
+        if len(self._ends) > 2 * len(self._held) + 64:
+            self._ends = [(held.lease.expires, known) for known, held in self._held.items()]
+            heapq.heapify(self._ends)

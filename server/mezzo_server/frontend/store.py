@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from mezzo.errors import InvalidArgument, TooLarge
+from mezzo.errors import Gone, InvalidArgument, TooLarge
 from mezzo.frontend.exchange import STORE_SERVICE
 from mezzo.protocol.messages import KEYS_MAX
 from mezzo.v1 import store_pb2
@@ -57,6 +57,17 @@ class StoreHandlers:
             load_us=math.ceil(lease.load_s * 1e6),
         )
 
+    async def renew(self, request: store_pb2.RenewRequest, timeout_s: float) -> store_pb2.RenewResponse:
+        """See ``Renew``."""
+        if request.lease_ms < 1:
+            raise InvalidArgument("lease_ms must be at least 1")
+        held = self._leases.find(request.lease)
+        if held is None:
+            raise Gone("the lease has ended: its time was over, or it was released; acquire again")
+        left_s = await held.lease.renew(request.lease_ms / 1000)
+        self._leases.renewed(request.lease, held)
+        return store_pb2.RenewResponse(lease_ms=max(0, math.floor(left_s * 1000)))
+
     async def release(self, request: store_pb2.ReleaseRequest, timeout_s: float) -> store_pb2.ReleaseResponse:
         """See ``Release``."""
         held = self._leases.take(request.lease)
@@ -101,6 +112,7 @@ def store_service(calls: Calls, handlers: StoreHandlers, puts: Puts, gets: Gets)
     unary: dict[str, tuple[type[Any], Any]] = {
         "Lookup": (store_pb2.LookupRequest, handlers.lookup),
         "Acquire": (store_pb2.AcquireRequest, handlers.acquire),
+        "Renew": (store_pb2.RenewRequest, handlers.renew),
         "Release": (store_pb2.ReleaseRequest, handlers.release),
         "Delete": (store_pb2.DeleteRequest, handlers.delete),
         "Stat": (store_pb2.StatRequest, handlers.stat),

@@ -51,6 +51,7 @@ REQUEST_KINDS = (
     Kind.ARENA_OPEN,
     Kind.DEVICES,
     Kind.DEVICE_CHANGE,
+    Kind.LEASE_RENEW,
     Kind.CANCEL,
 )
 """Everything that a client may ask; PUT_DATA belongs to its PUT."""

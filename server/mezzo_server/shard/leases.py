@@ -8,6 +8,9 @@ A lease *in place* also holds the hot slots that its places name: once each, unt
 its connection ends.  When only its time is over it is *overdue*: its pins are gone, its slots stay,
 because its owner may still be reading them; whoever runs the table ends the connection of the
 `longest_overdue` when the room is wanted.  Leases, overdue ones included, never exceed ``leases_max``.
+
+Numbers of leases rise from ``first`` on, which its owner draws at random for each life of the shard: a
+number of a former life names nothing in this one.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mezzo.errors import Busy, TooLarge
+from mezzo.errors import Busy, OverQuota, TooLarge
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.hot.slots import Slot
 
@@ -89,13 +92,19 @@ class LeaseTable:
         leases_max: int,
         lease_s_max: float,
         now: Callable[[], float],
+        tenant_bytes_max: Callable[[bytes], int] | None = None,
+        first: int = 1,
     ) -> None:
+        """``tenant_bytes_max``: how much the leases of a tenant may hold; None: as much as all may."""
         self._store = store
         self._now = now
+        self._tenant_bytes_max = tenant_bytes_max
         self.bytes_max = bytes_max
         self.leases_max = leases_max
         self.lease_s_max = lease_s_max
         self.bytes_leased = 0
+        self.bytes_by_tenant: dict[bytes, int] = {}
+        """of those tenants that hold any"""
         self.hot_bytes_overdue = 0
         """bytes in place of leases that are overdue; a chunk in two of them counts twice"""
         self.crowded = False
@@ -103,10 +112,10 @@ class LeaseTable:
         self._leases: dict[int, _Lease] = {}
         self._overdue: dict[int, _Lease] = {}  # by the time when they expired
         self._by_owner: dict[object, set[int]] = {}
-        # (ends_at, lease); entries of leases that ended early are dropped when they surface, and the
-        # heap is rebuilt when they are the most of it.
+        # (ends_at, lease); entries of leases that ended early or were renewed are dropped when they
+        # surface, and the heap is rebuilt when they are the most of it.
         self._deadlines: list[tuple[float, int]] = []
-        self._next = 1
+        self._next = first
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -131,7 +140,8 @@ class LeaseTable:
         ``in_place``: hold the slots of those that are hot, too.
 
         Raises:
-            TooLarge: the prefix holds more bytes than all leases together may.
+            TooLarge: the prefix holds more bytes than all leases together may, or than the tenant's may.
+            OverQuota: the tenant's other leases hold too much now.
             Busy: other leases hold too much now.
         """
         lease_s = min(lease_s, self.lease_s_max)
@@ -144,6 +154,10 @@ class LeaseTable:
         now = self._now()
         if self._deadlines and self._deadlines[0][0] <= now:
             self.expire()
+        tenant = scope.tenant
+        of_tenant = self.bytes_by_tenant.get(tenant, 0)
+        if self._tenant_bytes_max is not None:
+            self._check_tenant(of_tenant, size, self._tenant_bytes_max(tenant))
         if self.bytes_leased + size > self.bytes_max:
             raise Busy(
                 f"{self.bytes_leased} bytes are leased, {size} more would be over the limit "
@@ -166,6 +180,7 @@ class LeaseTable:
         self._leases[lease] = _Lease(owner, scope, leased, size, ends_at, held)
         self._by_owner.setdefault(owner, set()).add(lease)
         self.bytes_leased += size
+        self.bytes_by_tenant[tenant] = of_tenant + size
         heapq.heappush(self._deadlines, (ends_at, lease))
         return Granted(lease, count, size, lease_s, slots)
 
@@ -181,10 +196,26 @@ class LeaseTable:
             return False
         in_time = held.ends_at > self._now()
         self._end(lease, held)
-        if len(self._deadlines) > 2 * len(self._leases) + 64:
-            self._deadlines = [(entry.ends_at, number) for number, entry in self._leases.items()]
-            heapq.heapify(self._deadlines)
+        self._tidy()
         return in_time
+
+    def renew(self, owner: object, lease: int, lease_s: float) -> float | None:
+        """Let a lease of ``owner`` end ``lease_s`` from now (at most ``lease_s_max``), or when it would have.
+
+        What it holds in place stays held for as long.  Returns the seconds that are left of it then; None if
+        he holds none of that number any more, also when it has expired and its slots are still held: its
+        chunks may have been evicted meanwhile.
+        """
+        held = self._leases.get(lease)
+        now = self._now()
+        if held is None or held.owner is not owner or held.ends_at <= now:
+            return None
+        ends_at = now + min(lease_s, self.lease_s_max)
+        if ends_at > held.ends_at:
+            held.ends_at = ends_at
+            heapq.heappush(self._deadlines, (ends_at, lease))
+            self._tidy()
+        return held.ends_at - now
 
     def end_owner(self, owner: object) -> None:
         """End all leases of ``owner``, overdue ones too: his connection closed."""
@@ -202,7 +233,7 @@ class LeaseTable:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, lease = heapq.heappop(self._deadlines)
             held = self._leases.get(lease)
-            if held is None:
+            if held is None or held.ends_at > now:
                 continue
             ended += 1
             if not held.held:
@@ -227,8 +258,30 @@ class LeaseTable:
         self.hot_bytes_overdue -= _bytes(held.held)
         self._store.let_go_all(held.held)
 
+    def _tidy(self) -> None:
+        if len(self._deadlines) > 2 * len(self._leases) + 64:
+            self._deadlines = [(entry.ends_at, number) for number, entry in self._leases.items()]
+            heapq.heapify(self._deadlines)
+
+    def _check_tenant(self, leased: int, size: int, limit: int) -> None:
+        if size > limit:
+            raise TooLarge(
+                f"a lease on {size} bytes is over the limit of the tenant's leased bytes ({limit})"
+            )
+        if leased + size > limit:
+            raise OverQuota(
+                f"leases of the tenant hold {leased} bytes, {size} more would be over its limit ({limit})",
+                self._retry_after_s(),
+            )
+
     def _unpin(self, held: _Lease) -> None:
         self.bytes_leased -= held.bytes
+        tenant = held.scope.tenant
+        left = self.bytes_by_tenant[tenant] - held.bytes
+        if left:
+            self.bytes_by_tenant[tenant] = left
+        else:
+            del self.bytes_by_tenant[tenant]
         self._store.unpin_all(held.scope, held.keys)
 
     def _disown(self, lease: int, held: _Lease) -> None:

@@ -48,6 +48,9 @@ DEVICE_NUMBERS_EACH = (
 )
 """Told of each device, as ``device_0_bytes_total``."""
 DEVICES_TOLD = 32
+LEASES_FIRST_MAX = 1 << 62
+"""The first lease's number is below it, and drawn anew in each life of the shard: that one of another life
+names a lease of this one is as likely as guessing it."""
 
 
 class Service:
@@ -86,7 +89,12 @@ class Service:
             leases_max=limits.leases_max,
             lease_s_max=limits.lease_ms_max / 1000,
             now=now,
+            tenant_bytes_max=self._leased_bytes_max,
+            first=int.from_bytes(hashlib.blake2b(incarnation, digest_size=8).digest(), "big")
+            % LEASES_FIRST_MAX,
         )
+        self.leased_quota: Callable[[bytes], int] = lambda tenant: 0
+        """bytes that the leases of a tenant may hold by its quota; 0: there is none"""
         self.device_changes: DeviceChanges | None = None
         self.regions = RegionRegistry(
             store.register if self._pins else None,
@@ -108,6 +116,14 @@ class Service:
             ),
             0,
         )
+
+    def _leased_bytes_max(self, tenant: bytes) -> int:
+        """How much a tenant's leases may hold. The only tenant of a store without metadata shares with none."""
+        limit = self.leases.bytes_max
+        if tenant != self.tenant:
+            limit = int(limit * self.limits.leased_fraction_tenant)
+        quota = self.leased_quota(tenant)
+        return min(limit, quota) if quota else limit
 
     @property
     def _pins(self) -> bool:

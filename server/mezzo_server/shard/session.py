@@ -17,8 +17,6 @@ from mezzo.protocol.connection import ServerConnection, negotiate
 from mezzo.protocol.frame import Frame, encode
 from mezzo.protocol.messages import (
     KEY_BYTES_MAX,
-    Acquire,
-    Acquired,
     ArenaOpen,
     Body,
     Cancelled,
@@ -30,8 +28,6 @@ from mezzo.protocol.messages import (
     Got,
     Hello,
     Kind,
-    LookedUp,
-    Lookup,
     Ping,
     Pong,
     Put,
@@ -40,8 +36,6 @@ from mezzo.protocol.messages import (
     RegionAdded,
     RegionRemove,
     RegionRemoved,
-    Release,
-    Released,
     ShardStat,
     ShardStated,
     Stat,
@@ -49,9 +43,9 @@ from mezzo.protocol.messages import (
     Welcome,
 )
 from mezzo_server.metrics.measures import SECONDS
-from mezzo_server.shard import device_requests
+from mezzo_server.shard import device_requests, lease_requests
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
-from mezzo_server.shard.in_place import acquire_in_place, open_arena
+from mezzo_server.shard.in_place import open_arena
 from mezzo_server.shard.regions import Region, RegionTable
 from mezzo_server.shard.request import Request, bitmap
 from mezzo_server.shard.share import StagingShare
@@ -125,12 +119,13 @@ class Session:
         self._durations = service.measures.duration
         self._handlers: dict[Kind, Callable[[int, Any], None]] = {
             Kind.PING: self._ping,
-            Kind.LOOKUP: self._lookup,
+            Kind.LOOKUP: partial(lease_requests.lookup, self),
             Kind.GET: self._get,
             Kind.PUT: self._put,
             Kind.DELETE: self._delete,
-            Kind.ACQUIRE: self._acquire,
-            Kind.RELEASE: self._release,
+            Kind.ACQUIRE: partial(lease_requests.acquire, self),
+            Kind.RELEASE: partial(lease_requests.release, self),
+            Kind.LEASE_RENEW: partial(lease_requests.renew, self),
             Kind.STAT: self._stat,
             Kind.SHARD_STAT: self._shard_stat,
             Kind.ARENA_OPEN: self._arena_open,
@@ -214,7 +209,7 @@ class Session:
         if isinstance(body, Got):
             transport = "tcp" if request.region is None else "shm"
             self.service.measures.bytes_out[transport] += sum(body.lengths)
-        self._send(kind, request.id, body)
+        self.send(kind, request.id, body)
 
     def end_with_error(self, request: Request, error: MezzoError) -> None:
         """A request ends with an error, or with CANCELLED if the client gave it up."""
@@ -267,7 +262,7 @@ class Session:
         service, limits = self.service, self.limits
         self.scope = service.scope(body.namespace)
         self.greeted = True
-        self._send(
+        self.send(
             Kind.WELCOME,
             request_id,
             Welcome(
@@ -291,18 +286,10 @@ class Session:
         )
 
     def _ping(self, request_id: int, body: Ping) -> None:
-        self._send(Kind.PONG, request_id, Pong())
-
-    def _lookup(self, request_id: int, body: Lookup) -> None:
-        self._check_keys(body.keys)
-        store = self.service.store
-        count, nbytes = store.prefix(self.scope, body.keys)
-        hot_bytes = store.hot_bytes(self.scope, body.keys[:count]) if store.hot is not None else 0
-        load_us = int(store.load_estimate_s(nbytes, hot_bytes) * 1e6) if nbytes else 0
-        self._send(Kind.LOOKED_UP, request_id, LookedUp(count, nbytes, load_us))
+        self.send(Kind.PONG, request_id, Pong())
 
     def _get(self, request_id: int, body: Get) -> None:
-        self._check_keys(body.keys)
+        self.check_keys(body.keys)
         if body.region == 0:
             if body.targets:
                 raise InvalidArgument("targets need a region")
@@ -313,7 +300,7 @@ class Session:
         kind(self, request_id, body, region).start()
 
     def _put(self, request_id: int, body: Put) -> None:
-        self._check_keys(body.keys)
+        self.check_keys(body.keys)
         if body.region == 0:
             if body.sources:
                 raise InvalidArgument("sources need a region")
@@ -331,7 +318,7 @@ class Session:
         return put.receive(frame.body, frame.payload_bytes)
 
     def _delete(self, request_id: int, body: Delete) -> None:
-        self._check_keys(body.keys)
+        self.check_keys(body.keys)
         request = Request(self, request_id, Kind.DELETE)
 
         def done(deleted: list[bool], error: Exception | None) -> None:
@@ -347,39 +334,18 @@ class Session:
             request.fail(error)
         self.service.poke()
 
-    def _acquire(self, request_id: int, body: Acquire) -> None:
-        self._check_keys(body.keys)
-        if body.in_place:
-            acquired = acquire_in_place(self, request_id, body)
-            if acquired is not None:
-                self._send(Kind.ACQUIRED, request_id, acquired)
-            return
-        granted = self.service.leases.acquire(self, self.scope, body.keys, body.lease_ms / 1000)
-        store = self.service.store
-        hot_bytes = store.hot_bytes(self.scope, body.keys[: granted.prefix]) if store.hot is not None else 0
-        load_us = int(store.load_estimate_s(granted.bytes, hot_bytes) * 1e6) if granted.bytes else 0
-        self._send(
-            Kind.ACQUIRED,
-            request_id,
-            Acquired(granted.lease, granted.prefix, granted.bytes, round(granted.lease_s * 1000), load_us),
-        )
-
-    def _release(self, request_id: int, body: Release) -> None:
-        held = self.service.leases.release(self, body.lease)
-        self._send(Kind.RELEASED, request_id, Released(held))
-
     def _arena_open(self, request_id: int, body: ArenaOpen) -> None:
         channel = self.link.take_descriptor()
         if channel is None:
             raise ProtocolError("ARENA_OPEN needs exactly one descriptor with it (SCM_RIGHTS)")
-        self._send(Kind.ARENA_OPENED, request_id, open_arena(self, body, channel))
+        self.send(Kind.ARENA_OPENED, request_id, open_arena(self, body, channel))
 
     def _stat(self, request_id: int, body: Stat) -> None:
-        self._check_keys(body.keys)
+        self.check_keys(body.keys)
         _Stating(self, request_id, body.keys).step()
 
     def _shard_stat(self, request_id: int, body: ShardStat) -> None:
-        self._send(Kind.SHARD_STATED, request_id, ShardStated(self.service.numbers()))
+        self.send(Kind.SHARD_STATED, request_id, ShardStated(self.service.numbers()))
 
     def _region_add(self, request_id: int, body: RegionAdd) -> None:
         fd = self.link.take_descriptor()
@@ -396,7 +362,7 @@ class Session:
         request = self.requests.get(request_id)
         if request is None:
             self.service.counters["cancelled"] += 1
-            self._send(Kind.CANCELLED, request_id, Cancelled())
+            self.send(Kind.CANCELLED, request_id, Cancelled())
             return
         if isinstance(request, TcpPut):
             # ServerConnection forgot what was granted: none of it may come any more.
@@ -406,7 +372,8 @@ class Session:
 
     # -- answers
 
-    def _check_keys(self, keys: Sequence[bytes]) -> None:
+    def check_keys(self, keys: Sequence[bytes]) -> None:
+        """TooLarge over ``keys_max``."""
         if len(keys) > self.limits.keys_max:
             raise TooLarge(f"{len(keys)} keys are over the limit ({self.limits.keys_max}, keys_max)")
 
@@ -416,14 +383,15 @@ class Session:
             self.state.end(request.id)
         self.service.measures.ended(request.kind, self._now() - request.began, request)
 
-    def _send(self, kind: Kind, request_id: int, body: Body) -> None:
+    def send(self, kind: Kind, request_id: int, body: Body) -> None:
+        """Answer a request that `begin` does not know of."""
         if not self.closed:
             self.link.send(encode(kind, request_id, body))
 
     def _send_cancelled(self, request: Request) -> None:
         self.service.counters["cancelled"] += 1
         self.service.measures.cancelled[request.kind] += 1
-        self._send(Kind.CANCELLED, request.id, Cancelled())
+        self.send(Kind.CANCELLED, request.id, Cancelled())
 
     def _send_error(self, request_id: int, error: MezzoError) -> None:
         retry_after_ms = 0
@@ -433,7 +401,7 @@ class Session:
             self.service.counters["busy"] += 1
             retry_after_ms = max(1, round(error.retry_after_s * 1000))
         reply = ErrorReply(int(error.code), str(error)[:1024], retry_after_ms)
-        self._send(Kind.ERROR, request_id, reply)
+        self.send(Kind.ERROR, request_id, reply)
 
 
 class _Stating(Request):

@@ -50,7 +50,12 @@ class Shard:
     """Everything of a shard but sockets and loop. Nothing moves but in `settle`."""
 
     def __init__(
-        self, *, device_bytes: int = 96 * MIB, limits: Limits | None = None, hot_bytes: int = 0
+        self,
+        *,
+        device_bytes: int = 96 * MIB,
+        limits: Limits | None = None,
+        hot_bytes: int = 0,
+        incarnation: bytes = bytes(16),
     ) -> None:
         self.clock = Clock()
         self.limits = limits or Limits(
@@ -81,7 +86,7 @@ class Shard:
             self.staging,
             self.limits,
             block_bytes=4096,
-            incarnation=bytes(16),
+            incarnation=incarnation,
             now=self.clock,
             poke=self.poked,
         )

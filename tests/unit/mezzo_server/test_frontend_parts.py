@@ -95,6 +95,21 @@ def test_leases_leave_the_table_by_name_or_by_time():
     assert (len(table), namespace.leases) == (0, 0)
 
 
+def test_a_lease_that_was_renewed_stays_in_the_table():
+    clock = Clock()
+    table = LeaseTable(2, clock, lambda length: b"a" * length)
+    namespace = SimpleNamespace(leases=0)
+    name = table.add(lease(110.0), namespace)
+    held = table.find(name)
+    held.lease.expires = 130.0
+    table.renewed(name, held)
+    clock.now = 120.0
+    assert table.find(name) is held
+    clock.now = 130.0
+    assert table.find(name) is None
+    assert namespace.leases == 0
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=200))
 def test_the_table_of_leases_stays_as_small_as_what_is_held(steps):
     clock = Clock()

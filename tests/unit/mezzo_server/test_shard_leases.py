@@ -9,12 +9,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mezzo.errors import Busy, TooLarge
+from mezzo.errors import Busy, OverQuota, TooLarge
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.hot.slots import Slot
 from mezzo_server.shard.leases import LeaseTable, Overdue
 
 SCOPE = Scope(bytes(16), bytes(16))
+OTHER = Scope(b"o" * 16, bytes(16))
+TENANT_BYTES = 25
+OWNERS = st.sampled_from([("x", SCOPE), ("y", SCOPE), ("z", OTHER)])
 
 
 @dataclass(frozen=True)
@@ -247,37 +250,158 @@ def test_overdue_leases_take_room_in_the_table(warm: Store, clock: Clock) -> Non
     assert leases.acquire("you", SCOPE, [b"b"], 1.0).lease
 
 
+def test_renew_lets_a_lease_last_longer(store: Store, clock: Clock) -> None:
+    leases = table(store, clock)
+    granted = leases.acquire("me", SCOPE, [b"a"], 2.0)
+    clock.now += 1.5
+    assert leases.renew("me", granted.lease, 2.0) == 2.0
+    clock.now += 1.0
+    assert leases.expire() == 0
+    assert store.pinned() == {b"a": 1}
+    clock.now += 1.0
+    assert leases.expire() == 1
+    assert not store.pinned()
+
+
+def test_renew_never_goes_beyond_the_longest_lease_nor_shortens(store: Store, clock: Clock) -> None:
+    leases = table(store, clock)
+    granted = leases.acquire("me", SCOPE, [b"a"], 8.0)
+    assert leases.renew("me", granted.lease, 1.0) == 8.0
+    assert leases.renew("me", granted.lease, 1e9) == 10.0
+
+
+def test_only_the_owner_renews_and_only_what_is_held(store: Store, clock: Clock) -> None:
+    leases = table(store, clock)
+    granted = leases.acquire("me", SCOPE, [b"a"], 1.0)
+    assert leases.renew("you", granted.lease, 5.0) is None
+    assert leases.renew("me", granted.lease + 1, 5.0) is None
+    clock.now += 1.0
+    assert leases.renew("me", granted.lease, 5.0) is None
+    assert leases.expire() == 1
+    again = leases.acquire("me", SCOPE, [b"a"], 1.0)
+    assert leases.release("me", again.lease)
+    assert leases.renew("me", again.lease, 5.0) is None
+
+
+def test_renew_keeps_what_is_held_in_place(warm: Store, clock: Clock) -> None:
+    leases = table(warm, clock)
+    granted = leases.acquire("me", SCOPE, [b"a"], 1.0, in_place=True)
+    clock.now += 0.5
+    assert leases.renew("me", granted.lease, 3.0) == 3.0
+    clock.now += 2.0
+    leases.expire()
+    assert (leases.overdue, warm.held()) == (0, {b"a": 1})
+    clock.now += 1.0
+    leases.expire()
+    # Its chunks may be evicted from now on, so nothing brings it back.
+    assert leases.overdue == 1
+    assert leases.renew("me", granted.lease, 3.0) is None
+    assert warm.held() == {b"a": 1}
+
+
+def test_a_tenant_is_capped_and_the_others_are_not(store: Store, clock: Clock) -> None:
+    leases = LeaseTable(
+        store,
+        bytes_max=1000,
+        leases_max=10,
+        lease_s_max=10.0,
+        now=clock,
+        tenant_bytes_max=lambda tenant: 60 if tenant == SCOPE.tenant else 1000,
+    )
+    with pytest.raises(TooLarge, match="tenant"):
+        leases.acquire("me", SCOPE, [b"a", b"c"], 1.0)
+    first = leases.acquire("me", SCOPE, [b"a"], 1.0)
+    with pytest.raises(OverQuota, match="30 bytes") as caught:
+        leases.acquire("also mine", SCOPE, [b"c"], 1.0)
+    assert 0 < caught.value.retry_after_s <= 1.0
+    assert leases.acquire("you", OTHER, [b"a", b"c"], 1.0).lease
+    leases.release("me", first.lease)
+    assert leases.acquire("also mine", SCOPE, [b"c"], 1.0).lease
+    clock.now += 1.0
+    leases.expire()
+    assert leases.bytes_by_tenant == {}
+
+
 class Leases(RuleBasedStateMachine):
     """Pins, bytes and held slots always equal what the leases say that live or are overdue."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
+        self.life = 0
+        self.numbers: set[int] = set()
+        self.begin()
+
+    def begin(self) -> None:
+        """A life of the shard: what a table holds ends with its process."""
+        self.life += 1
         self.store = Store({bytes([n]): n + 1 for n in range(6)}, hot=[bytes([n]) for n in (0, 2, 3)])
-        self.leases = table(self.store, self.clock, bytes_max=40, leases_max=5)
-        self.model: dict[int, tuple[str, list[bytes], float, bool]] = {}
+        self.leases = LeaseTable(
+            self.store,
+            bytes_max=40,
+            leases_max=5,
+            lease_s_max=10.0,
+            now=self.clock,
+            tenant_bytes_max=lambda tenant: TENANT_BYTES,
+            first=1000 * self.life,
+        )
+        self.model: dict[int, tuple[tuple[str, Scope], list[bytes], float, bool]] = {}
+
+    def numbered(self, place: int) -> int:
+        """A number that was given out, in this life or an earlier one, or never."""
+        known = sorted(self.numbers)
+        return known[-1 - place] if place < len(known) else place
 
     @rule(
-        owner=st.sampled_from("xyz"),
+        owner=OWNERS,
         keys=st.lists(st.integers(0, 7), min_size=1, max_size=6),
         ttl=st.integers(0, 12),
         in_place=st.booleans(),
     )
-    def acquire(self, owner: str, keys: list[int], ttl: int, in_place: bool) -> None:
+    def acquire(self, owner: tuple[str, Scope], keys: list[int], ttl: int, in_place: bool) -> None:
         names = [bytes([key]) for key in keys]
+        count = next((n for n, key in enumerate(keys) if key >= 6), len(keys))
+        size = sum(key + 1 for key in keys[:count])
+        mine = self.bytes_of(owner[1].tenant)
         try:
-            granted = self.leases.acquire(owner, SCOPE, names, float(ttl), in_place=in_place)
-        except (Busy, TooLarge):
+            granted = self.leases.acquire(owner, owner[1], names, float(ttl), in_place=in_place)
+        except TooLarge:
+            assert size > TENANT_BYTES
+            return
+        except OverQuota:
+            assert mine + size > TENANT_BYTES
+            return
+        except Busy:
+            full = len(self.leases) + self.leases.overdue >= 5
+            assert full or sum(map(self.bytes_of, (SCOPE.tenant, OTHER.tenant))) + size > 40
             return
         assert len(granted.slots) == (granted.prefix if in_place else 0)
+        assert (granted.prefix, granted.bytes) == (count, size)
+        assert bool(granted.lease) == (count > 0 and ttl > 0)
         if granted.lease:
+            assert granted.lease not in self.numbers
+            self.numbers.add(granted.lease)
             until = self.clock.now + min(ttl, 10)
             self.model[granted.lease] = (owner, names[: granted.prefix], until, in_place)
 
-    @rule(owner=st.sampled_from("xyz"), lease=st.integers(1, 12))
-    def release(self, owner: str, lease: int) -> None:
+    @rule(owner=OWNERS, place=st.integers(0, 12), ttl=st.integers(1, 12))
+    def renew(self, owner: tuple[str, Scope], place: int, ttl: int) -> None:
+        lease, now = self.numbered(place), self.clock.now
+        held = self.model.get(lease)
+        left_s = self.leases.renew(owner, lease, float(ttl))
+        if held is None or held[0] != owner or held[2] <= now:
+            assert left_s is None
+            return
+        until = max(held[2], now + min(ttl, 10))
+        assert left_s == until - now <= 10
+        self.model[lease] = (owner, held[1], until, held[3])
+
+    @rule(owner=OWNERS, place=st.integers(0, 12))
+    def release(self, owner: tuple[str, Scope], place: int) -> None:
+        lease = self.numbered(place)
         mine = lease in self.model and self.model[lease][0] == owner
         assert self.leases.release(owner, lease) == (mine and self.model[lease][2] > self.clock.now)
+        assert not self.leases.release(owner, lease)
         if mine:
             del self.model[lease]
 
@@ -289,10 +413,10 @@ class Leases(RuleBasedStateMachine):
             assert not over
             return
         assert overdue.since == min(held[2] for held in over)
-        self.leave(str(overdue.owner))
+        self.leave(overdue.owner)
 
-    @rule(owner=st.sampled_from("xyz"))
-    def leave(self, owner: str) -> None:
+    @rule(owner=OWNERS)
+    def leave(self, owner: object) -> None:
         self.leases.end_owner(owner)
         self.model = {lease: held for lease, held in self.model.items() if held[0] != owner}
 
@@ -301,16 +425,28 @@ class Leases(RuleBasedStateMachine):
         self.clock.now += seconds
         self.leases.expire()
 
-    def held(self, lease: tuple[str, list[bytes], float, bool]) -> list[bytes]:
+    @rule()
+    def restart(self) -> None:
+        self.begin()
+
+    def held(self, lease: tuple[tuple[str, Scope], list[bytes], float, bool]) -> list[bytes]:
         return [key for key in lease[1] if lease[3] and key in self.store.slots]
+
+    def bytes_of(self, tenant: bytes) -> int:
+        now = self.clock.now
+        held = [lease for lease in self.model.values() if lease[0][1].tenant == tenant and lease[2] > now]
+        return sum(self.store.sizes[key] for lease in held for key in lease[1])
 
     @invariant()
     def pins_match(self) -> None:
-        self.leases.expire()
         now = self.clock.now
         pins = Counter(key for _, keys, until, _ in self.model.values() if until > now for key in keys)
         assert self.store.pinned() == dict(pins)
         assert self.leases.bytes_leased == sum(self.store.sizes[key] * n for key, n in pins.items()) <= 40
+        by_tenant = {tenant: self.bytes_of(tenant) for tenant in (SCOPE.tenant, OTHER.tenant)}
+        assert self.leases.bytes_by_tenant == {tenant: size for tenant, size in by_tenant.items() if size}
+        assert max(by_tenant.values()) <= TENANT_BYTES
+        assert len(self.leases._deadlines) <= 2 * len(self.leases) + 65
 
     @invariant()
     def holds_match(self) -> None:

@@ -43,6 +43,8 @@ from mezzo.protocol.messages.leases import (
     ArenaOpen,
     ArenaOpened,
     InPlace,
+    LeaseRenew,
+    LeaseRenewed,
     Release,
     Released,
 )
@@ -124,6 +126,8 @@ BODIES: dict[Kind, type[Body]] = {
     Kind.DEVICES_ARE: DevicesAre,
     Kind.DEVICE_CHANGE: DeviceChange,
     Kind.DEVICE_CHANGED: DeviceChanged,
+    Kind.LEASE_RENEW: LeaseRenew,
+    Kind.LEASE_RENEWED: LeaseRenewed,
 }
 
 __all__ = [
@@ -160,6 +164,8 @@ __all__ = [
     "Key",
     "Keys",
     "Kind",
+    "LeaseRenew",
+    "LeaseRenewed",
     "Lengths",
     "LookedUp",
     "Lookup",

@@ -45,3 +45,5 @@ class Kind(IntEnum):
     DEVICES_ARE = 60
     DEVICE_CHANGE = 61
     DEVICE_CHANGED = 62
+    LEASE_RENEW = 65
+    LEASE_RENEWED = 66

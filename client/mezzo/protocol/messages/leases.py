@@ -73,10 +73,33 @@ class ArenaOpened(Body, frozen=True):
     page_bytes: U32
 
 
+Incarnation = Annotated[bytes, Meta(max_length=16)]
+"""Of the shard that granted a lease (`Welcome.shard_incarnation`); empty: not said."""
+
+
+class LeaseRenew(Body, frozen=True):
+    """Let a lease last for ``lease_ms`` from now; never for less than it would have lasted anyway.
+
+    Answered with `ErrorCode.GONE` if the connection holds no such lease: it has expired, was released, or is
+    of another life of the shard.
+    """
+
+    lease: U
+    lease_ms: U32
+    incarnation: Incarnation = b""
+
+
+class LeaseRenewed(Body, frozen=True):
+    """The lease ends by itself ``lease_ms`` from now: at most the server's longest lease."""
+
+    lease_ms: U32
+
+
 class Release(Body, frozen=True):
     """End a lease now."""
 
     lease: U
+    incarnation: Incarnation = b""
 
 
 class Released(Body, frozen=True):

@@ -1,0 +1,75 @@
+"""LOOKUP, ACQUIRE, LEASE_RENEW and RELEASE: what is there, and who may count on it until when. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mezzo.errors import Gone
+from mezzo.protocol.messages import (
+    Acquire,
+    Acquired,
+    Kind,
+    LeaseRenew,
+    LeaseRenewed,
+    LookedUp,
+    Lookup,
+    Release,
+    Released,
+)
+from mezzo_server.shard.in_place import acquire_in_place
+
+if TYPE_CHECKING:
+    from mezzo_server.shard.session import Session
+
+
+def lookup(session: Session, request_id: int, body: Lookup) -> None:
+    """How many keys are present. Prolongs nothing, and is no use of any chunk."""
+    session.check_keys(body.keys)
+    store = session.service.store
+    count, nbytes = store.prefix(session.scope, body.keys)
+    hot_bytes = store.hot_bytes(session.scope, body.keys[:count]) if store.hot is not None else 0
+    load_us = int(store.load_estimate_s(nbytes, hot_bytes) * 1e6) if nbytes else 0
+    session.send(Kind.LOOKED_UP, request_id, LookedUp(count, nbytes, load_us))
+
+
+def acquire(session: Session, request_id: int, body: Acquire) -> None:
+    """A lookup, and a lease on what it finds."""
+    session.check_keys(body.keys)
+    if body.in_place:
+        acquired = acquire_in_place(session, request_id, body)
+        if acquired is not None:
+            session.send(Kind.ACQUIRED, request_id, acquired)
+        return
+    service = session.service
+    granted = service.leases.acquire(session, session.scope, body.keys, body.lease_ms / 1000)
+    store = service.store
+    hot_bytes = store.hot_bytes(session.scope, body.keys[: granted.prefix]) if store.hot is not None else 0
+    load_us = int(store.load_estimate_s(granted.bytes, hot_bytes) * 1e6) if granted.bytes else 0
+    session.send(
+        Kind.ACQUIRED,
+        request_id,
+        Acquired(granted.lease, granted.prefix, granted.bytes, round(granted.lease_s * 1000), load_us),
+    )
+
+
+def renew(session: Session, request_id: int, body: LeaseRenew) -> None:
+    """Let a lease last longer.
+
+    Raises:
+        Gone: this connection holds no such lease, or not any more.
+    """
+    service = session.service
+    if body.incarnation not in (b"", service.incarnation):
+        raise Gone("the lease is of an earlier life of this shard, and ended with it: acquire again")
+    lease_s = service.leases.renew(session, body.lease, body.lease_ms / 1000)
+    if lease_s is None:
+        raise Gone("the lease has ended: its time was over, or it was released; acquire again")
+    session.send(Kind.LEASE_RENEWED, request_id, LeaseRenewed(int(lease_s * 1000)))
+
+
+def release(session: Session, request_id: int, body: Release) -> None:
+    """End a lease. A second time is no error: it was not held any more."""
+    service = session.service
+    ours = body.incarnation in (b"", service.incarnation)
+    held = ours and service.leases.release(session, body.lease)
+    session.send(Kind.RELEASED, request_id, Released(held))
