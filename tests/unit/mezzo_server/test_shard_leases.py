@@ -18,6 +18,7 @@ SCOPE = Scope(bytes(16), bytes(16))
 OTHER = Scope(b"o" * 16, bytes(16))
 TENANT_BYTES = 25
 OWNERS = st.sampled_from([("x", SCOPE), ("y", SCOPE), ("z", OTHER)])
+STRANGERS = st.one_of(st.none(), st.none(), OWNERS)
 
 
 @dataclass(frozen=True)
@@ -384,10 +385,15 @@ class Leases(RuleBasedStateMachine):
             until = self.clock.now + min(ttl, 10)
             self.model[granted.lease] = (owner, names[: granted.prefix], until, in_place)
 
-    @rule(owner=OWNERS, place=st.integers(0, 12), ttl=st.integers(1, 12))
-    def renew(self, owner: tuple[str, Scope], place: int, ttl: int) -> None:
-        lease, now = self.numbered(place), self.clock.now
+    def owner_of(self, lease: int, stranger: tuple[str, Scope] | None) -> tuple[str, Scope]:
+        """Mostly whose it is, since what others may do is refused and no more."""
         held = self.model.get(lease)
+        return stranger or (("x", SCOPE) if held is None else held[0])
+
+    @rule(stranger=STRANGERS, place=st.integers(0, 6), ttl=st.integers(1, 12))
+    def renew(self, stranger: tuple[str, Scope] | None, place: int, ttl: int) -> None:
+        lease, now = self.numbered(place), self.clock.now
+        held, owner = self.model.get(lease), self.owner_of(lease, stranger)
         left_s = self.leases.renew(owner, lease, float(ttl))
         if held is None or held[0] != owner or held[2] <= now:
             assert left_s is None
@@ -396,9 +402,10 @@ class Leases(RuleBasedStateMachine):
         assert left_s == until - now <= 10
         self.model[lease] = (owner, held[1], until, held[3])
 
-    @rule(owner=OWNERS, place=st.integers(0, 12))
-    def release(self, owner: tuple[str, Scope], place: int) -> None:
+    @rule(stranger=STRANGERS, place=st.integers(0, 6))
+    def release(self, stranger: tuple[str, Scope] | None, place: int) -> None:
         lease = self.numbered(place)
+        owner = self.owner_of(lease, stranger)
         mine = lease in self.model and self.model[lease][0] == owner
         assert self.leases.release(owner, lease) == (mine and self.model[lease][2] > self.clock.now)
         assert not self.leases.release(owner, lease)
@@ -415,19 +422,24 @@ class Leases(RuleBasedStateMachine):
         assert overdue.since == min(held[2] for held in over)
         self.leave(overdue.owner)
 
-    @rule(owner=OWNERS)
+    @rule(owner=OWNERS, sure=st.integers(0, 1))
+    def close(self, owner: object, sure: int) -> None:
+        if not sure:
+            self.leave(owner)
+
     def leave(self, owner: object) -> None:
         self.leases.end_owner(owner)
         self.model = {lease: held for lease, held in self.model.items() if held[0] != owner}
 
-    @rule(seconds=st.integers(1, 6))
+    @rule(seconds=st.integers(1, 4))
     def wait(self, seconds: int) -> None:
         self.clock.now += seconds
         self.leases.expire()
 
-    @rule()
-    def restart(self) -> None:
-        self.begin()
+    @rule(sure=st.integers(0, 3))
+    def restart(self, sure: int) -> None:
+        if not sure:
+            self.begin()
 
     def held(self, lease: tuple[tuple[str, Scope], list[bytes], float, bool]) -> list[bytes]:
         return [key for key in lease[1] if lease[3] and key in self.store.slots]
@@ -461,4 +473,4 @@ class Leases(RuleBasedStateMachine):
 
 
 TestLeases = Leases.TestCase
-TestLeases.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestLeases.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
