@@ -48,9 +48,11 @@ def check_counts(store: BlockStore) -> None:
     touched: Counter[int] = Counter()
     tenants: dict[int, Counter[bytes]] = {id(log): Counter() for log in context.logs}
     chunks = 0
-    for namespace in context.index:
+    indexed = [(namespace, namespace.shards) for namespace in context.index]
+    erased = [(remains.namespace, remains.shards) for remains in context.erasure.remains]
+    for namespace, shards in [*indexed, *erased]:
         count = 0
-        for shard in namespace.shards:
+        for shard in shards:
             for key, location in shard.items():
                 count += 1
                 segment, number = context.lives[life_of(location)], number_of(location)
@@ -65,8 +67,9 @@ def check_counts(store: BlockStore) -> None:
                 tenants[id(segment.log)][namespace.scope.tenant] += size
                 if namespace.pins.get(key):
                     pinned[segment.life] += table.length[number]
-        assert count == namespace.count
-        chunks += count
+        if not namespace.erased:
+            assert count == namespace.count
+            chunks += count
     assert chunks == context.index.count
     for log in context.logs:
         if log.fenced is not None:
@@ -92,6 +95,10 @@ def check_hot(store: BlockStore) -> None:
     assert report["hot_bytes"] == sum(arena.bytes for arena in hot.arenas()) <= hot.bytes_max
     mapped: dict[int, Slot] = {}
     ready = 0
+    for remains in context.erasure.remains:
+        for slot in remains.namespace.hot:
+            mapped[id(slot)] = slot
+            ready += slot.state is SlotState.READY
     for namespace in context.index:
         slots = list(namespace.hot)
         assert len(slots) == namespace.hot.count
@@ -157,6 +164,8 @@ def check_rest(store: BlockStore) -> None:
     assert not context.later
     assert not context.jobs
     assert not context.failures
+    assert context.closing or not context.erasure.running
+    assert not context.streams
     for namespace in context.index:
         assert not namespace.busy, f"left busy: {list(namespace.busy)[:3]}"
     for log in context.logs:

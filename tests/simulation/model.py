@@ -16,7 +16,7 @@ import random
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.api import Scope, Standing, StandingOf
 
 
 class Fate(Enum):
@@ -57,6 +57,7 @@ class Key:
     deletes: int = 0
     """deletes under way"""
     deletes_begun: int = 0
+    erasures: int = 0
     restarts: int = 0
 
     def put(self, parts: tuple[int, ...]) -> Version:
@@ -77,6 +78,14 @@ class Key:
         """What a delete that begins now kills for sure."""
         return [version for version in self.versions if version.fate in (Fate.STORED, Fate.FAILED)]
 
+    def erase(self, scope: Scope) -> None:
+        """All that was put is dead; from now on the key is in another scope."""
+        for version in self.versions:
+            version.fate = Fate.DEAD
+        self.scope = scope
+        self.pins = 0
+        self.erasures += 1
+
     def legal(self, data: bytes, first_part: int, part_count: int, dead: set[int]) -> bool:
         """Whether a read that began when ``dead`` were dead may return these bytes."""
         for version in self.versions:
@@ -91,6 +100,43 @@ class Key:
     def dead(self) -> set[int]:
         """Versions that must not be seen by reads that begin now."""
         return {version.number for version in self.versions if version.fate is Fate.DEAD}
+
+
+class Generations:
+    """What the metadata say: which generation each tenant and namespace has. All begin alive, with 0."""
+
+    def __init__(self) -> None:
+        self.generation: dict[bytes, int] = {}
+        """by the id of a tenant or a namespace; -1: deleted"""
+        self.unknown: set[bytes] = set()
+        """tenants that nobody knows"""
+
+    def scope(self, scope: Scope) -> Scope:
+        """The scope that a session of this namespace has now."""
+        known = self.generation
+        return Scope(scope.tenant, scope.namespace, known.get(scope.tenant, 0), known.get(scope.namespace, 0))
+
+    def erase(self, scope: Scope, *, tenant: bool = False, deleted: bool = False) -> None:
+        """Raise the generation of a namespace, or of its tenant, or delete it."""
+        name = scope.tenant if tenant else scope.namespace
+        self.generation[name] = -1 if deleted else self.generation.get(name, 0) + 1
+
+    def standing(self) -> StandingOf:
+        """As of now."""
+        known, unknown = dict(self.generation), set(self.unknown)
+
+        def standing(scope: Scope) -> Standing:
+            if scope.tenant in unknown:
+                return Standing.UNKNOWN
+            for name, generation in (
+                (scope.tenant, scope.tenant_generation),
+                (scope.namespace, scope.namespace_generation),
+            ):
+                if known.get(name, 0) < 0 or generation < known.get(name, 0):
+                    return Standing.ERASED
+            return Standing.ALIVE
+
+        return standing
 
 
 def cut(version: Version, first_part: int, part_count: int) -> bytes:

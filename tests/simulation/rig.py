@@ -20,7 +20,7 @@ from mezzo_server.memory import Memory, Span
 from mezzo_server.staging import StagingPool
 from mezzo_server.workers import InlineWorkers
 from tests.simulation import audit
-from tests.simulation.model import payload
+from tests.simulation.model import Generations, payload
 from tests.simulation.world import OPTIONS, SEGMENT_BYTES
 
 SCOPE = Scope(b"t" * 16, b"n" * 16)
@@ -51,6 +51,7 @@ class Rig:
         self.ciphers = InlineWorkers() if self.keys else None
         self.options = options
         self.hot_options = hot
+        self.generations = Generations()
         self.time = 0.0
         self.random = random.Random(seed)
         size = DATA_OFFSET + segments * SEGMENT_BYTES
@@ -77,6 +78,7 @@ class Rig:
             entropy=self.random.randbytes,
             hot=self.hot,
             ciphers=self.ciphers,
+            standing=self.generations.standing(),
         )
         self.store.set_tenant_keys(self.keys)
 
@@ -212,6 +214,12 @@ class Rig:
         self.until(lambda: bool(answers))
         assert len(answers) == 1
         return answers[0]
+
+    def erase(self, scope: Scope = SCOPE, *, tenant: bool = False, deleted: bool = False) -> Scope:
+        """Raise the generation of a namespace, or of its tenant; the scope that sessions have from now on."""
+        self.generations.erase(scope, tenant=tenant, deleted=deleted)
+        self.store.heed(self.generations.standing())
+        return self.generations.scope(scope)
 
     def has(self, key: bytes, scope: Scope = SCOPE) -> bool:
         return self.store.info(scope, key) is not None

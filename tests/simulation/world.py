@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import xxhash
 
 from mezzo.checksum import part_seed
-from mezzo.errors import Busy, MezzoError
+from mezzo.errors import Busy, Gone, MezzoError
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus, Scope
 from mezzo_server.blockstore.devices.faults import Fault
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
@@ -35,7 +35,7 @@ from mezzo_server.memory import Memory, Span
 from mezzo_server.staging import StagingPool
 from mezzo_server.workers import InlineWorkers
 from tests.simulation import audit
-from tests.simulation.model import Fate, Key, Version, cut
+from tests.simulation.model import Fate, Generations, Key, Version, cut
 
 SEGMENT_BYTES = 256 << 10
 LENGTHS = (1, 100, 4095, 4096, 4097, 8192, 12_000, 20_000, 40_000, 65_536, 150_001)
@@ -110,6 +110,9 @@ class World:
         self.keys = [Key(self.random.choice(scopes), b"key-%d" % n) for n in range(keys)]
         self.hot_bytes = hot_bytes if hot_bytes is not None else (1 << 20) * (seed % 2)
         self.tenant_keys = {bytes([1]) * 16: self.random.randbytes(32)} if seed % 3 == 1 else {}
+        self.generations = Generations()
+        self.ghosts: list[tuple[Scope, bytes]] = []
+        """what was erased, by the names that it had"""
         self.held: list[_Held] = []
         self.rotten = False
         """memory of the hot tier changed by itself"""
@@ -128,6 +131,8 @@ class World:
             self.look: 10,
             self.abandon: 2,
             self.pass_time: 10,
+            self.erase: 1,
+            self.haunt: 2,
         }
         if self.hot_bytes:
             self.weights.update({self.hold: 6, self.let_go: 6, self.warm: 2, self.rot: 0 if perfect else 3})
@@ -160,6 +165,7 @@ class World:
             entropy=self.random.randbytes,
             hot=self.hot,
             ciphers=ciphers,
+            standing=self.generations.standing(),
         )
         self.store.set_tenant_keys(self.tenant_keys)
         if not any("fenced" in device.state for device in self.store.report().devices):
@@ -253,6 +259,7 @@ class World:
                     self.options,
                     now=lambda: self.time,
                     entropy=self.random.randbytes,
+                    standing=self.generations.standing(),
                 )
             except _Ended:
                 pass
@@ -287,6 +294,8 @@ class World:
                 assert info.sequence == sequence, f"{key.key!r} has {info.sequence}, not {sequence}"
         for key in self.keys:
             self.read(key)
+        for scope, name in self.ghosts:
+            assert self.store.info(scope, name) is None, f"{name!r} of an erased scope came back"
         self.settle()
 
     # -- operations --------------------------------------------------------------------------
@@ -354,12 +363,15 @@ class World:
         dead = [self._dead(key) for key in keys]
         pinned = [self._must_hit(key) for key in keys]
         begun = [key.deletes_begun for key in keys]
+        erasures = keys[0].erasures
 
         def done(outcome: GetOutcome) -> None:
             assert len(outcome.lengths) == len(keys)
             for number, (key, length) in enumerate(zip(keys, outcome.lengths, strict=True)):
                 data = _bytes(targets[number])
-                if length >= 0:
+                if key.erasures != erasures:
+                    assert length < 0, f"step {self.step}: {key.key!r} was erased while it was read"
+                elif length >= 0:
                     assert key.legal(data[:length], first_part, part_count, dead[number]), (
                         f"step {self.step}: wrong bytes for {key.key!r}"
                     )
@@ -460,6 +472,34 @@ class World:
             key.pins -= 1
             self.store.unpin(key.scope, key.key)
 
+    def erase(self) -> None:
+        """Purge a namespace, or all that a tenant has."""
+        victim = self.random.choice(self.keys).scope
+        self.generations.erase(victim, tenant=self.random.random() < 0.3)
+        self.store.heed(self.generations.standing())
+        for key in self.keys:
+            now = self.generations.scope(key.scope)
+            if now != key.scope:
+                self.ghosts = [*self.ghosts[-200:], (key.scope, key.key)]
+                key.erase(now)
+
+    def haunt(self) -> None:
+        """Somebody whose session is from before an erasure."""
+        if not self.ghosts:
+            return
+        scope, name = self.random.choice(self.ghosts)
+        assert self.store.prefix(scope, [name]) == (0, 0)
+        assert self.store.stream(scope, name) is None
+        assert self.store.hold(scope, name) is None
+        answers: list[int] = []
+        self.store.get(scope, [GetChunk(name, self._spans(1))], lambda got: answers.extend(got.lengths))
+        assert answers == [-1]
+        try:
+            self.store.put(scope, [PutChunk(name, (1,), self._spans(1))], lambda outcome: None)
+        except Gone:
+            return
+        raise AssertionError("an erased scope takes a chunk")
+
     def look(self) -> None:
         key = self.random.choice(self.keys)
         count, size = self.store.prefix(key.scope, [key.key])
@@ -534,6 +574,7 @@ class _Reading:
         self.parts = (first, count)
         self.data = bytearray()
         self.life = world.answers
+        self.erasures = key.erasures
         world.streams += 1
         self.go_on()
 
@@ -556,6 +597,7 @@ class _Reading:
     def finish(self) -> None:
         self.world.streams -= 1
         if self.stream.finish() and self._matches():
+            assert self.erasures == self.key.erasures, "a stream outlived an erasure"
             assert len(self.data) == self.stream.length
             assert self.key.legal(bytes(self.data), *self.parts, self.dead), "a stream gave wrong bytes"
 

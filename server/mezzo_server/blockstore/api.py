@@ -24,6 +24,20 @@ class Scope:
     namespace_generation: int = 0
 
 
+class Standing(IntEnum):
+    """What is known of a scope."""
+
+    ALIVE = 0
+    ERASED = 1
+    """its tenant or namespace was deleted, or has a higher generation: nothing of it is ever read again"""
+    UNKNOWN = 2
+    """nobody knows its tenant or namespace, so no session reaches it"""
+
+
+StandingOf = Callable[[Scope], Standing]
+"""Tells of every scope what is known of it now. Immutable: another one is given when something changed."""
+
+
 class PutStatus(IntEnum):
     """How the put of one chunk ended."""
 

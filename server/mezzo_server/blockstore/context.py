@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mezzo.checksum import chunk_seed, part_seed
 from mezzo_server.blockstore.counters import counters
+from mezzo_server.blockstore.erasure import Erasure
 from mezzo_server.blockstore.index import Index, NamespaceIndex
 from mezzo_server.blockstore.io import Job, Task, Workers
 from mezzo_server.blockstore.options import StoreOptions
@@ -36,6 +37,7 @@ from mezzo_server.staging import StagingPool
 
 if TYPE_CHECKING:
     from mezzo_server.blockstore.device_log import DeviceLog
+    from mezzo_server.blockstore.streams import Stream
 
 T = TypeVar("T")
 
@@ -65,6 +67,9 @@ class Context:
         self.entropy = entropy
         self.policy: ReclaimPolicy = policy(options.policy)
         self.index = Index(options.namespaces_max)
+        self.erasure = Erasure(self)
+        self.streams: set[Stream] = set()
+        """those that are not finished"""
         self.logs: list[DeviceLog] = []
         self.hot: HotTier | None = None
         """chunks that are in memory as well"""

@@ -24,6 +24,8 @@ NAMES = (
     "chunks_evicted",
     "bytes_evicted",
     "chunks_lost",
+    "chunks_erased",
+    "bytes_erased",
     "tombstones_written",
     # space
     "chunks_rewritten",

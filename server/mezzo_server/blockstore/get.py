@@ -239,18 +239,29 @@ class _Get:
         self._lengths[number] = length
         self._left -= 1
         if not self._left:
-            counters = self._gets.context.counters
-            hits = [length for length in self._lengths if length >= 0]
-            counters["chunks_got"] += len(hits)
-            counters["bytes_got"] += sum(hits)
-            hot_chunks, hot_bytes = self._from_hot
-            counters["chunks_got_hot"] += hot_chunks
-            counters["bytes_got_hot"] += hot_bytes
-            counters["chunks_got_device"] += len(hits) - hot_chunks
-            counters["bytes_got_device"] += sum(hits) - hot_bytes
-            counters["chunks_missed"] += len(self._lengths) - len(hits)
-            self._gets.in_flight -= 1
-            self._gets.context.call(self._done, GetOutcome(self._lengths))
+            came = [place for place, length in enumerate(self._lengths) if length > 0]
+            if came and self._namespace.erased:
+                # erased while it was read: nothing of it stays with the caller
+                targets = [cut(self._chunks[place].target, 0, self._lengths[place]) for place in came]
+                self._lengths = [-1] * len(self._lengths)
+                self._from_hot = [0, 0]
+                self._gets.context.zero([span for target in targets for span in target], self._end)
+            else:
+                self._end()
+
+    def _end(self) -> None:
+        counters = self._gets.context.counters
+        hits = [length for length in self._lengths if length >= 0]
+        counters["chunks_got"] += len(hits)
+        counters["bytes_got"] += sum(hits)
+        hot_chunks, hot_bytes = self._from_hot
+        counters["chunks_got_hot"] += hot_chunks
+        counters["bytes_got_hot"] += hot_bytes
+        counters["chunks_got_device"] += len(hits) - hot_chunks
+        counters["bytes_got_device"] += sum(hits) - hot_bytes
+        counters["chunks_missed"] += len(self._lengths) - len(hits)
+        self._gets.in_flight -= 1
+        self._gets.context.call(self._done, GetOutcome(self._lengths))
 
 
 def submit(reads: Sequence[ChunkRead]) -> None:

@@ -40,6 +40,8 @@ class HotStream:
         self._place = place
         self._parts = parts
         self.seed = context.seed(namespace, slot.key)
+        self.namespace = namespace
+        self._context = context
         self._hot = hot
         self._slot = slot
         self._offset = offset
@@ -52,6 +54,7 @@ class HotStream:
         self._delivering = False
         hot.used(slot)
         hot.use(slot)
+        context.streams.add(self)
         if not self._ready:
             slot.waiters.append(self._filled)
 
@@ -73,8 +76,17 @@ class HotStream:
             raise RuntimeError("a stream is finished once")
         self._finished = True
         self._waiting = None
+        self._context.streams.discard(self)
         self._let_go()
         return self._given == self.length and not self._failed
+
+    def revoke(self) -> None:
+        """Its chunk was erased: give nothing more."""
+        if self._finished or self._failed:
+            return
+        self._failed = self._ready = True
+        self._context.counters["streams_revoked"] += 1
+        self._deliver()
 
     def _let_go(self) -> None:
         if self._finished and not self._lent:
@@ -83,8 +95,8 @@ class HotStream:
 
     def _filled(self, right: bool) -> None:
         self._ready = True
-        self._failed = not right
-        if right:
+        self._failed |= not right
+        if not self._failed:
             self.checksums = tuple(hot_select(self._slot, *self._place, *self._parts)[2])
         self._deliver()
 

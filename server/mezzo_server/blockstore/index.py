@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from mezzo.errors import TooLarge
-from mezzo_server.blockstore.api import Scope
+from mezzo.errors import Gone, TooLarge
+from mezzo_server.blockstore.api import Scope, Standing, StandingOf
 from mezzo_server.hot.slots import SlotMap
 
 SHARDS = 512
@@ -25,10 +25,26 @@ SWEEP_STEP = 64
 class NamespaceIndex:
     """Locations of the visible chunks of one namespace, and what is under way for its keys."""
 
-    __slots__ = ("busy", "count", "hot", "mask", "pins", "scope", "shadows", "shards", "users")
+    __slots__ = (
+        "busy",
+        "count",
+        "erased",
+        "hot",
+        "mask",
+        "pins",
+        "scope",
+        "shadows",
+        "shards",
+        "users",
+        "vetted",
+    )
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, vetted: StandingOf | None = None) -> None:
         self.scope = scope
+        self.vetted = vetted
+        """what told last that it is not erased"""
+        self.erased = False
+        """it is none of the index any more, and empty; what was under way in it ends, and adds nothing"""
         self.shards: list[dict[bytes, int]] = [{}]
         self.mask = 0
         """a key is in ``shards[hash(key) >> HASH_SHIFT & mask]``"""
@@ -82,6 +98,14 @@ class NamespaceIndex:
         """Whether nothing would be lost without it."""
         return not (self.count or self.users or self.busy or self.pins or self.shadows)
 
+    def erase(self) -> list[dict[bytes, int]]:
+        """Empty it for good, at once; what its shards were is the caller's to clear away."""
+        shards, self.shards = self.shards, [{}]
+        self.mask = self.count = 0
+        self.shadows = {}
+        self.erased = True
+        return shards
+
     def shade(self, key: bytes, life: int) -> None:
         """A copy in this life is outdated now, and nothing but a restart's comparison says so."""
         self.shadows[key] = self.shadows.get(key, frozenset()) | {life}
@@ -111,32 +135,69 @@ class NamespaceIndex:
 class Index:
     """All namespaces of a shard."""
 
-    __slots__ = ("_most", "_namespaces")
+    __slots__ = ("_most", "_namespaces", "_standing", "erased")
 
     def __init__(self, namespaces_max: int) -> None:
         self._namespaces: dict[Scope, NamespaceIndex] = {}
         self._most = namespaces_max
+        self._standing: StandingOf | None = None
+        self.erased: Callable[[NamespaceIndex], None] = lambda namespace: None
+        """called with each namespace that turns out to be erased, once it is out of the index"""
+
+    def vet(self, standing: StandingOf | None) -> None:
+        """From now on what ``standing`` calls erased is not reached; it leaves when touched, or by `sift`."""
+        self._standing = standing
+
+    def sift(self, scope: Scope) -> None:
+        """Let a namespace leave if it is erased."""
+        self._living(scope)
+
+    def scopes(self) -> list[Scope]:
+        """Of all namespaces."""
+        return list(self._namespaces)
+
+    def standing(self, scope: Scope) -> Standing:
+        """What is known of a scope; alive while nothing is known of any."""
+        return Standing.ALIVE if self._standing is None else self._standing(scope)
+
+    def is_erased(self, scope: Scope) -> bool:
+        """Whether nothing of it is ever read again."""
+        return self._standing is not None and self._standing(scope) is Standing.ERASED
+
+    def _living(self, scope: Scope) -> NamespaceIndex | None:
+        """The namespace if it is there, and not erased."""
+        namespace = self._namespaces.get(scope)
+        if namespace is None or namespace.vetted is self._standing:
+            return namespace
+        if not self.is_erased(scope):
+            namespace.vetted = self._standing
+            return namespace
+        del self._namespaces[scope]
+        self.erased(namespace)
+        return None
 
     def namespace(self, scope: Scope) -> NamespaceIndex:
         """The index of a namespace, made if there is none: for who is going to add to it.
 
-        TooLarge over the limit, if not one of those looked at is empty.
+        TooLarge over the limit, if not one of those looked at is empty.  Gone if it was erased.
         """
-        namespace = self._namespaces.get(scope)
+        namespace = self._living(scope)
         if namespace is None:
+            if self.is_erased(scope):
+                raise Gone("the namespace, or its tenant, was deleted or purged")
             if len(self._namespaces) >= self._most:
                 self._sweep()
-            namespace = self._namespaces[scope] = NamespaceIndex(scope)
+            namespace = self._namespaces[scope] = NamespaceIndex(scope, self._standing)
         return namespace
 
     def peek(self, scope: Scope) -> NamespaceIndex:
         """The index of a namespace, for who only looks: an empty one that is not kept if there is none."""
-        return self._namespaces.get(scope) or NamespaceIndex(scope)
+        return self._living(scope) or NamespaceIndex(scope)
 
     def recover(self, scope: Scope) -> NamespaceIndex:
         """`namespace` without the limit, which may have been higher when the chunks were put."""
         if scope not in self._namespaces:
-            self._namespaces[scope] = NamespaceIndex(scope)
+            self._namespaces[scope] = NamespaceIndex(scope, self._standing)
         return self._namespaces[scope]
 
     def _sweep(self) -> None:

@@ -36,6 +36,8 @@ class Keeping:
     def unpin(self, scope: Scope, key: bytes) -> None:
         """Undo one `pin`. KeyError if there was none."""
         namespace = self._context.index.peek(scope)
+        if not namespace.pins and self._context.index.is_erased(scope):
+            return  # its pins went with it
         pins = namespace.pins[key] - 1
         if pins:
             namespace.pins[key] = pins

@@ -46,6 +46,8 @@ class Pins:
         context = self._context
         namespace = context.index.peek(scope)
         pins = namespace.pins
+        if not pins and context.index.is_erased(scope):
+            return  # its pins went with it
         locations = namespace.get_all(keys)
         if list(map(pins.get, keys)).count(1) == len(keys):
             for key in keys:

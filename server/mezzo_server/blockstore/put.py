@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 
-from mezzo.errors import Busy, DeadlineExceeded, InternalError, InvalidArgument, TooLarge
+from mezzo.errors import Busy, DeadlineExceeded, Gone, InternalError, InvalidArgument, TooLarge
 from mezzo_server.blockstore.api import PutChunk, PutDone, PutOutcome, PutStatus
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.entries import SEALED
@@ -170,6 +170,9 @@ class PutTicket:
             return False
         if self._abandoned:
             self._answer(number, PutStatus.FAILED, DeadlineExceeded("the put was given up"))
+            return False
+        if namespace.erased:
+            self._answer(number, PutStatus.FAILED, _erased())
             return False
         self._puts.context.shade_fenced(namespace, key)
         namespace.begin(key)
@@ -443,6 +446,8 @@ class _Group:
             self._piece = None
         ticket._groups.remove(self)
         write, self._write = self._write, None  # it holds our method: no work for the garbage collector
+        if error is None and namespace.erased:
+            error = _erased()  # its record is dead space from the beginning
         if error is None and write is not None:
             table = write.segment.table
             stamp = context.policy.written()
@@ -478,3 +483,7 @@ class _Group:
         for slot, sequence in zip(slots, sequences, strict=True):
             if slot is not None:
                 hot.ready(slot, sequence)
+
+
+def _erased() -> Gone:
+    return Gone("the namespace, or its tenant, was deleted or purged while the chunk was put")

@@ -87,6 +87,7 @@ class Reclaim:
         most, newest = log.gained, self._context.next_life
         try:
             while self._wanted():
+                await self._context.erasure.over()
                 victim = self._choose()
                 if victim is None or not await self._reclaim(victim):
                     break
@@ -131,12 +132,12 @@ class Reclaim:
 
     def _carries(self, segment: Segment) -> bool:
         """Whether it has tombstones that are still needed."""
-        on_disk = self._context.on_disk
-        return any(
-            life != segment.life and life in on_disk
-            for blockers in segment.blockers.values()
-            for life in blockers
-        )
+        on_disk, table = self._context.on_disk, segment.table
+        for number, blockers in segment.blockers.items():
+            needed = any(life != segment.life and life in on_disk for life in blockers)
+            if needed and not self._context.index.is_erased(table.scopes[table.scope[number]]):
+                return True
+        return False
 
     async def _reclaim(self, victim: Segment) -> bool:
         """Reclaim one segment; False if it could not be."""
@@ -148,6 +149,7 @@ class Reclaim:
         most = min(BATCH_BYTES, log.superblock.segment_bytes // GROUP_SEGMENT_SHARE)
         for batch in batches(victim, keep, most):
             await self._rewriter.move(victim, batch)
+        await self._context.erasure.over()
         # Leased after it was looked at, or not to be rewritten for want of space: still here.
         if victim.live_count and await self._evict_rest(victim):
             return self._give_up(victim)
@@ -175,6 +177,7 @@ class Reclaim:
         """Which entries are rewritten; the others are evicted here and now."""
         context = self._context
         table = victim.table
+        erased = [context.index.is_erased(scope) for scope in table.scopes]
         live: list[int] = []
         pinned: list[int] = []
         tombstones: defaultdict[Scope, list[Tombstone]] = defaultdict(list)
@@ -182,6 +185,8 @@ class Reclaim:
             if number % STEP_ENTRIES == STEP_ENTRIES - 1:
                 await context.later.turn()
             scope = table.scopes[table.scope[number]]
+            if erased[table.scope[number]]:
+                continue
             if not table.parts[number]:
                 blockers = victim.blockers.get(number, frozenset()) & context.on_disk
                 if blockers - {victim.life}:

@@ -2,29 +2,26 @@
 
     headers and trailers of all segments -> tables of sealed ones -> records of the others -> index
 
-Of several copies of a key the highest sequence wins, be it a chunk or a tombstone; of equal ones, the
-copy in the later life.  Segments without a table get one at the end, so that the next start is fast.
-Nothing here writes before everything was read, so recovery can be killed and repeated.
+How the tables become the index is the business of `rebuild`.  Segments without a table get one at the
+end, so that the next start is fast.  Nothing here writes before everything was read, so recovery can be killed and repeated.
 """
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mezzo.errors import DeviceFailed, FormatError
 from mezzo_server.blockstore import sync
-from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.format import segment_header, table
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
-from mezzo_server.blockstore.index import HASH_SHIFT, SPREAD_AT, NamespaceIndex
 from mezzo_server.blockstore.io import Op, Transfer
+from mezzo_server.blockstore.rebuild import Found, rebuild
 from mezzo_server.blockstore.scan import scan
-from mezzo_server.blockstore.segment import Purpose, Segment, State, life_of, number_of
+from mezzo_server.blockstore.segment import Purpose, Segment, State
 from mezzo_server.memory import Memory
 
 SEQUENCE_GAP = 1 << 20
@@ -33,17 +30,15 @@ SEGMENTS_AT_ONCE = 256
 TABLES_AT_ONCE_BYTES = 64 << 20
 
 Progress = Callable[[int, int], None]
-Key = tuple[Scope, bytes]
 
 
 @dataclass(slots=True)
-class Recovered:
+class Recovered(Found):
     """What a recovery found."""
 
     segments_sealed: int = 0
     segments_scanned: int = 0
     records_torn: int = 0
-    chunks: int = 0
     seconds: float = 0.0
 
 
@@ -70,7 +65,7 @@ def recover(context: Context, progress: Progress | None = None) -> tuple[Recover
             raise DeviceFailed(f"device {log.device.name} cannot be flushed: {os.strerror(-result)}")
     context.next_life = 1 + max(context.lives, default=0)
     context.next_sequence = max(map(_highest_sequence, context.lives.values()), default=0) + SEQUENCE_GAP
-    _build(context)
+    rebuild(context, found)
     found.chunks = context.index.count
     return found, unsealed
 
@@ -214,117 +209,3 @@ def _scan(segment: Segment, context: Context, found: Recovered) -> None:
         segment.next_block = scanned.record.block + scanned.record.record_blocks
     memory.close()
     found.segments_scanned += 1
-
-
-# -- the index ---------------------------------------------------------------------------------
-
-
-def _build(context: Context) -> None:
-    stale: defaultdict[Key, list[tuple[int, int]]] = defaultdict(list)
-    tombstones: list[tuple[Segment, int]] = []
-    for life in sorted(context.lives):
-        segment = context.lives[life]
-        _account(segment)
-        for namespace, key, loser in _insert(context, segment, tombstones):
-            _lost(context, namespace, key, loser, stale)
-    covered: dict[Key, int] = {}
-    for segment, number in tombstones:
-        entries = segment.table
-        scope, key, sequence = (
-            entries.scopes[entries.scope[number]],
-            entries.keys[number],
-            entries.sequence[number],
-        )
-        namespace = context.index.recover(scope)
-        location = namespace.get(key)
-        if location is not None and _sequence(context, location) < sequence:
-            namespace.remove(key)
-            _lost(context, namespace, key, location, stale)
-        older = frozenset(life for life, written in stale.get((scope, key), ()) if written < sequence)
-        if older:
-            segment.blockers[number] = older
-        covered[scope, key] = max(covered.get((scope, key), 0), sequence)
-    for (scope, key), copies in stale.items():
-        lives = frozenset(life for life, sequence in copies if sequence > covered.get((scope, key), 0))
-        if lives:
-            context.index.recover(scope).shadows[key] = lives
-
-
-def _insert(
-    context: Context, segment: Segment, tombstones: list[tuple[Segment, int]]
-) -> Iterator[tuple[NamespaceIndex, bytes, int]]:
-    """Enter a segment's chunks; yields (namespace, key, location that lost) for each conflict."""
-    entries = segment.table
-    if len(entries.scopes) == 1 and not entries.tombstones:
-        namespace = context.index.recover(entries.scopes[0])
-        if namespace.count + len(entries) >= SPREAD_AT and not namespace.mask:
-            namespace.spread()
-        rows: Iterator[tuple[bytes, int]] = zip(
-            entries.keys, range(segment.base, segment.base + len(entries)), strict=True
-        )
-        yield from _enter(context, namespace, rows)
-        return
-    for number, key in enumerate(entries.keys):
-        if not entries.parts[number]:
-            tombstones.append((segment, number))
-            continue
-        namespace = context.index.recover(entries.scopes[entries.scope[number]])
-        if namespace.count >= SPREAD_AT and not namespace.mask:
-            namespace.spread()
-        yield from _enter(context, namespace, iter(((key, segment.base + number),)))
-
-
-def _enter(
-    context: Context, namespace: NamespaceIndex, rows: Iterator[tuple[bytes, int]]
-) -> Iterator[tuple[NamespaceIndex, bytes, int]]:
-    shards, mask = namespace.shards, namespace.mask
-    count = 0
-    for key, location in rows:
-        shard = shards[hash(key) >> HASH_SHIFT & mask]
-        former = shard.setdefault(key, location)
-        if former == location:
-            count += 1
-            continue
-        # Lives come in rising order, so at equal sequences the later place wins.
-        if _sequence(context, location) >= _sequence(context, former):
-            shard[key] = location
-            yield namespace, key, former
-        else:
-            yield namespace, key, location
-    namespace.count += count
-
-
-def _sequence(context: Context, location: int) -> int:
-    return context.lives[life_of(location)].table.sequence[number_of(location)]
-
-
-def _lost(
-    context: Context,
-    namespace: NamespaceIndex,
-    key: bytes,
-    location: int,
-    stale: defaultdict[Key, list[tuple[int, int]]],
-) -> None:
-    segment = context.lives[life_of(location)]
-    number = number_of(location)
-    segment.account(number, -1)
-    stale[namespace.scope, key].append((segment.life, segment.table.sequence[number]))
-
-
-def _account(segment: Segment) -> None:
-    """All entries live at first, in bulk."""
-    entries = segment.table
-    segment.live_count = len(entries) - entries.tombstones
-    if not segment.live_count:
-        return
-    if min(entries.length) == max(entries.length):
-        blocks = blocks_of(entries.length[0]) * len(entries)
-    else:
-        blocks = sum(map(blocks_of, entries.length))
-    segment.live_bytes = blocks * BLOCK_BYTES
-    tenant_bytes = segment.log.tenant_bytes
-    if len(entries.scopes) == 1:
-        tenant_bytes[entries.scopes[0].tenant] += segment.live_bytes
-        return
-    for number, scope in enumerate(entries.scope):
-        tenant_bytes[entries.scopes[scope].tenant] += blocks_of(entries.length[number]) * BLOCK_BYTES

@@ -41,6 +41,7 @@ class SealedStream:
         self.checksums: tuple[int, ...] = ()
         """known from the first piece on"""
         self.seed = context.seed(namespace, key)
+        self.namespace = namespace
         self._context = context
         self._first_part = first
         self._memory: Span | None = None
@@ -54,6 +55,7 @@ class SealedStream:
         self._delivering = False
         self._read = ChunkRead(context, namespace, key, place, parts, (), self._was_read, drop, time)
         self._stored_bytes = self._read.prepare()
+        context.streams.add(self)
         try:
             # Both at once: streams that each held one piece and waited for another could wait for ever.
             context.staging.request(self._stored_bytes + self.length, self._room)
@@ -79,8 +81,17 @@ class SealedStream:
             raise RuntimeError("a stream is finished once")
         self._finished = True
         self._waiting = None
+        self._context.streams.discard(self)
         self._let_go()
         return self._given == self.length and not self._failed
+
+    def revoke(self) -> None:
+        """Its chunk was erased: give nothing more."""
+        if self._finished or self._failed:
+            return
+        self._failed = self._here = True
+        self._context.counters["streams_revoked"] += 1
+        self._deliver()
 
     def _room(self, piece: Span) -> None:
         """Memory for what is read and for what is decrypted."""
@@ -105,7 +116,8 @@ class SealedStream:
         self._context.digest(self.seed, self._first_part, self.part_lengths, [span], digested)
 
     def _arrived(self, *, found: bool) -> None:
-        self._here, self._failed, self._reading = True, not found, False
+        self._here, self._reading = True, False
+        self._failed |= not found
         self._let_go()
         self._deliver()
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from mezzo.errors import ClientClosed, DeviceFailed
+from mezzo.errors import ClientClosed
 from mezzo_server.blockstore.api import (
     ChunkInfo,
     DeleteDone,
@@ -22,6 +22,7 @@ from mezzo_server.blockstore.api import (
     PutChunk,
     PutDone,
     Scope,
+    StandingOf,
     StoreReport,
 )
 from mezzo_server.blockstore.attach import attach
@@ -39,6 +40,7 @@ from mezzo_server.blockstore.keeping import Keeping, is_ready
 from mezzo_server.blockstore.membership import Membership
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.pins import Pins
+from mezzo_server.blockstore.pumping import Pumping
 from mezzo_server.blockstore.put import Puts, PutTicket
 from mezzo_server.blockstore.reclaim import Reclaim
 from mezzo_server.blockstore.recovery import Progress, Recovered, recover
@@ -52,18 +54,11 @@ from mezzo_server.hot.tier import HotTier
 from mezzo_server.memory import Memory
 from mezzo_server.staging import StagingPool
 
-STEPS_PER_PUMP = 64
-"""Deferred steps run in one turn; each takes some tens of microseconds."""
-ROUNDS_PER_PUMP = 8
-QUIET_S_MAX = 60.0
-"""Opening and closing give up when nothing came back for so long."""
-
-
 HOT_BYTES_PER_S = 4e9
 """What a get out of the hot tier is expected to give, at the least: a copy and a checksum in one thread."""
 
 
-class BlockStore(Keeping):
+class BlockStore(Pumping, Keeping):
     """Chunks on devices: put, get, lookup, delete, pin. Made by `open`."""
 
     def __init__(self, context: Context, recovered: Recovered) -> None:
@@ -104,11 +99,13 @@ class BlockStore(Keeping):
         progress: Progress | None = None,
         hot: HotTier | None = None,
         ciphers: Workers | None = None,
+        standing: StandingOf | None = None,
     ) -> BlockStore:
         """Attach, format or recover; blocks until the store can serve.
 
         ``hot`` is an empty hot tier, which the caller closes after the store; None: there is none.
         ``ciphers`` are workers with the interpreter, for encryption; None: it is done in the loop.
+        ``standing`` tells which scopes are erased or unknown: nothing of these is recovered.  None: all live.
 
         ``now`` is a monotonic clock in seconds, ``created_s`` the Unix time noted when formatting.
         FormatError says what is wrong with the devices, DeviceFailed that one cannot be used.
@@ -127,6 +124,7 @@ class BlockStore(Keeping):
         ]
         began = now()
         context.hot = hot
+        context.index.vet(standing)
         recovered, unsealed = recover(context, progress)
         store = cls(context, recovered)
         store._settle(unsealed)
@@ -151,25 +149,6 @@ class BlockStore(Keeping):
             else:
                 log.free.append(segment.number)
         self._run_until(lambda: all(task.done for task in tasks))
-
-    def _run_until(self, reached: Callable[[], bool]) -> None:
-        """Pump until a condition holds. DeviceFailed if nothing moves for a minute."""
-        context = self._context
-        moved_at = context.now()
-        while True:
-            moved = self.pump()
-            if reached():
-                return
-            if moved or self.eager:
-                moved_at = context.now()
-                continue
-            busy: list[Device | Workers] = [log.device for log in context.logs if log.device.in_flight]
-            busy.extend(workers for workers in context.all_workers if workers.in_flight)
-            if not busy:
-                raise DeviceFailed("the store waits for something that is not under way")
-            if context.now() - moved_at >= QUIET_S_MAX:
-                raise DeviceFailed(f"nothing came back from devices and workers for {QUIET_S_MAX:g} s")
-            busy[0].wait(QUIET_S_MAX if len(busy) == 1 else 0.001)
 
     # -- identity ----------------------------------------------------------------------------
 
@@ -300,6 +279,14 @@ class BlockStore(Keeping):
         self._check_open()
         self._deletes.begin(self._context.index.namespace(scope), keys, done, time)
 
+    def heed(self, standing: StandingOf | None) -> None:
+        """Whatever ``standing`` calls erased is out of reach when this returns; its space follows.
+
+        What is under way under such a scope ends as a miss, or as `Gone`, and never becomes visible.  A
+        scope that is *unknown* stays until the next start: no session reaches it.
+        """
+        self._context.erasure.heed(standing)
+
     def prefix(self, scope: Scope, keys: Sequence[bytes]) -> tuple[int, int]:
         """(how many of ``keys`` from the first on are present, their bytes). Prolongs nothing."""
         return self._context.prefix(self._context.index.peek(scope), keys)
@@ -336,60 +323,6 @@ class BlockStore(Keeping):
         self._parts.unregister(memory)
 
     # -- running -----------------------------------------------------------------------------
-
-    def pump(self) -> int:
-        """Submit what is queued and run the callbacks of what ended; how much ended.
-
-        Ends after a bounded number of rounds: `eager` says that there is more to do at once.
-        """
-        context = self._context
-        # Once, and none of those that these add: a slice of a long request goes on in the next turn.
-        context.later.run(STEPS_PER_PUMP, context.failures.append)
-        context.inline_left = context.options.inline_bytes
-        moved = 0
-        for _ in range(ROUNDS_PER_PUMP):
-            self._submit()
-            ended = 0
-            for log in context.logs:
-                reaped = log.device.reap()
-                now = context.now() if reaped else 0.0
-                for transfer in reaped:
-                    ended += 1
-                    if transfer.time is not None:
-                        transfer.time.device_ended = now
-                    if transfer.done is not None:
-                        context.call(transfer.done, transfer)
-            for workers in context.all_workers:
-                for job in workers.reap():
-                    ended += 1
-                    if job.done is not None:
-                        context.call(job.done, job)
-            if not ended:
-                break
-            moved += ended
-        self._submit()
-        if context.failures:
-            raise context.failures.pop(0)
-        return moved
-
-    def _submit(self) -> None:
-        context = self._context
-        if context.jobs:
-            jobs, context.jobs = context.jobs, []
-            context.workers.submit(jobs)
-        if context.cipher_jobs and context.ciphers is not None:
-            jobs, context.cipher_jobs = context.cipher_jobs, []
-            context.ciphers.submit(jobs)
-        for log in context.logs:
-            if log.queue:
-                log.submit()
-
-    @property
-    def eager(self) -> bool:
-        """Whether `pump` should be called again at once, without waiting for an event."""
-        context = self._context
-        queued = context.jobs or context.cipher_jobs or any(log.queue for log in context.logs)
-        return bool(len(context.later) or queued)
 
     @property
     def busy(self) -> bool:
@@ -446,6 +379,8 @@ class BlockStore(Keeping):
         devices = [log.report() for log in context.logs]
         live = sum(device.bytes_live for device in devices)
         counters = dict(context.counters)
+        counters["chunks_erasing"] = context.erasure.chunks
+        counters["chunks_unknown"] = self.recovered.chunks_unknown
         counters["puts_waiting"] = self._writer.waiting
         counters["put_bytes_waiting"] = self._puts.waiting_bytes
         if context.hot is not None:

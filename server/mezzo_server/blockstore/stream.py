@@ -58,7 +58,7 @@ class ChunkStream:
         self.seed = context.seed(namespace, key)
         self._parts = parts
         self._context = context
-        self._namespace = namespace
+        self.namespace = namespace
         self._key = key
         self._segment = segment
         self._number = number
@@ -83,6 +83,7 @@ class ChunkStream:
         """when the receiver last took or returned a piece"""
         segment.hold()
         segment.streams.add(self)
+        context.streams.add(self)
 
     def next(self, ready: Ready) -> None:
         """Give the next piece to ``ready``; None: it could not be read, and nothing follows.
@@ -132,6 +133,7 @@ class ChunkStream:
             raise RuntimeError("a stream is finished once")
         self._finished = True
         self._waiting = None
+        self._context.streams.discard(self)
         for piece in self._pieces:
             if piece.here:
                 self._give(piece)
@@ -252,7 +254,7 @@ class ChunkStream:
 
             read = ChunkRead(
                 context,
-                self._namespace,
+                self.namespace,
                 self._key,
                 (self._segment, self._number),
                 self._parts,

@@ -163,6 +163,30 @@ CHUNK_METRICS = (
         advice="Write amplification is 1 + this / put bytes. High: many leases, or a hot set near capacity.",
     ),
     _counter("rewritten_chunks", "Chunks that reclaim wrote again.", one("chunks_rewritten")),
+    _counter(
+        "erased_chunks",
+        "Chunks that went because their tenant or namespace was deleted or purged.",
+        one("chunks_erased"),
+    ),
+    _counter(
+        "erased_bytes",
+        "Bytes of chunks that went because their tenant or namespace was deleted or purged.",
+        one("bytes_erased"),
+    ),
+    _gauge(
+        "erasing_chunks",
+        "Chunks that are erased, and out of reach, and whose space is not accounted as dead yet.",
+        one("chunks_erasing"),
+        advice="Falls by hundreds of thousands a second; reclaim waits for it.",
+    ),
+    _gauge(
+        "unknown_chunks",
+        "Chunks that the last start found on the devices and did not bring back, because the metadata know"
+        " nothing of their tenant or namespace.",
+        one("chunks_unknown"),
+        advice="Above 0: the shard was started with other metadata (`metadata.engine`) than its chunks were"
+        " put with. Restart it with the right ones before reclaim has taken their space.",
+    ),
     _counter("tombstones", "Tombstones written for deletes.", one("tombstones_written")),
 )
 
