@@ -41,12 +41,14 @@ from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState
 from mezzo.regions import Extent, Region
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
 from mezzo.statistics import ClientStatistics
+from mezzo.tls import TLS
 
 __all__ = [
     # clients
     "AsyncClient",
     "Client",
     "ClientStatistics",
+    "TLS",
     # memory
     "Extent",
     "Memory",

@@ -1,4 +1,7 @@
-"""Addresses of shards, ``unix:///run/mezzo.sock`` and ``tcp://host:port``, and front-ends, ``grpc://host:port``."""
+"""Addresses of shards, ``unix:///run/mezzo.sock`` and ``tcp://host:port``, and front-ends, ``grpc://host:port``.
+
+``tcps`` and ``grpcs`` are the same over TLS.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,21 @@ class Address(NamedTuple):
     host: str
     port: int = 0
 
+    @property
+    def is_frontend(self) -> bool:
+        """Whether a front-end listens there."""
+        return self.scheme in ("grpc", "grpcs")
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it is reached over TLS."""
+        return self.scheme in ("tcps", "grpcs")
+
+    @property
+    def target(self) -> str:
+        """``host:port``, with brackets around an IPv6 address."""
+        return str(self).partition("://")[2]
+
     def __str__(self) -> str:
         if self.scheme == "unix":
             return f"unix://{self.host}"
@@ -28,7 +46,7 @@ def parse(text: str) -> Address:
     """The address that ``text`` names.
 
     Raises:
-        InvalidArgument: it is none of ``unix:///path``, ``tcp://host:port`` and ``grpc://host:port``.
+        InvalidArgument: it is none of ``unix:///path``, ``tcp[s]://host:port`` and ``grpc[s]://host:port``.
     """
     if text.startswith("unix://"):
         path = text.removeprefix("unix://")
@@ -40,7 +58,7 @@ def parse(text: str) -> Address:
             raise InvalidArgument(f"address {text!r}: the path is over {UNIX_PATH_BYTES_MAX} bytes")
         return Address("unix", path)
     scheme = text.partition("://")[0]
-    if scheme in ("tcp", "grpc"):
+    if scheme in ("tcp", "tcps", "grpc", "grpcs"):
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
@@ -49,4 +67,7 @@ def parse(text: str) -> Address:
         if not host or not port or parts.path or parts.query or parts.username is not None:
             raise InvalidArgument(f"address {text!r}: expected {scheme}://host:port")
         return Address(scheme, host, port)
-    raise InvalidArgument(f"address {text!r}: expected unix:///path, tcp://host:port or grpc://host:port")
+    raise InvalidArgument(
+        f"address {text!r}: expected unix:///path, tcp://host:port, grpc://host:port, or tcps:// and grpcs:// "
+        "for TLS"
+    )

@@ -290,7 +290,7 @@ class AsyncClient(ClientBase):
 
     async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float) -> AsyncioLink | AsyncProxyLink:
         """See `mezzo.Client._open`."""
-        if self.address.scheme != "grpc":
+        if not self.address.is_frontend:
             return await self._open_shard(loop, self.address, deadline)
         try:
             proxied = await self._open_proxy(deadline)
@@ -317,7 +317,8 @@ class AsyncClient(ClientBase):
 
     async def _open_proxy(self, deadline: float) -> AsyncProxyLink:
         return await async_proxy_link().open(
-            f"{self.address}".removeprefix("grpc://"),
+            self.address,
+            self.tls,
             namespace=self.namespace,
             client_name=self.name,
             counters=self._counters,

@@ -20,6 +20,7 @@ from mezzo.regions import Region
 from mezzo.session import Session
 from mezzo.staging import Staging
 from mezzo.statistics import ClientStatistics, Counters
+from mezzo.tls import TLS
 
 TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
@@ -57,6 +58,7 @@ class ClientBase:
         staging_bytes: int = STAGING_BYTES,
         waiting_max: int = WAITING_MAX,
         via: Via = "auto",
+        tls: TLS | None = None,
         surroundings: Surroundings | None = None,
     ) -> None:
         self.address = parse(address)
@@ -65,6 +67,8 @@ class ClientBase:
         check_via(via)
         self.via = via
         """how chunks are reached if ``address`` is a front-end's"""
+        self.tls = TLS.from_environment() if tls is None else tls
+        """whom it trusts at ``tcps://`` and ``grpcs://``, and who it is"""
         self.timeout_s = check_seconds("timeout_s", timeout_s)
         self.connect_timeout_s = check_seconds("connect_timeout_s", connect_timeout_s)
         self.cancel_grace_s = check_seconds("cancel_grace_s", cancel_grace_s)

@@ -293,7 +293,7 @@ class Client(ClientBase):
             self._connect_lock.release()
 
     def _open(self, deadline: float) -> BlockingLink | ProxyLink:
-        if self.address.scheme != "grpc":
+        if not self.address.is_frontend:
             return self._open_shard(self.address, deadline)
         try:
             proxied = self._open_proxy(deadline)
@@ -317,7 +317,8 @@ class Client(ClientBase):
 
     def _open_proxy(self, deadline: float) -> ProxyLink:
         return proxy_link()(
-            f"{self.address}".removeprefix("grpc://"),
+            self.address,
+            self.tls,
             namespace=self.namespace,
             client_name=self.name,
             counters=self._counters,

@@ -68,6 +68,11 @@ class RunningProcess:
         return self._address("tcp://")
 
     @property
+    def tcps(self) -> str:
+        """Its address on a TCP socket, over TLS."""
+        return self._address("tcps://")
+
+    @property
     def pid(self) -> int:
         """Process id."""
         return self._running().pid
@@ -327,7 +332,7 @@ class RunningFrontend(RunningShard):
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens, ``grpc://host:port``."""
+        """Where it listens, ``grpc://host:port`` (``grpcs`` over TLS)."""
         return [str(self.readiness["listen"])]
 
     @property
@@ -338,7 +343,7 @@ class RunningFrontend(RunningShard):
     @property
     def target(self) -> str:
         """Its address as gRPC takes it, ``host:port``."""
-        return self.grpc.removeprefix("grpc://")
+        return self.grpc.partition("://")[2]
 
     @property
     def admin(self) -> str:

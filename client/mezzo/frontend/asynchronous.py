@@ -22,12 +22,13 @@ from mezzo.frontend.exchange import (
     take_put,
     unary,
 )
-from mezzo.frontend.link import left_to_parent
+from mezzo.frontend.link import channel_credentials, left_to_parent
 from mezzo.frontend.opened import Opened, ProxySession
-from mezzo.frontend.options import channel_options
+from mezzo.frontend.options import channel_options, name_options
 from mezzo.frontend.status import understand
 from mezzo.operations import Operation
 from mezzo.statistics import Counters
+from mezzo.tls import TLS
 from mezzo.transfers import Get, Put
 
 
@@ -59,7 +60,8 @@ class AsyncProxyLink:
     @classmethod
     async def open(
         cls,
-        target: str,
+        address: Address,
+        tls: TLS,
         *,
         namespace: str,
         client_name: str,
@@ -72,14 +74,19 @@ class AsyncProxyLink:
         Raises:
             MezzoError: what the front-end refused with; `ConnectionLost` if it cannot be reached.
         """
-        channel = grpc.aio.insecure_channel(target, channel_options())
+        target = address.target
+        if address.is_encrypted:
+            options = [*channel_options(), *name_options(address, tls)]
+            channel = grpc.aio.secure_channel(target, channel_credentials(tls), options)
+        else:
+            channel = grpc.aio.insecure_channel(target, channel_options())
         try:
             call: Any = channel.unary_unary(path("OpenSession", SESSION_SERVICE))
             answer = await call(sessions.request(client_name), timeout=timeout_s)
             opened = sessions.opened(answer, now())
         except grpc.aio.AioRpcError as error:
             await channel.close()
-            raise sessions.not_opened(target, _error(error)) from None
+            raise sessions.not_opened(address, _error(error)) from None
         except BaseException:
             await channel.close()
             raise

@@ -21,10 +21,11 @@ from mezzo.frontend.exchange import (
     unary,
 )
 from mezzo.frontend.opened import Opened, ProxySession
-from mezzo.frontend.options import channel_options
+from mezzo.frontend.options import channel_options, name_options
 from mezzo.frontend.status import understand
 from mezzo.operations import Operation
 from mezzo.statistics import Counters
+from mezzo.tls import TLS
 from mezzo.transfers import Get, Put
 
 left_to_parent: list[object] = []
@@ -39,7 +40,8 @@ class ProxyLink:
 
     def __init__(
         self,
-        target: str,
+        address: Address,
+        tls: TLS,
         *,
         namespace: str,
         client_name: str,
@@ -54,14 +56,19 @@ class ProxyLink:
         """
         self._namespace = namespace
         self._now = now
-        self._channel = grpc.insecure_channel(target, channel_options())
+        target = address.target
+        if address.is_encrypted:
+            options = [*channel_options(), *name_options(address, tls)]
+            self._channel = grpc.secure_channel(target, channel_credentials(tls), options)
+        else:
+            self._channel = grpc.insecure_channel(target, channel_options())
         try:
             call: Any = self._channel.unary_unary(path("OpenSession", SESSION_SERVICE))
             answer = call(sessions.request(client_name), timeout=timeout_s)
             self.opened: Opened = sessions.opened(answer, now())
         except grpc.RpcError as error:
             self._channel.close()
-            raise sessions.not_opened(target, _error(error)) from None
+            raise sessions.not_opened(address, _error(error)) from None
         except BaseException:
             self._channel.close()
             raise
@@ -120,6 +127,11 @@ class ProxyLink:
         else:
             wanted = unary(operation, self._namespace)
             wanted.take(self._unary[wanted.method](wanted.request, timeout=timeout_s))
+
+
+def channel_credentials(tls: TLS) -> grpc.ChannelCredentials:
+    """Of the files as they are now. Raises InvalidArgument if one cannot be read."""
+    return grpc.ssl_channel_credentials(*tls.pem())
 
 
 def _error(error: Any) -> MezzoError:

@@ -50,11 +50,30 @@ def request(client_name: str) -> bytes:
     return bytes(session_pb2.OpenSessionRequest(client=client_name[:128]).SerializeToString())
 
 
-def not_opened(target: str, error: MezzoError) -> MezzoError:
+def not_opened(address: Address, error: MezzoError) -> MezzoError:
     """Why there is no session: a front-end that does not answer is as good as none."""
     if isinstance(error, DeadlineExceeded):
-        return ConnectionLost(f"the front-end at {target} did not open a session in time")
+        return ConnectionLost(f"the front-end at {address} did not open a session in time")
+    if isinstance(error, ConnectionLost):
+        return ConnectionLost(f"{error}{_tls_advice(address, str(error))}")
     return error
+
+
+def _tls_advice(address: Address, said: str) -> str:
+    """What gRPC's words about a handshake come down to."""
+    # A peer that wants another way of speaking just closes the connection, as gRPC tells it.
+    closed = "closed" in said.lower() or "reset" in said.lower()
+    if not address.is_encrypted:
+        return f" (if the front-end is served over TLS, its address is grpcs://{address.target})" * closed
+    if closed:
+        return " (it may ask for a client certificate that it trusts: MEZZO_TLS_CERTIFICATE, MEZZO_TLS_KEY)"
+    if "WRONG_VERSION_NUMBER" in said:
+        return f": it does not speak TLS; is it grpc://{address.target}?"
+    if "Hostname Verification" in said:
+        return ": its certificate is for another name (server_name, MEZZO_TLS_SERVER_NAME)"
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return ": its certificate has expired, or is signed by nobody we trust (ca, MEZZO_TLS_CA)"
+    return ""
 
 
 def opened(answer: bytes, now: float) -> Opened:
@@ -104,7 +123,7 @@ def _shard(shard: session_pb2.Shard) -> ShardAt:
             addresses.append(parse(text))
         except InvalidArgument:
             continue  # a kind of address that a newer release has
-    direct = [address for address in addresses if address.scheme != "grpc"]
+    direct = [address for address in addresses if not address.is_frontend]
     direct.sort(key=lambda address: address.scheme != "unix")
     return ShardAt(bytes(shard.incarnation), tuple(direct))
 

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from mezzo.address import Address
+from mezzo.tls import TLS
+
 MESSAGE_BYTES_MAX = 66 * 1024 * 1024
 """largest message received: a piece has at most 64 MiB"""
+
+
+def name_options(address: Address, tls: TLS) -> list[tuple[str, str]]:
+    """Of an encrypted channel: the name that the certificate must have, where it is not the address's."""
+    if not tls.server_name:
+        return []
+    return [
+        ("grpc.ssl_target_name_override", tls.server_name),
+        ("grpc.default_authority", tls.server_name),
+    ]
 
 
 def channel_options() -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ import msgspec
 
 from mezzo.cli.output import json_result
 from mezzo_server.commands.options import LOG_FLAGS, Flag, Json, Settings, takes_settings
+from mezzo_server.tls.grpc_version import only_tls_1_3
 
 if TYPE_CHECKING:
     from mezzo_server.frontend.main import Readiness
@@ -32,6 +33,7 @@ def frontend(settings: Settings, *, json: Json = False) -> None:
     """Run a gRPC front-end of a shard until SIGTERM or SIGINT."""
     # What goes wrong is told by us, in one line; gRPC's own core would print a second one.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    only_tls_1_3()
     from mezzo_server.frontend.main import serve as run
 
     def announce(readiness: Readiness) -> None:

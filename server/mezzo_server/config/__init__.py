@@ -15,6 +15,7 @@ from mezzo_server.config.schema import (
     NodeConfig,
     ShardConfig,
     SupervisorConfig,
+    TlsConfig,
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "NodeConfig",
     "ShardConfig",
     "SupervisorConfig",
+    "TlsConfig",
     "env_names",
     "keys",
     "load",

@@ -20,11 +20,12 @@ class Address:
     path: str | None = None
     host: str = ""
     port: int = 0
+    tls: bool = False
 
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix://{self.path}"
-        return f"tcp://{host_and_port(self.host, self.port)}"
+        return f"{'tcps' if self.tls else 'tcp'}://{host_and_port(self.host, self.port)}"
 
     @property
     def is_local(self) -> bool:
@@ -54,7 +55,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Of ``unix:///path`` or ``tcp://host:port``. InvalidArgument if it is neither."""
+    """Of ``unix:///path``, ``tcp://host:port`` or ``tcps://host:port``. InvalidArgument if it is none of them."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -64,9 +65,9 @@ def parse_address(text: str) -> Address:
         if len(os.fsencode(parts.path)) > UNIX_PATH_BYTES_MAX:
             raise InvalidArgument(f"{text!r}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
         return Address(path=parts.path)
-    if parts.scheme == "tcp" and parts.hostname and port is not None and parts.path in {"", "/"}:
-        return Address(host=parts.hostname, port=port)
-    raise InvalidArgument(f"{text!r} is no address; write unix:///path or tcp://host:port")
+    if parts.scheme in {"tcp", "tcps"} and parts.hostname and port is not None and parts.path in {"", "/"}:
+        return Address(host=parts.hostname, port=port, tls=parts.scheme == "tcps")
+    raise InvalidArgument(f"{text!r} is no address; write unix:///path, tcp://host:port or tcps://host:port")
 
 
 def parse_host_port(text: str) -> Address:

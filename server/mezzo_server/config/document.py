@@ -44,7 +44,9 @@ Some rules hold between keys; an error names both:
 
 - each address is used once, within the whole node (port 0 takes any free one); the front-end's admin port is the
   one after `frontend.listen`, unless `frontend.admin_listen` is set;
-- an address that other hosts can reach needs `insecure = true` in its table;
+- an address that other hosts can reach must be encrypted (`tcps://` for a shard, `tls.certificate` for the front-end)
+  and must refuse callers without a credential, or its table says `insecure = true`; metrics have neither;
+- `tls.certificate` needs `tls.key`; `tcps://` needs both; `tls.client_certificates = "required"` needs `tls.client_ca`;
 - a hot tier holds at least one arena: `shard.hot.arena_bytes` is at most `shard.hot.bytes`;
 - `shard.limits`: `chunk_bytes_max` is at most `staging_connection_bytes_max`, which is at most `staging_bytes`;
 - `frontend.piece_bytes` is at most `frontend.message_bytes_max` and `frontend.staging_bytes`; so is

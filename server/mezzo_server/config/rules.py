@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from mezzo.address import parse as parse_client_address
 from mezzo.errors import InvalidArgument
 from mezzo_server.config.addresses import PORT_MAX, Address, parse_address, parse_host_port
+from mezzo_server.config.reach import (
+    authenticates,
+    check_reach,
+    frontend_guard,
+    metrics_guard,
+    shard_guard,
+)
 from mezzo_server.config.schema import NodeConfig
 
 PROCESSES = ("supervisor", "shard", "frontend")
@@ -28,6 +36,7 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
     else:
         parts = {process}
     addresses = dict(_addresses(config, parts))
+    _check_tls(config, parts)
     _check_reach(config, addresses, process)
     _check_collisions(addresses)
     if config.supervisor.backoff_s_min > config.supervisor.backoff_s_max:
@@ -116,19 +125,32 @@ def _addresses(config: NodeConfig, parts: Collection[str]) -> Iterator[tuple[str
 def _check_reach(config: NodeConfig, addresses: dict[str, Address], process: str) -> None:
     # `mezzo serve` has a flag for each part.
     flags = {"shard": "--insecure", "frontend": "--insecure" if process == "frontend" else "--insecure-grpc"}
-    allowed = {
-        "shard": config.shard.insecure,
-        "frontend": config.frontend.insecure,
-        "metrics": config.metrics.insecure,
-    }
+    authenticated = authenticates(config)
     for name, address in addresses.items():
-        table = next(table for table in allowed if f"{table}." in name)
-        if not address.is_local and not allowed[table]:
-            flag = f"give {flags[table]} or " if table in flags else ""
-            raise InvalidArgument(
-                f"{name}: {address} can be reached from other hosts, and this release neither encrypts nor "
-                f"authenticates; {flag}set {table}.insecure if the network is trusted"
-            )
+        if "shard." in name and "metrics." not in name:
+            guard = shard_guard(config.shard, address, authenticated=authenticated)
+        elif "frontend." in name and "metrics." not in name:
+            guard = replace(frontend_guard(config), flag=flags["frontend"])
+        else:
+            guard = metrics_guard(config.metrics)
+        check_reach(name, address, guard)
+
+
+def _check_tls(config: NodeConfig, parts: Collection[str]) -> None:
+    tls = config.tls
+    if bool(tls.certificate) != bool(tls.key):
+        one, other = ("certificate", "key") if tls.certificate else ("key", "certificate")
+        raise InvalidArgument(f"tls.{one} is set and tls.{other} is not: a certificate needs its key")
+    if tls.client_certificates == "required" and not tls.client_ca:
+        raise InvalidArgument(
+            "tls.client_certificates is required: set tls.client_ca to the authorities that sign them"
+        )
+    if "shard" in parts and not tls.certificate:
+        for text in config.shard.listen:
+            if text.startswith("tcps://"):
+                raise InvalidArgument(
+                    f"shard.listen: {text} needs a certificate: set tls.certificate and tls.key"
+                )
 
 
 def _check_collisions(addresses: dict[str, Address]) -> None:

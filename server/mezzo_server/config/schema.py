@@ -83,9 +83,9 @@ class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Settings of one shard."""
 
     listen: list[str] = msgspec.field(default_factory=lambda: ["unix:///tmp/mezzo.sock"])
-    """addresses: ``unix:///path`` or ``tcp://host:port`` (port 0: any free one)"""
+    """addresses: ``unix:///path``, ``tcp://host:port``, or ``tcps://host:port`` for TLS (port 0: any free one)"""
     insecure: bool = False
-    """allow TCP addresses that other hosts can reach, although nothing is encrypted"""
+    """allow addresses that other hosts can reach although they are not encrypted, or let in who shows no credential"""
     devices: list[str] = []
     """each a file, a block device, ``memory:SIZE`` or ``null:SIZE``"""
     capacity_bytes: Natural = 0
@@ -126,11 +126,11 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     admin_listen: str = ""
     """host:port for health, reflection and channelz; empty: the same host, the port after `listen`"""
     insecure: bool = False
-    """allow addresses that other hosts can reach, although nothing is encrypted"""
+    """allow addresses that other hosts can reach although they are not encrypted, or let in who shows no credential"""
     shard: str = ""
-    """the shard that it serves, unix:// or tcp://; empty: the one that `mezzo serve` runs beside it"""
+    """the shard that it serves, unix://, tcp:// or tcps://; empty: the one that `mezzo serve` runs beside it"""
     advertise: list[str] = []
-    """addresses of the shard that clients are told, unix:// and tcp://; empty: all that are known"""
+    """addresses of the shard that clients are told, unix://, tcp:// and tcps://; empty: all that are known"""
     calls_max: Count = 256
     """calls at a time; one more is refused with RESOURCE_EXHAUSTED"""
     message_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=1 * GIB)] = 4 * MIB
@@ -153,6 +153,31 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """how long a session's ticket is good for"""
     drain_s: Seconds = 5.0
     """how long calls under way may take when it stops"""
+
+
+class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certificates of a node: for all that it serves (gRPC, and shards at ``tcps://``), and for what it connects to."""
+
+    certificate: str = ""
+    """PEM file with the certificate and its intermediates; with it gRPC is served over TLS only; empty: no TLS"""
+    key: str = ""
+    """PEM file with its private key, without a passphrase"""
+    client_certificates: Literal["off", "required"] = "off"
+    """whether clients must show a certificate themselves"""
+    client_ca: str = ""
+    """PEM file with the authorities that clients' certificates are signed by"""
+    ca: str = ""
+    """PEM file with the authorities that a front-end trusts when its shard is at ``tcps://``; empty: the system's"""
+    server_name: str = ""
+    """name that the certificate of that shard must have; empty: the host of its address"""
+    reload_s: Seconds = 10.0
+    """time between two looks at whether the files have changed; what is new counts for new connections"""
+    handshake_timeout_s: Seconds = 5.0
+    """a connection to a shard whose handshake has not ended by then is closed"""
+    handshakes_max: Count = 64
+    """handshakes with a shard at a time; further connections wait to be accepted"""
+    threads: Annotated[int, Meta(ge=1, le=64)] = 4
+    """threads of a shard that encrypt and decrypt, off its event loop"""
 
 
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -197,6 +222,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     shard: ShardConfig = ShardConfig()
     frontend: FrontendConfig = FrontendConfig()
+    tls: TlsConfig = TlsConfig()
     metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
     supervisor: SupervisorConfig = SupervisorConfig()

@@ -19,10 +19,11 @@ import grpc.aio
 import structlog
 from msgspec import Struct
 
-from mezzo import AsyncClient
+from mezzo import TLS, AsyncClient
 from mezzo.errors import InvalidArgument, Unavailable
 from mezzo_server.config import FrontendConfig, NodeConfig
 from mezzo_server.config.addresses import Address, host_and_port, parse_host_port
+from mezzo_server.config.reach import check_reach, frontend_guard
 from mezzo_server.frontend.admin import Health, add_health, add_tools
 from mezzo_server.frontend.calls import Calls
 from mezzo_server.frontend.get import Gets
@@ -33,9 +34,11 @@ from mezzo_server.frontend.put import Puts
 from mezzo_server.frontend.room import Room
 from mezzo_server.frontend.session import SessionHandlers, session_service
 from mezzo_server.frontend.store import NUMBERS_NAMESPACE, StoreHandlers, store_service
+from mezzo_server.frontend.tls import server_credentials
 from mezzo_server.metrics.calls import frontend_sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.gathering import LoopGatherer
+from mezzo_server.tls.certificates import Certificates, opened
 
 log = structlog.get_logger("mezzo.frontend")
 
@@ -50,7 +53,7 @@ class Readiness(Struct, frozen=True):
     """What a front-end says once it listens."""
 
     listen: str
-    """grpc://host:port"""
+    """grpc://host:port; grpcs://host:port over TLS"""
     admin: str
     """host:port of health, reflection and channelz"""
     shard: str
@@ -78,6 +81,9 @@ class Frontend:
                 f"({settings.staging_bytes}): such a put could never be taken"
             )
         self._config = settings
+        self._node = config
+        self.certificates: Certificates | None = None
+        """in force; None: without TLS"""
         self._addresses = _advertised(config)
         self.numbers = FrontendNumbers()
         self.calls = Calls(self.numbers, settings.calls_max)
@@ -95,13 +101,15 @@ class Frontend:
         """Listen, and look whether the shard serves.
 
         Raises:
-            InvalidArgument: an address that other hosts can reach, without ``insecure``.
+            InvalidArgument: an address that other hosts can reach, and that nothing protects; a certificate that
+                cannot be used.
             Unavailable: an address is in use, or cannot be bound.
         """
         settings = self._config
-        listen = _checked(settings.listen, settings)
+        listen = _checked("frontend.listen", settings.listen, self._node)
         admin_text = settings.admin_listen or _next_port(listen)
-        admin = _checked(admin_text, settings)
+        admin = _checked("frontend.admin_listen", admin_text, self._node)
+        self.certificates = opened(self._node.tls, time.time)
         self._health = Health(self._probe, self.numbers, every_s=settings.health_s, tick=self._tick)
         data_server = grpc.aio.server(options=server_options(settings))
         data_server.add_generic_rpc_handlers((self._store(), self._sessions()))
@@ -110,14 +118,14 @@ class Frontend:
         add_health(admin_server, self._health)
         add_tools(admin_server)
         self._servers = [data_server, admin_server]
-        ports = [_bind(data_server, listen), _bind(admin_server, admin)]
+        ports = [_bind(data_server, listen, self.certificates), _bind(admin_server, admin, self.certificates)]
         self._endpoint = self._open_endpoint()
         await self._health.look()
         for server in self._servers:
             await server.start()
         self._watching = asyncio.get_running_loop().create_task(self._health.watch())
         return Readiness(
-            listen=f"grpc://{host_and_port(listen.host, ports[0])}",
+            listen=f"{'grpc' if self.certificates is None else 'grpcs'}://{host_and_port(listen.host, ports[0])}",
             admin=host_and_port(admin.host, ports[1]),
             shard=settings.shard,
             pid=os.getpid(),
@@ -138,6 +146,8 @@ class Frontend:
         await self._namespaces.close()
         await self._probe.close()
         self._room.close()
+        if self.certificates is not None:
+            self.certificates.stop()
         if self._endpoint is not None:
             self._endpoint.close()
 
@@ -147,12 +157,14 @@ class Frontend:
             return None
         gatherer = LoopGatherer(
             asyncio.get_running_loop().call_soon_threadsafe,
-            lambda: frontend_sample(self.numbers, time.monotonic() - self._began),
+            lambda: frontend_sample(self.numbers, time.monotonic() - self._began, self.certificates),
         )
         return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
 
     def _client(self, namespace: str) -> AsyncClient:
-        return AsyncClient(self._config.shard, namespace=namespace, name=CLIENT_NAME)
+        tls = self._node.tls
+        trust = TLS(ca=tls.ca, certificate=tls.certificate, key=tls.key, server_name=tls.server_name)
+        return AsyncClient(self._config.shard, namespace=namespace, name=CLIENT_NAME, tls=trust)
 
     def _store(self) -> grpc.GenericRpcHandler:
         settings = self._config
@@ -234,13 +246,9 @@ def _advertised(config: NodeConfig) -> list[str]:
     return list(dict.fromkeys([settings.shard, *known]))
 
 
-def _checked(text: str, settings: FrontendConfig) -> Address:
+def _checked(name: str, text: str, config: NodeConfig) -> Address:
     address = parse_host_port(text)
-    if not address.is_local and not settings.insecure:
-        raise InvalidArgument(
-            f"{text} can be reached from other hosts, and this release neither encrypts nor authenticates; "
-            "give --insecure if the network is trusted"
-        )
+    check_reach(name, address, frontend_guard(config))
     return address
 
 
@@ -248,10 +256,13 @@ def _next_port(listen: Address) -> str:
     return host_and_port(listen.host, listen.port + 1 if listen.port else 0)
 
 
-def _bind(server: grpc.aio.Server, address: Address) -> int:
+def _bind(server: grpc.aio.Server, address: Address, certificates: Certificates | None) -> int:
     text = host_and_port(address.host, address.port)
     try:
-        port = server.add_insecure_port(text)
+        if certificates is None:
+            port = server.add_insecure_port(text)
+        else:
+            port = server.add_secure_port(text, server_credentials(certificates))
     except RuntimeError:
         port = 0
     if not port:

@@ -6,6 +6,7 @@ from mezzo_server.frontend.numbers import SECONDS, FrontendNumbers
 from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.measures import Histogram
 from mezzo_server.metrics.version import version
+from mezzo_server.tls.certificates import Certificates, certificate_numbers
 
 PLAIN = (
     "bytes_in",
@@ -21,7 +22,9 @@ PLAIN = (
 )
 
 
-def frontend_sample(numbers: FrontendNumbers, uptime_s: float) -> Sample:
+def frontend_sample(
+    numbers: FrontendNumbers, uptime_s: float, certificates: Certificates | None = None
+) -> Sample:
     """Of a front-end's numbers; called in its loop."""
     durations: dict[str, Histogram] = {}
     for method, told in numbers.seconds.items():
@@ -29,7 +32,11 @@ def frontend_sample(numbers: FrontendNumbers, uptime_s: float) -> Sample:
         histogram.counts = list(told.buckets)
         histogram.total = told.seconds
     return Sample(
-        numbers={**{name: int(getattr(numbers, name)) for name in PLAIN}, "uptime_s": uptime_s},
+        numbers={
+            **{name: int(getattr(numbers, name)) for name in PLAIN},
+            **certificate_numbers(certificates),
+            "uptime_s": uptime_s,
+        },
         histograms={"call": durations},
         tables={
             "calls": {(method,): count for method, count in numbers.calls.items()},

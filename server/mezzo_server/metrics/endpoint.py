@@ -19,8 +19,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.process_collector import ProcessCollector
 
-from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.errors import Unavailable
+from mezzo_server.config import MetricsConfig
 from mezzo_server.config.addresses import Address, parse_host_port
+from mezzo_server.config.reach import check_reach, metrics_guard
 from mezzo_server.metrics.catalog import Sample, catalogue
 from mezzo_server.metrics.families import families
 
@@ -64,11 +66,7 @@ class Endpoint:
             Unavailable: it is in use or cannot be bound.
         """
         where = parse_host_port(address)
-        if not where.is_local and not insecure:
-            raise InvalidArgument(
-                f"metrics.{process}: other hosts can reach {address}: set metrics.insecure, or listen on"
-                " 127.0.0.1"
-            )
+        check_reach(f"metrics.{process}", where, metrics_guard(MetricsConfig(insecure=insecure)))
         registry = CollectorRegistry(auto_describe=False)
         registry.register(Collector(process, gather))
         ProcessCollector(registry=registry)

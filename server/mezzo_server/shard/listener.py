@@ -14,7 +14,9 @@ import structlog
 from mezzo.connecting import keep_in_cache
 from mezzo.errors import Busy, InvalidArgument, Unavailable
 from mezzo.protocol.connection import refusal
+from mezzo_server.config import ShardConfig
 from mezzo_server.config.addresses import Address, parse_address
+from mezzo_server.config.reach import check_reach, shard_guard
 from mezzo_server.shard.connection import Connection
 
 if TYPE_CHECKING:
@@ -117,20 +119,18 @@ class Listener:
         runtime.connections.add(Connection(runtime, sock, peer))
 
 
-def open_listeners(texts: list[str], *, insecure: bool) -> list[Listener]:
-    """Listen on all addresses, or on none.
+def open_listeners(config: ShardConfig, *, authenticated: bool = False) -> list[Listener]:
+    """Listen on all addresses, or on none. ``authenticated``: callers without a credential are refused.
 
     Raises:
-        InvalidArgument: an address that other hosts can reach, without ``insecure``.
+        InvalidArgument: an address that other hosts can reach, and that nothing protects.
         Unavailable: an address cannot be bound.
     """
-    addresses = [parse_address(text) for text in texts]
+    addresses = [parse_address(text) for text in config.listen]
     for address in addresses:
-        if not address.is_local and not insecure:
-            raise InvalidArgument(
-                f"{address} can be reached from other hosts, and this release neither encrypts nor "
-                "authenticates; give --insecure if the network is trusted"
-            )
+        if address.tls:
+            raise InvalidArgument(f"shard.listen: {address}: this release serves no tcps:// addresses")
+        check_reach("shard.listen", address, shard_guard(config, address, authenticated=authenticated))
     listeners: list[Listener] = []
     try:
         for address in addresses:

@@ -107,7 +107,7 @@ class Shard:
                 devices.append(open_configured(spec, config))
             # After the devices: their locks are waited for, so a predecessor that was killed a moment ago
             # has let go of its addresses too.
-            self._listeners = open_listeners(config.listen, insecure=config.insecure)
+            self._listeners = open_listeners(config)
             stack.callback(self._stop_listening)
             self._workers = open_workers(threads=config.workers)
             stack.callback(self._workers.close)

@@ -106,7 +106,21 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "open shard": (
         "[shard]\nlisten = ['tcp://0.0.0.0:7700']",
-        ("shard.listen", "other hosts", "shard.insecure"),
+        ("shard.listen", "other hosts", "write tcps://0.0.0.0:7700", "shard.insecure"),
+    ),
+    "open shard over TLS": (
+        "[shard]\nlisten = ['tcps://0.0.0.0:7700']\n[tls]\ncertificate = 'a'\nkey = 'b'",
+        ("shard.listen: tcps://0.0.0.0:7700", "lets in callers without a credential", "shard.insecure"),
+    ),
+    "shard without a certificate": (
+        "[shard]\nlisten = ['tcps://127.0.0.1:7700']",
+        ("shard.listen", "tls.certificate and tls.key"),
+    ),
+    "certificate without its key": ("[tls]\ncertificate = 'a'", ("tls.certificate", "tls.key")),
+    "key without its certificate": ("[tls]\nkey = 'a'", ("tls.key", "tls.certificate")),
+    "clients signed by nobody": (
+        "[tls]\nclient_certificates = 'required'",
+        ("tls.client_certificates", "tls.client_ca"),
     ),
     "open front-end": ("[frontend]\nlisten = '10.0.0.1:1'", ("other hosts", "frontend.insecure")),
     "open admin port": (
