@@ -44,6 +44,7 @@ DECIDING = (
     "server/mezzo_server/hot/policy.py",
     "server/mezzo_server/hot/slots.py",
     "server/mezzo_server/hot/tier.py",
+    "server/mezzo_server/quota/",
     "server/mezzo_server/shard/leases.py",
     "server/mezzo_server/shard/service.py",
     "server/mezzo_server/supervisor/pinning.py",

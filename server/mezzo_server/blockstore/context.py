@@ -27,6 +27,7 @@ from mezzo_server.blockstore.sealing import (
     sealed_parts,
 )
 from mezzo_server.blockstore.segment import Segment, life_of, number_of
+from mezzo_server.blockstore.shares import Shares
 from mezzo_server.blockstore.spans import by_part, copy, total
 from mezzo_server.blockstore.tasks import Event, Later
 from mezzo_server.blockstore.tasks import Task as Coro
@@ -75,6 +76,10 @@ class Context:
         """chunks that are in memory as well"""
         self.lives: dict[int, Segment] = {}
         """segments that the index may point into"""
+        self.shares = Shares()
+        """what is known of the tenants"""
+        self.trimmed: dict[bytes, set[int]] = {}
+        """lives that chunks were forgotten in, by tenant, because it had too much: a restart could find them"""
         self.on_disk: set[int] = set()
         """lives whose header a restart could find"""
         self.next_sequence = 1

@@ -23,6 +23,8 @@ NAMES = (
     "chunks_deleted",
     "chunks_evicted",
     "bytes_evicted",
+    "chunks_trimmed",
+    "bytes_trimmed",
     "chunks_lost",
     "chunks_erased",
     "bytes_erased",

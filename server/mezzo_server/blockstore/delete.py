@@ -2,11 +2,12 @@
 
 A tombstone says: every copy of this key with a lower sequence is void.  It is carried forward as long
 as a *blocker* is on a device: the life that held the chunk when it was deleted, lives that hold a
-shadow of it (`NamespaceIndex.shadows`), and lives that were in limbo then (evicted, but still to be
-found by a restart).  So there are never more tombstones than outdated copies.
+shadow of it (`NamespaceIndex.shadows`), lives that were in limbo then (evicted, but still to be found by a
+restart), and lives that its tenant was trimmed in (tenant_space.py).  So there are never more tombstones
+than outdated copies, but for tenants that are trimmed.
 
-What holds everywhere: a copy on a device that the index does not point to is in limbo, or a shadow,
-or covered by a tombstone that has its life among the blockers.
+What holds everywhere: a copy on a device that the index does not point to is in limbo, or a shadow, or in a
+life that its tenant was trimmed in, or covered by a tombstone that has its life among the blockers.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ class Deletes:
     ) -> frozenset[int]:
         """Lives that a restart could find an outdated copy of the key in."""
         shadows = namespace.shadows.get(key)
+        trimmed = self.context.trimmed.get(namespace.scope.tenant)
+        if trimmed:
+            limbo = limbo.union(trimmed & self.context.on_disk)
         if shadows is None and life is None:
             return limbo
         own = () if life is None else (life,)

@@ -21,6 +21,7 @@ from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.sealing import OVERHEAD_BYTES, sealed_parts
 from mezzo_server.blockstore.spans import copy, cut, direct, total
+from mezzo_server.blockstore.tenant_space import TenantSpace
 from mezzo_server.blockstore.writer import RecordWrite, Writer
 from mezzo_server.hot.slots import Slot
 from mezzo_server.memory import Span
@@ -47,9 +48,10 @@ def record_weight(parts: Sequence[int]) -> int:
 class Puts:
     """Begins puts and counts what they hold. Owner of their limits."""
 
-    def __init__(self, context: Context, writer: Writer) -> None:
+    def __init__(self, context: Context, writer: Writer, space: TenantSpace) -> None:
         self.context = context
         self.writer = writer
+        self.space = space
         self.waiting_bytes = 0
         self.in_flight = 0
 
@@ -62,7 +64,7 @@ class Puts:
         limit: int,
         time: DeviceTime | None = None,
     ) -> PutTicket:
-        """Check, then begin. Raises Busy, TooLarge or InvalidArgument before anything is done.
+        """Check, then begin. Raises Busy, OverQuota, TooLarge or InvalidArgument before anything is done.
 
         ``limit`` is the longest chunk that fits, bytes.
         """
@@ -90,7 +92,16 @@ class Puts:
                 )
         if self.waiting_bytes and self.waiting_bytes + size > self.context.options.waiting_bytes_max:
             raise Busy(f"{self.waiting_bytes} bytes of puts are waiting already", retry_after_s=0.05)
+        self.admit(namespace, [(chunk.key, sum(chunk.parts)) for chunk in chunks])
         return PutTicket(self, namespace, chunks, done, deadline, size, time)
+
+    def admit(self, namespace: NamespaceIndex, chunks: Sequence[tuple[bytes, int]]) -> None:
+        """Whether the tenant may have these chunks (keys, lengths) too: `TenantSpace.admit` for those that are new."""
+        tenant = namespace.scope.tenant
+        if self.context.shares.capacity_bytes_max(tenant):
+            find = self.context.find
+            new = [length for key, length in chunks if find(namespace, key) is None]
+            self.space.admit(tenant, sum(map(blocks_of, new)) * BLOCK_BYTES)
 
 
 class PutTicket:
@@ -133,6 +144,8 @@ class PutTicket:
         self._abandoned = False
         self._groups: list[_Group] = []
         puts.waiting_bytes += size
+        tenant = namespace.scope.tenant
+        puts.space.put_began(tenant, sum([blocks_of(sum(chunk.parts)) for chunk in chunks]) * BLOCK_BYTES)
         puts.in_flight += 1
         namespace.users += 1
         if not chunks:
@@ -209,7 +222,9 @@ class PutTicket:
             outcome.error = error
         self._left -= 1
         puts = self._puts
-        puts.waiting_bytes -= sum(self._chunks[number].parts)
+        length = sum(self._chunks[number].parts)
+        puts.waiting_bytes -= length
+        puts.space.put_ended(self._namespace.scope.tenant, blocks_of(length) * BLOCK_BYTES)
         if not self._left:
             puts.in_flight -= 1
             self._namespace.users -= 1

@@ -47,7 +47,9 @@ from mezzo_server.blockstore.recovery import Progress, Recovered, recover
 from mezzo_server.blockstore.scrub import Scrub
 from mezzo_server.blockstore.sealing import plain_parts
 from mezzo_server.blockstore.segment import Segment, State
+from mezzo_server.blockstore.shares import Shares
 from mezzo_server.blockstore.streams import Stream, Streams
+from mezzo_server.blockstore.tenant_space import TenantSpace
 from mezzo_server.blockstore.writer import Writer
 from mezzo_server.hot.slots import ArenaMemory
 from mezzo_server.hot.tier import HotTier
@@ -67,7 +69,9 @@ class BlockStore(Pumping, Keeping):
         """what leases do to many chunks at once"""
         self._writer = Writer(context)
         self._deletes = Deletes(context, self._writer)
-        self._puts = Puts(context, self._writer)
+        self.space = TenantSpace(context)
+        """what each tenant takes of the devices"""
+        self._puts = Puts(context, self._writer, self.space)
         self._gets = Gets(context, self._deletes.drop)
         self._streams = Streams(context, self._gets)
         self._estimate = LoadEstimate()
@@ -199,7 +203,24 @@ class BlockStore(Pumping, Keeping):
             if log.takes_chunks
         )
 
+    @property
+    def shares(self) -> Shares:
+        """What the store is told of its tenants."""
+        return self._context.shares
+
+    @shares.setter
+    def shares(self, shares: Shares) -> None:
+        self._context.shares = shares
+
     # -- chunks ------------------------------------------------------------------------------
+
+    def check_put(self, scope: Scope, keys: Sequence[bytes], lengths: Sequence[int]) -> None:
+        """Whether the scope's tenant may put these chunks now, for who is about to ask for their bytes.
+
+        Raises TooLarge or OverQuota, as `put` would; a chunk that is there already takes nothing.
+        """
+        if self._context.shares.capacity_bytes_max(scope.tenant):
+            self._puts.admit(self._context.index.peek(scope), list(zip(keys, lengths, strict=True)))
 
     def put(
         self,
@@ -340,6 +361,7 @@ class BlockStore(Pumping, Keeping):
         """What time brings: refusals of puts that waited too long, reclaim, scrub, drains."""
         self._writer.space_came()
         self._writer.expire(self._context.now())
+        self.space.tick()
         for reclaim in self._reclaims:
             reclaim.tick()
         for scrub in self._scrubs:
@@ -383,6 +405,7 @@ class BlockStore(Pumping, Keeping):
         counters["chunks_unknown"] = self.recovered.chunks_unknown
         counters["puts_waiting"] = self._writer.waiting
         counters["put_bytes_waiting"] = self._puts.waiting_bytes
+        counters["put_block_bytes_under_way"] = self.space.putting_bytes
         if context.hot is not None:
             counters.update(context.hot.report())
         else:

@@ -60,9 +60,11 @@ class Key:
         if not self.is_number:
             return ""
         if "bytes" in words:
-            return "bytes per second" if words[-2:] == ["per", "s"] else "bytes"
+            return "bytes per second" if "per" in words else "bytes"
         if "ms" in words:
             return "milliseconds"
+        if "per" in words:
+            return ""
         return "seconds" if "s" in words else ""
 
     @property

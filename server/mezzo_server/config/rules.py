@@ -30,6 +30,7 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
         InvalidArgument: names the keys, their values and what would be right.
     """
     _check_memory(config)
+    _check_quota(config)
     _check_frontend(config)
     if process == "supervisor":
         parts = {*PROCESSES} if config.frontend.enabled else {*PROCESSES} - {"frontend"}
@@ -69,6 +70,16 @@ def _check_memory(config: NodeConfig) -> None:
             f"shard.hot.arena_bytes ({hot.arena_bytes}) is over shard.hot.bytes ({hot.bytes}): "
             "not one arena would fit; 0 for shard.hot.bytes means no hot tier"
         )
+
+
+def _check_quota(config: NodeConfig) -> None:
+    quota = config.shard.quota
+    for name in ("capacity_bytes", "hot_bytes", "leased_bytes", "bytes_per_s", "requests_per_s"):
+        soft, hard = getattr(quota, f"{name}_soft"), getattr(quota, f"{name}_hard")
+        if hard and soft > hard:
+            raise InvalidArgument(
+                f"shard.quota.{name}_soft ({soft}) is over shard.quota.{name}_hard ({hard}): it could never be met"
+            )
 
 
 def _check_frontend(config: NodeConfig) -> None:

@@ -79,6 +79,37 @@ class HotConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """share of the hot tier that clients may hold in place at a time"""
 
 
+class QuotaConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What each tenant may use of the shard, where its own quota says nothing; 0: no limit.
+
+    Over a soft limit a tenant's chunks go first and its requests come last; over a hard one it is refused
+    with `OverQuota`, or its own oldest chunks make room. See docs/quotas.md.
+    """
+
+    capacity_bytes_soft: Natural = 0
+    """bytes of chunks on devices that are a tenant's share"""
+    capacity_bytes_hard: Natural = 0
+    """the most bytes of chunks on devices; over it a tenant's oldest chunks make room for its new ones"""
+    hot_bytes_soft: Natural = 0
+    """bytes of the hot tier that are a tenant's share"""
+    hot_bytes_hard: Natural = 0
+    """the most bytes of the hot tier"""
+    leased_bytes_soft: Natural = 0
+    """bytes under leases"""
+    leased_bytes_hard: Natural = 0
+    """the most bytes under leases"""
+    bytes_per_s_soft: Natural = 0
+    """payload put and got in a second"""
+    bytes_per_s_hard: Natural = 0
+    """the most payload put and got in a second"""
+    requests_per_s_soft: Natural = 0
+    """requests in a second"""
+    requests_per_s_hard: Natural = 0
+    """the most requests in a second"""
+    burst_s: Seconds = 1.0
+    """seconds of a rate that may be used at once by who used nothing before"""
+
+
 class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of one shard."""
 
@@ -114,6 +145,7 @@ class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """event loop; ``auto``: uvloop where it is installed"""
     limits: Limits = Limits()
     hot: HotConfig = HotConfig()
+    quota: QuotaConfig = QuotaConfig()
 
 
 class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

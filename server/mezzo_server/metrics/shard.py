@@ -16,6 +16,7 @@ from mezzo_server.metrics.catalog import (
     one,
 )
 from mezzo_server.metrics.measures import REQUEST_KINDS, TRANSFER_KINDS, TRANSPORTS
+from mezzo_server.metrics.tenants import TENANT_METRICS
 
 US = 1e-6
 REQUESTS = tuple(kind.name.lower() for kind in REQUEST_KINDS)
@@ -154,6 +155,17 @@ CHUNK_METRICS = (
         "Chunks that went because space was needed.",
         one("chunks_evicted"),
         advice="Compare with what is put: chunks live for about capacity / eviction rate seconds.",
+    ),
+    _counter(
+        "trimmed_chunks",
+        "Chunks that went because their tenant may have no more.",
+        one("chunks_trimmed"),
+        advice="Normal for a tenant at its hard limit of capacity; its own new chunks took their place.",
+    ),
+    _counter(
+        "trimmed_bytes",
+        "Bytes of chunks that went because their tenant may have no more.",
+        one("bytes_trimmed"),
     ),
     _counter("evicted_bytes", "Bytes of chunks that went because space was needed.", one("bytes_evicted")),
     _counter(
@@ -317,6 +329,11 @@ QUEUE_METRICS = (
         advice="Lasting: puts come faster than reclaim makes space; they are refused as busy in the end.",
     ),
     _gauge("put_bytes_waiting", "Payload of puts accepted and not yet written.", one("put_bytes_waiting")),
+    _gauge(
+        "put_blocks_bytes",
+        "Blocks of puts accepted and not yet ended, counted against their tenants' capacity.",
+        one("put_block_bytes_under_way"),
+    ),
     _counter("writes_waited", "Records that had to wait for space.", one("writes_waited")),
     _gauge(
         "transfers_in_flight",
@@ -477,6 +494,7 @@ METRICS: tuple[Metric, ...] = (
     *QUEUE_METRICS,
     *LEASE_METRICS,
     *HOT_METRICS,
+    *TENANT_METRICS,
     *PROCESS_METRICS,
 )
 

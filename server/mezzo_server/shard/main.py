@@ -32,6 +32,9 @@ from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.gathering import LoopGatherer
 from mezzo_server.metrics.version import version
+from mezzo_server.quota.accounts import Accounts
+from mezzo_server.quota.defaults import default_quota
+from mezzo_server.quota.telling import tables
 from mezzo_server.shard.device_changes import DeviceChanges
 from mezzo_server.shard.device_opening import open_configured
 from mezzo_server.shard.listener import open_listeners
@@ -150,6 +153,7 @@ class Shard:
                 poke=self._runtime.poke,
                 offload=self._runtime.offload,
                 numbers=self._runtime.numbers,
+                accounts=Accounts(time.monotonic, default_quota(config.quota), config.quota.burst_s),
             )
             self._runtime.service = self.service
             self.service.device_changes = DeviceChanges(
@@ -235,6 +239,7 @@ class Shard:
         return Sample(
             numbers=self.service.numbers(),
             histograms={**self.service.measures.histograms(), "loop_hold": {"": self._runtime.holds_told()}},
+            tables=tables(self.service.accounts),
             words=words,
             devices=[device.name for device in self._store.devices],
         )

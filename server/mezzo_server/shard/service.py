@@ -11,6 +11,7 @@ from mezzo_server.blockstore.api import GetChunk, GetDone, PutChunk, PutDone, Sc
 from mezzo_server.blockstore.io import Device, DeviceTime, Job
 from mezzo_server.config import Limits
 from mezzo_server.metrics.measures import Measures
+from mezzo_server.quota.accounts import Accounts
 from mezzo_server.shard.leases import LeaseTable, Overdue
 from mezzo_server.shard.regions import Offload, RegionRegistry, run_here
 from mezzo_server.staging import StagingPool
@@ -51,6 +52,8 @@ DEVICES_TOLD = 32
 LEASES_FIRST_MAX = 1 << 62
 """The first lease's number is below it, and drawn anew in each life of the shard: that one of another life
 names a lease of this one is as likely as guessing it."""
+WEIGH_S = 1.0
+"""How often is looked at which tenants have chunks, among whom the devices are shared."""
 
 
 class Service:
@@ -68,9 +71,10 @@ class Service:
         poke: Callable[[], None],
         offload: Offload = run_here,
         numbers: Callable[[], Mapping[str, int | float]] = dict,
+        accounts: Accounts | None = None,
     ) -> None:
         """``poke`` is called after work was queued in the store, ``offload`` runs what would hold the
-        loop; ``numbers`` adds to `numbers`.
+        loop; ``numbers`` adds to `numbers`.  Without ``accounts`` no tenant has a quota.
         """
         self.store = store
         self.staging = staging
@@ -82,6 +86,11 @@ class Service:
         self.chunk_bytes_max = min(limits.chunk_bytes_max, store.chunk_bytes_max, staging.piece_bytes_max)
         self.incarnation = incarnation
         self._numbers = numbers
+        self.accounts = accounts or Accounts(now)
+        """what each tenant uses, and may use"""
+        self.accounts.used_bytes = store.space.live_bytes
+        self.accounts.capacity_bytes = store.capacity_bytes
+        store.shares = self.accounts
         self.tenant = hashlib.blake2b(store.store_id + b"tenant", digest_size=16).digest()
         self.leases = LeaseTable(
             store.pins,
@@ -93,8 +102,9 @@ class Service:
             first=int.from_bytes(hashlib.blake2b(incarnation, digest_size=8).digest(), "big")
             % LEASES_FIRST_MAX,
         )
-        self.leased_quota: Callable[[bytes], int] = lambda tenant: 0
+        self.leased_quota: Callable[[bytes], int] = self.accounts.leased_bytes_max
         """bytes that the leases of a tenant may hold by its quota; 0: there is none"""
+        self.accounts.leased_bytes = lambda tenant: self.leases.bytes_by_tenant.get(tenant, 0)
         self.device_changes: DeviceChanges | None = None
         self.regions = RegionRegistry(
             store.register if self._pins else None,
@@ -105,6 +115,7 @@ class Service:
         self.sessions: set[Session] = set()
         self.measures = Measures()
         self._began = now()
+        self._weighed_at = 0.0
         self.counters: dict[str, int] = dict.fromkeys(
             (
                 "errors",
@@ -138,6 +149,7 @@ class Service:
             limits.chunk_bytes_max, store.chunk_bytes_max, self.staging.piece_bytes_max
         )
         self.leases.bytes_max = int(store.capacity_bytes * limits.leased_fraction)
+        self.accounts.capacity_bytes = store.capacity_bytes
         self.regions.registers_with(store.register if self._pins else None)
 
     def scope(self, namespace: str) -> Scope:
@@ -181,6 +193,10 @@ class Service:
     def tick(self) -> None:
         """Timers: leases, and who keeps what he holds in place for too long."""
         leases, hot = self.leases, self.store.hot
+        now = self.now()
+        if now - self._weighed_at >= WEIGH_S:
+            self._weighed_at = now
+            self.accounts.count_weights(self.store.space.tenants())
         leases.expire()
         if leases.crowded or (hot is not None and hot.pressed):
             leases.crowded = False

@@ -44,6 +44,7 @@ from mezzo.protocol.messages import (
 )
 from mezzo_server.metrics.measures import SECONDS
 from mezzo_server.shard import device_requests, lease_requests
+from mezzo_server.shard.charging import Meter
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.in_place import open_arena
 from mezzo_server.shard.regions import Region, RegionTable
@@ -104,6 +105,7 @@ class Session:
         )
         self.share = StagingShare(service.staging, service.limits.staging_connection_bytes_max)
         self.scope = service.scope("default")
+        self.meter = Meter(self, service.accounts.of(self.scope.tenant))
         self.greeted = False
         self.closed = False
         self.payload_waits = 0
@@ -154,11 +156,13 @@ class Session:
             self._hello(frame.request_id, frame.body)
         else:
             try:
+                self.meter.begin(frame)
                 self._handlers[kind](frame.request_id, frame.body)
             except ProtocolError:
                 raise
             except MezzoError as error:
                 self.service.measures.failed[kind] += 1
+                self.meter.failed(frame, error)
                 self._send_error(frame.request_id, error)
         if self._received:
             # It was answered at once. `Histogram.observe`, written out: a call would cost as much again.
@@ -178,6 +182,7 @@ class Session:
         if self.closed:
             return
         self.closed = True
+        self.meter.close()
         self.service.sessions.discard(self)
         self.share.close()
         for request in tuple(self.requests.values()):
@@ -208,7 +213,9 @@ class Session:
             return
         if isinstance(body, Got):
             transport = "tcp" if request.region is None else "shm"
-            self.service.measures.bytes_out[transport] += sum(body.lengths)
+            nbytes = sum(body.lengths)
+            self.service.measures.bytes_out[transport] += nbytes
+            self.meter.moved(nbytes)
         self.send(kind, request.id, body)
 
     def end_with_error(self, request: Request, error: MezzoError) -> None:
@@ -261,6 +268,7 @@ class Session:
         version = negotiate(body)
         service, limits = self.service, self.limits
         self.scope = service.scope(body.namespace)
+        self.meter = Meter(self, service.accounts.of(self.scope.tenant))
         self.greeted = True
         self.send(
             Kind.WELCOME,
@@ -381,6 +389,7 @@ class Session:
         del self.requests[request.id]
         if not self.closed:
             self.state.end(request.id)
+        self.meter.ended(request.id)
         self.service.measures.ended(request.kind, self._now() - request.began, request)
 
     def send(self, kind: Kind, request_id: int, body: Body) -> None:

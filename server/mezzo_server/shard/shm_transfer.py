@@ -141,6 +141,7 @@ class ShmPut(ShmRequest):
     def __init__(self, session: Session, request_id: int, body: Put, region: Region) -> None:
         self.parts = parts_of(body)
         check_lengths(body.lengths, session.service.chunk_bytes_max)
+        session.service.store.check_put(session.scope, body.keys, body.lengths)
         super().__init__(session, request_id, Kind.PUT, body.keys, body.sources, region, body.deadline_ms)
         self.position = body.position
         self.statuses = [PutStatus.FAILED] * len(body.keys)
@@ -200,6 +201,7 @@ def count_stored(session: Session, transport: str, chunks: Sequence[PutChunk], o
         if status is PutStatus.STORED:
             stored += sum(chunk.parts)
     session.service.measures.bytes_in[transport] += stored
+    session.meter.moved(stored)
 
 
 def check_source(nbytes: int, parts: Sequence[int]) -> None:

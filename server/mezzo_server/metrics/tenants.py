@@ -1,0 +1,51 @@
+"""Metrics of a shard's tenants: what each uses of its quota, and what it was refused.
+
+Tenants are many, so that only those with the most requests have labels of their own; the others are added
+up under ``(others)``.
+"""
+
+from __future__ import annotations
+
+from mezzo_server.metrics.catalog import Kind, Metric, Table
+
+TENANT_METRICS = (
+    Metric(
+        "mezzo_shard_tenant_used_bytes",
+        Kind.GAUGE,
+        "Bytes that a tenant uses, by quota: capacity_bytes (chunks on devices, in whole blocks), hot_bytes"
+        " (arenas of the hot tier), leased_bytes.",
+        Table("tenant_used"),
+        ("tenant", "quota"),
+        "Near its hard limit of capacity a tenant's oldest chunks make room for its new ones.",
+    ),
+    Metric(
+        "mezzo_shard_tenant_limit",
+        Kind.GAUGE,
+        "A tenant's limits, by quota (bytes, or bytes or requests a second) and by kind: soft or hard. Only"
+        " those that there are.",
+        Table("tenant_limits"),
+        ("tenant", "quota", "limit"),
+    ),
+    Metric(
+        "mezzo_shard_tenant_refusals_total",
+        Kind.COUNTER,
+        "Requests refused with OverQuota, by the quota that they were over.",
+        Table("tenant_refusals"),
+        ("tenant", "quota"),
+        "The tenant wants more than it may have: raise its quota, or let it slow down.",
+    ),
+    Metric(
+        "mezzo_shard_tenant_requests_total",
+        Kind.COUNTER,
+        "Requests of a tenant that were begun.",
+        Table("tenant_requests"),
+        ("tenant",),
+    ),
+    Metric(
+        "mezzo_shard_tenant_payload_bytes_total",
+        Kind.COUNTER,
+        "Payload that a tenant put or got.",
+        Table("tenant_payload"),
+        ("tenant",),
+    ),
+)

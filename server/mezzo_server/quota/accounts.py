@@ -1,0 +1,151 @@
+"""The accounts of all tenants, and what the store and the hot tier ask of them. No I/O, no clock.
+
+A tenant's *share* of a space is its soft limit, or its hard one, or failing both its part by weight among
+the tenants that have something there.  Who has more than that goes first when space is needed, and comes
+last when others have work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from mezzo_server.blockstore.shares import Shares
+from mezzo_server.quota.account import CAPACITY, HOT, Account, merged
+from mezzo_server.tenancy.model import Limit, Quota, Tenant
+
+TOLD_MAX = 100
+"""Tenants that are told of one by one in metrics, those that use the most; the others are summed up."""
+OTHERS = "(others)"
+ACCOUNTS_MAX = 65536
+"""Accounts of tenants that nobody knows any more are dropped when there are so many."""
+
+
+class Accounts(Shares):
+    """Accounts by tenant. Owner: `Service`; belongs to one thread."""
+
+    def __init__(self, now: Callable[[], float], default: Quota | None = None, burst_s: float = 1.0) -> None:
+        """``default``: for tenants with no quota of their own; ``burst_s``: seconds of a rate used at once."""
+        self._now = now
+        self._default = default or Quota()
+        self._burst_s = burst_s
+        self._accounts: dict[bytes, Account] = {}
+        self._known: Mapping[bytes, Tenant] = {}
+        self.used_bytes: Callable[[bytes], int] = _nothing
+        """bytes of a tenant on the devices; whoever has the store sets it"""
+        self.hot_bytes: Callable[[bytes], int] = _nothing
+        """bytes that a tenant's arenas take of the hot tier"""
+        self.leased_bytes: Callable[[bytes], int] = _nothing
+        """bytes that a tenant's leases hold"""
+        self.capacity_bytes = 0
+        """of the devices"""
+        self.weight_sum = 0.0
+        """of the tenants that have chunks"""
+
+    def of(self, tenant: bytes) -> Account:
+        """A tenant's account; made if there is none."""
+        account = self._accounts.get(tenant)
+        if account is None:
+            if len(self._accounts) >= ACCOUNTS_MAX:
+                self._drop_unknown()
+            account = self._accounts[tenant] = Account(tenant)
+            self._allow(account)
+        return account
+
+    def __iter__(self) -> Iterator[Account]:
+        return iter(tuple(self._accounts.values()))
+
+    def tenants_are(self, tenants: Mapping[bytes, Tenant]) -> None:
+        """Who there is, with what quota and weight, from now on."""
+        self._known = tenants
+        for account in self._accounts.values():
+            self._allow(account)
+
+    def _allow(self, account: Account) -> None:
+        tenant = self._known.get(account.tenant)
+        quota = self._default if tenant is None else merged(tenant.quota, self._default)
+        name = account.tenant.hex()[:8] if tenant is None else tenant.name
+        weight = 1 if tenant is None else tenant.weight
+        account.allow(name, weight, quota, self._burst_s, self._now())
+
+    def _drop_unknown(self) -> None:
+        for tenant in tuple(self._accounts):
+            if tenant not in self._known and not self.leased_bytes(tenant) and not self.used_bytes(tenant):
+                del self._accounts[tenant]
+
+    # -- what the store asks
+
+    def weight(self, tenant: bytes) -> float:
+        """The tenant's weight."""
+        return self.of(tenant).weight
+
+    def behind(self, tenant: bytes) -> bool:
+        """Whether it is over any of its soft limits."""
+        account = self.of(tenant)
+        leased = account.quota.leased_bytes.soft
+        return (
+            account.rate_is_over(self._now())
+            or bool(leased and self.leased_bytes(tenant) > leased)
+            or self.over_share(tenant)
+        )
+
+    def capacity_bytes_max(self, tenant: bytes) -> int:
+        """The hard limit of its capacity."""
+        return self.of(tenant).quota.capacity_bytes.hard
+
+    def over_share(self, tenant: bytes) -> bool:
+        """Whether it has more on the devices than its share."""
+        account = self.of(tenant)
+        return self.used_bytes(tenant) > self._share(
+            account, account.quota.capacity_bytes, self.capacity_bytes
+        )
+
+    def refused(self, tenant: bytes) -> None:
+        """A put of its was refused for want of capacity."""
+        self.of(tenant).refusals[CAPACITY] += 1
+
+    # -- what the leases ask
+
+    def leased_bytes_max(self, tenant: bytes) -> int:
+        """The hard limit of its leases; 0: there is none of its own."""
+        return self.of(tenant).quota.leased_bytes.hard
+
+    # -- what the hot tier asks
+
+    def hot_bytes_max(self, tenant: bytes) -> int:
+        """The most bytes of arenas that it may have; 0: no limit."""
+        return self.of(tenant).quota.hot_bytes.hard
+
+    def hot_share(self, tenant: bytes) -> int:
+        """The bytes of arenas that are its share by quota; 0: by its weight."""
+        limit = self.of(tenant).quota.hot_bytes
+        return limit.soft or limit.hard
+
+    def hot_refused(self, tenant: bytes) -> None:
+        """It wanted more of the hot tier than it may have."""
+        self.of(tenant).refusals[HOT] += 1
+
+    # -- shares
+
+    def count_weights(self, tenants: Iterable[bytes]) -> None:
+        """Who has chunks now: among them the devices are shared. Called now and then."""
+        self.weight_sum = sum(self.weight(tenant) for tenant in tenants)
+
+    def _share(self, account: Account, limit: Limit, whole: int) -> float:
+        if limit.soft or limit.hard:
+            return limit.soft or limit.hard
+        if self.weight_sum <= account.weight:
+            return whole  # it is alone
+        return whole * account.weight / self.weight_sum
+
+    # -- what is told
+
+    def told(self) -> list[Account]:
+        """The accounts to tell of one by one: those that use the most."""
+        accounts = list(self._accounts.values())
+        if len(accounts) <= TOLD_MAX:
+            return accounts
+        return sorted(accounts, key=lambda account: -account.requests_total)[:TOLD_MAX]
+
+
+def _nothing(tenant: bytes) -> int:
+    return 0
