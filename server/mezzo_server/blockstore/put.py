@@ -92,16 +92,8 @@ class Puts:
                 )
         if self.waiting_bytes and self.waiting_bytes + size > self.context.options.waiting_bytes_max:
             raise Busy(f"{self.waiting_bytes} bytes of puts are waiting already", retry_after_s=0.05)
-        self.admit(namespace, [(chunk.key, sum(chunk.parts)) for chunk in chunks])
+        self.space.admit_new(namespace, [(chunk.key, sum(chunk.parts)) for chunk in chunks])
         return PutTicket(self, namespace, chunks, done, deadline, size, time)
-
-    def admit(self, namespace: NamespaceIndex, chunks: Sequence[tuple[bytes, int]]) -> None:
-        """Whether the tenant may have these chunks (keys, lengths) too: `TenantSpace.admit` for those that are new."""
-        tenant = namespace.scope.tenant
-        if self.context.shares.capacity_bytes_max(tenant):
-            find = self.context.find
-            new = [length for key, length in chunks if find(namespace, key) is None]
-            self.space.admit(tenant, sum(map(blocks_of, new)) * BLOCK_BYTES)
 
 
 class PutTicket:

@@ -220,7 +220,7 @@ class BlockStore(Pumping, Keeping):
         Raises TooLarge or OverQuota, as `put` would; a chunk that is there already takes nothing.
         """
         if self._context.shares.capacity_bytes_max(scope.tenant):
-            self._puts.admit(self._context.index.peek(scope), list(zip(keys, lengths, strict=True)))
+            self.space.admit_new(self._context.index.peek(scope), list(zip(keys, lengths, strict=True)))
 
     def put(
         self,

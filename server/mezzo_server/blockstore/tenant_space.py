@@ -13,10 +13,12 @@ A trimmed chunk is still on its device, so the life that it is in is a blocker o
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 
 from mezzo.errors import OverQuota, TooLarge
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.segment import Segment, State
 from mezzo_server.blockstore.tasks import Task
 
@@ -78,6 +80,14 @@ class TenantSpace:
         }
 
     # -- puts
+
+    def admit_new(self, namespace: NamespaceIndex, chunks: Sequence[tuple[bytes, int]]) -> None:
+        """`admit` for those of some chunks (keys, lengths) that are not there yet."""
+        tenant = namespace.scope.tenant
+        if self._context.shares.capacity_bytes_max(tenant):
+            find = self._context.find
+            new = [length for key, length in chunks if find(namespace, key) is None]
+            self.admit(tenant, sum(map(blocks_of, new)) * BLOCK_BYTES)
 
     def admit(self, tenant: bytes, nbytes: int) -> None:
         """Room for a put that adds ``nbytes``, by trimming if it must be.
