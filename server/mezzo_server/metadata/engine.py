@@ -1,8 +1,10 @@
 """What a metadata engine is: keys and values under one revision, transactions, leases, watches.
 
-To who implements it: every write raises the revision by one, whatever number of keys it changes; a watch
-that begins at revision r yields every change after r, in order, or raises `Compacted`, and never skips
-one silently.  Values are opaque.  The contract suite is tests/contract/metadata.py.
+To who implements it: every write raises the revision by one, whatever number of keys it changes, unless it
+changes none; a watch that begins at revision r yields every change after r, in order, or raises `Compacted`,
+and never skips one silently.  Values are opaque.  A removed key's values are destroyed: nothing that the
+engine keeps has them any more (a watch that had not come to them yet gets `Compacted`).  Any event loop may
+call, and several may.  The contract suite is tests/contract/metadata.py.
 
 The shape is etcd's (https://etcd.io/docs/v3.5/learning/api/), since a pod uses that.
 """
@@ -13,16 +15,22 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from mezzo.errors import Unavailable
+from mezzo.errors import InvalidArgument, Unavailable
 
 KEY_CHARACTERS_MAX = 512
 VALUE_BYTES_MAX = 1 << 20
 OPERATIONS_MAX = 128
 """checks and writes of one transaction, each"""
+ENTRIES_MAX = 1 << 20
+LEASES_MAX = 4096
+LEASE_S_MAX = 86_400.0
 
 
 class Compacted(Unavailable):
-    """A watch asked for changes that are not kept any more: scan, and watch from the scan's revision on."""
+    """A watch asked for changes that are not kept any more, or of a revision that never was.
+
+    Scan, and watch from the scan's revision on.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +89,45 @@ class Change:
     revision: int
 
 
+def check_key(key: str) -> None:
+    """Raises InvalidArgument: it is no key."""
+    if not 1 <= len(key) <= KEY_CHARACTERS_MAX:
+        raise InvalidArgument(f"a key has 1 to {KEY_CHARACTERS_MAX} characters, not {len(key)}")
+    if "\0" in key or not key.isprintable():
+        raise InvalidArgument(f"a key has printable characters only: {key!r}")
+
+
+def check_transaction(checks: Sequence[Check], writes: Sequence[Write]) -> None:
+    """Raises InvalidArgument: over a limit, or a key twice."""
+    for what, count in (("checks", len(checks)), ("writes", len(writes))):
+        if count > OPERATIONS_MAX:
+            raise InvalidArgument(f"{count} {what} in a transaction; at most {OPERATIONS_MAX}")
+    for keys in ([check.key for check in checks], [write.key for write in writes]):
+        for key in keys:
+            check_key(key)
+        if len(set(keys)) < len(keys):
+            raise InvalidArgument("a key stands twice in a transaction")
+    for write in writes:
+        if write.value is not None and len(write.value) > VALUE_BYTES_MAX:
+            raise InvalidArgument(
+                f"{write.key}: {len(write.value)} bytes; a value has at most {VALUE_BYTES_MAX}"
+            )
+        if write.value is None and write.lease:
+            raise InvalidArgument(f"{write.key}: what is removed has no lease")
+
+
+def check_ttl(ttl_s: float) -> None:
+    """Raises InvalidArgument: no lease lasts so long."""
+    if not 0 < ttl_s <= LEASE_S_MAX:
+        raise InvalidArgument(f"a lease lasts more than 0 and at most {LEASE_S_MAX:g} s, not {ttl_s:g}")
+
+
 class Engine(ABC):
-    """A metadata engine. All calls may raise `Unavailable`, and then may be tried again."""
+    """A metadata engine.
+
+    All calls may raise `Unavailable`, and may then be tried again; a transaction may have been made.  The
+    first may also raise `Unsupported` or `FormatError`: somebody must look after what is stored.
+    """
 
     @abstractmethod
     async def get(self, key: str) -> Entry | None:
@@ -102,7 +147,12 @@ class Engine(ABC):
 
     @abstractmethod
     async def grant(self, ttl_s: float) -> int:
-        """A new lease: unless it is kept, it ends after ``ttl_s`` and the keys written with it go."""
+        """A new lease: unless it is kept, it ends after ``ttl_s`` and the keys written with it go.
+
+        Raises:
+            InvalidArgument: ``ttl_s`` is out of range.
+            Busy: there are `LEASES_MAX`.
+        """
 
     @abstractmethod
     async def keep(self, lease: int) -> bool:
@@ -114,7 +164,9 @@ class Engine(ABC):
 
     @abstractmethod
     def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Change]]:
-        """Changes of keys that begin with ``prefix``, of revisions over ``after``, one batch a revision or more.
+        """Changes of keys that begin with ``prefix``, of revisions over ``after``.
+
+        Each batch is of one whole revision or more; it ends when the engine is closed.
 
         Raises:
             Compacted: some of them are not kept any more.

@@ -1,0 +1,168 @@
+"""The file of the SQLite engine: opened with care, checked, brought to this release's schema.
+
+What is in it: docs/metadata.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from mezzo.errors import FormatError, MezzoError, Unavailable, Unsupported
+
+APPLICATION_ID = 0x4D455A4F  # "MEZO"
+BUSY_S = 2.0
+"""how long a call waits for another process's"""
+PAGES_MAX = 1 << 20
+"""4 GiB with SQLite's pages of 4 KiB"""
+
+MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        # One row: the revision, the last one whose changes are not kept, and counts that bound the rest.
+        """CREATE TABLE state (
+            revision INTEGER NOT NULL, compacted INTEGER NOT NULL,
+            entries INTEGER NOT NULL, changes INTEGER NOT NULL, change_bytes INTEGER NOT NULL
+        )""",
+        "INSERT INTO state VALUES (0, 0, 0, 0, 0)",
+        """CREATE TABLE entries (
+            key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL, lease INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX entries_by_lease ON entries (lease) WHERE lease <> 0",
+        # AUTOINCREMENT: the number of a lease is never used again.
+        """CREATE TABLE leases (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, ttl_ms INTEGER NOT NULL, ends_ms INTEGER NOT NULL
+        )""",
+        "CREATE INDEX leases_by_end ON leases (ends_ms)",
+        # `destroyed`: there was a value, and its key was removed since.
+        """CREATE TABLE changes (
+            revision INTEGER NOT NULL, key TEXT NOT NULL, value BLOB, destroyed INTEGER NOT NULL,
+            PRIMARY KEY (revision, key)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX changes_by_key ON changes (key)",
+    ),
+)
+"""What brings a file from one version of the schema to the next. Only ever appended to."""
+VERSION = len(MIGRATIONS)
+
+log = structlog.get_logger("mezzo.metadata")
+
+
+def connect(path: Path, *, create: bool) -> sqlite3.Connection:
+    """A connection to the file, which is checked and has this release's schema.
+
+    Raises:
+        Unavailable: it is not there, cannot be reached, or is held by others.
+        Unsupported: a newer release wrote it.
+        FormatError: it is damaged, or no metadata of ours.
+    """
+    _prepare(path, create=create)
+    connection = None
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        _settings(connection, path)
+        _check(connection, path)
+        _migrate(connection, path)
+    except sqlite3.Error as error:
+        if connection is not None:
+            connection.close()
+        raise translate(path, error, opening=True) from None
+    except MezzoError:
+        if connection is not None:
+            connection.close()
+        raise
+    return connection
+
+
+def translate(path: Path, error: sqlite3.Error, *, opening: bool = False) -> MezzoError:
+    """SQLite's error as one of ours; the one place that does so. Damage found late is an outage."""
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        message = _damaged(path, str(error))
+        return FormatError(message) if opening else Unavailable(message)
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Unavailable(f"{path}: other processes held the metadata for {BUSY_S:g} s")
+    if primary == sqlite3.SQLITE_FULL:
+        return Unavailable(f"{path}: no room for metadata is left on its file system (or over 4 GiB)")
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+        return Unavailable(f"{path}: this user cannot write the file, or make files beside it ({error})")
+    return Unavailable(f"{path}: the metadata cannot be reached: {error}")
+
+
+def _prepare(path: Path, *, create: bool) -> None:
+    """See to it that the file is there, and that only its owner reads it: SQLite's other files do as it does."""
+    try:
+        if create:
+            try:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                return
+            except FileExistsError:
+                pass
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise FormatError(f"{path} is no file; metadata.engine names a file for metadata")
+        if state.st_mode & 0o077:
+            path.chmod(0o600)
+            log.warning("others could read the metadata; not any more", path=str(path))
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from None
+
+
+def _settings(connection: sqlite3.Connection, path: Path) -> None:
+    for pragma in (
+        "cell_size_check = ON",
+        "trusted_schema = OFF",
+        f"max_page_count = {PAGES_MAX}",
+        "secure_delete = ON",
+        "synchronous = FULL",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise Unavailable(
+            f"{path}: its file system gives no shared memory, so that processes cannot share it "
+            f"(journal mode {mode} in place of wal); metadata belong on a local file system"
+        )
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    (ours,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if ours != APPLICATION_ID and (tables or version):
+        raise FormatError(f"{path} is a SQLite database of something else; name another file")
+    if version > VERSION:
+        raise Unsupported(
+            f"{path} was written by a newer release (schema {version}, this one knows up to {VERSION}); "
+            "run that release, or restore a backup from before"
+        )
+    problems = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
+    if problems != ["ok"]:
+        raise FormatError(_damaged(path, "; ".join(problems)))
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {number}")
+            log.info("metadata schema", path=str(path), version=number)
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _damaged(path: Path, what: str) -> str:
+    return (
+        f"{path} is damaged ({'; '.join(what.split(chr(10)))}): stop what uses it, and restore a backup; without one, "
+        f"`sqlite3 {path} .recover` saves what can be read"
+    )
