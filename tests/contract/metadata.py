@@ -253,14 +253,17 @@ class MetadataContract:
 
         self.run(rig, work)
 
-    def test_a_watch_sees_what_others_write(self, rig):
+    @pytest.mark.parametrize("own", [True, False])
+    def test_a_watch_that_waits_sees_what_is_written(self, rig, own):
         async def work(engine):
             other = rig.open()
             watch = engine.watch("", 0)
-            waiting = asyncio.ensure_future(take(watch, 1))
-            await asyncio.sleep(0)
-            await put(other, "a")
-            assert (await waiting)[0].key == "a"
+            for key in ("a", "b"):
+                waiting = asyncio.ensure_future(take(watch, 1))
+                for _ in range(3):
+                    await engine.get(key)  # by now the watch has looked, and found nothing
+                await put(engine if own else other, key)
+                assert (await waiting)[0].key == key
             await other.close()
 
         self.run(rig, work)
