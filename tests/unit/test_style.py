@@ -49,6 +49,14 @@ DECIDING = (
     "server/mezzo_server/shard/service.py",
     "server/mezzo_server/supervisor/pinning.py",
     "server/mezzo_server/supervisor/plan.py",
+    "server/mezzo_server/tenancy/catalog.py",
+    "server/mezzo_server/tenancy/credentials.py",
+    "server/mezzo_server/tenancy/entries.py",
+    "server/mezzo_server/tenancy/loading.py",
+    "server/mezzo_server/tenancy/model.py",
+    "server/mezzo_server/tenancy/records.py",
+    "server/mezzo_server/tenancy/registry.py",
+    "server/mezzo_server/tenancy/tokens.py",
 )
 NOT_DECIDING = ("server/mezzo_server/blockstore/devices/", "server/mezzo_server/blockstore/sync.py")
 PURE_CALLS = {"os.strerror"}

@@ -14,9 +14,12 @@ from msgspec import Meta, Struct
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Natural = Annotated[int, Meta(ge=0)]
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+NAME_CHARACTERS_MAX = 128
 WEIGHT_MAX = 1000
+SCOPES = ("read", "write", "admin")
+"""what a credential may allow"""
 
 DEFAULT_NAMESPACE = "default"
 
@@ -89,6 +92,20 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     salt: Annotated[str, Meta(max_length=256)] = ""
 
 
+def identity_text(identity: Identity | None) -> str:
+    """An identity in one line, for messages: what is not as by default."""
+    if identity is None:
+        return "no identity"
+    defaults = Identity(model="-", kv_dtype="-", layout="-", chunk_tokens=1, chunk_bytes=1)
+    always = {"model", "kv_dtype", "layout", "chunk_tokens", "chunk_bytes"}
+    told = [
+        f"{name}={getattr(identity, name)}"
+        for name in identity.__struct_fields__
+        if name in always or getattr(identity, name) != getattr(defaults, name)
+    ]
+    return " ".join(told)
+
+
 class Namespace(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A tenant's namespace."""
 
@@ -107,7 +124,7 @@ class Namespace(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Credential(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A static token, of which only a hash is kept."""
 
-    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
     tenant_id: Annotated[bytes, Meta(max_length=16)] = b""
     """empty: an operator's, who looks after tenants and belongs to none"""
     hash: Annotated[bytes, Meta(min_length=32, max_length=32)]
