@@ -42,7 +42,7 @@ PANELS = {
     "Serve": ("setup", "serve", "shard", "frontend"),
     "Use": ("put", "get", "lookup", "rm"),
     "Inspect": ("stat", "top", "doctor", "check", "device", "config"),
-    "Measure": ("demo", "bench", "replay", "workload"),
+    "Measure": ("kvsize", "demo", "bench", "replay", "workload"),
     "Shell": ("completion",),
 }
 PANEL_OF_OTHERS = "More"
@@ -158,9 +158,25 @@ def installed_version() -> str:
 
 
 def _register_own(app: typer.Typer) -> None:
-    from mezzo.cli import bench, completion, demo, device, get, lookup, put, replay, rm, stat, top, workload
+    from mezzo.cli import (
+        bench,
+        completion,
+        demo,
+        device,
+        get,
+        kvsize,
+        lookup,
+        put,
+        replay,
+        rm,
+        stat,
+        top,
+        workload,
+    )
 
-    for module in (put, get, lookup, rm, stat, top, device, demo, bench, replay, workload, completion):
+    use = (put, get, lookup, rm, stat, top, device)
+    measure = (kvsize, demo, bench, replay, workload)
+    for module in (*use, *measure, completion):
         module.register(app)
 
 
