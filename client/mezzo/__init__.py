@@ -35,6 +35,7 @@ from mezzo.errors import (
     Unavailable,
     Unsupported,
 )
+from mezzo.identity import Identity
 from mezzo.lease import AsyncLease, Lease
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState
@@ -49,6 +50,7 @@ __all__ = [
     "Client",
     "ClientStatistics",
     "TLS",
+    "Identity",
     # memory
     "Extent",
     "Memory",

@@ -304,6 +304,7 @@ class AsyncClient(ClientBase):
         errors: list[MezzoError] = []
         try:
             self._ways = proxied.ways()
+            self._registered_name = proxied.namespace_name
             link = await self._open_direct(loop, deadline, errors)
         except BaseException:
             proxied.end(ConnectionLost("the shard was not reached in time"))
@@ -319,7 +320,8 @@ class AsyncClient(ClientBase):
         return await async_proxy_link().open(
             self.address,
             self.tls,
-            namespace=self.namespace,
+            namespace=self.namespace_name,
+            identity=self.identity,
             client_name=self.name,
             counters=self._counters,
             now=self._surroundings.now,

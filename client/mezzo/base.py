@@ -6,6 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import Any, Self
 
 from mezzo import mapping
 from mezzo.address import Address, parse
@@ -15,6 +16,8 @@ from mezzo.calls import Context
 from mezzo.connecting import Surroundings
 from mezzo.errors import ClientClosed, ForkedError, InvalidArgument, MezzoError, Unavailable
 from mezzo.frontend.via import Via, check_via
+from mezzo.identity import NAME_CHARACTERS_MAX, Identity, derived_name, make_identity
+from mezzo.kvsize import Scales, Shape
 from mezzo.protocol.messages import Welcome
 from mezzo.regions import Region
 from mezzo.session import Session
@@ -45,11 +48,21 @@ def check_seconds(name: str, value: float) -> float:
 class ClientBase:
     """What both clients have: options, counters, regions, staging."""
 
+    _address_given: str
+    _options: dict[str, Any]
+
+    def __new__(cls, address: str, **options: Any) -> Self:
+        """Keeps what it is made with: a namespace's client is made alike."""
+        self = super().__new__(cls)
+        self._address_given, self._options = address, options
+        return self
+
     def __init__(
         self,
         address: str,
         *,
         namespace: str = "default",
+        identity: Identity | None = None,
         name: str = "mezzo-python",
         timeout_s: float = TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
@@ -62,7 +75,10 @@ class ClientBase:
         surroundings: Surroundings | None = None,
     ) -> None:
         self.address = parse(address)
-        self.namespace = namespace
+        self.namespace_name = namespace
+        """as it was asked for"""
+        self.identity = identity
+        """what its bytes are; None: nothing was said of them"""
         self.name = name
         check_via(via)
         self.via = via
@@ -75,19 +91,23 @@ class ClientBase:
         if staging_bytes <= 0 or waiting_max <= 0:
             raise InvalidArgument("staging_bytes and waiting_max must be positive")
         for option, text in (("namespace", namespace), ("name", name)):
-            if not 1 <= len(text) <= 128:
-                raise InvalidArgument(f"{option} must have 1 to 128 characters, not {len(text)}")
+            if not 1 <= len(text) <= NAME_CHARACTERS_MAX:
+                raise InvalidArgument(
+                    f"{option} must have 1 to {NAME_CHARACTERS_MAX} characters, not {len(text)}"
+                )
         self.disabled = disabled_by_environment()
         """whether ``MEZZO_DISABLE`` was set when the client was made: every call is a miss"""
         self._surroundings = surroundings or Surroundings()
         self._shm = shm
         self._ways: list[tuple[Address, bytes]] = []
         """addresses of the shard as a front-end told them last, and the incarnation that answers there"""
+        self._registered_name = ""
+        """what a front-end calls the namespace; empty: none was asked"""
         self._waiting_max = waiting_max
         self._counters = Counters()
         self._staging = Staging(mapping.owned, staging_bytes)
         self._context = Context(
-            self._surroundings.now, self._counters, self._staging, self.disabled, ArenaChannel
+            self._surroundings.now, self._counters, self._staging, self.disabled, ArenaChannel, identity
         )
         self._backoff = Backoff(self._surroundings.random)
         self._connect_error: MezzoError | None = None
@@ -96,7 +116,60 @@ class ClientBase:
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
-        return f"<mezzo.{type(self).__name__} {self.address} namespace={self.namespace!r} {self._state()}>"
+        return (
+            f"<mezzo.{type(self).__name__} {self.address} namespace={self.namespace_name!r} {self._state()}>"
+        )
+
+    def namespace(
+        self,
+        *,
+        model: str,
+        weights_revision: str = "",
+        kv_dtype: str,
+        layout: str,
+        tp: int = 1,
+        tp_rank: int = 0,
+        pp: int = 1,
+        pp_rank: int = 0,
+        chunk_tokens: int,
+        chunk_bytes: int | Shape,
+        salt: str = "",
+        scales: Scales | None = None,
+        state_bytes: int = 0,
+        name: str | None = None,
+    ) -> Self:
+        """A client of the namespace of this identity: one of its own, made with the options of this one.
+
+        It has a connection of its own, made with its first call, and is closed on its own (it is a context
+        manager, as this one).  Regions may be used with both.  ``chunk_bytes`` is computed if it is the
+        shape of a model; ``scales`` and ``state_bytes`` belong to that (`mezzo.kvsize.chunk_size`).
+        ``tp`` and ``pp`` are sizes; ranks count from 0.  Without a ``name`` the namespace has one that
+        follows from its identity.
+
+        A put of a chunk over ``chunk_bytes`` raises `TooLarge`; shorter ones are taken, for the end of a
+        prefix.  The first call raises `Conflict` if the name exists with another identity.
+
+        Raises:
+            InvalidArgument: a field is empty, too long or contradicts another.
+        """
+        identity = make_identity(
+            model=model,
+            weights_revision=weights_revision,
+            kv_dtype=kv_dtype,
+            layout=layout,
+            tp=tp,
+            tp_rank=tp_rank,
+            pp=pp,
+            pp_rank=pp_rank,
+            chunk_tokens=chunk_tokens,
+            chunk_bytes=chunk_bytes,
+            salt=salt,
+            scales=scales,
+            state_bytes=state_bytes,
+        )
+        self._check_usable()
+        options = {**self._options, "namespace": name or derived_name(identity), "identity": identity}
+        return type(self)(self._address_given, **options)
 
     @property
     def closed(self) -> bool:
@@ -139,7 +212,8 @@ class ClientBase:
         return Session(
             address=str(address),
             client_name=self.name,
-            namespace=self.namespace,
+            namespace=self._registered_name or self.namespace_name,
+            identity=self.identity,
             counters=self._counters,
             now=self._surroundings.now,
             use_shm=self._shm and address.scheme == "unix",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from mezzo.errors import ConnectionLost, Gone, InvalidArgument, MezzoError, ProtocolError
+from mezzo.identity import Identity
 from mezzo.in_place import Arena, Channel, LeasedPlaces, Places, unknown_arenas
 from mezzo.operations import (
     Acquire,
@@ -95,6 +96,8 @@ class Context(NamedTuple):
     staging: Staging
     disabled: bool
     open_channel: Callable[[], Channel]
+    identity: Identity | None = None
+    """what the namespace's bytes are, if that was said"""
 
 
 class Grant(NamedTuple):

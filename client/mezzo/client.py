@@ -306,6 +306,7 @@ class Client(ClientBase):
         if self.via == "proxy":
             return proxied
         self._ways = proxied.ways()
+        self._registered_name = proxied.namespace_name
         errors: list[MezzoError] = []
         link = self._open_direct(deadline, errors)
         if link is None and self.via == "auto":
@@ -319,7 +320,8 @@ class Client(ClientBase):
         return proxy_link()(
             self.address,
             self.tls,
-            namespace=self.namespace,
+            namespace=self.namespace_name,
+            identity=self.identity,
             client_name=self.name,
             counters=self._counters,
             now=self._surroundings.now,

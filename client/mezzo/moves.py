@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from mezzo.calls import CONNECT, RUN_OPERATIONS_MAX, Call, Context, Copy, Link, Run, Stage, retried
 from mezzo.errors import InvalidArgument, TooLarge
+from mezzo.identity import Identity, too_long
 from mezzo.places import Memory, Parts, Place, check_keys, check_parts, places
 from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX, U32_MAX
 from mezzo.regions import Extent, Region
@@ -77,6 +78,15 @@ def check_put(keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, po
     return PutArguments(checked, sourced, part_lists, position)
 
 
+def check_chunk_bytes(sources: Sequence[Place], identity: Identity | None) -> None:
+    """Raises TooLarge if a chunk is longer than those of its namespace."""
+    if identity is None:
+        return
+    for index, place in enumerate(sources):
+        if place.length > identity.chunk_bytes:
+            raise TooLarge(too_long(index, place.length, identity.chunk_bytes, identity.chunk_tokens))
+
+
 def get(
     context: Context, keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int, int] | None
 ) -> Call[GetResult]:
@@ -93,6 +103,7 @@ def put(
 ) -> Call[PutResult]:
     """Store chunks from ``sources``."""
     arguments = check_put(keys, sources, parts, position)
+    check_chunk_bytes(arguments.sources, context.identity)
     if context.disabled:
         count = len(arguments.keys)
         return PutResult((PutState.FAILED,) * count, 0, 0, count)

@@ -30,6 +30,7 @@ from mezzo.errors import (
     ProtocolError,
     from_code,
 )
+from mezzo.identity import Identity, encode_identity
 from mezzo.in_place import Arena
 from mezzo.operations import AddRegion, OpenArena, Operation, Release, RemoveRegion, Sink, State
 from mezzo.outgoing import SendQueue
@@ -74,6 +75,7 @@ class Session:
         address: str,
         client_name: str,
         namespace: str,
+        identity: Identity | None = None,
         counters: Counters,
         now: Callable[[], float],
         use_shm: bool,
@@ -103,7 +105,8 @@ class Session:
         self._parked = 0
         self._registrations: dict[int, _Registration] = {}
         self._sink: Sink | None = None
-        self.outgoing.append(self._order.hello(client_name, namespace))
+        encoded = b"" if identity is None else encode_identity(identity)
+        self.outgoing.append(self._order.hello(client_name, namespace, identity=encoded))
 
     def __repr__(self) -> str:
         state = "ended" if self.failure else "open" if self._order.welcome else "greeting"

@@ -72,7 +72,7 @@ def child(client, ttl_s, keys):
             sys.executable,
             str(CHILD),
             str(client.address),
-            client.namespace,
+            client.namespace_name,
             str(ttl_s),
             *(key.decode() for key in keys),
         ],

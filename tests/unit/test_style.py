@@ -37,6 +37,7 @@ BANNED_CALLS = {
 }
 # Modules that decide: time and randomness are handed to them. What they may import is in pyproject.toml.
 DECIDING = (
+    "client/mezzo/identity.py",
     "client/mezzo/kvsize/",
     "client/mezzo/protocol/",
     "client/mezzo/operations.py",
@@ -47,6 +48,7 @@ DECIDING = (
     "server/mezzo_server/hot/tier.py",
     "server/mezzo_server/quota/",
     "server/mezzo_server/shard/leases.py",
+    "server/mezzo_server/shard/naming.py",
     "server/mezzo_server/shard/service.py",
     "server/mezzo_server/supervisor/pinning.py",
     "server/mezzo_server/supervisor/plan.py",

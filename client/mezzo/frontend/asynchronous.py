@@ -23,9 +23,11 @@ from mezzo.frontend.exchange import (
     unary,
 )
 from mezzo.frontend.link import channel_credentials, left_to_parent
+from mezzo.frontend.naming import NAMESPACE_SERVICE, OPEN_NAMESPACE, open_request, opened_name
 from mezzo.frontend.opened import Opened, ProxySession
 from mezzo.frontend.options import channel_options, name_options
 from mezzo.frontend.status import understand
+from mezzo.identity import Identity
 from mezzo.operations import Operation
 from mezzo.statistics import Counters
 from mezzo.tls import TLS
@@ -48,7 +50,8 @@ class AsyncProxyLink:
     ) -> None:
         self.opened = opened
         self.session = session
-        self._namespace = namespace
+        self.namespace_name = namespace
+        """what the front-end calls it"""
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._channel: grpc.aio.Channel | None = channel
@@ -64,6 +67,7 @@ class AsyncProxyLink:
         tls: TLS,
         *,
         namespace: str,
+        identity: Identity | None,
         client_name: str,
         counters: Counters,
         now: Callable[[], float],
@@ -84,6 +88,10 @@ class AsyncProxyLink:
             call: Any = channel.unary_unary(path("OpenSession", SESSION_SERVICE))
             answer = await call(sessions.request(client_name), timeout=timeout_s)
             opened = sessions.opened(answer, now())
+            if identity is not None:
+                call = channel.unary_unary(path(OPEN_NAMESPACE, NAMESPACE_SERVICE))
+                answer = await call(open_request(namespace, identity), timeout=timeout_s)
+                namespace = opened_name(answer)
         except grpc.aio.AioRpcError as error:
             await channel.close()
             raise sessions.not_opened(address, _error(error)) from None
@@ -147,15 +155,15 @@ class AsyncProxyLink:
         if isinstance(operation, Get):
             await self._receive(operation, timeout_s)
         elif isinstance(operation, Put):
-            messages = put_messages(operation, self._namespace, self.opened.piece_bytes)
+            messages = put_messages(operation, self.namespace_name, self.opened.piece_bytes)
             take_put(operation, await self._finish(self._put(messages, timeout=timeout_s)))
         else:
-            wanted = unary(operation, self._namespace)
+            wanted = unary(operation, self.namespace_name)
             wanted.take(await self._finish(self._unary[wanted.method](wanted.request, timeout=timeout_s)))
 
     async def _receive(self, operation: Get, timeout_s: float) -> None:
         receiving = Receiving(operation)
-        call = self._get(get_request(operation, self._namespace), timeout=timeout_s)
+        call = self._get(get_request(operation, self.namespace_name), timeout=timeout_s)
         self._calls.add(call)
         try:
             while (message := await call.read()) is not grpc.aio.EOF:

@@ -20,9 +20,11 @@ from mezzo.frontend.exchange import (
     take_put,
     unary,
 )
+from mezzo.frontend.naming import NAMESPACE_SERVICE, OPEN_NAMESPACE, open_request, opened_name
 from mezzo.frontend.opened import Opened, ProxySession
 from mezzo.frontend.options import channel_options, name_options
 from mezzo.frontend.status import understand
+from mezzo.identity import Identity
 from mezzo.operations import Operation
 from mezzo.statistics import Counters
 from mezzo.tls import TLS
@@ -44,6 +46,7 @@ class ProxyLink:
         tls: TLS,
         *,
         namespace: str,
+        identity: Identity | None,
         client_name: str,
         counters: Counters,
         now: Callable[[], float],
@@ -54,7 +57,8 @@ class ProxyLink:
         Raises:
             MezzoError: what the front-end refused with; `ConnectionLost` if it cannot be reached.
         """
-        self._namespace = namespace
+        self.namespace_name = namespace
+        """what the front-end calls it"""
         self._now = now
         target = address.target
         if address.is_encrypted:
@@ -66,6 +70,10 @@ class ProxyLink:
             call: Any = self._channel.unary_unary(path("OpenSession", SESSION_SERVICE))
             answer = call(sessions.request(client_name), timeout=timeout_s)
             self.opened: Opened = sessions.opened(answer, now())
+            if identity is not None:
+                call = self._channel.unary_unary(path(OPEN_NAMESPACE, NAMESPACE_SERVICE))
+                answer = call(open_request(namespace, identity), timeout=timeout_s)
+                self.namespace_name = opened_name(answer)
         except grpc.RpcError as error:
             self._channel.close()
             raise sessions.not_opened(address, _error(error)) from None
@@ -112,7 +120,7 @@ class ProxyLink:
     def _perform(self, operation: Operation, timeout_s: float) -> None:
         if isinstance(operation, Get):
             receiving = Receiving(operation)
-            call = self._get(get_request(operation, self._namespace), timeout=timeout_s)
+            call = self._get(get_request(operation, self.namespace_name), timeout=timeout_s)
             try:
                 for message in call:
                     receiving.take(message)
@@ -122,10 +130,10 @@ class ProxyLink:
                 receiving.abandon()
                 raise
         elif isinstance(operation, Put):
-            messages = put_messages(operation, self._namespace, self.opened.piece_bytes)
+            messages = put_messages(operation, self.namespace_name, self.opened.piece_bytes)
             take_put(operation, self._put(messages, timeout=timeout_s))
         else:
-            wanted = unary(operation, self._namespace)
+            wanted = unary(operation, self.namespace_name)
             wanted.take(self._unary[wanted.method](wanted.request, timeout=timeout_s))
 
 

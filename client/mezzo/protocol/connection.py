@@ -185,9 +185,12 @@ class ClientConnection:
         """Requests sent whose last frame has not come (a cancelled one ends with ``CANCELLED``)."""
         return len(self._in_flight)
 
-    def hello(self, client: str, namespace: str, ticket: bytes = b"", epoch: int = 0) -> bytes:
+    def hello(
+        self, client: str, namespace: str, ticket: bytes = b"", epoch: int = 0, identity: bytes = b""
+    ) -> bytes:
         """The first frame to send."""
-        return encode(Kind.HELLO, 0, Hello(VERSION_MIN, VERSION_MAX, client, namespace, ticket, epoch))
+        body = Hello(VERSION_MIN, VERSION_MAX, client, namespace, ticket, epoch, identity)
+        return encode(Kind.HELLO, 0, body)
 
     def request(self, kind: Kind, body: Body) -> tuple[int, bytes]:
         """Id and frame of a new request.

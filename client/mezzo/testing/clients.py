@@ -6,14 +6,15 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from mezzo import mapping
 from mezzo.base import check_seconds, copy_bytes, disabled_by_environment
 from mezzo.calls import Grant, check_in_place, check_ttl
 from mezzo.errors import ClientClosed, ForkedError, TooLarge, Unsupported
+from mezzo.identity import Identity, bound_name, derived_name, make_identity
 from mezzo.lease import AsyncLease, Lease
-from mezzo.moves import check_get, check_put, put_result
+from mezzo.moves import check_chunk_bytes, check_get, check_put, put_result
 from mezzo.places import Memory, Parts, check_keys
 from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState
 from mezzo.regions import Region
@@ -28,9 +29,17 @@ T = TypeVar("T")
 class _FakeBase:
     """What a client does, with everything but the waiting."""
 
-    def __init__(self, store: FakeStore, *, namespace: str = "default", timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        store: FakeStore,
+        *,
+        namespace: str = "default",
+        identity: Identity | None = None,
+        timeout_s: float = 5.0,
+    ) -> None:
         self.store = store
-        self.namespace = namespace
+        self.identity = identity
+        self.namespace_name = namespace
         self.timeout_s = check_seconds("timeout_s", timeout_s)
         self.disabled = disabled_by_environment()
         self._counters = Counters()
@@ -40,7 +49,14 @@ class _FakeBase:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "disabled" if self.disabled else "connected"
-        return f"<mezzo.testing.{type(self).__name__} namespace={self.namespace!r} {state}>"
+        return f"<mezzo.testing.{type(self).__name__} namespace={self.namespace_name!r} {state}>"
+
+    def namespace(self, *, name: str | None = None, **identity: Any) -> Self:
+        """See `mezzo.Client.namespace`."""
+        self._begin(None)
+        made = make_identity(**identity)
+        bound = bound_name(name or derived_name(made), made)
+        return type(self)(self.store, namespace=bound, identity=made, timeout_s=self.timeout_s)
 
     @property
     def closed(self) -> bool:
@@ -72,6 +88,7 @@ class _FakeBase:
         self, keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int
     ) -> PutResult:
         arguments = check_put(keys, sources, parts, position)
+        check_chunk_bytes(arguments.sources, self.identity)
         count = len(arguments.keys)
         if self.disabled:
             return put_result([PutState.FAILED] * count)
@@ -83,7 +100,7 @@ class _FakeBase:
         for index, (key, place) in enumerate(zip(arguments.keys, arguments.sources, strict=True)):
             own_parts = arguments.parts[index if len(arguments.parts) > 1 else 0] if arguments.parts else None
             data = b"".join(place.memory())
-            state = self.store.put(self.namespace, key, data, own_parts or [len(data)])
+            state = self.store.put(self.namespace_name, key, data, own_parts or [len(data)])
             states.append(state)
             if state is PutState.STORED:
                 self._counters.bytes_put += len(data)
@@ -95,7 +112,7 @@ class _FakeBase:
         arguments = check_get(keys, targets, part)
         lengths = [0] * len(arguments.keys)
         if not self.disabled:
-            chunks = [self.store.get(self.namespace, key, part) for key in arguments.keys]
+            chunks = [self.store.get(self.namespace_name, key, part) for key in arguments.keys]
             for index, (data, place) in enumerate(zip(chunks, arguments.targets, strict=True)):
                 if data is not None and len(data) > place.length:
                     raise TooLarge(f"chunk {index} has {len(data)} bytes, its target has {place.length}")
@@ -111,7 +128,7 @@ class _FakeBase:
         checked = check_keys(keys)
         if self.disabled:
             return LookupResult(0, 0, 0.0)
-        prefix, total_bytes = self.store.prefix(self.namespace, checked)
+        prefix, total_bytes = self.store.prefix(self.namespace_name, checked)
         return LookupResult(prefix, total_bytes, 0.0)
 
     def _acquire(self, keys: Iterable[bytes], ttl_s: float, in_place: bool, load: bool) -> tuple[Grant, int]:
@@ -120,9 +137,11 @@ class _FakeBase:
         wish = check_in_place(in_place, load)
         if self.disabled:
             return Grant((), 0, 0, 0.0, self.store.now()), 0
-        lease, prefix, total_bytes, expires = self.store.acquire(self.namespace, checked, lease_ms / 1000)
+        lease, prefix, total_bytes, expires = self.store.acquire(
+            self.namespace_name, checked, lease_ms / 1000
+        )
         self._leases.add(lease)
-        places = self.store.places(self.namespace, checked[:prefix]) if wish else None
+        places = self.store.places(self.namespace_name, checked[:prefix]) if wish else None
         return Grant((), prefix, total_bytes, 0.0, expires, places), lease
 
     def _end_lease(self, lease: int) -> bool:
@@ -136,12 +155,16 @@ class _FakeBase:
 
     def _delete(self, keys: Iterable[bytes]) -> DeleteResult:
         checked = check_keys(keys)
-        deleted = tuple([not self.disabled and self.store.delete(self.namespace, key) for key in checked])
+        deleted = tuple(
+            [not self.disabled and self.store.delete(self.namespace_name, key) for key in checked]
+        )
         return DeleteResult(deleted, sum(deleted))
 
     def _stat(self, keys: Iterable[bytes]) -> tuple[ChunkStat | None, ...]:
         checked = check_keys(keys)
-        return tuple([None if self.disabled else self.store.stat(self.namespace, key) for key in checked])
+        return tuple(
+            [None if self.disabled else self.store.stat(self.namespace_name, key) for key in checked]
+        )
 
     def _shard_stat(self) -> dict[str, float]:
         return {} if self.disabled else self.store.numbers()

@@ -26,6 +26,15 @@ import pytest
 from mezzo.errors import ClientClosed, Gone, InvalidArgument, RegionError, TooLarge
 from mezzo.results import PutState
 
+IDENTITY: dict[str, Any] = {
+    "model": "org/model-8b",
+    "weights_revision": "r1",
+    "kv_dtype": "bf16",
+    "layout": "NHD",
+    "chunk_tokens": 16,
+    "chunk_bytes": 4096,
+}
+
 
 def check(truth: object, what: str = "does not hold") -> None:
     """Raise AssertionError unless ``truth``."""
@@ -55,6 +64,7 @@ class Blocking:
         make: Callable[[], Any],
         new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
     ) -> None:
+        self._new_loop = new_loop
         self._loop = new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -69,6 +79,10 @@ class Blocking:
             return self._finish(value(*args, **kwargs))
 
         return call
+
+    def namespace(self, **identity: Any) -> Blocking:
+        """The client of a namespace, on a loop of its own."""
+        return Blocking(lambda: self._client.namespace(**identity), self._new_loop)
 
     def close(self) -> None:
         """Close the client, and end its loop."""
@@ -257,6 +271,38 @@ class ClientContract:
         finally:
             one.close()
             two.close()
+
+    @pytest.mark.parametrize("name", [None, "named"])
+    def test_two_identities_share_nothing(self, client: Any, namespace: str, name: str | None) -> None:
+        full = name and f"{namespace[:60]}-{name}"
+        one = client.namespace(**IDENTITY, salt=namespace, name=full)
+        again = client.namespace(**IDENTITY, salt=namespace, name=full)
+        two = client.namespace(**{**IDENTITY, "kv_dtype": "fp8"}, salt=namespace, name=full and f"{full}-fp8")
+        try:
+            one.put([b"key"], [b"data"])
+            same(one.lookup([b"key"]).prefix, 1)
+            same(again.lookup([b"key"]).prefix, 1)
+            same(two.lookup([b"key"]).prefix, 0)
+            same(client.lookup([b"key"]).prefix, 0)
+            two.put([b"key"], [b"other"])
+            target = bytearray(8)
+            same(one.get([b"key"], [target]).lengths, (4,))
+            same(bytes(target[:4]), b"data")
+        finally:
+            for opened in (one, again, two):
+                opened.close()
+
+    def test_chunks_of_an_identity_are_no_longer_than_it_says(self, client: Any, namespace: str) -> None:
+        typed = client.namespace(**IDENTITY, salt=namespace)
+        try:
+            with pytest.raises(TooLarge, match=r"chunk 1 has 4097 bytes; .* 4096 \(16 tokens\)"):
+                typed.put([b"a", b"b"], [bytes(100), bytes(4097)])
+            same(typed.lookup([b"a"]).prefix, 0)
+            same(typed.put([b"a", b"b"], [bytes(4096), bytes(100)]).stored, 2)
+            with pytest.raises(InvalidArgument, match="tp_rank"):
+                typed.namespace(**IDENTITY, tp_rank=1)
+        finally:
+            typed.close()
 
     def test_clients_of_a_namespace_see_the_same(self, connect: Callable[[str], Any], namespace: str) -> None:
         one, two = connect(namespace), connect(namespace)

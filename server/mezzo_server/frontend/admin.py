@@ -16,11 +16,12 @@ from grpc_reflection.v1alpha import reflection
 from mezzo import AsyncClient
 from mezzo.errors import MezzoError
 from mezzo.frontend.exchange import SESSION_SERVICE, STORE_SERVICE
+from mezzo.frontend.naming import NAMESPACE_SERVICE
 from mezzo_server.frontend.numbers import FrontendNumbers
 
 log = structlog.get_logger("mezzo.frontend")
 
-SERVICES = ("", STORE_SERVICE, SESSION_SERVICE)
+SERVICES = ("", STORE_SERVICE, SESSION_SERVICE, NAMESPACE_SERVICE)
 """whose health is told; the empty name stands for the whole"""
 CHANNELZ_SERVICE = "grpc.channelz.v1.Channelz"
 PROBE_S_MAX = 2.0

@@ -29,6 +29,7 @@ from mezzo_server.frontend.calls import Calls
 from mezzo_server.frontend.get import Gets
 from mezzo_server.frontend.leases import LeaseTable
 from mezzo_server.frontend.namespaces import Namespaces
+from mezzo_server.frontend.naming import NamespaceHandlers, namespace_service
 from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.put import Puts
 from mezzo_server.frontend.room import Room
@@ -112,7 +113,7 @@ class Frontend:
         self.certificates = opened(self._node.tls, time.time)
         self._health = Health(self._probe, self.numbers, every_s=settings.health_s, tick=self._tick)
         data_server = grpc.aio.server(options=server_options(settings))
-        data_server.add_generic_rpc_handlers((self._store(), self._sessions()))
+        data_server.add_generic_rpc_handlers((self._store(), self._sessions(), self._naming()))
         add_health(data_server, self._health)
         admin_server = grpc.aio.server(options=server_options(settings))
         add_health(admin_server, self._health)
@@ -188,6 +189,9 @@ class Frontend:
     def _sessions(self) -> grpc.GenericRpcHandler:
         handlers = SessionHandlers(self._probe, self._config, self._addresses, self.numbers)
         return session_service(self.calls, handlers)
+
+    def _naming(self) -> grpc.GenericRpcHandler:
+        return namespace_service(self.calls, NamespaceHandlers())
 
     def _tick(self) -> None:
         self._leases.expire()

@@ -15,6 +15,7 @@ METHODS = (
     "Stat",
     "ShardStat",
     "OpenSession",
+    "OpenNamespace",
 )
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 """Upper bounds of the buckets of durations, seconds."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from mezzo.errors import InternalError, MezzoError, ProtocolError, Unavailable, Unsupported
+from mezzo.errors import InternalError, MezzoError, ProtocolError, Unavailable
 from mezzo.protocol.connection import refusal
 from mezzo.protocol.frame import FROM_CLIENT, Frame, FrameReader
 from mezzo.protocol.messages import Kind
@@ -161,9 +161,7 @@ class Connection:
         self._is_corked = True
         try:
             self._receive()
-        except ProtocolError as error:
-            self._refuse(error)
-        except Unsupported as error:
+        except MezzoError as error:  # what the client sent, or said in its HELLO, cannot be
             self._refuse(error)
         except ConnectionError:
             self.close()

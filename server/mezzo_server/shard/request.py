@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mezzo.errors import DeadlineExceeded, InvalidArgument, MezzoError, TooLarge
+from mezzo.identity import Identity
 from mezzo.protocol.bitmap import pack
 from mezzo.protocol.messages import Body, Kind, Put
 from mezzo_server.blockstore.io import DeviceTime
+from mezzo_server.shard.naming import check_identity_lengths
 from mezzo_server.shard.regions import Region
 
 if TYPE_CHECKING:
@@ -225,8 +227,9 @@ def parts_of(body: Put) -> list[tuple[int, ...]]:
     return result
 
 
-def check_lengths(lengths: Sequence[int], chunk_bytes_max: int) -> None:
+def check_lengths(lengths: Sequence[int], chunk_bytes_max: int, identity: Identity | None) -> None:
     """TooLarge or InvalidArgument for a chunk that cannot be stored."""
+    check_identity_lengths(lengths, identity)
     if max(lengths) > chunk_bytes_max:
         raise TooLarge(
             f"a chunk of {max(lengths)} bytes is over the limit ({chunk_bytes_max}, chunk_bytes_max)"

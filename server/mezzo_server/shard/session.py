@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mezzo.errors import Busy, InvalidArgument, MezzoError, ProtocolError, TooLarge, Unavailable
+from mezzo.identity import Identity
 from mezzo.protocol.connection import ServerConnection, negotiate
 from mezzo.protocol.frame import Frame, encode
 from mezzo.protocol.messages import (
@@ -47,6 +48,7 @@ from mezzo_server.shard import device_requests, lease_requests
 from mezzo_server.shard.charging import Meter
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.in_place import open_arena
+from mezzo_server.shard.naming import identity_in, name_without_catalog
 from mezzo_server.shard.regions import Region, RegionTable
 from mezzo_server.shard.request import Request, bitmap
 from mezzo_server.shard.share import StagingShare
@@ -106,6 +108,8 @@ class Session:
         self.share = StagingShare(service.staging, service.limits.staging_connection_bytes_max)
         self.scope = service.scope("default")
         self.meter = Meter(self, service.accounts.of(self.scope.tenant))
+        self.identity: Identity | None = None
+        """what the bytes of its namespace are, if that is known"""
         self.greeted = False
         self.closed = False
         self.payload_waits = 0
@@ -143,7 +147,7 @@ class Session:
         """Act on a frame. For PUT_DATA: where its payload goes.
 
         Raises:
-            ProtocolError, Unsupported: the connection must be refused.
+            MezzoError: the connection must be refused.
         """
         self.state.receive_event(frame)
         kind = frame.kind
@@ -194,6 +198,12 @@ class Session:
         self.service.leases.end_owner(self)
 
     # -- what requests ask of their session
+
+    @property
+    def chunk_bytes_max(self) -> int:
+        """Bytes of the longest chunk that may be put."""
+        limit = self.service.chunk_bytes_max
+        return limit if self.identity is None else min(limit, self.identity.chunk_bytes)
 
     def begin(self, request: Request) -> None:
         """A request starts. Busy over ``requests_max``."""
@@ -267,7 +277,8 @@ class Session:
     def _hello(self, request_id: int, body: Hello) -> None:
         version = negotiate(body)
         service, limits = self.service, self.limits
-        self.scope = service.scope(body.namespace)
+        self.identity = identity_in(body)
+        self.scope = service.scope(name_without_catalog(body.namespace, self.identity))
         self.meter = Meter(self, service.accounts.of(self.scope.tenant))
         self.greeted = True
         self.send(
@@ -282,7 +293,7 @@ class Session:
                 namespace_id=self.scope.namespace,
                 keys_max=limits.keys_max,
                 key_bytes_max=KEY_BYTES_MAX,
-                chunk_bytes_max=service.chunk_bytes_max,
+                chunk_bytes_max=self.chunk_bytes_max,
                 body_bytes_max=limits.body_bytes_max,
                 requests_max=limits.requests_max,
                 regions_max=limits.regions_max,

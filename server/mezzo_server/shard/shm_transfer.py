@@ -140,7 +140,7 @@ class ShmPut(ShmRequest):
 
     def __init__(self, session: Session, request_id: int, body: Put, region: Region) -> None:
         self.parts = parts_of(body)
-        check_lengths(body.lengths, session.service.chunk_bytes_max)
+        check_lengths(body.lengths, session.service.chunk_bytes_max, session.identity)
         session.service.store.check_put(session.scope, body.keys, body.lengths)
         super().__init__(session, request_id, Kind.PUT, body.keys, body.sources, region, body.deadline_ms)
         self.position = body.position

@@ -118,7 +118,7 @@ class TcpPut(Request):
 
     def __init__(self, session: Session, request_id: int, body: Put) -> None:
         parts = parts_of(body)
-        check_lengths(body.lengths, session.service.chunk_bytes_max)
+        check_lengths(body.lengths, session.service.chunk_bytes_max, session.identity)
         session.service.store.check_put(session.scope, body.keys, body.lengths)
         super().__init__(session, request_id, Kind.PUT, deadline_ms=body.deadline_ms)
         self._keys = body.keys

@@ -12,6 +12,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from mezzo.identity import Identity as Identity  # noqa: PLC0414 - one definition for both sides
+
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Natural = Annotated[int, Meta(ge=0)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z"
@@ -73,23 +75,6 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     created_s: Natural = 0
     """Unix time"""
     deleted: bool = False
-
-
-class Identity(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the KV bytes of a namespace are; two different ones never share a chunk."""
-
-    model: Annotated[str, Meta(min_length=1, max_length=256)]
-    weights_revision: Annotated[str, Meta(max_length=256)] = ""
-    kv_dtype: Annotated[str, Meta(min_length=1, max_length=64)]
-    layout: Annotated[str, Meta(min_length=1, max_length=256)]
-    """order of the axes in a chunk, as the engine names it"""
-    tp_size: Annotated[int, Meta(ge=1)] = 1
-    tp_rank: Natural = 0
-    pp_size: Annotated[int, Meta(ge=1)] = 1
-    pp_rank: Natural = 0
-    chunk_tokens: Annotated[int, Meta(ge=1)]
-    chunk_bytes: Annotated[int, Meta(ge=1)]
-    salt: Annotated[str, Meta(max_length=256)] = ""
 
 
 def identity_text(identity: Identity | None) -> str:

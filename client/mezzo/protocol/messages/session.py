@@ -18,6 +18,8 @@ class Hello(Body, frozen=True):
     namespace: Name = "default"
     ticket: Annotated[bytes, Meta(max_length=4096)] = b""
     epoch: U = 0
+    identity: Annotated[bytes, Meta(max_length=2048)] = b""
+    """what the namespace's bytes are (`mezzo.identity`); empty: nothing is said of them"""
 
 
 class Welcome(Body, frozen=True):

@@ -1,0 +1,40 @@
+"""Opening namespaces: names, and the identities that belong to them."""
+
+from __future__ import annotations
+
+import grpc
+
+from mezzo.errors import InvalidArgument
+from mezzo.frontend.naming import NAMESPACE_SERVICE, OPEN_NAMESPACE, identity_of
+from mezzo.identity import NAME_CHARACTERS_MAX, bound_name, derived_name
+from mezzo.v1 import namespace_pb2
+from mezzo_server.frontend.calls import Calls
+
+
+class NamespaceHandlers:
+    """Handlers of ``mezzo.v1.NamespaceService``."""
+
+    async def open_namespace(
+        self, request: namespace_pb2.OpenNamespaceRequest, timeout_s: float
+    ) -> namespace_pb2.OpenNamespaceResponse:
+        """See ``OpenNamespace``."""
+        identity = identity_of(request.identity) if request.HasField("identity") else None
+        name = request.name
+        if not name:
+            if identity is None:
+                raise InvalidArgument("a namespace needs a name, an identity or both")
+            name = derived_name(identity)
+        if len(name) > NAME_CHARACTERS_MAX:
+            raise InvalidArgument(f"name has {len(name)} characters, over {NAME_CHARACTERS_MAX}")
+        # Nobody keeps which identity a name has, so the identity is part of the name.
+        if identity is not None:
+            name = bound_name(name, identity)
+        return namespace_pb2.OpenNamespaceResponse(name=name)
+
+
+def namespace_service(calls: Calls, handlers: NamespaceHandlers) -> grpc.GenericRpcHandler:
+    """The service, for a server."""
+    handler = calls.unary(OPEN_NAMESPACE, namespace_pb2.OpenNamespaceRequest, handlers.open_namespace)
+    return grpc.method_handlers_generic_handler(
+        NAMESPACE_SERVICE, {OPEN_NAMESPACE: grpc.unary_unary_rpc_method_handler(handler)}
+    )
