@@ -55,6 +55,7 @@ DECIDING = (
     "server/mezzo_server/tenancy/catalog.py",
     "server/mezzo_server/tenancy/credentials.py",
     "server/mezzo_server/tenancy/entries.py",
+    "server/mezzo_server/tenancy/following.py",
     "server/mezzo_server/tenancy/loading.py",
     "server/mezzo_server/tenancy/model.py",
     "server/mezzo_server/tenancy/records.py",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, TypeVar
 
-from mezzo_server.metadata.engine import Engine
+from mezzo.errors import Unavailable
+from mezzo_server.metadata.engine import Change, Check, Engine, Entry, Outcome, Scan, Write
 from mezzo_server.metadata.memory import MemoryEngine
 from mezzo_server.tenancy.catalog import Catalog
 from mezzo_server.tenancy.entries import CATALOG
@@ -49,3 +50,44 @@ def identity(**fields: Any) -> Identity:
         "chunk_bytes": 1 << 20,
     }
     return Identity(**{**defaults, **fields})
+
+
+class AwayEngine(Engine):
+    """An engine that can be away: every call fails, and watches break, until it is back."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.away = False
+        self.calls = 0
+
+    def _enter(self) -> Engine:
+        self.calls += 1
+        if self.away:
+            raise Unavailable("the engine is away")
+        return self.engine
+
+    async def get(self, key: str) -> Entry | None:
+        return await self._enter().get(key)
+
+    async def scan(self, prefix: str) -> Scan:
+        return await self._enter().scan(prefix)
+
+    async def transact(self, checks: Sequence[Check], writes: Sequence[Write]) -> Outcome:
+        return await self._enter().transact(checks, writes)
+
+    async def grant(self, ttl_s: float) -> int:
+        return await self._enter().grant(ttl_s)
+
+    async def keep(self, lease: int) -> bool:
+        return await self._enter().keep(lease)
+
+    async def revoke(self, lease: int) -> None:
+        await self._enter().revoke(lease)
+
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Change]]:
+        async for changes in self._enter().watch(prefix, after):
+            self._enter()
+            yield changes
+
+    async def close(self) -> None:
+        """The one below is the test's."""
