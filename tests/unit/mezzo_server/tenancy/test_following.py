@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings, strategies
 
@@ -162,4 +164,5 @@ def test_it_ends_with_what_the_engine_has(steps, seed):
             following.compacted()
             told, slow = None, None
     fresh = new()
-    assert following.catalog == fresh.loaded(scan(), now)
+    # A revision that changed nothing makes no catalog.
+    assert replace(following.catalog, revision=0) == replace(fresh.loaded(scan(), now), revision=0)
