@@ -1,0 +1,1 @@
+"""Who is calling: credentials, what they are good for, and the tickets that shards check."""
