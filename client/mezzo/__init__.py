@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from mezzo.asynchronous import AsyncClient
 from mezzo.client import Client
+from mezzo.credentials import Ticket
 from mezzo.errors import (
     Busy,
     CallerError,
@@ -84,6 +85,7 @@ __all__ = [
     "OverQuota",
     "ProtocolError",
     "RegionError",
+    "Ticket",
     "TooLarge",
     "Unauthenticated",
     "Unavailable",

@@ -3,56 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from mezzo import calls, moves
-from mezzo.address import Address
+from mezzo.async_opening import AsyncOpening, to_its_end
 from mezzo.asyncio_link import AsyncioLink
-from mezzo.base import (
-    ClientBase,
-    check_incarnation,
-    check_seconds,
-    copy_bytes,
-    unreached,
-)
+from mezzo.base import check_seconds, copy_bytes
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
-from mezzo.errors import (
-    ClientClosed,
-    ConnectionLost,
-    DeadlineExceeded,
-    InvalidArgument,
-    MezzoError,
-    Unavailable,
-)
-from mezzo.frontend.via import async_proxy_link
+from mezzo.errors import ClientClosed, DeadlineExceeded, Unauthenticated, Unavailable
 from mezzo.lease import AsyncLease
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
-from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
-
-if TYPE_CHECKING:
-    from mezzo.frontend.asynchronous import AsyncProxyLink
 
 T = TypeVar("T")
 
 _COPY_INLINE_BYTES_MAX = 1024 * 1024  # what is larger is copied in the loop's executor
 
 
-class AsyncClient(ClientBase):
+class AsyncClient(AsyncOpening):
     """A client of one shard for one event loop; `mezzo.Client` in all else.
 
     Tasks share one connection and their requests are pipelined on it.  Cancelling a task cancels its
     requests with the server too; the task ends when the server has let go of the call's memory (at
     most ``cancel_grace_s`` later, or the connection is ended).  Errors are those of `mezzo.Client`.
     """
-
-    _link: AsyncioLink | AsyncProxyLink | None = None
-    _loop: asyncio.AbstractEventLoop | None = None
-    _connecting: asyncio.Lock | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -203,15 +181,6 @@ class AsyncClient(ClientBase):
         own_s = self.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
         return self._surroundings.now() + own_s
 
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        """The loop of the first call is the client's."""
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise InvalidArgument("this client belongs to another event loop; make one for each loop")
-        return loop
-
     async def _perform(self, call: Call[T], timeout_s: float | None) -> T:
         """Run a call: perform its steps and tell it how they went."""
         self._check_usable()
@@ -243,133 +212,14 @@ class AsyncClient(ClientBase):
             except DeadlineExceeded:
                 self._counters.timeouts += 1
                 raise
+            except Unauthenticated as error:
+                raise self._refused_run(error) from None
             return None
         if isinstance(step, Stage):
             return await self._stage(step.length, deadline)
         if isinstance(step, Copy):
             await self._copy(step)
         return None
-
-    async def _connected(self, deadline: float) -> AsyncioLink | AsyncProxyLink:
-        """The connection; made if there is none."""
-        link = self._link
-        if link is not None and link.session.failure is None:
-            return link
-        loop = self._bind()
-        if self._connecting is None:
-            self._connecting = asyncio.Lock()
-        now = self._surroundings.now
-        try:
-            async with asyncio.timeout(max(0.0, deadline - now())):
-                await self._connecting.acquire()
-        except TimeoutError:
-            raise DeadlineExceeded("another task is still connecting") from None
-        try:
-            link = self._link
-            if link is not None and link.session.failure is None:
-                return link
-            self._check_usable()
-            if link is not None:
-                self._link = None
-                self._counters.connections_lost += 1
-            self._check_backoff()
-            try:
-                link = await self._open(loop, min(deadline, now() + self.connect_timeout_s))
-            except MezzoError as error:
-                self._connect_failed(error)
-                raise
-            self._backoff.succeeded()
-            self._counters.connections += 1
-            if self._closed:  # closed meanwhile by another task
-                link.end(ClientClosed("the client was closed"))
-                raise ClientClosed("the client is closed")
-            self._link = link
-            return link
-        finally:
-            self._connecting.release()
-
-    async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float) -> AsyncioLink | AsyncProxyLink:
-        """See `mezzo.Client._open`."""
-        if not self.address.is_frontend:
-            return await self._open_shard(loop, self.address, deadline)
-        try:
-            proxied = await self._open_proxy(deadline)
-        except ConnectionLost as error:
-            link = None if self.via == "proxy" else await self._open_direct(loop, deadline, [])
-            if link is None:
-                raise Unavailable(str(error)) from error
-            return link
-        if self.via == "proxy":
-            return proxied
-        errors: list[MezzoError] = []
-        try:
-            self._ways = proxied.ways()
-            self._registered_name = proxied.namespace_name
-            link = await self._open_direct(loop, deadline, errors)
-        except BaseException:
-            proxied.end(ConnectionLost("the shard was not reached in time"))
-            raise
-        if link is None and self.via == "auto":
-            return proxied
-        await proxied.close(ClientClosed("the session is used directly"))
-        if link is None:
-            raise unreached(self.address, errors)
-        return link
-
-    async def _open_proxy(self, deadline: float) -> AsyncProxyLink:
-        return await async_proxy_link().open(
-            self.address,
-            self.tls,
-            namespace=self.namespace_name,
-            identity=self.identity,
-            client_name=self.name,
-            counters=self._counters,
-            now=self._surroundings.now,
-            timeout_s=max(0.001, deadline - self._surroundings.now()),
-        )
-
-    async def _open_direct(
-        self, loop: asyncio.AbstractEventLoop, deadline: float, errors: list[MezzoError]
-    ) -> AsyncioLink | None:
-        for address, incarnation in self._ways:
-            try:
-                link = await self._open_shard(loop, address, deadline)
-            except MezzoError as error:
-                errors.append(error)
-                continue
-            try:
-                check_incarnation(link.session, address, incarnation)
-            except Unavailable as error:
-                link.end(ConnectionLost(str(error)))
-                errors.append(error)
-                continue
-            return link
-        return None
-
-    async def _open_shard(
-        self, loop: asyncio.AbstractEventLoop, address: Address, deadline: float
-    ) -> AsyncioLink:
-        now = self._surroundings.now
-        left_s = max(0.001, deadline - now())
-        opening = loop.run_in_executor(None, self._surroundings.open_socket, address, left_s)
-        try:
-            sock = await _to_its_end(opening)
-        except OSError as error:
-            raise Unavailable(f"cannot connect to {address}: {error}") from error
-        except asyncio.CancelledError:
-            if not opening.cancelled() and opening.exception() is None:
-                opening.result().close()
-            raise
-        link = AsyncioLink(sock, self._new_session(address), loop, now)
-        try:
-            await link.greet(max(0.0, deadline - now()))
-        except DeadlineExceeded as error:
-            link.end(ConnectionLost("the server did not answer the hello in time"))
-            raise Unavailable(f"{address} did not answer the hello in time") from error
-        except BaseException:
-            link.end(ConnectionLost("the hello failed"))
-            raise
-        return link
 
     async def _stage(self, length: int, deadline: float) -> Piece:
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -400,30 +250,4 @@ class AsyncClient(ClientBase):
         if sum(len(view) for _, sources in step.moves for view in sources) <= _COPY_INLINE_BYTES_MAX:
             copy()
         else:
-            await _to_its_end(asyncio.get_running_loop().run_in_executor(None, copy))
-
-    def _current_session(self) -> Session | None:
-        link = self._link
-        return None if link is None else link.session
-
-
-R = TypeVar("R")
-
-
-async def _to_its_end(future: asyncio.Future[R]) -> R:
-    """Await work of another thread; a cancellation is raised only when that thread has ended.
-
-    Its memory must not be given to somebody else while it still works on it.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return future.result()
-
-
-Cancelled = Callable[[], None]
+            await to_its_end(asyncio.get_running_loop().run_in_executor(None, copy))

@@ -12,9 +12,10 @@ from mezzo import mapping
 from mezzo.address import Address, parse
 from mezzo.arenas import ArenaChannel
 from mezzo.backoff import Backoff
-from mezzo.calls import Context
+from mezzo.calls import Context, Stale
 from mezzo.connecting import Surroundings
-from mezzo.errors import ClientClosed, ForkedError, InvalidArgument, MezzoError, Unavailable
+from mezzo.credentials import Bearer, Ticket, TicketSource, TicketState, Token
+from mezzo.errors import ClientClosed, ForkedError, InvalidArgument, MezzoError, Unauthenticated, Unavailable
 from mezzo.frontend.via import Via, check_via
 from mezzo.identity import NAME_CHARACTERS_MAX, Identity, derived_name, make_identity
 from mezzo.kvsize import Scales, Shape
@@ -30,6 +31,8 @@ CONNECT_TIMEOUT_S = 2.0
 CANCEL_GRACE_S = 1.0
 STAGING_BYTES = 64 * 1024 * 1024
 WAITING_MAX = 1024
+NEWS_S = 0.4
+"""Within which a shard that does not know a key, a credential or a tenant yet will have looked again."""
 COPY_BYTES = 1024 * 1024  # the interpreter lock is held for so long at a time
 
 
@@ -72,6 +75,8 @@ class ClientBase:
         waiting_max: int = WAITING_MAX,
         via: Via = "auto",
         tls: TLS | None = None,
+        token: Token | None = None,
+        ticket: Ticket | TicketSource | None = None,
         surroundings: Surroundings | None = None,
     ) -> None:
         self.address = parse(address)
@@ -98,6 +103,13 @@ class ClientBase:
         self.disabled = disabled_by_environment()
         """whether ``MEZZO_DISABLE`` was set when the client was made: every call is a miss"""
         self._surroundings = surroundings or Surroundings()
+        self._bearer = Bearer(token, self._surroundings.now)
+        self._given_ticket = ticket
+        self._tickets = TicketState(self._surroundings.now, self._surroundings.random)
+        self._ticket = Ticket(b"")
+        """what was got last: for the next connection"""
+        self._tickets_change = callable(ticket)
+        """whether another try would bring another ticket"""
         self._shm = shm
         self._ways: list[tuple[Address, bytes]] = []
         """addresses of the shard as a front-end told them last, and the incarnation that answers there"""
@@ -218,7 +230,28 @@ class ClientBase:
             now=self._surroundings.now,
             use_shm=self._shm and address.scheme == "unix",
             waiting_max=self._waiting_max,
+            ticket=self._ticket.ticket,
         )
+
+    def _take_given_ticket(self) -> None:
+        """For a client of a shard's own address: the ticket is what its maker gave, or gives now."""
+        given = self._given_ticket
+        if given is not None:
+            self._ticket = given if isinstance(given, Ticket) else given()
+
+    def _refused_run(self, error: Unauthenticated) -> Unauthenticated:
+        """A request was refused: `Stale` if another ticket, or token, may be had for the next attempt."""
+        if self._tickets.used:
+            self._tickets.refused()
+        elif self._bearer.changes:
+            self._bearer.forget()
+        else:
+            return error
+        return Stale(str(error))
+
+    def _news_s(self) -> float:
+        """How long to wait before a shard that refused a ticket is asked once more."""
+        return NEWS_S * (0.5 + 0.5 * self._surroundings.random())
 
     def _state(self) -> str:
         return describe(self._current_session(), self._closed, self.disabled)
@@ -238,6 +271,8 @@ class ClientBase:
     def _check_backoff(self) -> None:
         """Raise Unavailable while the next attempt to connect is not due: a dead server costs no time."""
         wait_s = self._backoff.not_before - self._surroundings.now()
+        if wait_s > 0 and isinstance(self._connect_error, Unauthenticated):
+            raise Unauthenticated(f"{self._connect_error} (next attempt in {wait_s:.2f} s)")
         if wait_s > 0 and self._connect_error is not None:
             raise Unavailable(f"{self._connect_error} (next attempt in {wait_s:.2f} s)")
 
@@ -251,6 +286,11 @@ def unreached(address: Address, errors: Sequence[MezzoError]) -> Unavailable:
     """The error of a direct client that a front-end sent to a shard which it cannot reach."""
     tried = "; ".join(str(error) for error in errors)
     return Unavailable(f"no shard of the map of {address} can be reached directly: {tried}")
+
+
+def first_refusal(errors: Sequence[MezzoError]) -> Unauthenticated | None:
+    """The first error that says that the ticket is no good; None: none does."""
+    return next((error for error in errors if isinstance(error, Unauthenticated)), None)
 
 
 def check_incarnation(session: Session, address: Address, incarnation: bytes) -> None:

@@ -11,7 +11,14 @@ import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from mezzo.errors import ConnectionLost, Gone, InvalidArgument, MezzoError, ProtocolError
+from mezzo.errors import (
+    ConnectionLost,
+    Gone,
+    InvalidArgument,
+    MezzoError,
+    ProtocolError,
+    Unauthenticated,
+)
 from mezzo.identity import Identity
 from mezzo.in_place import Arena, Channel, LeasedPlaces, Places, unknown_arenas
 from mezzo.operations import (
@@ -113,11 +120,24 @@ class Grant(NamedTuple):
     """where the chunks lie that are hot, if it was asked for"""
 
 
+class Stale(Unauthenticated):
+    """A request was refused, and had not begun, for a ticket or token in whose place the client can get another."""
+
+
 def retried(context: Context, attempt: Callable[[], Call[T]]) -> Call[T]:
     """``attempt``, once more on a new connection if the connection was lost: for idempotent calls."""
     try:
         return (yield from attempt())
-    except ConnectionLost:
+    except (ConnectionLost, Stale):
+        context.counters.retries += 1
+    return (yield from attempt())
+
+
+def readmitted(context: Context, attempt: Callable[[], Call[T]]) -> Call[T]:
+    """``attempt``, once more if nothing of it was done for want of a good ticket: for all other calls."""
+    try:
+        return (yield from attempt())
+    except Stale:
         context.counters.retries += 1
     return (yield from attempt())
 
@@ -272,12 +292,21 @@ def delete(context: Context, keys: Iterable[bytes]) -> Call[DeleteResult]:
     checked = check_keys(keys)
     if context.disabled:
         return DeleteResult((False,) * len(checked), 0)
-    link = yield CONNECT
-    operations = [Delete(piece) for piece in key_pieces(checked, link.session.limits)]
-    for batch in windows(operations):
-        yield Run(link, batch)
-    deleted = tuple([flag for operation in operations for flag in operation.deleted])
-    return DeleteResult(deleted, sum(deleted))
+
+    def attempt() -> Call[DeleteResult]:
+        link = yield CONNECT
+        operations = [Delete(piece) for piece in key_pieces(checked, link.session.limits)]
+        for number, batch in enumerate(windows(operations)):
+            try:
+                yield Run(link, batch)
+            except Stale as error:
+                if number or any(operation.error is None for operation in batch):
+                    raise Unauthenticated(str(error)) from None  # a part of it was done
+                raise
+        deleted = tuple([flag for operation in operations for flag in operation.deleted])
+        return DeleteResult(deleted, sum(deleted))
+
+    return (yield from readmitted(context, attempt))
 
 
 def stat(context: Context, keys: Iterable[bytes]) -> Call[tuple[ChunkStat | None, ...]]:
@@ -334,9 +363,14 @@ def devices(context: Context) -> Call[tuple[DeviceState, ...]]:
 
 def change_device(context: Context, change: DeviceChange) -> Call[None]:
     """Begin a change of the store's devices. Not tried again: it may have begun."""
-    if not context.disabled:
+    if context.disabled:
+        return
+
+    def attempt() -> Call[None]:
         link = yield CONNECT
         yield Run(link, (ChangeDevice(change),))
+
+    yield from readmitted(context, attempt)
 
 
 def check_ttl(ttl_s: float) -> int:

@@ -5,35 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from mezzo import calls, moves
-from mezzo.address import Address
-from mezzo.base import (
-    ClientBase,
-    check_incarnation,
-    check_seconds,
-    copy_bytes,
-    unreached,
-)
+from mezzo.base import check_seconds, copy_bytes
 from mezzo.blocking import BlockingLink
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
-from mezzo.errors import ClientClosed, ConnectionLost, DeadlineExceeded, MezzoError, Unavailable
-from mezzo.frontend.via import proxy_link
+from mezzo.errors import ClientClosed, DeadlineExceeded, Unauthenticated, Unavailable
 from mezzo.lease import Lease
+from mezzo.opening import Opening
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
-from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
-
-if TYPE_CHECKING:
-    from mezzo.frontend.link import ProxyLink
 
 T = TypeVar("T")
 
 
-class Client(ClientBase):
+class Client(Opening):
     """A blocking client of one shard, for any number of threads.
 
     ``address`` is the shard's (``unix:///path``, ``tcp://host:port``) or a front-end's (``grpc://host:port``;
@@ -44,12 +33,14 @@ class Client(ClientBase):
     brings its own; when it is over the call raises `DeadlineExceeded` after the server has let go
     of the call's memory (at most ``cancel_grace_s`` later, or the connection is ended).
 
+    ``token`` is shown to front-ends: a text, or a callable that gives one, for tokens that do not live
+    long; None: what ``MEZZO_TOKEN`` says.  A front-end makes a ticket of it, which opens the shard and
+    is renewed while the client is used.  ``ticket`` is for clients of a shard's own address.
+
     Every call may raise: `InvalidArgument`, `RegionError` and `TooLarge` (the call is wrong), `Busy`
-    (try again after ``retry_after_s``), `DeadlineExceeded`, `Unavailable` (no server, or the
+    (try again after ``retry_after_s``), `Unauthenticated` and `Denied` (the token), `DeadlineExceeded`, `Unavailable` (no server, or the
     connection was lost), `ClientClosed`, `ForkedError` (the client was made before a fork).
     """
-
-    _link: BlockingLink | ProxyLink | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -240,7 +231,7 @@ class Client(ClientBase):
     def _take(self, step: Step, deadline: float) -> object:
         if type(step) is Connect:
             link = self._link
-            if link is not None and link.session.failure is None:
+            if link is not None and link.session.failure is None and not self._tickets.due:
                 return link
             return self._connected(deadline)
         if type(step) is Run:
@@ -252,6 +243,8 @@ class Client(ClientBase):
             except DeadlineExceeded:
                 self._counters.timeouts += 1
                 raise
+            except Unauthenticated as error:
+                raise self._refused_run(error) from None
             return None
         if isinstance(step, Stage):
             return self._stage(step.length, deadline)
@@ -259,107 +252,6 @@ class Client(ClientBase):
             for targets, sources in step.moves:
                 copy_bytes(targets, sources)
         return None
-
-    def _connected(self, deadline: float) -> BlockingLink | ProxyLink:
-        """The connection; made if there is none."""
-        link = self._link
-        if link is not None and link.session.failure is None:
-            return link
-        now = self._surroundings.now
-        if not self._connect_lock.acquire(timeout=max(0.0, deadline - now())):
-            raise DeadlineExceeded("another thread is still connecting")
-        try:
-            link = self._link
-            if link is not None and link.session.failure is None:
-                return link
-            self._check_usable()
-            if link is not None:
-                self._link = None
-                self._counters.connections_lost += 1
-            self._check_backoff()
-            try:
-                link = self._open(min(deadline, now() + self.connect_timeout_s))
-            except MezzoError as error:
-                self._connect_failed(error)
-                raise
-            self._backoff.succeeded()
-            self._counters.connections += 1
-            self._link = link
-            if self._closed:  # closed meanwhile by another thread
-                link.end(ClientClosed("the client was closed"))
-                raise ClientClosed("the client is closed")
-            return link
-        finally:
-            self._connect_lock.release()
-
-    def _open(self, deadline: float) -> BlockingLink | ProxyLink:
-        if not self.address.is_frontend:
-            return self._open_shard(self.address, deadline)
-        try:
-            proxied = self._open_proxy(deadline)
-        except ConnectionLost as error:
-            # Without the front-end, the shard is where it was last.
-            link = None if self.via == "proxy" else self._open_direct(deadline, [])
-            if link is None:
-                raise Unavailable(str(error)) from error
-            return link
-        if self.via == "proxy":
-            return proxied
-        self._ways = proxied.ways()
-        self._registered_name = proxied.namespace_name
-        errors: list[MezzoError] = []
-        link = self._open_direct(deadline, errors)
-        if link is None and self.via == "auto":
-            return proxied
-        proxied.end(ClientClosed("the session is used directly"))
-        if link is None:
-            raise unreached(self.address, errors)
-        return link
-
-    def _open_proxy(self, deadline: float) -> ProxyLink:
-        return proxy_link()(
-            self.address,
-            self.tls,
-            namespace=self.namespace_name,
-            identity=self.identity,
-            client_name=self.name,
-            counters=self._counters,
-            now=self._surroundings.now,
-            timeout_s=max(0.001, deadline - self._surroundings.now()),
-        )
-
-    def _open_direct(self, deadline: float, errors: list[MezzoError]) -> BlockingLink | None:
-        for address, incarnation in self._ways:
-            try:
-                link = self._open_shard(address, deadline)
-            except MezzoError as error:
-                errors.append(error)
-                continue
-            try:
-                check_incarnation(link.session, address, incarnation)
-            except Unavailable as error:
-                link.end(ConnectionLost(str(error)))
-                errors.append(error)
-                continue
-            return link
-        return None
-
-    def _open_shard(self, address: Address, deadline: float) -> BlockingLink:
-        now = self._surroundings.now
-        try:
-            sock = self._surroundings.open_socket(address, max(0.001, deadline - now()))
-        except OSError as error:
-            raise Unavailable(f"cannot connect to {address}: {error}") from error
-        link = BlockingLink(sock, self._new_session(address), now)
-        try:
-            link.greet(deadline)
-        except DeadlineExceeded as error:
-            link.end(ConnectionLost("the server did not answer the hello in time"))
-            raise Unavailable(f"{address} did not answer the hello in time") from error
-        except BaseException:
-            link.end(ConnectionLost("the hello failed"))
-            raise
-        return link
 
     def _stage(self, length: int, deadline: float) -> Piece:
         arrived = threading.Lock()
@@ -378,7 +270,3 @@ class Client(ClientBase):
             self._staging.cancel(request)
             raise
         return request.piece
-
-    def _current_session(self) -> Session | None:
-        link = self._link
-        return None if link is None else link.session

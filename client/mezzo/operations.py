@@ -106,6 +106,24 @@ class Ping(Operation):
         expect(body, messages.Pong)
 
 
+class RenewTicket(Operation):
+    """Goes on with another ticket."""
+
+    kind = Kind.TICKET_RENEW
+
+    def __init__(self, ticket: bytes) -> None:
+        super().__init__()
+        self.ticket = ticket
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.TicketRenew(self.ticket)
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        expect(body, messages.TicketRenewed)
+
+
 class AddRegion(Operation):
     """Registers a region on this connection; made by the session itself."""
 

@@ -80,6 +80,7 @@ class Session:
         now: Callable[[], float],
         use_shm: bool,
         waiting_max: int,
+        ticket: bytes = b"",
     ) -> None:
         self.outgoing = SendQueue()
         self.watch_region: Callable[[Region], None] = _ignore
@@ -106,7 +107,7 @@ class Session:
         self._registrations: dict[int, _Registration] = {}
         self._sink: Sink | None = None
         encoded = b"" if identity is None else encode_identity(identity)
-        self.outgoing.append(self._order.hello(client_name, namespace, identity=encoded))
+        self.outgoing.append(self._order.hello(client_name, namespace, ticket, identity=encoded))
 
     def __repr__(self) -> str:
         state = "ended" if self.failure else "open" if self._order.welcome else "greeting"
@@ -284,7 +285,7 @@ class Session:
             if self._waiting:
                 self._send_waiting()
         elif isinstance(body, Refuse):
-            self.refused = _refused(body)
+            self.refused = _refused(body, greeted=self._order.welcome is not None)
         elif isinstance(body, Welcome):
             self._welcomed(body)
         elif isinstance(body, GetData):
@@ -404,9 +405,14 @@ def pin(operation: Operation) -> None:
         raise
 
 
-def _refused(refuse: Refuse) -> MezzoError:
-    """The error for a REFUSE: what the caller can act on stays, the rest is a lost connection."""
-    if refuse.code in (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL, ErrorCode.GONE):
+def _refused(refuse: Refuse, *, greeted: bool) -> MezzoError:
+    """The error for a REFUSE: what the caller can act on stays, the rest is a lost connection.
+
+    So is the end of a session that had been let in: who connects anew is told whether he still may.
+    """
+    if refuse.code in (ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL, ErrorCode.GONE) or (
+        greeted and refuse.code == ErrorCode.UNAUTHENTICATED
+    ):
         return ConnectionLost(f"the server ended the connection: {refuse.message}")
     return from_code(refuse.code, refuse.message)
 

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from mezzo.address import Address
+from mezzo.credentials import Bearer, Ticket
 from mezzo.errors import MezzoError
 from mezzo.frontend import opened as sessions
 from mezzo.frontend.exchange import (
@@ -47,12 +48,14 @@ class AsyncProxyLink:
         session: ProxySession,
         namespace: str,
         now: Callable[[], float],
+        bearer: Bearer,
     ) -> None:
         self.opened = opened
         self.session = session
         self.namespace_name = namespace
         """what the front-end calls it"""
         self._now = now
+        self._bearer = bearer
         self._loop = asyncio.get_running_loop()
         self._channel: grpc.aio.Channel | None = channel
         self._unary: dict[str, Any] = {name: channel.unary_unary(path(name)) for name in UNARY_METHODS}
@@ -72,12 +75,14 @@ class AsyncProxyLink:
         counters: Counters,
         now: Callable[[], float],
         timeout_s: float,
+        bearer: Bearer,
     ) -> Self:
         """Open a session.
 
         Raises:
             MezzoError: what the front-end refused with; `ConnectionLost` if it cannot be reached.
         """
+        await _freshen(bearer)
         target = address.target
         if address.is_encrypted:
             options = [*channel_options(), *name_options(address, tls)]
@@ -86,11 +91,13 @@ class AsyncProxyLink:
             channel = grpc.aio.insecure_channel(target, channel_options())
         try:
             call: Any = channel.unary_unary(path("OpenSession", SESSION_SERVICE))
-            answer = await call(sessions.request(client_name), timeout=timeout_s)
+            answer = await call(sessions.request(client_name), timeout=timeout_s, metadata=bearer.metadata())
             opened = sessions.opened(answer, now())
             if identity is not None:
                 call = channel.unary_unary(path(OPEN_NAMESPACE, NAMESPACE_SERVICE))
-                answer = await call(open_request(namespace, identity), timeout=timeout_s)
+                answer = await call(
+                    open_request(namespace, identity), timeout=timeout_s, metadata=bearer.metadata()
+                )
                 namespace = opened_name(answer)
         except grpc.aio.AioRpcError as error:
             await channel.close()
@@ -98,7 +105,7 @@ class AsyncProxyLink:
         except BaseException:
             await channel.close()
             raise
-        return cls(channel, opened, ProxySession(opened, target, counters, now), namespace, now)
+        return cls(channel, opened, ProxySession(opened, target, counters, now), namespace, now, bearer)
 
     async def run(self, operations: Sequence[Operation], deadline: float, grace_s: float) -> None:
         """Make the calls, one after the other; raises the first error of theirs.
@@ -106,6 +113,7 @@ class AsyncProxyLink:
         A call that is given up leaves nothing behind: whatever the front-end still sends is dropped.
         """
         for operation in operations:
+            await _freshen(self._bearer)
             left_s = deadline - self._now()
             self.session.begin(operation, left_s)
             try:
@@ -127,6 +135,10 @@ class AsyncProxyLink:
         self.end(error)
         if channel is not None:
             await channel.close()
+
+    def ticket(self) -> Ticket:
+        """What opens the shard."""
+        return sessions.ticket(self.opened)
 
     def ways(self) -> list[tuple[Address, bytes]]:
         """Addresses of the shard, to be tried in order, and the incarnation that answers there."""
@@ -152,18 +164,21 @@ class AsyncProxyLink:
         left_to_parent.append(self._channel)
 
     async def _perform(self, operation: Operation, timeout_s: float) -> None:
+        metadata = self._bearer.metadata()
         if isinstance(operation, Get):
             await self._receive(operation, timeout_s)
         elif isinstance(operation, Put):
             messages = put_messages(operation, self.namespace_name, self.opened.piece_bytes)
-            take_put(operation, await self._finish(self._put(messages, timeout=timeout_s)))
+            take_put(operation, await self._finish(self._put(messages, timeout=timeout_s, metadata=metadata)))
         else:
             wanted = unary(operation, self.namespace_name)
-            wanted.take(await self._finish(self._unary[wanted.method](wanted.request, timeout=timeout_s)))
+            call = self._unary[wanted.method](wanted.request, timeout=timeout_s, metadata=metadata)
+            wanted.take(await self._finish(call))
 
     async def _receive(self, operation: Get, timeout_s: float) -> None:
         receiving = Receiving(operation)
-        call = self._get(get_request(operation, self.namespace_name), timeout=timeout_s)
+        request = get_request(operation, self.namespace_name)
+        call = self._get(request, timeout=timeout_s, metadata=self._bearer.metadata())
         self._calls.add(call)
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
@@ -182,6 +197,12 @@ class AsyncProxyLink:
             return await call
         finally:
             self._calls.discard(call)
+
+
+async def _freshen(bearer: Bearer) -> None:
+    """Have the caller's function give another token, off the loop: it may ask somebody for it."""
+    if bearer.stale:
+        await asyncio.get_running_loop().run_in_executor(None, bearer.refresh)
 
 
 def _error(error: grpc.aio.AioRpcError) -> MezzoError:

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from mezzo.address import Address
+from mezzo.credentials import Bearer, Ticket
 from mezzo.errors import MezzoError
 from mezzo.frontend import opened as sessions
 from mezzo.frontend.exchange import (
@@ -51,6 +52,7 @@ class ProxyLink:
         counters: Counters,
         now: Callable[[], float],
         timeout_s: float,
+        bearer: Bearer,
     ) -> None:
         """Open a session.
 
@@ -60,6 +62,9 @@ class ProxyLink:
         self.namespace_name = namespace
         """what the front-end calls it"""
         self._now = now
+        self._bearer = bearer
+        if bearer.stale:
+            bearer.refresh()
         target = address.target
         if address.is_encrypted:
             options = [*channel_options(), *name_options(address, tls)]
@@ -68,11 +73,13 @@ class ProxyLink:
             self._channel = grpc.insecure_channel(target, channel_options())
         try:
             call: Any = self._channel.unary_unary(path("OpenSession", SESSION_SERVICE))
-            answer = call(sessions.request(client_name), timeout=timeout_s)
+            answer = call(sessions.request(client_name), timeout=timeout_s, metadata=bearer.metadata())
             self.opened: Opened = sessions.opened(answer, now())
             if identity is not None:
                 call = self._channel.unary_unary(path(OPEN_NAMESPACE, NAMESPACE_SERVICE))
-                answer = call(open_request(namespace, identity), timeout=timeout_s)
+                answer = call(
+                    open_request(namespace, identity), timeout=timeout_s, metadata=bearer.metadata()
+                )
                 self.namespace_name = opened_name(answer)
         except grpc.RpcError as error:
             self._channel.close()
@@ -92,6 +99,8 @@ class ProxyLink:
         """
         for operation in operations:
             left_s = deadline - self._now()
+            if self._bearer.stale:
+                self._bearer.refresh()
             self.session.begin(operation, left_s)
             try:
                 self._perform(operation, left_s)
@@ -103,6 +112,10 @@ class ProxyLink:
                 raise self.session.failed(self.session.failure) from None
             finally:
                 self.session.finish(operation)
+
+    def ticket(self) -> Ticket:
+        """What opens the shard."""
+        return sessions.ticket(self.opened)
 
     def ways(self) -> list[tuple[Address, bytes]]:
         """Addresses of the shard, to be tried in order, and the incarnation that answers there."""
@@ -118,9 +131,12 @@ class ProxyLink:
         left_to_parent.append(self._channel)
 
     def _perform(self, operation: Operation, timeout_s: float) -> None:
+        metadata = self._bearer.metadata()
         if isinstance(operation, Get):
             receiving = Receiving(operation)
-            call = self._get(get_request(operation, self.namespace_name), timeout=timeout_s)
+            call = self._get(
+                get_request(operation, self.namespace_name), timeout=timeout_s, metadata=metadata
+            )
             try:
                 for message in call:
                     receiving.take(message)
@@ -131,10 +147,11 @@ class ProxyLink:
                 raise
         elif isinstance(operation, Put):
             messages = put_messages(operation, self.namespace_name, self.opened.piece_bytes)
-            take_put(operation, self._put(messages, timeout=timeout_s))
+            take_put(operation, self._put(messages, timeout=timeout_s, metadata=metadata))
         else:
             wanted = unary(operation, self.namespace_name)
-            wanted.take(self._unary[wanted.method](wanted.request, timeout=timeout_s))
+            answer = self._unary[wanted.method](wanted.request, timeout=timeout_s, metadata=metadata)
+            wanted.take(answer)
 
 
 def channel_credentials(tls: TLS) -> grpc.ChannelCredentials:

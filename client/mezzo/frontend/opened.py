@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mezzo.address import Address, parse
+from mezzo.credentials import Ticket
 from mezzo.errors import ConnectionLost, DeadlineExceeded, InvalidArgument, MezzoError
 from mezzo.frontend.exchange import parse as parse_message
 from mezzo.operations import Operation, State
@@ -34,7 +35,7 @@ class Opened(NamedTuple):
     """What a front-end said when the session was opened."""
 
     ticket: bytes
-    """opaque; shards of this release do not check it"""
+    """opaque; empty where shards check none"""
     ticket_expires: float
     """clock reading"""
     epoch: int
@@ -104,6 +105,11 @@ def opened(answer: bytes, now: float) -> Opened:
     piece_bytes = min(limits.piece_bytes_max or PIECE_BYTES_MAX, PIECE_BYTES_MAX, room)
     expires = now + message.ticket_ms / 1000
     return Opened(message.ticket, expires, message.map.epoch, shards, shape, piece_bytes)
+
+
+def ticket(opened: Opened) -> Ticket:
+    """What opens the shards of the session."""
+    return Ticket(opened.ticket, opened.ticket_expires) if opened.ticket else Ticket(b"")
 
 
 def ways(shards: Sequence[ShardAt]) -> list[tuple[Address, bytes]]:

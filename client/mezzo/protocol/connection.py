@@ -40,6 +40,7 @@ ANSWERS: dict[Kind, frozenset[Kind]] = {
     Kind.ARENA_OPEN: frozenset({Kind.ARENA_OPENED}),
     Kind.DEVICES: frozenset({Kind.DEVICES_ARE}),
     Kind.DEVICE_CHANGE: frozenset({Kind.DEVICE_CHANGED}),
+    Kind.TICKET_RENEW: frozenset({Kind.TICKET_RENEWED}),
     Kind.LEASE_RENEW: frozenset({Kind.LEASE_RENEWED}),
 }
 """Which frames end a request; ``ERROR`` ends any."""

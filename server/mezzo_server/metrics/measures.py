@@ -51,6 +51,7 @@ REQUEST_KINDS = (
     Kind.ARENA_OPEN,
     Kind.DEVICES,
     Kind.DEVICE_CHANGE,
+    Kind.TICKET_RENEW,
     Kind.LEASE_RENEW,
     Kind.CANCEL,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mezzo_server.metrics.admission import ADMISSION_METRICS
 from mezzo_server.metrics.catalog import (
     EachDevice,
     Histograms,
@@ -381,6 +382,7 @@ PROCESS_METRICS = (
 
 METRICS: tuple[Metric, ...] = (
     *REQUEST_METRICS,
+    *ADMISSION_METRICS,
     *CHUNK_METRICS,
     *CHECK_METRICS,
     *DEVICE_METRICS,

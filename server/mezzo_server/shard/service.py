@@ -12,6 +12,7 @@ from mezzo_server.blockstore.io import Device, DeviceTime, Job
 from mezzo_server.config import Limits
 from mezzo_server.metrics.measures import Measures
 from mezzo_server.quota.accounts import Accounts
+from mezzo_server.shard.admission import Admission, OpenAdmission
 from mezzo_server.shard.leases import LeaseTable, Overdue
 from mezzo_server.shard.regions import Offload, RegionRegistry, run_here
 from mezzo_server.staging import StagingPool
@@ -106,6 +107,7 @@ class Service:
         """bytes that the leases of a tenant may hold by its quota; 0: there is none"""
         self.accounts.leased_bytes = lambda tenant: self.leases.bytes_by_tenant.get(tenant, 0)
         self.device_changes: DeviceChanges | None = None
+        self.admission: Admission = OpenAdmission()
         self.regions = RegionRegistry(
             store.register if self._pins else None,
             store.unregister,
@@ -191,7 +193,8 @@ class Service:
         self.poke()
 
     def tick(self) -> None:
-        """Timers: leases, and who keeps what he holds in place for too long."""
+        """Timers: who is not welcome any more, leases, and who keeps what he holds in place for too long."""
+        self.admission.sweep(self.sessions)
         leases, hot = self.leases, self.store.hot
         now = self.now()
         if now - self._weighed_at >= WEIGH_S:
@@ -257,6 +260,7 @@ class Service:
                 numbers[f"device_{place}_{name}"] = getattr(device, name)
         numbers.update(report.counters)
         numbers.update(self.counters)
+        numbers.update(self.admission.numbers())
         numbers.update(self.measures.numbers())
         numbers["requests"] = self.measures.count + numbers["requests_in_flight"]
         numbers.update(self._numbers())

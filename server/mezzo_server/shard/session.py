@@ -44,7 +44,8 @@ from mezzo.protocol.messages import (
     Welcome,
 )
 from mezzo_server.metrics.measures import SECONDS
-from mezzo_server.shard import device_requests, lease_requests
+from mezzo_server.shard import device_requests, lease_requests, tenant_numbers, ticket_requests
+from mezzo_server.shard.admission import Guest
 from mezzo_server.shard.charging import Meter
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.in_place import open_arena
@@ -110,6 +111,8 @@ class Session:
         self.meter = Meter(self, service.accounts.of(self.scope.tenant))
         self.identity: Identity | None = None
         """what the bytes of its namespace are, if that is known"""
+        self.guest: Guest | None = None
+        """whom it belongs to, from HELLO on"""
         self.greeted = False
         self.closed = False
         self.payload_waits = 0
@@ -139,6 +142,7 @@ class Session:
             Kind.DEVICE_CHANGE: partial(device_requests.change, self),
             Kind.REGION_ADD: self._region_add,
             Kind.REGION_REMOVE: self._region_remove,
+            Kind.TICKET_RENEW: partial(ticket_requests.renew, self),
             Kind.CANCEL: self._cancel,
         }
         service.sessions.add(self)
@@ -159,7 +163,10 @@ class Session:
         if isinstance(frame.body, Hello):
             self._hello(frame.request_id, frame.body)
         else:
+            guest = self.guest
             try:
+                if guest is None or began >= guest.expires or not guest.allowed >> kind & 1:
+                    self._check_guest(kind, began)
                 self.meter.begin(frame)
                 self._handlers[kind](frame.request_id, frame.body)
             except ProtocolError:
@@ -277,6 +284,7 @@ class Session:
     def _hello(self, request_id: int, body: Hello) -> None:
         version = negotiate(body)
         service, limits = self.service, self.limits
+        self.guest = service.admission.admit(body.ticket)
         self.identity = identity_in(body)
         self.scope = service.scope(name_without_catalog(body.namespace, self.identity))
         self.meter = Meter(self, service.accounts.of(self.scope.tenant))
@@ -303,6 +311,12 @@ class Session:
                 shm=self.shm,
             ),
         )
+
+    def _check_guest(self, kind: Kind, now: float) -> None:
+        """`Guest.check`."""
+        if self.guest is None:
+            raise ProtocolError(f"{kind.name} before HELLO")
+        self.guest.check(kind, now)
 
     def _ping(self, request_id: int, body: Ping) -> None:
         self.send(Kind.PONG, request_id, Pong())
@@ -364,7 +378,9 @@ class Session:
         _Stating(self, request_id, body.keys).step()
 
     def _shard_stat(self, request_id: int, body: ShardStat) -> None:
-        self.send(Kind.SHARD_STATED, request_id, ShardStated(self.service.numbers()))
+        everything = self.guest is not None and self.guest.sees_all
+        numbers = self.service.numbers() if everything else tenant_numbers.numbers(self)
+        self.send(Kind.SHARD_STATED, request_id, ShardStated(numbers))
 
     def _region_add(self, request_id: int, body: RegionAdd) -> None:
         fd = self.link.take_descriptor()

@@ -95,10 +95,10 @@ class Shard:
     def poked(self) -> None:
         self.pokes += 1
 
-    def client(self, *, shm: bool = True, namespace: str = "default") -> FakeClient:
+    def client(self, *, shm: bool = True, namespace: str = "default", ticket: bytes = b"") -> FakeClient:
         client = FakeClient(self, shm=shm)
         self.clients.append(client)
-        client.hello(namespace)
+        client.hello(namespace, ticket)
         return client
 
     def settle(self) -> None:
@@ -236,8 +236,8 @@ class FakeClient:
 
     # what tests say
 
-    def hello(self, namespace: str) -> Welcome:
-        self.session.receive(Frame(Kind.HELLO, 0, Hello(1, 1, "test", namespace)))
+    def hello(self, namespace: str, ticket: bytes = b"") -> Welcome:
+        self.session.receive(Frame(Kind.HELLO, 0, Hello(1, 1, "test", namespace, ticket)))
         self.turn()
         return self.answer(0, Welcome)
 

@@ -62,6 +62,8 @@ from mezzo.protocol.messages.session import (
     Ping,
     Pong,
     Refuse,
+    TicketRenew,
+    TicketRenewed,
     Welcome,
 )
 from mezzo.protocol.messages.types import (
@@ -126,6 +128,8 @@ BODIES: dict[Kind, type[Body]] = {
     Kind.DEVICES_ARE: DevicesAre,
     Kind.DEVICE_CHANGE: DeviceChange,
     Kind.DEVICE_CHANGED: DeviceChanged,
+    Kind.TICKET_RENEW: TicketRenew,
+    Kind.TICKET_RENEWED: TicketRenewed,
     Kind.LEASE_RENEW: LeaseRenew,
     Kind.LEASE_RENEWED: LeaseRenewed,
 }
@@ -191,6 +195,8 @@ __all__ = [
     "Stat",
     "Stated",
     "Text",
+    "TicketRenew",
+    "TicketRenewed",
     "U",
     "U32",
     "U32_MAX",

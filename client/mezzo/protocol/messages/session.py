@@ -8,6 +8,8 @@ from msgspec import Meta
 
 from mezzo.protocol.messages.types import U32, VERSION_MAX, VERSION_MIN, Body, Id16, Name, Text, U
 
+Ticket = Annotated[bytes, Meta(max_length=4096)]
+
 
 class Hello(Body, frozen=True):
     """First frame of a client. Its layout never changes but by appending."""
@@ -16,7 +18,7 @@ class Hello(Body, frozen=True):
     version_max: U32
     client: Name = ""
     namespace: Name = "default"
-    ticket: Annotated[bytes, Meta(max_length=4096)] = b""
+    ticket: Ticket = b""
     epoch: U = 0
     identity: Annotated[bytes, Meta(max_length=2048)] = b""
     """what the namespace's bytes are (`mezzo.identity`); empty: nothing is said of them"""
@@ -62,6 +64,18 @@ class ErrorReply(Body, frozen=True):
     code: U32
     message: Text
     retry_after_ms: U32 = 0
+
+
+class TicketRenew(Body, frozen=True):
+    """Go on with another ticket, of the same tenant. Allowed at any time after `Welcome`, an expired ticket or not."""
+
+    ticket: Ticket
+
+
+class TicketRenewed(Body, frozen=True):
+    """The session goes on; ``ticket_ms``: how long the ticket is good for, 0 where none is checked."""
+
+    ticket_ms: U = 0
 
 
 class Ping(Body, frozen=True):

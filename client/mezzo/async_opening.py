@@ -1,0 +1,255 @@
+"""How the asynchronous client comes to its connection, and how it stays welcome there."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import TYPE_CHECKING, TypeVar
+
+from mezzo.address import Address
+from mezzo.asyncio_link import AsyncioLink
+from mezzo.base import NEWS_S, ClientBase, check_incarnation, first_refusal, unreached
+from mezzo.credentials import Ticket
+from mezzo.errors import (
+    ClientClosed,
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidArgument,
+    MezzoError,
+    Unauthenticated,
+    Unavailable,
+)
+from mezzo.frontend.via import async_proxy_link
+from mezzo.operations import RenewTicket
+from mezzo.session import Session
+
+if TYPE_CHECKING:
+    from mezzo.frontend.asynchronous import AsyncProxyLink
+
+
+class AsyncOpening(ClientBase):
+    """An asynchronous client's connection: opened, readmitted, replaced when it was lost."""
+
+    _link: AsyncioLink | AsyncProxyLink | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _connecting: asyncio.Lock | None = None
+    _renewing: asyncio.Task[MezzoError | None] | None = None
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """The loop of the first call is the client's."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise InvalidArgument("this client belongs to another event loop; make one for each loop")
+        return loop
+
+    async def _connected(self, deadline: float) -> AsyncioLink | AsyncProxyLink:
+        """The connection; made if there is none, and readmitted if its ticket is about to expire."""
+        link = self._link
+        if link is not None and link.session.failure is None:
+            if self._tickets.due and isinstance(link, AsyncioLink):
+                await self._readmit(link, deadline)
+            return link
+        loop = self._bind()
+        if self._connecting is None:
+            self._connecting = asyncio.Lock()
+        now = self._surroundings.now
+        try:
+            async with asyncio.timeout(max(0.0, deadline - now())):
+                await self._connecting.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded("another task is still connecting") from None
+        try:
+            link = self._link
+            if link is not None and link.session.failure is None:
+                return link
+            self._check_usable()
+            if link is not None:
+                self._link = None
+                self._counters.connections_lost += 1
+            self._check_backoff()
+            try:
+                link = await self._open(loop, min(deadline, now() + self.connect_timeout_s))
+            except MezzoError as error:
+                self._connect_failed(error)
+                raise
+            self._backoff.succeeded()
+            self._counters.connections += 1
+            if self._closed:  # closed meanwhile by another task
+                link.end(ClientClosed("the client was closed"))
+                raise ClientClosed("the client is closed")
+            self._link = link
+            return link
+        finally:
+            self._connecting.release()
+
+    async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float) -> AsyncioLink | AsyncProxyLink:
+        """See `mezzo.Client._open`."""
+        try:
+            link = await self._open_once(loop, deadline, last=False)
+        except Unauthenticated:
+            if self._surroundings.now() + NEWS_S >= deadline or not self._tickets_change:
+                raise
+            await asyncio.sleep(self._news_s())
+            link = await self._open_once(loop, deadline, last=True)
+        self._tickets.took(self._ticket if isinstance(link, AsyncioLink) else Ticket(b""))
+        return link
+
+    async def _open_once(
+        self, loop: asyncio.AbstractEventLoop, deadline: float, *, last: bool
+    ) -> AsyncioLink | AsyncProxyLink:
+        if not self.address.is_frontend:
+            self._take_given_ticket()
+            return await self._open_shard(loop, self.address, deadline)
+        self._tickets_change = False
+        try:
+            proxied = await self._open_proxy(deadline)
+        except ConnectionLost as error:
+            link = None if self.via == "proxy" else await self._open_direct(loop, deadline, [])
+            if link is None:
+                raise Unavailable(str(error)) from error
+            return link
+        if self.via == "proxy":
+            return proxied
+        errors: list[MezzoError] = []
+        try:
+            self._ways, self._ticket = proxied.ways(), proxied.ticket()
+            self._registered_name = proxied.namespace_name
+            self._tickets_change = True
+            link = await self._open_direct(loop, deadline, errors)
+        except BaseException:
+            proxied.end(ConnectionLost("the shard was not reached in time"))
+            raise
+        refusal = first_refusal(errors) if link is None else None
+        if link is None and self.via == "auto" and (last or refusal is None):
+            return proxied
+        await proxied.close(ClientClosed("the session is used directly"))
+        if link is None:
+            raise refusal or unreached(self.address, errors)
+        return link
+
+    async def _readmit(self, link: AsyncioLink, deadline: float) -> None:
+        """Have the ticket renewed; wait for it only if the old one has expired."""
+        if self._renewing is None:
+            loop = self._bind()
+            self._renewing = loop.create_task(self._renew(link))
+            self._renewing.add_done_callback(self._renewed)
+        if not self._tickets.expired:
+            return
+        left_s = deadline - self._surroundings.now()
+        # The task is shared: whoever gives up waiting for it leaves it to the others.
+        done, _ = await asyncio.wait((self._renewing,), timeout=max(0.0, left_s))
+        if not done:
+            raise DeadlineExceeded("the ticket was not renewed within the time of the call")
+        error = done.pop().result()
+        if error is not None and self._tickets.expired:
+            raise copy.copy(error)
+
+    async def _renew(self, link: AsyncioLink) -> MezzoError | None:
+        """Get another ticket and go on with it; why not, if not."""
+        now = self._surroundings.now
+        limit = now() + self.connect_timeout_s
+        try:
+            ticket = await self._fetch_ticket(limit)
+            await link.run((RenewTicket(ticket.ticket),), limit, self.cancel_grace_s)
+        except MezzoError as error:
+            self._tickets.failed()
+            if link.session.failure is None:
+                return error
+            return ConnectionLost(f"the connection was lost while its ticket was renewed: {error}")
+        self._ticket = ticket
+        self._tickets.took(ticket)
+        return None
+
+    def _renewed(self, task: asyncio.Task[MezzoError | None]) -> None:
+        self._renewing = None
+        if not task.cancelled() and task.exception() is not None:
+            self._tickets.failed()  # what the caller's own function raised: tried again in a while
+
+    async def _fetch_ticket(self, deadline: float) -> Ticket:
+        if not self.address.is_frontend:
+            self._take_given_ticket()
+            return self._ticket
+        proxied = await self._open_proxy(deadline)
+        await proxied.close(ClientClosed("its ticket was all that was wanted"))
+        return proxied.ticket()
+
+    async def _open_proxy(self, deadline: float) -> AsyncProxyLink:
+        return await async_proxy_link().open(
+            self.address,
+            self.tls,
+            namespace=self.namespace_name,
+            identity=self.identity,
+            client_name=self.name,
+            counters=self._counters,
+            now=self._surroundings.now,
+            timeout_s=max(0.001, deadline - self._surroundings.now()),
+            bearer=self._bearer,
+        )
+
+    async def _open_direct(
+        self, loop: asyncio.AbstractEventLoop, deadline: float, errors: list[MezzoError]
+    ) -> AsyncioLink | None:
+        for address, incarnation in self._ways:
+            try:
+                link = await self._open_shard(loop, address, deadline)
+            except MezzoError as error:
+                errors.append(error)
+                continue
+            try:
+                check_incarnation(link.session, address, incarnation)
+            except Unavailable as error:
+                link.end(ConnectionLost(str(error)))
+                errors.append(error)
+                continue
+            return link
+        return None
+
+    async def _open_shard(
+        self, loop: asyncio.AbstractEventLoop, address: Address, deadline: float
+    ) -> AsyncioLink:
+        now = self._surroundings.now
+        left_s = max(0.001, deadline - now())
+        opening = loop.run_in_executor(None, self._surroundings.open_socket, address, left_s)
+        try:
+            sock = await to_its_end(opening)
+        except OSError as error:
+            raise Unavailable(f"cannot connect to {address}: {error}") from error
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().close()
+            raise
+        link = AsyncioLink(sock, self._new_session(address), loop, now)
+        try:
+            await link.greet(max(0.0, deadline - now()))
+        except DeadlineExceeded as error:
+            link.end(ConnectionLost("the server did not answer the hello in time"))
+            raise Unavailable(f"{address} did not answer the hello in time") from error
+        except BaseException:
+            link.end(ConnectionLost("the hello failed"))
+            raise
+        return link
+
+    def _current_session(self) -> Session | None:
+        link = self._link
+        return None if link is None else link.session
+
+
+R = TypeVar("R")
+
+
+async def to_its_end(future: asyncio.Future[R]) -> R:
+    """Await work of another thread; a cancellation is raised only when that thread has ended.
+
+    Its memory must not be given to somebody else while it still works on it.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return future.result()

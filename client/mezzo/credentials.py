@@ -1,0 +1,142 @@
+"""What a client shows: a token to front-ends, a ticket to shards. No I/O, no clock of its own.
+
+Neither is ever part of a repr, a message or a log.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from mezzo.errors import InvalidArgument
+
+TOKEN_VARIABLE = "MEZZO_TOKEN"  # noqa: S105 (the name of a variable)
+TOKEN_CHARACTERS_MAX = 8192
+TICKET_BYTES_MAX = 4096
+FRESH_S = 30.0
+"""How long what a callable gave is used before it is asked again."""
+RETRY_S = 5.0
+"""After an attempt to renew a ticket failed that is good for a while yet."""
+RENEW_S_MAX = 1.0
+"""How long one call may wait for the renewal of a ticket that is good for a while yet."""
+
+Token: TypeAlias = str | Callable[[], str]
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class Ticket(NamedTuple):
+    """A ticket, and the reading of the client's clock until which it is good."""
+
+    ticket: bytes
+    expires: float = math.inf
+
+    def __repr__(self) -> str:
+        return f"<Ticket of {len(self.ticket)} bytes>"
+
+
+TicketSource: TypeAlias = Callable[[], Ticket]
+
+
+class Bearer:
+    """The token of one client. Owner of what its callable gave last."""
+
+    def __init__(self, token: Token | None, now: Callable[[], float]) -> None:
+        """None: what ``MEZZO_TOKEN`` says; an empty text: none.
+
+        Raises:
+            InvalidArgument: it is no token.
+        """
+        given: object = os.environ.get(TOKEN_VARIABLE, "").strip() if token is None else token
+        self._now = now
+        self._call = token if callable(token) else None
+        self._text = "" if callable(given) else _checked(given)
+        self._called = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<Bearer {'a callable' if self._call else 'hidden' if self._text else 'none'}>"
+
+    @property
+    def stale(self) -> bool:
+        """Whether `refresh` is to be called first. It calls the caller's function, which may take its time."""
+        return self._call is not None and self._now() - self._called >= FRESH_S
+
+    @property
+    def changes(self) -> bool:
+        """Whether another try may bring another token."""
+        return self._call is not None
+
+    def refresh(self) -> None:
+        """Ask the callable. What it raises goes to the caller; InvalidArgument if it gives no token."""
+        if self._call is not None:
+            self._text = _checked(self._call())
+            self._called = self._now()
+
+    def forget(self) -> None:
+        """What was given last was refused: ask again."""
+        self._called = -math.inf
+
+    def metadata(self) -> Metadata | None:
+        """For a gRPC call."""
+        return (("authorization", f"Bearer {self._text}"),) if self._text else None
+
+
+class TicketState:
+    """The ticket that a client's connection to a shard was opened with, and when to get another.
+
+    Renewal is due at a random moment after half of its time: all clients of a front-end that was
+    restarted do not come back together.
+    """
+
+    def __init__(self, now: Callable[[], float], random: Callable[[], float]) -> None:
+        self._now = now
+        self._random = random
+        self._expires = math.inf
+        self._renew_at = math.inf
+
+    def __repr__(self) -> str:
+        return f"<TicketState {'none' if math.isinf(self._expires) else 'hidden'}>"
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to renew. False where there is no ticket, at the price of one comparison."""
+        return self._renew_at != math.inf and self._now() >= self._renew_at
+
+    @property
+    def expired(self) -> bool:
+        """Whether nothing can be asked before it is renewed."""
+        return self._now() >= self._expires
+
+    @property
+    def used(self) -> bool:
+        """Whether there is one."""
+        return self._expires != math.inf
+
+    def took(self, ticket: Ticket) -> None:
+        """The connection goes on, or begins, with this one."""
+        self._expires = ticket.expires if ticket.ticket else math.inf
+        left = self._expires - self._now()
+        self._renew_at = self._now() + left * (0.5 + 0.25 * self._random()) if left < math.inf else math.inf
+
+    def failed(self) -> None:
+        """It could not be renewed now."""
+        self._renew_at = self._now() + RETRY_S * (0.5 + 0.5 * self._random())
+
+    def refused(self) -> None:
+        """The shard says that it has expired, whatever our clock says."""
+        if self.used:
+            self._expires = self._renew_at = -math.inf
+
+
+def _checked(token: object) -> str:
+    """A token that may stand in a header. Never told in a message."""
+    if not isinstance(token, str):
+        raise InvalidArgument(
+            f"token must be a text or a callable that gives one, not {type(token).__name__}"
+        )
+    if len(token) > TOKEN_CHARACTERS_MAX:
+        raise InvalidArgument(f"token has over {TOKEN_CHARACTERS_MAX} characters")
+    if not all("!" <= character <= "~" for character in token):
+        raise InvalidArgument("token has characters that no token has (spaces, ends of lines or the like)")
+    return token
