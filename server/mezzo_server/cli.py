@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     from mezzo_server.commands.check import check
     from mezzo_server.commands.config import register_config
     from mezzo_server.commands.frontend import frontend
+    from mezzo_server.commands.key import register_key
     from mezzo_server.commands.serve import serve
     from mezzo_server.commands.shard import shard
 
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("frontend")(frontend)
     app.command("check")(check)
     register_config(app)
+    register_key(app)
 
 
 def main() -> None:

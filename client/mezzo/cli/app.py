@@ -39,7 +39,7 @@ EXTRA_OF_MODULE = {
 }
 # What `mezzo --help` shows together, in this order; commands of other packages come last.
 PANELS = {
-    "Serve": ("setup", "serve", "shard", "frontend"),
+    "Serve": ("setup", "serve", "shard", "frontend", "key"),
     "Use": ("put", "get", "lookup", "rm"),
     "Inspect": ("stat", "top", "doctor", "check", "device", "config"),
     "Measure": ("kvsize", "demo", "bench", "replay", "workload"),
@@ -55,6 +55,7 @@ SERVER_COMMANDS = {
     "doctor": "Say what this machine offers a node.",
     "check": "Verify a device, offline.",
     "config": "Show, check and document settings.",
+    "key": "Make and change the master key of encryption at rest.",
 }
 
 Register = Callable[[typer.Typer], None]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from mezzo.errors import InternalError, InvalidArgument
+from mezzo.errors import InternalError, InvalidArgument, Unavailable
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.entries import SEALED, EntryTable
 from mezzo_server.memory import Span
@@ -83,10 +83,13 @@ class Sealer:
         self._run = run
         self._counter = 0
         self._keys: Mapping[bytes, bytes] = {}
+        self._without: frozenset[bytes] = frozenset()
         self._derived: OrderedDict[tuple[bytes, bytes], _Key] = OrderedDict()
 
-    def set_keys(self, keys: Mapping[bytes, bytes]) -> None:
+    def set_keys(self, keys: Mapping[bytes, bytes], without: Iterable[bytes] = ()) -> None:
         """The keys of all tenants whose chunks are encrypted, by tenant id. What is not there any more is forgotten.
+
+        ``without``: tenants whose chunks must be encrypted, and whose key is not to be had.
 
         InvalidArgument for a key of a wrong length.
         """
@@ -94,13 +97,22 @@ class Sealer:
             if len(key) != KEY_BYTES:
                 raise InvalidArgument(f"a tenant's key has {len(key)} bytes; {KEY_BYTES} are right")
         before, self._keys = self._keys, dict(keys)
+        self._without = frozenset(without) - self._keys.keys()
         for tenant, run in list(self._derived):
             if before.get(tenant) != keys.get(tenant):
                 self._derived.pop((tenant, run), None)
 
     def seals(self, tenant: bytes) -> bool:
-        """Whether new chunks of this tenant are encrypted."""
-        return tenant in self._keys
+        """Whether new chunks of this tenant are encrypted.
+
+        Raises:
+            Unavailable: they would have to be, and the key is not here: nothing is stored in the clear instead.
+        """
+        if tenant in self._keys:
+            return True
+        if tenant in self._without:
+            raise Unavailable("the tenant's chunks are encrypted, and its key cannot be had here now")
+        return False
 
     def seal(self, scope: Scope, key: bytes, part: int, parts: int) -> Seal:
         """For one part that is to be encrypted, with a nonce that was never used. In the loop only."""

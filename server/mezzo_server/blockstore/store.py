@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mezzo.errors import ClientClosed
 from mezzo_server.blockstore.api import (
@@ -176,12 +176,13 @@ class BlockStore(Pumping, Keeping):
         """The workers and, if there are such, those that encrypt: for their event descriptors."""
         return self._context.all_workers
 
-    def set_tenant_keys(self, keys: Mapping[bytes, bytes]) -> None:
+    def set_tenant_keys(self, keys: Mapping[bytes, bytes], without: Iterable[bytes] = ()) -> None:
         """The keys of the tenants whose chunks are encrypted at rest, by tenant id.
 
-        New chunks of these are encrypted; encrypted chunks of others are misses.
+        New chunks of these are encrypted; encrypted chunks of others are misses.  Puts of tenants that are
+        ``without`` the key that they need are refused as `Unavailable`.
         """
-        self._context.sealer.set_keys(keys)
+        self._context.sealer.set_keys(keys, without)
 
     @property
     def staging(self) -> StagingPool:

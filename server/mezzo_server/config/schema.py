@@ -249,6 +249,15 @@ class SupervisorConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """a process that has not ended so long after SIGTERM is killed"""
 
 
+class EncryptionConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Encryption at rest, for the tenants that were created with it."""
+
+    master_key: str = ""
+    """file with the key that wraps those of the tenants (`mezzo key new` makes one); empty: no tenant is encrypted"""
+    former_master_keys: list[str] = []
+    """files of the master keys before it, until `mezzo key rewrap` has wrapped all tenants' keys anew"""
+
+
 class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of a node: one table for each part."""
 
@@ -256,5 +265,6 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     frontend: FrontendConfig = FrontendConfig()
     tls: TlsConfig = TlsConfig()
     metrics: MetricsConfig = MetricsConfig()
+    encryption: EncryptionConfig = EncryptionConfig()
     log: LogConfig = LogConfig()
     supervisor: SupervisorConfig = SupervisorConfig()

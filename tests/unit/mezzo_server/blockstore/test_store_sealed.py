@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mezzo.errors import InvalidArgument, TooLarge
+from mezzo.errors import InvalidArgument, TooLarge, Unavailable
 from mezzo_server.blockstore.api import GetChunk, PutChunk, PutStatus, Scope
 from mezzo_server.blockstore.io import Workers
 from mezzo_server.blockstore.sealing import (
@@ -158,6 +158,20 @@ def test_without_its_key_a_chunk_is_a_miss() -> None:
     rig.store.set_tenant_keys({SCOPE.tenant: b"X" * 32})
     assert rig.get(b"k") is None, "another key is no key"
     assert rig.counters["seals_broken"] == 1
+
+
+def test_nothing_is_stored_in_the_clear_for_want_of_a_key() -> None:
+    rig = Rig(keys=KEYS)
+    rig.put(b"k", 5000)
+    rig.store.set_tenant_keys({}, without=[SCOPE.tenant])
+    with pytest.raises(Unavailable, match="key"):
+        rig.put(b"l", 5000)
+    assert rig.put(b"l", 5000, OTHER) is STORED
+    assert rig.get(b"k") is None
+    rig.store.set_tenant_keys(KEYS)
+    assert rig.put(b"l", 5000) is STORED
+    assert rig.get(b"k") == content(b"k", 5000), "a key that was away for a while"
+    rig.drain()
 
 
 def test_others_are_not_encrypted_and_know_nothing_of_it() -> None:
