@@ -117,6 +117,10 @@ class DeviceReport:
     transfers_in_flight: int = 0
     transfers_waiting: int = 0
     """of those in flight, how many wait for room: more than its depth were submitted"""
+    transfers_scheduled: int = 0
+    """that wait for their tenant's turn, and that the device has not been given yet"""
+    bytes_scheduled: int = 0
+    """of those"""
     io_errors: int = 0
     bytes_written: int = 0
     """of records since the start, headers and padding included"""

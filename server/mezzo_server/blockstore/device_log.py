@@ -26,6 +26,7 @@ from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.blockstore.format.record import Entry
 from mezzo_server.blockstore.format.superblock import COPY_OFFSETS, RETIRED_MAX, Superblock
 from mezzo_server.blockstore.io import Device, DeviceTime, Op, Transfer
+from mezzo_server.blockstore.schedule import SPLIT_ABOVE_BYTES, Schedule, split
 from mezzo_server.blockstore.segment import Purpose, Segment, State
 from mezzo_server.blockstore.tasks import Event, Task
 from mezzo_server.memory import Memory, Span
@@ -80,6 +81,10 @@ class DeviceLog:
         self.gained = 0
         """segments that reclaim freed, less those that it took for survivors and tombstones"""
         self.queue: list[Transfer] = []
+        """what came since the last `submit`"""
+        self.schedule = Schedule(
+            context.options.device_queue_s, context.options.background_share, context.now()
+        )
         self.queued_bytes = 0
         """of records whose transfers were queued and have not ended"""
         self.written_blocks = 0
@@ -108,6 +113,8 @@ class DeviceLog:
             bytes_live=0 if self.fenced is not None else sum([segment.live_bytes for segment in segments]),
             transfers_in_flight=in_flight,
             transfers_waiting=max(0, in_flight - getattr(self.device, "depth", in_flight)),
+            transfers_scheduled=self.schedule.waiting,
+            bytes_scheduled=self.schedule.waiting_bytes,
             io_errors=self.io_errors,
             bytes_written=self.written_blocks * BLOCK_BYTES,
         )
@@ -122,28 +129,34 @@ class DeviceLog:
         done: Callable[[Transfer], None],
         time: DeviceTime | None = None,
         *,
+        tenant: bytes | None = None,
         though_fenced: bool = False,
     ) -> None:
-        """Queue a transfer; ``done`` gets it back.
+        """Queue a transfer for ``tenant`` (None: it is urgent, and small); ``done`` gets it back.
 
         On a fenced device it fails in a later turn, unless it is to be tried ``though_fenced``.
         """
-        transfer = Transfer(op, offset, spans, done, None, time)
+        transfer = Transfer(op, offset, spans, done, None, time, tenant)
         if self.fenced is not None and not though_fenced:
             transfer.result = -errno.EIO
             self.context.later.add(lambda: done(transfer))
             return
-        self.queue.append(transfer)
+        if transfer.length > SPLIT_ABOVE_BYTES:
+            self.queue.extend(split(transfer))
+        else:
+            self.queue.append(transfer)
 
     def submit(self) -> None:
-        """Hand the device what is queued."""
+        """Hand the device what it should have now, of what came and of what waits."""
         queue, self.queue = self.queue, []
         now = self.context.now()
+        queue = self.schedule.next(queue, self.context.shares, now)
         for transfer in queue:
             time = transfer.time
             if time is not None and not time.device_began:
                 time.device_began = now
-        self.device.submit(queue)
+        if queue:
+            self.device.submit(queue)
 
     def io_error(self, segment: Segment | None, code: int, what: str) -> None:
         """A read or write failed: the segment is not to be used again; too many fence the device."""

@@ -302,4 +302,4 @@ def _transfer(run: list[ChunkRead]) -> None:
             read.moved(transfer.result)
 
     spans = run[0].spans if len(run) == 1 else [span for read in run for span in read.spans]
-    run[0].segment.log.transfer(Op.READ, run[0].start, spans, moved, run[0].time)
+    run[0].segment.log.transfer(Op.READ, run[0].start, spans, moved, run[0].time, tenant=run[0].tenant)

@@ -56,7 +56,7 @@ class Transfer:
     device is ``-EIO``.
     """
 
-    __slots__ = ("context", "done", "length", "offset", "op", "result", "spans", "time")
+    __slots__ = ("context", "done", "length", "offset", "op", "result", "spans", "tenant", "time")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Transfer:
         done: Callable[[Transfer], None] | None = None,
         context: object = None,
         time: DeviceTime | None = None,
+        tenant: bytes | None = None,
     ) -> None:
         self.op = op
         self.offset = offset
@@ -75,6 +76,8 @@ class Transfer:
         self.context = context
         self.time = time
         """of whom it is for, if he wants to know"""
+        self.tenant = tenant
+        """for whose work the device is used (schedule.py); None: it is urgent"""
         self.result = 0
 
 

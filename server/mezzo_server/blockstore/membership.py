@@ -433,4 +433,4 @@ class Membership:
 
 def _flying(log: DeviceLog) -> bool:
     """Whether transfers are under way on a device."""
-    return bool(log.device.in_flight or log.queue)
+    return bool(log.device.in_flight or log.queue or log.schedule.waiting)

@@ -44,6 +44,10 @@ class StoreOptions:
     """0: no scrub"""
     drain_bytes_per_s: float = 256 << 20
     """rate at which the chunks of a device that is drained move to the others; 0: as fast as it goes"""
+    device_queue_s: float = 0.01
+    """how much work a device is given at a time, by the rate that it has shown (schedule.py); 0: all that there is"""
+    background_share: float = 0.2
+    """of a device's time for reclaim, scrub and drains while tenants have work for it too"""
     io_errors_max: int = 8
     """read or write errors after which a device is fenced; a failed flush fences at once"""
     allow_missing_devices: bool = False

@@ -35,13 +35,18 @@ class Pumping:
             ended = 0
             for log in context.logs:
                 reaped = log.device.reap()
-                now = context.now() if reaped else 0.0
+                if not reaped:
+                    continue
+                now = context.now()
+                nbytes = 0
                 for transfer in reaped:
-                    ended += 1
+                    nbytes += transfer.length
                     if transfer.time is not None:
                         transfer.time.device_ended = now
                     if transfer.done is not None:
                         context.call(transfer.done, transfer)
+                ended += len(reaped)
+                log.schedule.ended(len(reaped), nbytes, now)
             for workers in context.all_workers:
                 for job in workers.reap():
                     ended += 1
@@ -64,7 +69,7 @@ class Pumping:
             jobs, context.cipher_jobs = context.cipher_jobs, []
             context.ciphers.submit(jobs)
         for log in context.logs:
-            if log.queue:
+            if log.queue or log.schedule.waiting:
                 log.submit()
 
     @property

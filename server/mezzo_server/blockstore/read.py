@@ -52,6 +52,7 @@ class ChunkRead:
         "spans",
         "start",
         "target",
+        "tenant",
         "time",
     )
 
@@ -71,6 +72,8 @@ class ChunkRead:
         """``room``: whole blocks of the server's own that begin with ``target``, so that no tail is staged."""
         segment, number = place
         self.time = time
+        self.tenant = namespace.scope.tenant
+        """for whose work the device is used"""
         self._context = context
         self.namespace = namespace
         self.key = key
@@ -208,7 +211,7 @@ class ChunkRead:
             seed = self._context.seed(self.namespace, self.key)
             self._context.verify(seed, self.first_part, self.lengths, self.checksums, spans, self._confirmed)
 
-        log.transfer(Op.READ, self.start, [piece], moved, self.time)
+        log.transfer(Op.READ, self.start, [piece], moved, self.time, tenant=self.tenant)
 
     def _confirmed(self, right: bool) -> None:
         if right and self._staged is not None:

@@ -20,6 +20,7 @@ from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.io import Op, Transfer
 from mezzo_server.blockstore.put import GROUP_SEGMENT_SHARE
 from mezzo_server.blockstore.rewrite import BATCH_BYTES, BATCH_CHUNKS, Rewriter, batches, namespace_of
+from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.segment import Segment, State
 from mezzo_server.blockstore.tasks import Event
 from mezzo_server.blockstore.writer import Writer
@@ -274,7 +275,7 @@ class Reclaim:
                 offset = victim.offset + block * BLOCK_BYTES + start
                 for op in (Op.WRITE, Op.READ):
                     event: Event[Transfer] = Event()
-                    self._log.transfer(op, offset, (span,), event)
+                    self._log.transfer(op, offset, (span,), event, tenant=BACKGROUND)
                     if (await event).result < 0:
                         return False
                     if op is Op.WRITE:

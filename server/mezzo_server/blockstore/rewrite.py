@@ -18,6 +18,7 @@ from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import Op, Transfer
 from mezzo_server.blockstore.put import record_weight
+from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.segment import Purpose, Segment
 from mezzo_server.blockstore.tasks import Event
 from mezzo_server.blockstore.writer import RecordWrite, Writer
@@ -129,7 +130,7 @@ class Rewriter:
             event: Event[Transfer] = Event()
             victim.hold()
             offset = victim.offset + table.block[number] * BLOCK_BYTES
-            self._log.transfer(Op.READ, offset, (span,), event, though_fenced=True)
+            self._log.transfer(Op.READ, offset, (span,), event, tenant=BACKGROUND, though_fenced=True)
             events.append((number, span, event))
         for number, span, event in events:
             transfer = await event

@@ -13,6 +13,7 @@ from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.get import submit
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.read import ChunkRead, Drop
+from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.segment import Segment, State
 
 BURST_S = 0.5
@@ -101,6 +102,7 @@ class Scrub:
         read = ChunkRead(
             self._context, namespace, key, (segment, number), (0, 0), [span.part(0, length)], done, self._drop
         )
+        read.tenant = BACKGROUND
         read.prepare()
         if tail is not None:
             read.staged(tail)

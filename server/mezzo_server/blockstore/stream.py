@@ -15,6 +15,7 @@ from mezzo.checksum import part_seed
 from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from mezzo_server.blockstore.get import submit
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.read import ChunkRead, Drop, select
@@ -186,7 +187,8 @@ class ChunkStream:
                 self._give(piece)
                 return
             self._segment.hold()
-            log.transfer(Op.READ, offset - skip, (span,), moved, self.time)
+            tenant = self.namespace.scope.tenant
+            log.transfer(Op.READ, offset - skip, (span,), moved, self.time, tenant=tenant)
 
         try:
             self._context.staging.request(whole, staged)
@@ -267,8 +269,7 @@ class ChunkStream:
             def go(piece: Span | None) -> None:
                 if piece is not None:
                     read.staged(piece)
-                log = self._segment.log
-                log.transfer(Op.READ, read.start, read.spans, lambda transfer: read.moved(transfer.result))
+                submit([read])
 
             if need:
                 try:

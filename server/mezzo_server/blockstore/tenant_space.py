@@ -79,6 +79,15 @@ class TenantSpace:
             tenant for log in self._context.logs for tenant, nbytes in log.tenant_bytes.items() if nbytes > 0
         }
 
+    def device_work(self) -> dict[bytes, tuple[int, float]]:
+        """What the devices were given for each tenant since the start, bytes, and how long that had waited, s."""
+        work: dict[bytes, tuple[int, float]] = {}
+        for log in self._context.logs:
+            for tenant, flow in log.schedule.flows.items():
+                nbytes, wait_s = work.get(tenant, (0, 0.0))
+                work[tenant] = (nbytes + flow.bytes, wait_s + flow.wait_s)
+        return work
+
     # -- puts
 
     def admit_new(self, namespace: NamespaceIndex, chunks: Sequence[tuple[bytes, int]]) -> None:

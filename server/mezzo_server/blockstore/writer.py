@@ -19,6 +19,7 @@ from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.options import Durability
+from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.segment import Purpose, Segment
 from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX
 from mezzo_server.memory import PAGE_BYTES, Span
@@ -92,6 +93,15 @@ class RecordWrite:
         """handed to a device: ``segment`` is set"""
         self._left = 0
         self._error: Exception | None = None
+
+    @property
+    def tenant(self) -> bytes | None:
+        """For whose work the device is used; None for tombstones, which others wait for and which are small."""
+        if self.purpose is Purpose.TOMBSTONES:
+            return None
+        return (
+            BACKGROUND if self.purpose is Purpose.SURVIVORS or self.not_on is not None else self.scope.tenant
+        )
 
     @property
     def blocks(self) -> int:
@@ -224,7 +234,7 @@ class Writer:
         segment.hold()
         segment.writes += 1
         for start, spans in transfers:
-            log.transfer(Op.WRITE, start, spans, ended, write.time)
+            log.transfer(Op.WRITE, start, spans, ended, write.time, tenant=write.tenant)
 
     def _completed(self, write: RecordWrite, log: DeviceLog) -> None:
         """All writes ended, also that of the segment's header."""

@@ -237,6 +237,13 @@ QUEUE_METRICS = (
     _gauge(
         "transfers_waiting", "Transfers that wait for room in a device's queue.", one("transfers_waiting")
     ),
+    _gauge(
+        "transfers_scheduled",
+        "Transfers that wait for their tenant's turn before a device is given them.",
+        one("transfers_scheduled"),
+        advice="Lasting: tenants want more than the devices give; see who in the metrics of tenants.",
+    ),
+    _gauge("scheduled_bytes", "Bytes of those transfers.", one("bytes_scheduled")),
     _gauge("worker_jobs", "Jobs with the worker threads.", one("workers_in_flight")),
     _gauge(
         "staging_bytes",

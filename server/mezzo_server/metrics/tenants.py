@@ -48,4 +48,19 @@ TENANT_METRICS = (
         Table("tenant_payload"),
         ("tenant",),
     ),
+    Metric(
+        "mezzo_shard_tenant_device_bytes_total",
+        Kind.COUNTER,
+        "Bytes that devices moved for a tenant; `(background)`: reclaim, scrub and drains.",
+        Table("tenant_device_bytes"),
+        ("tenant",),
+    ),
+    Metric(
+        "mezzo_shard_tenant_device_wait_seconds_total",
+        Kind.COUNTER,
+        "Time that a tenant's transfers waited for its turn, all of them together.",
+        Table("tenant_device_wait"),
+        ("tenant",),
+        "It rises for who asks for more than his part while others have work: give him more weight, or add devices.",
+    ),
 )

@@ -239,7 +239,7 @@ class Shard:
         return Sample(
             numbers=self.service.numbers(),
             histograms={**self.service.measures.histograms(), "loop_hold": {"": self._runtime.holds_told()}},
-            tables=tables(self.service.accounts),
+            tables=tables(self.service.accounts, self._store.space.device_work()),
             words=words,
             devices=[device.name for device in self._store.devices],
         )
@@ -329,6 +329,8 @@ def _options(config: ShardConfig) -> StoreOptions:
         segment_bytes=config.segment_bytes,
         scrub_bytes_per_s=float(config.scrub_bytes_per_s),
         drain_bytes_per_s=float(config.drain_bytes_per_s),
+        device_queue_s=config.device_queue_ms / 1000,
+        background_share=config.background_share,
     )
 
 

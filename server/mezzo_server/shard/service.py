@@ -34,6 +34,8 @@ DEVICE_NUMBERS = (
     "segments_retired",
     "transfers_in_flight",
     "transfers_waiting",
+    "transfers_scheduled",
+    "bytes_scheduled",
     "bytes_written",
 )
 """Told as sums over the devices."""

@@ -146,7 +146,9 @@ def test_a_bounded_number_of_tenants_is_told_of() -> None:
         account.name = f"t{number}"
         account.requests_total = 10 if number >= 50 else 1
         account.bytes_total = 1
-    told = tables(accounts)
+    told = tables(accounts, {bytes(16): (7, 0.5), b"": (3, 0.25)})
+    assert told["tenant_device_bytes"] == {(OTHERS,): 7, ("(background)",): 3}
+    assert told["tenant_device_wait"] == {(OTHERS,): 0.5, ("(background)",): 0.25}
     assert told["tenant_requests"][OTHERS,] == 50
     assert told["tenant_requests"]["t60",] == 10
     assert len(told["tenant_requests"]) == TOLD_MAX + 1
@@ -159,7 +161,7 @@ def test_limits_and_refusals_are_told() -> None:
     account.charge(0, clock.now)
     with pytest.raises(OverQuota):
         account.charge(0, clock.now)
-    told = tables(accounts)
+    told = tables(accounts, {})
     assert told["tenant_limits"] == {
         ("tenant-a", "hot_bytes", "soft"): 7,
         ("tenant-a", "requests_per_s", "soft"): 5,
