@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     from mezzo_server.commands.key import register_key
     from mezzo_server.commands.serve import serve
     from mezzo_server.commands.shard import shard
+    from mezzo_server.commands.simulate import register_simulate
 
     app.command("serve")(serve)
     app.command("shard")(shard)
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command("check")(check)
     register_config(app)
     register_key(app)
+    register_simulate(app)
 
 
 def main() -> None:

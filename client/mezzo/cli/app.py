@@ -42,7 +42,7 @@ PANELS = {
     "Serve": ("setup", "serve", "shard", "frontend", "key"),
     "Use": ("put", "get", "lookup", "rm"),
     "Inspect": ("stat", "top", "doctor", "check", "device", "config"),
-    "Measure": ("kvsize", "demo", "bench", "replay", "workload"),
+    "Measure": ("kvsize", "demo", "bench", "replay", "workload", "simulate"),
     "Shell": ("completion",),
 }
 PANEL_OF_OTHERS = "More"
@@ -56,6 +56,7 @@ SERVER_COMMANDS = {
     "check": "Verify a device, offline.",
     "config": "Show, check and document settings.",
     "key": "Make and change the master key of encryption at rest.",
+    "simulate": "Compare policies by replay of traces, without a node.",
 }
 
 Register = Callable[[typer.Typer], None]

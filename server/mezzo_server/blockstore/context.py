@@ -15,7 +15,8 @@ from mezzo_server.blockstore.erasure import Erasure
 from mezzo_server.blockstore.index import Index, NamespaceIndex
 from mezzo_server.blockstore.io import Job, Task, Workers
 from mezzo_server.blockstore.options import StoreOptions
-from mezzo_server.blockstore.policy import ReclaimPolicy, policy
+from mezzo_server.blockstore.policies import ReclaimPolicy, policy
+from mezzo_server.blockstore.policies.rewrites import BURST_SEGMENTS, RewriteBudget
 from mezzo_server.blockstore.sealing import (
     RUN_BYTES,
     Sealer,
@@ -67,6 +68,7 @@ class Context:
         self.now = now
         self.entropy = entropy
         self.policy: ReclaimPolicy = policy(options.policy)
+        self.rewrites = RewriteBudget(options.write_amplification, 0.0)
         self.index = Index(options.namespaces_max)
         self.erasure = Erasure(self)
         self.streams: set[Stream] = set()
@@ -109,6 +111,15 @@ class Context:
         return any(log.device.in_flight for log in self.logs) or any(
             workers.in_flight for workers in self.all_workers
         )
+
+    def begin_policy(self) -> None:
+        """Logs and segments are known: tell the policy, and give reclaim its budget."""
+        logs = self.logs
+        capacity = sum(log.superblock.segment_count * log.superblock.segment_bytes for log in logs)
+        segment_bytes = max(log.superblock.segment_bytes for log in logs)
+        self.rewrites = RewriteBudget(self.options.write_amplification, BURST_SEGMENTS * segment_bytes)
+        found = [segment for log in logs for segment in log.segments.values()]
+        self.policy.begin(capacity, sorted(found, key=lambda segment: segment.life))
 
     def draw_sequence(self) -> int:
         """A sequence for one put or delete."""

@@ -26,6 +26,7 @@ from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.blockstore.format.record import Entry
 from mezzo_server.blockstore.format.superblock import COPY_OFFSETS, RETIRED_MAX, Superblock
 from mezzo_server.blockstore.io import Device, DeviceTime, Op, Transfer
+from mezzo_server.blockstore.lifetime import Class, class_of, over_open_max
 from mezzo_server.blockstore.schedule import SPLIT_ABOVE_BYTES, Schedule, split
 from mezzo_server.blockstore.segment import Purpose, Segment, State
 from mezzo_server.blockstore.tasks import Event, Task
@@ -34,11 +35,8 @@ from mezzo_server.memory import Memory, Span
 RESERVE_SEGMENTS = 2
 RESERVED_FROM = {Purpose.CHUNKS: RESERVE_SEGMENTS, Purpose.SURVIVORS: 1, Purpose.TOMBSTONES: 0}
 """Free segments that a purpose leaves to the others: tombstones find room even when survivors do not."""
-LARGE_TENANT_SEGMENTS = 4
-"""a tenant with more live bytes than so many segments gets open segments of its own"""
 SCOPES_MAX = 60_000
 """namespaces in one segment: a table counts them with 16 bits"""
-Class = tuple[Purpose, bytes]
 Place = tuple[Segment, int]
 
 
@@ -273,16 +271,13 @@ class DeviceLog:
 
     # -- segments ----------------------------------------------------------------------------
 
-    def class_of(self, purpose: Purpose, tenant: bytes) -> Class:
-        """Chunks that will die together share segments: those of a large tenant, and survivors."""
-        large = self.tenant_bytes[tenant] > LARGE_TENANT_SEGMENTS * self.superblock.segment_bytes
-        return (purpose, tenant if large and purpose is Purpose.CHUNKS else b"")
-
-    def allocate(self, purpose: Purpose, scope: Scope, blocks: int, entries: Sequence[Entry]) -> Place | None:
+    def allocate(
+        self, purpose: Purpose, scope: Scope, blocks: int, entries: Sequence[Entry], lane: int = 0
+    ) -> Place | None:
         """Room for a record: its segment and first block. None: no space before reclaim makes some."""
         if self.fenced is not None:
             return None
-        kind = self.class_of(purpose, scope.tenant)
+        kind = class_of(self, purpose, scope.tenant, lane)
         rows = sum(len(entry.parts) for entry in entries if len(entry.parts) > 1)
         key_bytes = sum(len(entry.key) for entry in entries)
         need = (blocks, len(entries), rows, key_bytes)
@@ -306,6 +301,7 @@ class DeviceLog:
         self.open[kind] = segment
         block = segment.next_block
         segment.next_block += blocks
+        segment.last_block = self.written_blocks
         segment.table.scope_number(scope)
         segment.reserved_entries += len(entries)
         segment.reserved_key_bytes += key_bytes
@@ -328,14 +324,21 @@ class DeviceLog:
 
     def _open(self, kind: Class) -> Segment:
         context = self.context
-        own = [other for other in self.open if other[0] is Purpose.CHUNKS]
-        if kind[0] is Purpose.CHUNKS and len(own) >= context.options.open_segments_max:
-            self.close_segment(self.open[own[0]])
+        full = over_open_max(self) if kind[0] is Purpose.CHUNKS else None
+        if full is not None:
+            self.close_segment(full)
         number = self.free.popleft()
         self.gained -= kind[0] is not Purpose.CHUNKS
         segment = Segment(
-            self, number, context.draw_life(), context.entropy(16), context.next_sequence, kind[0]
+            self,
+            number,
+            context.draw_life(),
+            context.entropy(16),
+            context.next_sequence,
+            kind[0],
+            lane=kind[2],
         )
+        context.policy.opened(segment)
         self.segments[number] = segment
         context.lives[segment.life] = segment
         context.on_disk.add(segment.life)

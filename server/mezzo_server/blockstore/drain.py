@@ -14,13 +14,13 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.arrivals import GROUP_SEGMENT_SHARE
 from mezzo_server.blockstore.budget import Budget
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.delete import Deletes, Tombstone
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
-from mezzo_server.blockstore.put import GROUP_SEGMENT_SHARE
 from mezzo_server.blockstore.reclaim import STEP_ENTRIES, Reclaim
 from mezzo_server.blockstore.rewrite import (
     BATCH_BYTES,

@@ -113,7 +113,8 @@ class _Get:
     def _slice(self, start: int) -> None:
         """Begin the reads of some chunks, and of the rest in later turns."""
         context = self._gets.context
-        stamp = context.policy.read()
+        policy = context.policy
+        policy.request()
         end = min(start + SLICE_CHUNKS, len(self._chunks))
         ready: list[ChunkRead] = []
         for number in range(start, end):
@@ -124,10 +125,7 @@ class _Get:
                 # gone, or put anew with another length, since the request was checked
                 self._one(number, -1)
                 continue
-            segment, entry = place
-            touched = segment.table.touched
-            segment.touched_sum += stamp - touched[entry]
-            touched[entry] = stamp
+            policy.used(*place)
             if self._gets.hot is not None and self._hot(self._gets.hot, number, place, length, ready):
                 continue
             read = self._read(number, place, length, chunk)

@@ -94,6 +94,12 @@ class NamespaceIndex:
             self.shards[hash(key) >> HASH_SHIFT & self.mask][key] = location
 
     @property
+    def salt(self) -> int:
+        """64 bits that tell this namespace from others."""
+        scope = self.scope
+        return int.from_bytes(scope.namespace[:8], "little") ^ scope.namespace_generation
+
+    @property
     def idle(self) -> bool:
         """Whether nothing would be lost without it."""
         return not (self.count or self.users or self.busy or self.pins or self.shadows)

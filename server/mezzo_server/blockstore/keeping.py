@@ -76,10 +76,8 @@ class Keeping:
         if place is None or slot is None or not hot.hold(slot):
             return None
         hot.used(slot)
-        segment, number = place
-        stamp = context.policy.read()
-        segment.touched_sum += stamp - segment.table.touched[number]
-        segment.table.touched[number] = stamp
+        context.policy.request()
+        context.policy.used(*place)
         return slot
 
     def let_go(self, slot: Slot) -> None:

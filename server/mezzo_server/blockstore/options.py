@@ -21,12 +21,13 @@ class StoreOptions:
 
     durability: Durability = Durability.PROCESS
     policy: str = "fifo"
-    """reclaim policy: ``fifo`` (reinserts what was read since it was written) or ``lru``"""
+    """which chunks go when space is needed: one of `policies.POLICIES`"""
     chunk_bytes_max: int = 64 << 20
     segment_bytes: int = 0
     """used when formatting; 0: chosen from the device's size (`attach.segment_bytes_for`)"""
-    rewrite_share: float = 0.25
-    """most of a victim's bytes that a policy may rewrite (leased chunks are rewritten beyond it)"""
+    write_amplification: float = 1.1
+    """bytes that may be written for each byte that is put, so that what is worth keeping is rewritten when its
+    segment is reclaimed; what must be rewritten (leases, quotas) is rewritten beyond it"""
     open_segments_max: int = 8
     """segments open for new chunks at once on each device; one for each large tenant, one for all others"""
     namespaces_max: int = 65536

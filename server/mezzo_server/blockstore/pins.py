@@ -82,13 +82,11 @@ class Pins:
     def _stamp(self, locations: Sequence[int | None]) -> None:
         """Chunks that are used in place are read: their device's policy must know."""
         lives = self._context.lives
-        stamp = self._context.policy.read()
+        policy = self._context.policy
+        policy.request()
         for location in locations:
             if location is not None:
-                segment = lives[life_of(location)]
-                touched, number = segment.table.touched, number_of(location)
-                segment.touched_sum += stamp - touched[number]
-                touched[number] = stamp
+                policy.used(lives[life_of(location)], number_of(location))
 
     def _count(self, locations: Sequence[int | None], sign: int) -> None:
         """Add to (or take from) the pinned bytes of the segments that chunks lie in."""

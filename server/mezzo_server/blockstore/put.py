@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mezzo.errors import Busy, DeadlineExceeded, Gone, InternalError, InvalidArgument, TooLarge
 from mezzo_server.blockstore.api import PutChunk, PutDone, PutOutcome, PutStatus
+from mezzo_server.blockstore.arrivals import Arrivals, arrivals
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.entries import SEALED
 from mezzo_server.blockstore.format import record
@@ -27,11 +28,6 @@ from mezzo_server.hot.slots import Slot
 from mezzo_server.memory import Span
 from mezzo_server.staging import StagingRequest
 
-GROUP_BYTES = 4 << 20
-GROUP_CHUNKS = 128
-"""A put is cut into records of about this size, so that checksums of one overlap writes of another."""
-GROUP_SEGMENT_SHARE = 4
-"""No record of several chunks is larger than a segment divided by this: it must fit, and waste little."""
 SLICE_CHUNKS = 128
 """Chunks considered in one turn."""
 KEY_BYTES_MAX = 64
@@ -155,6 +151,7 @@ class PutTicket:
 
     def _consider(self, start: int) -> None:
         fresh: list[int] = []
+        self._puts.context.policy.request()
         end = min(start + SLICE_CHUNKS, len(self._chunks))
         for number in range(start, end):
             if self._claim(number):
@@ -170,7 +167,10 @@ class PutTicket:
         if key in namespace.busy:
             namespace.wait(key, lambda: self._again(number))
             return False
-        if self._puts.context.find(namespace, key) is not None:
+        place = self._puts.context.find(namespace, key)
+        if place is not None:
+            # whoever puts it has just had use for it
+            self._puts.context.policy.used(*place)
             self._answer(number, PutStatus.EXISTS)
             return False
         if self._abandoned:
@@ -188,24 +188,13 @@ class PutTicket:
             self._write([number])
 
     def _write(self, numbers: Sequence[int]) -> None:
-        group: list[int] = []
-        size = 0
-        most = min(GROUP_BYTES, self._puts.context.segment_bytes_min // GROUP_SEGMENT_SHARE)
-        for number in numbers:
-            parts = self._chunks[number].parts
-            weight = record_weight(sealed_parts(parts) if self.sealed else parts)
-            if group and (size + weight > most or len(group) >= GROUP_CHUNKS):
-                self._start(group)
-                group, size = [], 0
-            group.append(number)
-            size += weight
-        if group:
-            self._start(group)
+        for arriving in arrivals(self._puts.context, self._namespace, self._chunks, numbers, self._weight):
+            group = _Group(self, arriving)
+            self._groups.append(group)
+            group.begin()
 
-    def _start(self, numbers: list[int]) -> None:
-        group = _Group(self, numbers)
-        self._groups.append(group)
-        group.begin()
+    def _weight(self, chunk: PutChunk) -> int:
+        return record_weight(sealed_parts(chunk.parts) if self.sealed else chunk.parts)
 
     def _answer(self, number: int, status: PutStatus, error: Exception | None = None) -> None:
         outcome = self._outcome
@@ -228,6 +217,7 @@ class _Group:
 
     __slots__ = (
         "_align_bytes",
+        "_arriving",
         "_bounced",
         "_entries",
         "_fault",
@@ -241,9 +231,10 @@ class _Group:
         "_write",
     )
 
-    def __init__(self, ticket: PutTicket, numbers: list[int]) -> None:
+    def __init__(self, ticket: PutTicket, arriving: Arrivals) -> None:
         self._ticket = ticket
-        self._numbers = numbers
+        self._arriving = arriving
+        self._numbers = arriving.numbers
         self._piece: Span | None = None
         self._request: StagingRequest | None = None
         self._write: RecordWrite | None = None
@@ -430,6 +421,7 @@ class _Group:
             deadline=ticket._deadline,
             time=ticket._time,
             align_bytes=self._align_bytes,
+            lane=self._arriving.lane,
         )
         ticket._puts.writer.write(self._write)
 
@@ -457,15 +449,15 @@ class _Group:
             error = _erased()  # its record is dead space from the beginning
         if error is None and write is not None:
             table = write.segment.table
-            stamp = context.policy.written()
+            context.policy.stored(write.segment, write.numbers, self._arriving.marks)
             for number in write.numbers:
-                if stamp:
-                    table.touched[number] = stamp
                 context.appear(namespace, table.keys[number], write.segment, number)
             self._settle(table.sequence[number] for number in write.numbers)
             context.changes += 1
             context.counters["chunks_put"] += len(self._numbers)
-            context.counters["bytes_put"] += sum(sum(ticket._chunks[n].parts) for n in self._numbers)
+            size = sum(sum(ticket._chunks[n].parts) for n in self._numbers)
+            context.counters["bytes_put"] += size
+            context.rewrites.put(size)
         else:
             self._settle(None)
         if error is not None and write is not None and write.began:

@@ -9,16 +9,16 @@ chunks stay in limbo (a restart would find them) until the erased header is flus
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.arrivals import GROUP_SEGMENT_SHARE
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.delete import Deletes, Tombstone
 from mezzo_server.blockstore.device_log import RESERVE_SEGMENTS, DeviceLog, Role
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.io import Op, Transfer
-from mezzo_server.blockstore.put import GROUP_SEGMENT_SHARE
 from mezzo_server.blockstore.rewrite import BATCH_BYTES, BATCH_CHUNKS, Rewriter, batches, namespace_of
 from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.segment import Segment, State
@@ -32,6 +32,12 @@ STEP_ENTRIES = 512
 """Entries looked at in one turn."""
 PINNED_SHARE_MAX = 0.75
 """A victim with more leased bytes than this frees too little, as long as there are others."""
+SURVIVORS_SHARE_MAX = 0.75
+"""Most of a victim that a policy may have rewritten: the rest is what reclaim gains."""
+PICKS_MAX = 16
+"""Segments looked at for one victim when most of them must be rewritten."""
+GAIN_SHARE_MIN = 1 / 16
+"""A victim that would free less is not worth its rewriting."""
 TRY_BYTES = 1 << 20
 STREAM_STALL_S = 0.1
 STREAM_PATIENCE_S = 2.0
@@ -112,7 +118,7 @@ class Reclaim:
                 return segment
         most = PINNED_SHARE_MAX * self._log.superblock.segment_bytes
         fit = [segment for segment in sealed if segment.live_count and segment.pinned_bytes <= most]
-        victim = min(fit, key=self._context.policy.rank, default=None)
+        victim = self._pick(fit)
         # Nothing but tombstones that are still needed: rewriting them gains little, so they take their
         # turn by age, and could otherwise be rewritten for ever.
         buried = min((s for s in sealed if not s.live_count), key=lambda s: s.life, default=None)
@@ -130,6 +136,45 @@ class Reclaim:
                 self._log.close_segment(segment)
                 break
         return None
+
+    def _pick(self, fit: Sequence[Segment]) -> Segment | None:
+        """The policy's choice among those that may be reclaimed: of tenants over their share, if there are."""
+        context, shares = self._context, self._context.shares
+        if not fit:
+            return None
+        everything = list(self._log.segments.values())
+        if not shares.divided:
+            return context.policy.victim(fit, everything)
+        most = PINNED_SHARE_MAX * self._log.superblock.segment_bytes
+        over = [s for s in fit if any(shares.over_share(scope.tenant) for scope in s.table.scopes)]
+        for candidates in (over, fit):
+            left = list(candidates)
+            for _ in range(min(len(left), PICKS_MAX)):
+                victim = context.policy.victim(left, everything)
+                if self._kept_bytes(victim) <= most:
+                    return victim
+                left.remove(victim)
+        # All that were looked at have little that may go: the one with most of it.
+        looked = sorted(over or fit, key=lambda s: s.live_bytes)[:PICKS_MAX]
+        victim = min(looked, key=self._kept_bytes)
+        gain = self._log.superblock.segment_bytes - self._kept_bytes(victim)
+        return victim if gain >= GAIN_SHARE_MIN * self._log.superblock.segment_bytes else None
+
+    def _kept_bytes(self, segment: Segment) -> int:
+        """Bytes that would have to be rewritten: leased, or of tenants within their quota."""
+        shares, table = self._context.shares, segment.table
+        safe = [shares.within_quota(scope.tenant) for scope in table.scopes]
+        if all(safe):
+            return segment.live_bytes
+        if not any(safe):
+            return segment.pinned_bytes
+        size = 0
+        for number, scope in enumerate(table.scope):
+            if safe[scope] and table.parts[number]:
+                namespace = namespace_of(self._context, segment, number)
+                if namespace.get(table.keys[number]) == segment.base + number:
+                    size += blocks_of(table.length[number]) * BLOCK_BYTES
+        return min(segment.live_bytes, size + segment.pinned_bytes)
 
     def _carries(self, segment: Segment) -> bool:
         """Whether it has tombstones that are still needed."""
@@ -180,7 +225,9 @@ class Reclaim:
         table = victim.table
         erased = [context.index.is_erased(scope) for scope in table.scopes]
         live: list[int] = []
-        pinned: list[int] = []
+        keep: list[int] = []
+        over: list[int] = []
+        shares = context.shares
         tombstones: defaultdict[Scope, list[Tombstone]] = defaultdict(list)
         for number in range(len(table)):
             if number % STEP_ENTRIES == STEP_ENTRIES - 1:
@@ -198,19 +245,15 @@ class Reclaim:
             namespace = context.index.peek(scope)
             if namespace.get(table.keys[number]) != victim.base + number:
                 continue
-            (pinned if table.keys[number] in namespace.pins else live).append(number)
-        sealed = [segment for segment in self._log.segments.values() if segment.state is State.SEALED]
-        budget = context.options.rewrite_share * self._log.superblock.segment_bytes
-        if victim.retire:
-            budget = self._log.superblock.segment_bytes
-        keep = pinned
-        wanted = live if victim.retire else context.policy.survivors(victim, live, [victim, *sealed])
-        for number in wanted:
-            budget -= blocks_of(table.length[number]) * BLOCK_BYTES
-            if budget < 0:
-                break
-            keep.append(number)
+            if table.keys[number] in namespace.pins or (shares.divided and shares.within_quota(scope.tenant)):
+                keep.append(number)
+            elif shares.divided and shares.over_share(scope.tenant):
+                over.append(number)
+            else:
+                live.append(number)
+        self._choose_survivors(victim, live, keep)
         kept = set(keep)
+        live += over
         for step, number in enumerate(live):
             if number not in kept:
                 self._evict(victim, number)
@@ -218,11 +261,37 @@ class Reclaim:
                 await context.later.turn()
         return keep, tombstones
 
+    def _choose_survivors(self, victim: Segment, live: Sequence[int], keep: list[int]) -> None:
+        """Add to ``keep`` what the policy wants to live on, as far as the budget goes."""
+        context, table = self._context, victim.table
+        segment_bytes = self._log.superblock.segment_bytes
+        forced = sum(blocks_of(table.length[number]) for number in keep) * BLOCK_BYTES
+        context.rewrites.spend(forced)
+        if victim.retire:
+            # An I/O error is no reason to lose what can be read.
+            wanted, budget = list(live), float(segment_bytes)
+        else:
+            sealed = [segment for segment in self._log.segments.values() if segment.state is State.SEALED]
+            wanted = context.policy.survivors(victim, live, [victim, *sealed])
+            budget = min(context.rewrites.credit, SURVIVORS_SHARE_MAX * segment_bytes - forced)
+        spent = 0
+        for number in wanted:
+            size = blocks_of(table.length[number]) * BLOCK_BYTES
+            if spent + size > budget:
+                break
+            spent += size
+            keep.append(number)
+        context.rewrites.spend(spent)
+
     def _evict(self, victim: Segment, number: int) -> None:
         namespace = namespace_of(self._context, victim, number)
         key = victim.table.keys[number]
+        shares = self._context.shares
+        if shares.divided and shares.within_quota(namespace.scope.tenant):
+            return
         # A lease may have come since, and a key that is being deleted is not ours to touch.
         if key not in namespace.pins and self._context.forget(namespace, key, victim, number):
+            self._context.policy.evicted(victim, number, namespace.salt)
             self._context.counters["chunks_evicted"] += 1
             self._context.counters["bytes_evicted"] += victim.table.length[number]
 

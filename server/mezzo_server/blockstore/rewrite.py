@@ -201,7 +201,7 @@ class Rewriter:
             if context.forget(namespace, key, victim, number, moves=True) or lies_here(
                 victim, namespace, number
             ):
-                segment.table.touched[new] = context.policy.rewritten(table.touched[number])
+                context.policy.rewritten(victim, number, segment, new)
                 context.appear(namespace, key, segment, new)
             else:
                 # lost while it was rewritten: the new copy must not outlive the old one's tombstone

@@ -48,6 +48,8 @@ class Segment:
         "base",
         "blockers",
         "incarnation",
+        "lane",
+        "last_block",
         "life",
         "live_bytes",
         "live_count",
@@ -57,6 +59,7 @@ class Segment:
         "number",
         "offset",
         "opened_sequence",
+        "order",
         "pinned_bytes",
         "purpose",
         "refs",
@@ -81,6 +84,7 @@ class Segment:
         opened_sequence: int,
         purpose: Purpose,
         state: State = State.OPEN,
+        lane: int = 0,
     ) -> None:
         self.log = log
         self.number = number
@@ -91,6 +95,12 @@ class Segment:
         self.opened_sequence = opened_sequence
         self.purpose = purpose
         self.state = state
+        self.lane = lane
+        """the policy's: what it keeps apart; 0 after a restart"""
+        self.order = float(life)
+        """the policy's: place in its queue"""
+        self.last_block = 0
+        """`DeviceLog.written_blocks` when a record went here last"""
         self.table = EntryTable()
         self.blockers: dict[int, frozenset[int]] = {}
         """tombstone's entry number -> lives that may hold a lower sequence of its key"""

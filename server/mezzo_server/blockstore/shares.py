@@ -26,5 +26,17 @@ class Shares:
         """Whether it has more on the devices than its share: its chunks go first when space is needed."""
         return False
 
+    @property
+    def divided(self) -> bool:
+        """Whether reclaim must ask of whom a chunk is: there are several tenants, or quotas."""
+        return False
+
+    def within_quota(self, tenant: bytes) -> bool:
+        """Whether it has a quota and is within it: none of its chunks is evicted, whoever wants space.
+
+        What is promised so to all tenants together must be less than the devices have.
+        """
+        return False
+
     def refused(self, tenant: bytes) -> None:
         """A put of its was refused for want of capacity."""

@@ -130,6 +130,7 @@ class BlockStore(Pumping, Keeping):
         context.hot = hot
         context.index.vet(standing)
         recovered, unsealed = recover(context, progress)
+        context.begin_policy()
         store = cls(context, recovered)
         store._settle(unsealed)
         recovered.seconds = now() - began

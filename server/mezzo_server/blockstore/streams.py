@@ -39,9 +39,8 @@ class Streams:
             context.counters["chunks_missed"] += 1
             return None
         segment, number = place
-        stamp = context.policy.read()
-        segment.touched_sum += stamp - segment.table.touched[number]
-        segment.table.touched[number] = stamp
+        context.policy.request()
+        context.policy.used(segment, number)
         stream, tier = self._hot(namespace, key, place, parts, time)
         if stream is None:
             if is_sealed(segment.table, number):

@@ -48,6 +48,7 @@ class RecordWrite:
         "done",
         "entries",
         "header",
+        "lane",
         "log",
         "not_on",
         "numbers",
@@ -72,6 +73,7 @@ class RecordWrite:
         *,
         not_on: DeviceLog | None = None,
         align_bytes: int = PAGE_BYTES,
+        lane: int = 0,
     ) -> None:
         self.scope = scope
         self.entries = entries
@@ -85,6 +87,8 @@ class RecordWrite:
         """the device it must not go to"""
         self.align_bytes = align_bytes
         """what its memory is aligned to at least: a device that came meanwhile may ask for more"""
+        self.lane = lane
+        """what the policy keeps apart from others"""
         self.deadline = deadline
         self.time = time
         self.segment: Segment
@@ -172,7 +176,7 @@ class Writer:
         blocks = write.blocks
         for log in sorted(serving, key=_load) if len(serving) > 1 else serving:
             try:
-                place = log.allocate(write.purpose, write.scope, blocks, write.entries)
+                place = log.allocate(write.purpose, write.scope, blocks, write.entries, write.lane)
             except FormatError as error:
                 self._context.later.add(partial(write.done, error))
                 return True

@@ -16,6 +16,8 @@ from mezzo_server.tenancy.model import Limit, Quota, Tenant
 TOLD_MAX = 100
 """Tenants that are told of one by one in metrics, those that use the most; the others are summed up."""
 OTHERS = "(others)"
+PROMISED_SHARE = 0.75
+"""Quotas are promised up to this share of the devices: reclaim needs something that it may evict."""
 ACCOUNTS_MAX = 65536
 """Accounts of tenants that nobody knows any more are dropped when there are so many."""
 
@@ -40,6 +42,9 @@ class Accounts(Shares):
         """of the devices"""
         self.weight_sum = 0.0
         """of the tenants that have chunks"""
+        self._divided = False
+        self._promised = 1.0
+        """of each quota"""
 
     def of(self, tenant: bytes) -> Account:
         """A tenant's account; made if there is none."""
@@ -99,6 +104,20 @@ class Accounts(Shares):
             account, account.quota.capacity_bytes, self.capacity_bytes
         )
 
+    @property
+    def divided(self) -> bool:
+        """Whether several tenants have chunks, or one that has a quota."""
+        return self._divided
+
+    def within_quota(self, tenant: bytes) -> bool:
+        """Whether it has a quota of capacity and uses no more than that.
+
+        Quotas that are more than `PROMISED_SHARE` of the devices together are promised in proportion.
+        """
+        limit = self.of(tenant).quota.capacity_bytes
+        quota = limit.soft or limit.hard
+        return bool(quota) and self.used_bytes(tenant) <= quota * self._promised
+
     def refused(self, tenant: bytes) -> None:
         """A put of its was refused for want of capacity."""
         self.of(tenant).refusals[CAPACITY] += 1
@@ -128,7 +147,12 @@ class Accounts(Shares):
 
     def count_weights(self, tenants: Iterable[bytes]) -> None:
         """Who has chunks now: among them the devices are shared. Called now and then."""
-        self.weight_sum = sum(self.weight(tenant) for tenant in tenants)
+        there = [self.of(tenant) for tenant in tenants]
+        self.weight_sum = sum(account.weight for account in there)
+        quotas = sum(a.quota.capacity_bytes.soft or a.quota.capacity_bytes.hard for a in there)
+        self._divided = len(there) > 1 or quotas > 0
+        room = PROMISED_SHARE * self.capacity_bytes
+        self._promised = room / quotas if quotas > room else 1.0
 
     def _share(self, account: Account, limit: Limit, whole: int) -> float:
         if limit.soft or limit.hard:

@@ -325,6 +325,7 @@ def _options(config: ShardConfig) -> StoreOptions:
     return StoreOptions(
         durability=Durability(config.durability),
         policy=config.policy,
+        write_amplification=config.write_amplification,
         chunk_bytes_max=config.limits.chunk_bytes_max,
         segment_bytes=config.segment_bytes,
         scrub_bytes_per_s=float(config.scrub_bytes_per_s),

@@ -83,7 +83,9 @@ def test_every_command_has_an_example_that_parses(name: str) -> None:
             }
             for word in words:
                 if word.startswith("--"):
-                    called = " ".join(words[1:3]) if words[1] in {"device", "config"} else words[1]
+                    called = (
+                        " ".join(words[1:3]) if words[1] in {"device", "config", "simulate"} else words[1]
+                    )
                     assert word in COMMANDS[called][1], f"{line}: {word}"
 
 
