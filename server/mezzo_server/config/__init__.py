@@ -7,6 +7,7 @@ from mezzo_server.config.durations import parse_duration
 from mezzo_server.config.keys import ENV_PREFIX, Key, keys
 from mezzo_server.config.loading import Loaded, env_names, load, load_with_origins
 from mezzo_server.config.schema import (
+    AccessConfig,
     EncryptionConfig,
     FrontendConfig,
     HotConfig,
@@ -21,6 +22,7 @@ from mezzo_server.config.schema import (
 )
 
 __all__ = [
+    "AccessConfig",
     "ENV_PREFIX",
     "EncryptionConfig",
     "FrontendConfig",

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mezzo.address import parse as parse_client_address
 from mezzo.errors import InvalidArgument
+from mezzo_server.config.access import check_access
 from mezzo_server.config.addresses import PORT_MAX, Address, parse_address, parse_host_port
 from mezzo_server.config.reach import (
     authenticates,
@@ -32,6 +33,7 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
     _check_memory(config)
     _check_quota(config)
     _check_frontend(config)
+    check_access(config)
     if process == "supervisor":
         parts = {*PROCESSES} if config.frontend.enabled else {*PROCESSES} - {"frontend"}
     else:

@@ -219,6 +219,55 @@ class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """threads of a shard that encrypt and decrypt, off its event loop"""
 
 
+class JwtConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """JSON Web Tokens of callers. What each setting means for whom: docs/access.md."""
+
+    keys: str = ""
+    """file or https:// address of the public keys (JWKS) that tokens are signed with; empty: no such tokens"""
+    algorithms: list[str] = msgspec.field(default_factory=lambda: ["EdDSA", "ES256", "RS256"])
+    """signatures that are taken; none with a shared secret can be"""
+    issuer: str = ""
+    """``iss`` that a token must have"""
+    audience: str = "mezzo"
+    """``aud`` that a token must have, alone or among others"""
+    tenant_claim: str = "tenant"
+    """claim with the tenant's name"""
+    scopes_claim: str = "scope"
+    """claim with the scopes: a text with spaces between them, or a list"""
+    scopes_prefix: str = ""
+    """what stands before ``read``, ``write`` and ``admin`` in that claim"""
+    refresh_s: Seconds = 300.0
+    """time between two looks at the keys; a token with an unknown key makes for one at once"""
+
+
+class MtlsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Client certificates of callers, which ``tls.client_ca`` verifies."""
+
+    tenant: str = ""
+    """subject alternative name with ``{tenant}`` in it, a URI or a DNS name; empty: certificates name no tenant"""
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["read", "write"])
+    """what a certificate is good for"""
+
+
+class AccessConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may call. Without a metadata engine there are no tenants and no credentials, and everybody may."""
+
+    anonymous: str = "default"
+    """tenant of callers that show no credential; empty: they are refused"""
+    anonymous_scopes: list[str] = msgspec.field(default_factory=lambda: ["read", "write"])
+    """what such callers may do: ``read``, ``write``"""
+    pod: str = "mezzo"
+    """name that tickets are good for: the same for all front-ends and shards of a pod"""
+    key_s: Seconds = 86400.0
+    """how long a key lives that a front-end signs tickets with; its successor takes over at half of it"""
+    unix_mode: str = "0600"
+    """permissions of a shard's Unix sockets, octal: who may write to one may connect"""
+    unix_users: list[str] = []
+    """user ids that may connect to them; empty: whoever the permissions allow"""
+    jwt: JwtConfig = JwtConfig()
+    mtls: MtlsConfig = MtlsConfig()
+
+
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Prometheus endpoints, one for each process: host:port; port 0: any free one; empty: none."""
 
@@ -271,6 +320,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     shard: ShardConfig = ShardConfig()
     frontend: FrontendConfig = FrontendConfig()
     tls: TlsConfig = TlsConfig()
+    access: AccessConfig = AccessConfig()
     metrics: MetricsConfig = MetricsConfig()
     encryption: EncryptionConfig = EncryptionConfig()
     log: LogConfig = LogConfig()
