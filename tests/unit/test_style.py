@@ -56,6 +56,8 @@ DECIDING = (
     "server/mezzo_server/hot/tier.py",
     "server/mezzo_server/quota/",
     "server/mezzo_server/shard/admission.py",
+    "server/mezzo_server/shard/directory.py",
+    "server/mezzo_server/shard/hello.py",
     "server/mezzo_server/shard/leases.py",
     "server/mezzo_server/shard/naming.py",
     "server/mezzo_server/shard/service.py",

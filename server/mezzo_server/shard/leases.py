@@ -226,6 +226,14 @@ class LeaseTable:
             else:
                 self._end_overdue(lease, self._overdue[lease])
 
+    def expire_owner(self, owner: object) -> None:
+        """Let all leases of ``owner`` be over now, as if their time were: their chunks were erased."""
+        for lease in tuple(self._by_owner.get(owner, ())):
+            held = self._leases.get(lease)
+            if held is not None:
+                held.ends_at = min(held.ends_at, self._now())
+                self._over(lease, held)
+
     def expire(self) -> int:
         """End the leases whose time is over; how many. What they hold in place becomes overdue."""
         now = self._now()
@@ -236,14 +244,18 @@ class LeaseTable:
             if held is None or held.ends_at > now:
                 continue
             ended += 1
-            if not held.held:
-                self._end(lease, held)
-                continue
-            del self._leases[lease]
-            self._unpin(held)
-            self._overdue[lease] = held
-            self.hot_bytes_overdue += _bytes(held.held)
+            self._over(lease, held)
         return ended
+
+    def _over(self, lease: int, held: _Lease) -> None:
+        """A lease's time is over."""
+        if not held.held:
+            self._end(lease, held)
+            return
+        del self._leases[lease]
+        self._unpin(held)
+        self._overdue[lease] = held
+        self.hot_bytes_overdue += _bytes(held.held)
 
     def _end(self, lease: int, held: _Lease) -> None:
         del self._leases[lease]

@@ -165,7 +165,7 @@ class Shard:
             membership.changed = self._devices_changed
             if self._hot is not None:
                 # The first arena now, so that the first chunk that is put is hot; the others off the loop.
-                self._hot.prepare(self.service.tenant)
+                self._hot.prepare(self.service.directory.tenant)
                 self._hot.offload = self._runtime.offload
             self._endpoint = self._open_endpoint(metrics)
             if self._endpoint is not None:

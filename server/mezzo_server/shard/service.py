@@ -13,9 +13,13 @@ from mezzo_server.config import Limits
 from mezzo_server.metrics.measures import Measures
 from mezzo_server.quota.accounts import Accounts
 from mezzo_server.shard.admission import Admission, OpenAdmission
+from mezzo_server.shard.directory import Directory
+from mezzo_server.shard.hello import settle_again
 from mezzo_server.shard.leases import LeaseTable, Overdue
 from mezzo_server.shard.regions import Offload, RegionRegistry, run_here
 from mezzo_server.staging import StagingPool
+from mezzo_server.tenancy.catalog import Catalog
+from mezzo_server.tenancy.standing import standing_of
 
 if TYPE_CHECKING:
     from mezzo_server.blockstore.put import PutTicket
@@ -94,7 +98,8 @@ class Service:
         self.accounts.used_bytes = store.space.live_bytes
         self.accounts.capacity_bytes = store.capacity_bytes
         store.shares = self.accounts
-        self.tenant = hashlib.blake2b(store.store_id + b"tenant", digest_size=16).digest()
+        self.directory = Directory(store.store_id)
+        """whose namespace a name means; has the catalog"""
         self.leases = LeaseTable(
             store.pins,
             bytes_max=int(store.capacity_bytes * limits.leased_fraction),
@@ -135,7 +140,7 @@ class Service:
     def _leased_bytes_max(self, tenant: bytes) -> int:
         """How much a tenant's leases may hold. The only tenant of a store without metadata shares with none."""
         limit = self.leases.bytes_max
-        if tenant != self.tenant:
+        if tenant != self.directory.tenant:
             limit = int(limit * self.limits.leased_fraction_tenant)
         quota = self.leased_quota(tenant)
         return min(limit, quota) if quota else limit
@@ -156,10 +161,23 @@ class Service:
         self.accounts.capacity_bytes = store.capacity_bytes
         self.regions.registers_with(store.register if self._pins else None)
 
-    def scope(self, namespace: str) -> Scope:
-        """The scope of a namespace's name. There is one tenant as yet; its ids come from the store's."""
-        digest = hashlib.blake2b(self.tenant + namespace.encode("utf-8"), digest_size=16).digest()
-        return Scope(self.tenant, digest)
+    @property
+    def catalog(self) -> Catalog | None:
+        """Of tenants and namespaces, in force now; None: no metadata are kept."""
+        return self.directory.catalog
+
+    def catalog_is(self, catalog: Catalog) -> None:
+        """Another catalog is in force: what was deleted or purged is out of reach when this returns."""
+        before, self.directory.catalog = self.directory.catalog, catalog
+        if before is None or _places_differ(before, catalog):
+            self.store.heed(standing_of(catalog))
+        self.accounts.tenants_are(catalog.tenants)
+        # Who is of a deleted tenant is told that he is nobody, and not that his namespace is gone.
+        self.admission.sweep(self.sessions)
+        for session in tuple(self.sessions):
+            if not session.closed:
+                settle_again(session)
+        self.poke()
 
     def get(
         self,
@@ -267,3 +285,8 @@ class Service:
         numbers["requests"] = self.measures.count + numbers["requests_in_flight"]
         numbers.update(self._numbers())
         return numbers
+
+
+def _places_differ(before: Catalog, now: Catalog) -> bool:
+    """Whether something was made, purged or deleted."""
+    return before.tenants != now.tenants or before.namespaces != now.namespaces

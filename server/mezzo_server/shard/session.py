@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mezzo.errors import Busy, InvalidArgument, MezzoError, ProtocolError, TooLarge, Unavailable
 from mezzo.identity import Identity
-from mezzo.protocol.connection import ServerConnection, negotiate
+from mezzo.protocol.connection import ServerConnection
 from mezzo.protocol.frame import Frame, encode
 from mezzo.protocol.messages import (
-    KEY_BYTES_MAX,
     ArenaOpen,
     Body,
     Cancelled,
@@ -41,15 +40,16 @@ from mezzo.protocol.messages import (
     ShardStated,
     Stat,
     Stated,
-    Welcome,
 )
 from mezzo_server.metrics.measures import SECONDS
+from mezzo_server.quota.account import Account
 from mezzo_server.shard import device_requests, lease_requests, tenant_numbers, ticket_requests
 from mezzo_server.shard.admission import Guest
 from mezzo_server.shard.charging import Meter
+from mezzo_server.shard.directory import NOWHERE, Place
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
+from mezzo_server.shard.hello import Greeting
 from mezzo_server.shard.in_place import open_arena
-from mezzo_server.shard.naming import identity_in, name_without_catalog
 from mezzo_server.shard.regions import Region, RegionTable
 from mezzo_server.shard.request import Request, bitmap
 from mezzo_server.shard.share import StagingShare
@@ -60,7 +60,6 @@ from mezzo_server.shard.tcp_put import PayloadSink, TcpPut
 if TYPE_CHECKING:
     from mezzo_server.shard.service import Service
 
-SERVER_NAME = "mezzo"
 STAT_KEYS = 128
 """Keys of a stat looked up before others get their turn."""
 
@@ -107,8 +106,10 @@ class Session:
             bytes_max=service.limits.region_bytes_max,
         )
         self.share = StagingShare(service.staging, service.limits.staging_connection_bytes_max)
-        self.scope = service.scope("default")
-        self.meter = Meter(self, service.accounts.of(self.scope.tenant))
+        self.place: Place | None = None
+        """where its chunks are, from HELLO on; `scope` and `identity` are of it"""
+        self.scope = NOWHERE
+        self.meter = Meter(self, Account(NOWHERE.tenant))
         self.identity: Identity | None = None
         """what the bytes of its namespace are, if that is known"""
         self.guest: Guest | None = None
@@ -161,7 +162,7 @@ class Session:
             raise ProtocolError("the client ended the connection")
         self._received = began = self._now()
         if isinstance(frame.body, Hello):
-            self._hello(frame.request_id, frame.body)
+            Greeting(self, frame.request_id, frame.body).answer()
         else:
             guest = self.guest
             try:
@@ -280,37 +281,6 @@ class Session:
         self._window_waiting.append(step)
 
     # -- requests
-
-    def _hello(self, request_id: int, body: Hello) -> None:
-        version = negotiate(body)
-        service, limits = self.service, self.limits
-        self.guest = service.admission.admit(body.ticket)
-        self.identity = identity_in(body)
-        self.scope = service.scope(name_without_catalog(body.namespace, self.identity))
-        self.meter = Meter(self, service.accounts.of(self.scope.tenant))
-        self.greeted = True
-        self.send(
-            Kind.WELCOME,
-            request_id,
-            Welcome(
-                version=version,
-                server=SERVER_NAME,
-                shard_incarnation=service.incarnation,
-                epoch=0,
-                tenant_id=self.scope.tenant,
-                namespace_id=self.scope.namespace,
-                keys_max=limits.keys_max,
-                key_bytes_max=KEY_BYTES_MAX,
-                chunk_bytes_max=self.chunk_bytes_max,
-                body_bytes_max=limits.body_bytes_max,
-                requests_max=limits.requests_max,
-                regions_max=limits.regions_max,
-                region_bytes_max=limits.region_bytes_max,
-                lease_ms_max=limits.lease_ms_max,
-                block_bytes=service.block_bytes,
-                shm=self.shm,
-            ),
-        )
 
     def _check_guest(self, kind: Kind, now: float) -> None:
         """`Guest.check`."""

@@ -28,6 +28,7 @@ class Tenancy:
         self.engine = engine or MemoryEngine(lambda: self.now)
         self.registry = Registry(self.engine, lambda: self.now, self.random.randbytes)
         self.complaints: list[tuple[str, str]] = []
+        self._loader = CatalogLoader(lambda key, why: self.complaints.append((key, why)))
 
     def do(self, work: Awaitable[T]) -> T:
         async def main() -> Any:
@@ -36,9 +37,8 @@ class Tenancy:
         return asyncio.run(main())
 
     def catalog(self) -> Catalog:
-        loader = CatalogLoader(lambda key, why: self.complaints.append((key, why)))
-        loader.load(self.do(self.engine.scan(CATALOG)))
-        return loader.catalog()
+        self._loader.load(self.do(self.engine.scan(CATALOG)))
+        return self._loader.catalog()
 
 
 def identity(**fields: Any) -> Identity:

@@ -1,0 +1,109 @@
+"""HELLO: who the client is, which namespace it means, and what it is told of the shard. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mezzo.errors import MezzoError
+from mezzo.identity import Identity
+from mezzo.protocol.connection import negotiate
+from mezzo.protocol.messages import KEY_BYTES_MAX, Hello, Kind, Welcome
+from mezzo_server.access.principal import Reason, Refused
+from mezzo_server.shard.charging import Meter
+from mezzo_server.shard.directory import NoSuchNamespace
+from mezzo_server.shard.naming import identity_in
+
+if TYPE_CHECKING:
+    from mezzo_server.shard.session import Session
+
+SERVER_NAME = "mezzo"
+MAY_BE_NEW = frozenset({Reason.UNKNOWN_KEY, Reason.UNKNOWN, Reason.TENANT})
+"""Refusals for what the catalog may not know yet."""
+
+
+class Greeting:
+    """A HELLO that is being answered: at once, or when the catalog was looked at because it may be behind."""
+
+    __slots__ = ("_body", "_identity", "_request_id", "_session", "_version")
+
+    def __init__(self, session: Session, request_id: int, body: Hello) -> None:
+        self._session = session
+        self._request_id = request_id
+        self._body = body
+        self._version = negotiate(body)
+        self._identity: Identity | None = identity_in(body)
+
+    def answer(self) -> None:
+        """Raises MezzoError: the connection is to be refused."""
+        directory = self._session.service.directory
+        try:
+            self._enter()
+        except NoSuchNamespace:
+            if directory.look is None:
+                raise
+            directory.look(self._looked)
+        except Refused as refused:
+            if refused.reason not in MAY_BE_NEW or directory.look is None:
+                raise
+            directory.look(self._looked)
+
+    def _looked(self, error: MezzoError | None) -> None:
+        session = self._session
+        if session.closed:
+            return
+        try:
+            if error is not None:
+                raise error
+            self._enter()
+        except MezzoError as refusal:
+            session.link.refuse(refusal)
+
+    def _enter(self) -> None:
+        session = self._session
+        service, limits = session.service, session.limits
+        guest = service.admission.admit(self._body.ticket)
+        session.place = service.directory.find(guest.principal, self._body.namespace, self._identity)
+        session.guest = guest
+        session.scope, session.identity = session.place.scope, session.place.identity
+        session.meter = Meter(session, service.accounts.of(session.scope.tenant))
+        session.greeted = True
+        session.send(
+            Kind.WELCOME,
+            self._request_id,
+            Welcome(
+                version=self._version,
+                server=SERVER_NAME,
+                shard_incarnation=service.incarnation,
+                epoch=0,
+                tenant_id=session.scope.tenant,
+                namespace_id=session.scope.namespace,
+                keys_max=limits.keys_max,
+                key_bytes_max=KEY_BYTES_MAX,
+                chunk_bytes_max=session.chunk_bytes_max,
+                body_bytes_max=limits.body_bytes_max,
+                requests_max=limits.requests_max,
+                regions_max=limits.regions_max,
+                region_bytes_max=limits.region_bytes_max,
+                lease_ms_max=limits.lease_ms_max,
+                block_bytes=service.block_bytes,
+                shm=session.shm,
+            ),
+        )
+
+
+def settle_again(session: Session) -> None:
+    """The catalog changed: the session goes on where its namespace is now, or ends if that was deleted.
+
+    A namespace that was purged is empty, and leases on what was in it end.
+    """
+    if session.place is None:
+        return
+    try:
+        place = session.service.directory.again(session.place)
+    except MezzoError as gone:
+        session.link.refuse(gone)
+        return
+    moved = place.scope != session.scope
+    session.place, session.scope = place, place.scope
+    if moved:
+        session.service.leases.expire_owner(session)
