@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus, Scope
+from mezzo_server.blockstore.clock import MachineClock
 from mezzo_server.blockstore.devices.faults import Fault
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET
@@ -31,6 +32,8 @@ class Rig:
     """See the module. ``faults`` strike after formatting, unless ``from_start``."""
 
     hot_options: dict[str, object] | None = None
+    generations = Generations()
+    clock: MachineClock | None = None
     keys: Mapping[bytes, bytes] = {}
     ciphers: Workers | None = None
 
@@ -45,8 +48,13 @@ class Rig:
         in_order: bool = True,
         hot: dict[str, object] | None = None,
         keys: Mapping[bytes, bytes] | None = None,
+        clock: MachineClock | None = None,
     ) -> None:
-        """``hot``: of the hot tier, if there is to be one. ``keys``: of tenants whose chunks are encrypted."""
+        """``hot``: of the hot tier, if there is to be one. ``keys``: of tenants whose chunks are encrypted.
+
+        ``clock``: of the machine that it runs on; by default one with the rig's own time and no reboots.
+        """
+        self.clock = clock
         self.keys = dict(keys or {})
         self.ciphers = InlineWorkers() if self.keys else None
         self.options = options
@@ -79,6 +87,7 @@ class Rig:
             hot=self.hot,
             ciphers=self.ciphers,
             standing=self.generations.standing(),
+            clock=self.clock,
         )
         self.store.set_tenant_keys(self.keys)
 
@@ -141,17 +150,20 @@ class Rig:
         assert len(outcomes) == 1
         return outcomes[0]
 
-    def put(self, key: bytes, data: bytes | int, scope: Scope = SCOPE) -> PutStatus:
+    def put(self, key: bytes, data: bytes | int, scope: Scope = SCOPE, ttl_s: float = 0) -> PutStatus:
         """Put one chunk; of the key's own bytes if only a length is given."""
         if isinstance(data, int):
             data = content(key, data)
-        return self.put_chunks([chunk(key, data)], scope).statuses[0]
+        one = chunk(key, data)
+        if ttl_s:
+            one.expiry_ms = self.store.now_ms + round(ttl_s * 1000)
+        return self.put_chunks([one], scope).statuses[0]
 
-    def fill(self, name: str, count: int, length: int, scope: Scope = SCOPE) -> list[bytes]:
+    def fill(self, name: str, count: int, length: int, scope: Scope = SCOPE, ttl_s: float = 0) -> list[bytes]:
         """Put so many chunks, one request each; their keys. Reclaim may run."""
         keys = [b"%s-%d" % (name.encode(), number) for number in range(count)]
         for key in keys:
-            assert self.put(key, length, scope) is not PutStatus.FAILED
+            assert self.put(key, length, scope, ttl_s) is not PutStatus.FAILED
         return keys
 
     def fill_with_leases(self, length: int) -> list[PutOutcome]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from mezzo.protocol.messages.types import PRIORITY_DEFAULT
 from mezzo_server.memory import Span
 
 
@@ -57,6 +58,10 @@ class PutChunk:
     position: int = 0
     checksums: tuple[int, ...] | None = None
     """known already (verified over TCP); None: the store computes them from ``source``"""
+    expiry_ms: int = 0
+    """when its time is over, on the clock of `BlockStore.now_ms`; 0: never"""
+    priority: int = PRIORITY_DEFAULT
+    """0 to 7: policies keep what has a higher one longer"""
 
 
 @dataclass(slots=True)
@@ -91,6 +96,9 @@ class ChunkInfo:
     sequence: int
     position: int
     leased: bool
+    expiry_ms: int = 0
+    """0: never"""
+    priority: int = PRIORITY_DEFAULT
 
 
 PutDone = Callable[[PutOutcome], None]

@@ -10,8 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mezzo.checksum import chunk_seed, part_seed
+from mezzo_server.blockstore.clock import Clock
 from mezzo_server.blockstore.counters import counters
 from mezzo_server.blockstore.erasure import Erasure
+from mezzo_server.blockstore.expiry import Expiry
 from mezzo_server.blockstore.index import Index, NamespaceIndex
 from mezzo_server.blockstore.io import Job, Task, Workers
 from mezzo_server.blockstore.options import StoreOptions
@@ -60,6 +62,7 @@ class Context:
         staging: StagingPool,
         now: Callable[[], float],
         entropy: Callable[[int], bytes],
+        clock: Clock,
         ciphers: Workers | None = None,
     ) -> None:
         self.options = options
@@ -70,7 +73,10 @@ class Context:
         self.policy: ReclaimPolicy = policy(options.policy)
         self.rewrites = RewriteBudget(options.write_amplification, 0.0)
         self.index = Index(options.namespaces_max)
+        self.clock = clock
+        """what deadlines of chunks are measured by"""
         self.erasure = Erasure(self)
+        self.expiry = Expiry(self)
         self.streams: set[Stream] = set()
         """those that are not finished"""
         self.logs: list[DeviceLog] = []
@@ -161,14 +167,18 @@ class Context:
         return frozenset().union(*(log.limbo for log in self.logs))
 
     def find(self, namespace: NamespaceIndex, key: bytes) -> tuple[Segment, int] | None:
-        """Segment and entry number of a visible chunk on a device that serves."""
+        """Segment and entry number of a visible chunk, whose time is not over, on a device that serves."""
         location = namespace.get(key)
         if location is None:
             return None
-        segment = self.lives[life_of(location)]
-        if segment.log.fenced is not None:
+        segment, number = self.lives[life_of(location)], number_of(location)
+        if segment.log.fenced is not None or (segment.expires_ms and self.is_over(segment, number)):
             return None
-        return segment, number_of(location)
+        return segment, number
+
+    def is_over(self, segment: Segment, number: int) -> bool:
+        """Whether a chunk's deadline has come, whatever the index still says."""
+        return 0 < segment.table.expiry_ms[number] <= self.clock.now_ms()
 
     def prefix(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> tuple[int, int]:
         """(how many keys from the first on are visible, their bytes): `find` for many, in one loop."""
@@ -181,16 +191,18 @@ class Context:
         first, last = locations[0], locations[-1] + 1
         segment = self.lives[life_of(first)]
         run = last - first == len(locations) and locations == list(range(first, last))
-        if run and segment.log.fenced is None and not segment.table.has_sealed:
+        now_ms = self.clock.now_ms() if segment.expires_ms or not run else 0
+        all_last = not segment.expires_ms or segment.expires_ms > now_ms
+        if run and segment.log.fenced is None and not segment.table.has_sealed and all_last:
             # put together, so one run of one segment's entries, as prefixes mostly are
             number = number_of(first)
             return len(locations), sum(segment.table.length[number : number + len(locations)])
-        size = 0
+        size, now_ms = 0, now_ms or self.clock.now_ms()
         for count, location in enumerate(locations):
-            segment = self.lives[life_of(location)]
-            if segment.log.fenced is not None:
+            segment, number = self.lives[life_of(location)], number_of(location)
+            if segment.log.fenced is not None or 0 < segment.table.expiry_ms[number] <= now_ms:
                 return count, size
-            size += plain_length(segment.table, number_of(location))
+            size += plain_length(segment.table, number)
         return len(locations), size
 
     def forget(
@@ -213,18 +225,26 @@ class Context:
             segment.pinned_bytes -= segment.table.length[number]
         return True
 
-    def shade_fenced(self, namespace: NamespaceIndex, key: bytes) -> None:
-        """A key that `find` does not find is put anew: remember its copy on a fenced device, if any."""
+    def make_way(self, namespace: NamespaceIndex, key: bytes) -> None:
+        """A key that `find` does not find is put anew: what the index still has of it goes.
+
+        A copy on a fenced device is remembered; one whose time is over needs not be.
+        """
         location = namespace.get(key)
         if location is not None:
-            segment = self.lives[life_of(location)]
-            self.forget(namespace, key, segment, number_of(location))
-            namespace.shade(key, segment.life)
+            segment, number = self.lives[life_of(location)], number_of(location)
+            if segment.log.fenced is None:
+                self.expiry.end(namespace, segment, number)
+            else:
+                self.forget(namespace, key, segment, number)
+                namespace.shade(key, segment.life)
 
     def appear(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> None:
         """Make a chunk visible at a place."""
         namespace.set(key, segment.base + number)
         segment.account(number, +1)
+        if segment.table.expiry_ms[number]:
+            self.expiry.watch(segment, number)
         if key in namespace.pins:
             segment.pinned_bytes += segment.table.length[number]
 

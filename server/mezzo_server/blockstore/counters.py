@@ -26,6 +26,8 @@ NAMES = (
     "chunks_trimmed",
     "bytes_trimmed",
     "chunks_lost",
+    "chunks_expired",
+    "bytes_expired",
     "chunks_erased",
     "bytes_erased",
     "tombstones_written",

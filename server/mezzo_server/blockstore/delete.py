@@ -156,7 +156,7 @@ class Deletes:
         context = self.context
         location = namespace.get(key)
         segment = None if location is None else context.lives[life_of(location)]
-        visible = segment is not None and segment.log.fenced is None
+        visible = context.find(namespace, key) is not None
         blockers = self.blockers(namespace, key, None if segment is None else segment.life, limbo)
         if segment is not None and location is not None:
             context.forget(namespace, key, segment, number_of(location))

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 
 from mezzo.errors import Busy, DeadlineExceeded, Gone, InternalError, InvalidArgument, TooLarge
+from mezzo.protocol.messages.types import PRIORITY_MAX
 from mezzo_server.blockstore.api import PutChunk, PutDone, PutOutcome, PutStatus
 from mezzo_server.blockstore.arrivals import Arrivals, arrivals
 from mezzo_server.blockstore.context import Context
@@ -81,6 +82,10 @@ class Puts:
             if stored > limit:
                 raise TooLarge(
                     f"chunk {number} has {stored} bytes{' when it is encrypted' if sealed else ''}; {limit} are the most here (chunk_bytes_max, and a segment must hold it)"
+                )
+            if not 0 <= chunk.priority <= PRIORITY_MAX:
+                raise InvalidArgument(
+                    f"priority {chunk.priority} of chunk {number} is not 0 to {PRIORITY_MAX}"
                 )
             if total(chunk.source) != length:
                 raise InvalidArgument(
@@ -179,7 +184,7 @@ class PutTicket:
         if namespace.erased:
             self._answer(number, PutStatus.FAILED, _erased())
             return False
-        self._puts.context.shade_fenced(namespace, key)
+        self._puts.context.make_way(namespace, key)
         namespace.begin(key)
         return True
 
@@ -256,7 +261,13 @@ class _Group:
             chunk = ticket._chunks[number]
             length = sum(chunk.parts)
             entry = record.Entry(
-                chunk.key, 0, chunk.parts, chunk.checksums or (0,) * len(chunk.parts), chunk.position
+                chunk.key,
+                0,
+                chunk.parts,
+                chunk.checksums or (0,) * len(chunk.parts),
+                chunk.position,
+                chunk.expiry_ms,
+                chunk.priority,
             )
             if ticket.sealed:
                 entry.parts = sealed_parts(chunk.parts)

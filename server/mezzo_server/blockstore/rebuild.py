@@ -7,7 +7,7 @@ copy in the later life.  What was erased takes no part in it: it is dead from th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -28,6 +28,8 @@ class Found:
     """What became of the entries."""
 
     chunks: int = 0
+    chunks_expired: int = 0
+    """not brought back: their time was over"""
     chunks_erased: int = 0
     """not brought back: their tenant or namespace was deleted or purged"""
     chunks_unknown: int = 0
@@ -75,14 +77,37 @@ class _Sieve:
         self._index = context.index
         self._found = found
         self._on_disk = frozenset(context.on_disk)
+        self._expiry = context.expiry
+        self._now_ms = context.clock.now_ms()
 
     def kept(self, segment: Segment) -> Kept:
         """Which of a segment's entries take part."""
         table = segment.table
         standings = [self._index.standing(scope) for scope in table.scopes]
-        if not any(standings):
-            return None
-        found = self._found
+        kept = self._standing(segment, standings) if any(standings) else None
+        last = max(table.expiry_ms, default=0)
+        return kept if not last else self._expired(segment, kept, last)
+
+    def _expired(self, segment: Segment, kept: Kept, last: int) -> Kept:
+        """Also leave out what is over; ``last``: when the last of the segment's chunks expires."""
+        column, now = segment.table.expiry_ms, self._now_ms
+        first = min(column)
+        if first <= now:
+            if first and last <= now:
+                over: Iterable[int] = range(len(column))
+            else:
+                over = [number for number, due in enumerate(column) if 0 < due <= now]
+            kept = kept or bytearray(b"\1" * len(column))
+            for number in over:
+                self._found.chunks_expired += kept[number]
+                kept[number] = 0
+        if last > now:
+            soonest = first if first > now else min(due for due in column if due > now)
+            self._expiry.watch_all(segment, soonest)
+        return kept
+
+    def _standing(self, segment: Segment, standings: Sequence[Standing]) -> bytearray:
+        table, found = segment.table, self._found
         kept = bytearray(b"\1" * len(table))
         for number, scope in enumerate(table.scope):
             standing = standings[scope]
@@ -180,6 +205,8 @@ def _account(segment: Segment, kept: Kept) -> None:
     else:
         blocks = sum(map(blocks_of, entries.length))
     segment.live_bytes = blocks * BLOCK_BYTES
+    if segment.expires_ms:
+        segment.log.expiring += len(entries) - entries.expiry_ms.count(0)
     tenant_bytes = segment.log.tenant_bytes
     if len(entries.scopes) == 1:
         tenant_bytes[entries.scopes[0].tenant] += segment.live_bytes

@@ -245,6 +245,9 @@ class Reclaim:
             namespace = context.index.peek(scope)
             if namespace.get(table.keys[number]) != victim.base + number:
                 continue
+            if victim.expires_ms and context.is_over(victim, number):
+                context.expiry.end(namespace, victim, number)
+                continue
             if table.keys[number] in namespace.pins or (shares.divided and shares.within_quota(scope.tenant)):
                 keep.append(number)
             elif shares.divided and shares.over_share(scope.tenant):

@@ -47,6 +47,7 @@ class Segment:
         "_idle",
         "base",
         "blockers",
+        "expires_ms",
         "incarnation",
         "lane",
         "last_block",
@@ -116,6 +117,8 @@ class Segment:
         self.live_count = 0
         self.pinned_bytes = 0
         self.touched_sum = 0
+        self.expires_ms = 0
+        """when the first of its chunks expires, or before; 0: none ever does"""
         self.suspects: list[tuple[int, int]] = []
         """(block, blocks) where a mismatch was confirmed: to be tried before the segment is reused"""
         self.retire = False
@@ -153,6 +156,8 @@ class Segment:
         self.live_bytes += size
         self.log.tenant_bytes[table.scopes[table.scope[number]].tenant] += size
         self.live_count += sign
+        if table.expiry_ms[number]:
+            self.log.expiring += sign
         self.touched_sum += sign * table.touched[number]
 
 

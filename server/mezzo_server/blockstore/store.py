@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mezzo.errors import ClientClosed
+from mezzo.protocol.messages.types import PRIORITY_MAX
+from mezzo_server.blockstore.anchoring import Anchoring
 from mezzo_server.blockstore.api import (
     ChunkInfo,
     DeleteDone,
@@ -26,6 +28,7 @@ from mezzo_server.blockstore.api import (
     StoreReport,
 )
 from mezzo_server.blockstore.attach import attach
+from mezzo_server.blockstore.clock import Clock, MachineClock, machine_of
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.counters import NO_HOT_TIER
 from mezzo_server.blockstore.delete import Deletes
@@ -85,6 +88,7 @@ class BlockStore(Pumping, Keeping):
         """adds, drains, replaces and grows devices while the store serves"""
         self._writer.need_space = self._kick
         self._closed = False
+        self._anchoring = Anchoring(context)
         self.recovered = recovered
         """what the start found on the devices"""
 
@@ -104,12 +108,15 @@ class BlockStore(Pumping, Keeping):
         hot: HotTier | None = None,
         ciphers: Workers | None = None,
         standing: StandingOf | None = None,
+        clock: MachineClock | None = None,
     ) -> BlockStore:
         """Attach, format or recover; blocks until the store can serve.
 
         ``hot`` is an empty hot tier, which the caller closes after the store; None: there is none.
         ``ciphers`` are workers with the interpreter, for encryption; None: it is done in the loop.
         ``standing`` tells which scopes are erased or unknown: nothing of these is recovered.  None: all live.
+
+        ``clock`` is what deadlines of chunks are measured by, across restarts too; None: by ``now`` alone.
 
         ``now`` is a monotonic clock in seconds, ``created_s`` the Unix time noted when formatting.
         FormatError says what is wrong with the devices, DeviceFailed that one cannot be used.
@@ -122,7 +129,9 @@ class BlockStore(Pumping, Keeping):
             created_s=created_s,
             entropy=entropy,
         )
-        context = Context(options, workers, staging, now, entropy, ciphers)
+        anchors = [block.anchor for block in blocks if block.anchor is not None]
+        time_ms = Clock(machine_of(now) if clock is None else clock, anchors)
+        context = Context(options, workers, staging, now, entropy, time_ms, ciphers)
         context.logs = [
             DeviceLog(context, device, block) for device, block in zip(devices, blocks, strict=True)
         ]
@@ -133,6 +142,9 @@ class BlockStore(Pumping, Keeping):
         context.begin_policy()
         store = cls(context, recovered)
         store._settle(unsealed)
+        if clock is not None:
+            store._anchoring.begin()
+            store._run_until(lambda: not store._anchoring.writing)
         recovered.seconds = now() - began
         return store
 
@@ -195,6 +207,11 @@ class BlockStore(Pumping, Keeping):
         """Longest chunk that can be put: the configured limit, or what fits into a segment."""
         segment = min(log.superblock.segment_bytes for log in self._context.logs)
         return min(self._context.options.chunk_bytes_max, segment - SEGMENT_OVERHEAD_BYTES)
+
+    @property
+    def now_ms(self) -> int:
+        """The time that deadlines of chunks are measured by: near Unix time, in milliseconds."""
+        return self._context.clock.now_ms()
 
     @property
     def capacity_bytes(self) -> int:
@@ -323,7 +340,15 @@ class BlockStore(Pumping, Keeping):
         segment, number = place
         entry = segment.table.entry(number)
         parts = tuple(plain_parts(segment.table, number))
-        return ChunkInfo(sum(parts), parts, entry.sequence, entry.position, key in namespace.pins)
+        return ChunkInfo(
+            sum(parts),
+            parts,
+            entry.sequence,
+            entry.position,
+            key in namespace.pins,
+            entry.expiry_ms,
+            entry.flags & PRIORITY_MAX,
+        )
 
     def load_estimate_s(self, size: int, hot_bytes: int = 0) -> float:
         """Expected seconds that a get of ``size`` bytes would take now, ``hot_bytes`` of which are hot."""
@@ -364,6 +389,8 @@ class BlockStore(Pumping, Keeping):
         self._writer.space_came()
         self._writer.expire(self._context.now())
         self.space.tick()
+        self._context.expiry.tick()
+        self._anchoring.tick()
         for reclaim in self._reclaims:
             reclaim.tick()
         for scrub in self._scrubs:
@@ -405,6 +432,9 @@ class BlockStore(Pumping, Keeping):
         counters = dict(context.counters)
         counters["chunks_erasing"] = context.erasure.chunks
         counters["chunks_unknown"] = self.recovered.chunks_unknown
+        counters["deadlines"] = context.expiry.places
+        counters["anchor_age_s"] = context.clock.anchor_age_ms // 1000
+        counters["chunks_expired_at_start"] = self.recovered.chunks_expired
         counters["puts_waiting"] = self._writer.waiting
         counters["put_bytes_waiting"] = self._puts.waiting_bytes
         counters["put_block_bytes_under_way"] = self.space.putting_bytes

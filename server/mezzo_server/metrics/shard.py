@@ -69,6 +69,26 @@ CHUNK_METRICS = (
         advice="Write amplification is 1 + this / put bytes. High: many leases, or a hot set near capacity.",
     ),
     _counter("rewritten_chunks", "Chunks that reclaim wrote again.", one("chunks_rewritten")),
+    _counter("expired_chunks", "Chunks whose time was over.", one("chunks_expired")),
+    _counter("expired_bytes", "Bytes of chunks whose time was over.", one("bytes_expired")),
+    _gauge(
+        "expired_chunks_at_start",
+        "Chunks that the last start found on the devices and did not bring back, because their time was over.",
+        one("chunks_expired_at_start"),
+        advice="Nearly all, after a reboot: the wall clock was ahead. See docs/life.md.",
+    ),
+    _gauge(
+        "deadlines",
+        "Places in the timing wheel: chunks with a deadline, and those of them that are gone and not noticed"
+        " yet; 8 bytes each.",
+        one("deadlines"),
+    ),
+    _gauge(
+        "anchor_age_seconds",
+        "Since the time was last written down on the devices; -1: not since the start.",
+        one("anchor_age_s"),
+        advice="Over a minute while there are deadlines: a device does not take its superblock. See the log.",
+    ),
     _counter(
         "erased_chunks",
         "Chunks that went because their tenant or namespace was deleted or purged.",

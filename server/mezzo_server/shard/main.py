@@ -26,6 +26,7 @@ from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.config import MetricsConfig, ShardConfig
 from mezzo_server.hot.arena import Arena
 from mezzo_server.hot.tier import HotTier
+from mezzo_server.machine.clock import machine_clock
 from mezzo_server.machine.host import Host
 from mezzo_server.machine.memory import memory_seen
 from mezzo_server.metrics.catalog import Sample
@@ -133,6 +134,7 @@ class Shard:
                 _options(config),
                 now=time.monotonic,
                 created_s=int(time.time()),
+                clock=machine_clock(),
                 format_foreign=config.format,
                 progress=progress,
                 hot=self._hot,

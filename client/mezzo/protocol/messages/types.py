@@ -14,6 +14,10 @@ KEYS_MAX = 4096
 PARTS_MAX = 256
 EXTENTS_MAX = 65536
 
+PRIORITY_MAX = 7
+PRIORITY_DEFAULT = 3
+"""of a chunk, from 0: the higher, the longer the server tries to keep it"""
+
 U32_MAX = 2**32 - 1
 I63_MAX = 2**63 - 1
 

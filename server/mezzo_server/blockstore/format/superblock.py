@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mezzo.errors import FormatError
+from mezzo_server.blockstore.clock import BOOT_ID_BYTES, Anchor
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, DIGEST_BYTES, VERSION, digest
 
 MAGIC = b"MEZZO-SB"
@@ -32,6 +33,9 @@ A start does not take it for an empty one, so a configuration that still names i
 _FIXED = struct.Struct("<8sHHI16s16sIIQQQIIQQI")
 # magic version zero block_bytes store_id device_id set_generation member_count device_bytes
 # segment_bytes data_offset segment_count features written created_s retired_count
+_ANCHOR = struct.Struct(f"<QQ{BOOT_ID_BYTES}s")
+# time_ms boot_ms boot_id: behind the lists' longest, in front of the digest; zeros: there is none
+_ANCHOR_OFFSET = BLOCK_BYTES - DIGEST_BYTES - _ANCHOR.size
 _IDS = slice(16, 48)
 
 
@@ -69,6 +73,8 @@ class Superblock:
     """bits that a reader must know, or refuse the device"""
     retired: tuple[int, ...] = ()
     """segments never to be used again"""
+    anchor: Anchor | None = None
+    """what time it was when it was written down last"""
 
     def segment_offset(self, segment: int) -> int:
         """Byte offset of a segment on the device."""
@@ -102,7 +108,13 @@ def encode(superblock: Superblock) -> bytes:
     )
     body += b"".join(superblock.members)
     body += struct.pack(f"<{len(superblock.retired)}I", *superblock.retired)
-    body += bytes(BLOCK_BYTES - DIGEST_BYTES - len(body))
+    body += bytes(_ANCHOR_OFFSET - len(body))
+    anchor = superblock.anchor
+    body += (
+        bytes(_ANCHOR.size)
+        if anchor is None
+        else _ANCHOR.pack(anchor.time_ms, anchor.boot_ms, anchor.boot_id)
+    )
     return body + digest(_SECRET, body)
 
 
@@ -149,9 +161,15 @@ def decode(block: bytes | memoryview) -> Superblock:
         written=fields[13],
         created_s=fields[14],
         retired=struct.unpack_from(f"<{retired}I", data, at + 16 * members),
+        anchor=_anchor(data),
     )
     _verify(superblock)
     return superblock
+
+
+def _anchor(data: bytes) -> Anchor | None:
+    fields = _ANCHOR.unpack_from(data, _ANCHOR_OFFSET)
+    return Anchor(*fields) if fields[0] else None
 
 
 def _verify(superblock: Superblock) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.clock import Anchor
 from mezzo_server.blockstore.entries import EntryTable
 from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
@@ -34,6 +35,7 @@ def superblocks(draw: st.DrawFn) -> Superblock:
         created_s=draw(U64),
         written=draw(U64),
         retired=tuple(draw(st.lists(st.integers(0, count - 1), max_size=768, unique=True))),
+        anchor=draw(st.none() | st.builds(Anchor, st.integers(1, 2**64 - 1), U64, IDS)),
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mezzo.errors import FormatError
+from mezzo_server.blockstore.clock import Anchor
 from mezzo_server.blockstore.entries import EntryTable
 from mezzo_server.blockstore.format import record, segment_header, superblock, table
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, DIGEST_BYTES, blocks_of, digest
@@ -250,6 +251,22 @@ SUPERBLOCK = superblock.Superblock(
     b"s" * 16, b"d" * 16, (b"d" * 16,), 1, superblock.DATA_OFFSET + (8 << 20), 1 << 20, 8, 0, retired=(7,)
 )
 SUPERBLOCK_SECRET = (b"mezzo superblock",)
+
+
+def test_the_anchor_stands_behind_the_longest_lists() -> None:
+    """Where a release without anchors has zeros, so it is nobody's change of the format."""
+    many = replace(
+        SUPERBLOCK,
+        members=(*(bytes([n]) * 16 for n in range(31)), b"d" * 16),
+        retired=(7,) * 768,
+        anchor=Anchor(0x0102030405060708, 9, b"b" * 16),
+    )
+    block = superblock.encode(many)
+    assert block[4048:4080] == bytes.fromhex("0807060504030201 0900000000000000") + b"b" * 16
+    assert superblock.decode(block) == many
+    without = superblock.encode(replace(many, anchor=None))
+    assert not any(without[108 + 32 * 16 + 768 * 4 : 4080])
+    assert superblock.decode(without).anchor is None
 
 
 @pytest.mark.parametrize(
