@@ -22,15 +22,19 @@ from mezzo.errors import (
 from mezzo.frontend.via import async_proxy_link
 from mezzo.operations import RenewTicket
 from mezzo.session import Session
+from mezzo.stripes import AsyncStripedLink
 
 if TYPE_CHECKING:
     from mezzo.frontend.asynchronous import AsyncProxyLink
+
+DIRECT = (AsyncioLink, AsyncStripedLink)
+"""links to a shard itself"""
 
 
 class AsyncOpening(ClientBase):
     """An asynchronous client's connection: opened, readmitted, replaced when it was lost."""
 
-    _link: AsyncioLink | AsyncProxyLink | None = None
+    _link: AsyncioLink | AsyncStripedLink | AsyncProxyLink | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _connecting: asyncio.Lock | None = None
     _renewing: asyncio.Task[MezzoError | None] | None = None
@@ -44,11 +48,11 @@ class AsyncOpening(ClientBase):
             raise InvalidArgument("this client belongs to another event loop; make one for each loop")
         return loop
 
-    async def _connected(self, deadline: float) -> AsyncioLink | AsyncProxyLink:
+    async def _connected(self, deadline: float) -> AsyncioLink | AsyncStripedLink | AsyncProxyLink:
         """The connection; made if there is none, and readmitted if its ticket is about to expire."""
         link = self._link
         if link is not None and link.session.failure is None:
-            if self._tickets.due and isinstance(link, AsyncioLink):
+            if self._tickets.due and isinstance(link, DIRECT):
                 await self._readmit(link, deadline)
             return link
         loop = self._bind()
@@ -84,7 +88,9 @@ class AsyncOpening(ClientBase):
         finally:
             self._connecting.release()
 
-    async def _open(self, loop: asyncio.AbstractEventLoop, deadline: float) -> AsyncioLink | AsyncProxyLink:
+    async def _open(
+        self, loop: asyncio.AbstractEventLoop, deadline: float
+    ) -> AsyncioLink | AsyncStripedLink | AsyncProxyLink:
         """See `mezzo.Client._open`."""
         try:
             link = await self._open_once(loop, deadline, last=False)
@@ -93,12 +99,12 @@ class AsyncOpening(ClientBase):
                 raise
             await asyncio.sleep(self._news_s())
             link = await self._open_once(loop, deadline, last=True)
-        self._tickets.took(self._ticket if isinstance(link, AsyncioLink) else Ticket(b""))
+        self._tickets.took(self._ticket if isinstance(link, DIRECT) else Ticket(b""))
         return link
 
     async def _open_once(
         self, loop: asyncio.AbstractEventLoop, deadline: float, *, last: bool
-    ) -> AsyncioLink | AsyncProxyLink:
+    ) -> AsyncioLink | AsyncStripedLink | AsyncProxyLink:
         if not self.address.is_frontend:
             self._take_given_ticket()
             return await self._open_shard(loop, self.address, deadline)
@@ -129,7 +135,7 @@ class AsyncOpening(ClientBase):
             raise refusal or unreached(self.address, errors)
         return link
 
-    async def _readmit(self, link: AsyncioLink, deadline: float) -> None:
+    async def _readmit(self, link: AsyncioLink | AsyncStripedLink, deadline: float) -> None:
         """Have the ticket renewed; wait for it only if the old one has expired."""
         if self._renewing is None:
             loop = self._bind()
@@ -146,7 +152,7 @@ class AsyncOpening(ClientBase):
         if error is not None and self._tickets.expired:
             raise copy.copy(error)
 
-    async def _renew(self, link: AsyncioLink) -> MezzoError | None:
+    async def _renew(self, link: AsyncioLink | AsyncStripedLink) -> MezzoError | None:
         """Get another ticket and go on with it; why not, if not."""
         now = self._surroundings.now
         limit = now() + self.connect_timeout_s
@@ -190,7 +196,7 @@ class AsyncOpening(ClientBase):
 
     async def _open_direct(
         self, loop: asyncio.AbstractEventLoop, deadline: float, errors: list[MezzoError]
-    ) -> AsyncioLink | None:
+    ) -> AsyncioLink | AsyncStripedLink | None:
         for address, incarnation in self._ways:
             try:
                 link = await self._open_shard(loop, address, deadline)
@@ -208,8 +214,10 @@ class AsyncOpening(ClientBase):
 
     async def _open_shard(
         self, loop: asyncio.AbstractEventLoop, address: Address, deadline: float
-    ) -> AsyncioLink:
+    ) -> AsyncioLink | AsyncStripedLink:
         now = self._surroundings.now
+        if address.is_encrypted:
+            return await self._open_striped(loop, address, deadline)
         left_s = max(0.001, deadline - now())
         opening = loop.run_in_executor(None, self._surroundings.open_socket, address, left_s)
         try:
@@ -230,6 +238,20 @@ class AsyncOpening(ClientBase):
             link.end(ConnectionLost("the hello failed"))
             raise
         return link
+
+    async def _open_striped(
+        self, loop: asyncio.AbstractEventLoop, address: Address, deadline: float
+    ) -> AsyncStripedLink:
+        opener = self._stripe_opener(address)
+        opening = loop.run_in_executor(None, opener, deadline)
+        try:
+            first = await to_its_end(opening)
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().end(ConnectionLost("the call was cancelled"), wait=False)
+            raise
+        surroundings = self._surroundings
+        return AsyncStripedLink(first, opener, self.stripes, surroundings.now, surroundings.random)
 
     def _current_session(self) -> Session | None:
         link = self._link

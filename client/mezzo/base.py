@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from mezzo import mapping
@@ -24,6 +25,8 @@ from mezzo.regions import Region
 from mezzo.session import Session
 from mezzo.staging import Staging
 from mezzo.statistics import ClientStatistics, Counters
+from mezzo.stripe import Stripe, open_stripe
+from mezzo.stripes import STRIPES, STRIPES_MAX
 from mezzo.tls import TLS
 
 TIMEOUT_S = 5.0
@@ -77,6 +80,7 @@ class ClientBase:
         tls: TLS | None = None,
         token: Token | None = None,
         ticket: Ticket | TicketSource | None = None,
+        stripes: int = STRIPES,
         surroundings: Surroundings | None = None,
     ) -> None:
         self.address = parse(address)
@@ -102,6 +106,10 @@ class ClientBase:
                 )
         self.disabled = disabled_by_environment()
         """whether ``MEZZO_DISABLE`` was set when the client was made: every call is a miss"""
+        if not 1 <= stripes <= STRIPES_MAX:
+            raise InvalidArgument(f"stripes must be 1 to {STRIPES_MAX}, not {stripes}")
+        self.stripes = stripes
+        """connections at most to a shard at ``tcps://``: each decrypts in a thread of its own"""
         self._surroundings = surroundings or Surroundings()
         self._bearer = Bearer(token, self._surroundings.now)
         self._given_ticket = ticket
@@ -252,6 +260,20 @@ class ClientBase:
     def _news_s(self) -> float:
         """How long to wait before a shard that refused a ticket is asked once more."""
         return NEWS_S * (0.5 + 0.5 * self._surroundings.random())
+
+    def _stripe_opener(self, address: Address) -> Callable[[float], Stripe]:
+        """How connections over TLS to ``address`` are opened; does not keep the client alive."""
+        weakly = weakref.ref(self)
+
+        def opened(deadline: float) -> Stripe:
+            client = weakly()
+            if client is None:
+                raise ClientClosed("the client is closed")
+            session, tls, surroundings = client._new_session(address), client.tls, client._surroundings
+            del client
+            return open_stripe(address, tls, surroundings, session, deadline)
+
+        return opened
 
     def _state(self) -> str:
         return describe(self._current_session(), self._closed, self.disabled)

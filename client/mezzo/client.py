@@ -27,6 +27,8 @@ class Client(Opening):
 
     ``address`` is the shard's (``unix:///path``, ``tcp://host:port``) or a front-end's (``grpc://host:port``;
     ``via`` says whether it leads the way to the shard or stands in between, `mezzo.frontend.via`).
+    ``tcps`` and ``grpcs`` are the same over TLS; ``tls`` says whom to trust, and ``stripes`` how many
+    connections a shard gets for payload then.
 
     Threads share one connection and their requests are pipelined on it.  It connects with the first
     call, and again when the connection was lost.  ``timeout_s`` bounds each call unless the call

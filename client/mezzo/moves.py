@@ -22,6 +22,8 @@ from mezzo.transfers import Get, Put, cut
 
 REQUEST_BYTES_MAX = 64 * 1024 * 1024
 """Chunk bytes of one request (more only if one chunk is larger): what is larger is pipelined."""
+STRIPE_BYTES_MIN = 1024 * 1024
+"""Chunk bytes that are worth a request of their own on another connection."""
 
 _BODY_REST_BYTES = 256  # of a body besides what grows with its keys
 _KEY_REST_BYTES = 24  # of a key: its header, length, capacity and list header
@@ -219,8 +221,9 @@ def _direct(
     take: Callable[[_Batch, O], None],
 ) -> Call[None]:
     """Run the batches whose memory a shard or the socket reaches as it is."""
-    for start in range(0, len(batches), RUN_OPERATIONS_MAX):
-        window = batches[start : start + RUN_OPERATIONS_MAX]
+    size = max(RUN_OPERATIONS_MAX, link.session.stripes)
+    for start in range(0, len(batches), size):
+        window = batches[start : start + size]
         operations = [
             make(batch, batch.region, [chunks[index] for index in batch.indexes]) for batch in window
         ]
@@ -240,12 +243,16 @@ def _batches(
 ) -> list[_Batch]:
     """Cut a call into requests.
 
-    ``in_order``: chunks of one request are neighbours in the call, because a put names only the
+    Where several connections share the payload, there is at least one request for each, with about as many
+    bytes.  ``in_order``: chunks of one request are neighbours in the call, because a put names only the
     first one's position in the prefix.
     """
     limits, shm = session.limits, session.shm
     keys_max = min(limits.keys_max, KEYS_MAX)
     body_bytes_max = limits.body_bytes_max - _BODY_REST_BYTES - 5 * (len(parts[0]) if len(parts) == 1 else 0)
+    share_bytes = REQUEST_BYTES_MAX
+    if session.stripes > 1:
+        share_bytes = max(STRIPE_BYTES_MIN, sum(place.length for place in chunks) // session.stripes)
     finished: list[_Batch] = []
     open_batches: dict[int, tuple[_Batch, int, int]] = {}  # by region: batch, body bytes, chunk bytes
     for index, place in enumerate(chunks):
@@ -271,7 +278,8 @@ def _batches(
         if current is not None:
             batch, batch_body_bytes, batch_bytes = current
             if (
-                len(batch.indexes) < keys_max
+                batch_bytes < share_bytes
+                and len(batch.indexes) < keys_max
                 and batch_body_bytes + body_bytes <= body_bytes_max
                 and batch_bytes + length <= chunk_bytes_max
             ):

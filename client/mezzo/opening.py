@@ -19,21 +19,25 @@ from mezzo.errors import (
 from mezzo.frontend.via import proxy_link
 from mezzo.operations import RenewTicket
 from mezzo.session import Session
+from mezzo.stripes import StripedLink
 
 if TYPE_CHECKING:
     from mezzo.frontend.link import ProxyLink
+
+DIRECT = (BlockingLink, StripedLink)
+"""links to a shard itself"""
 
 
 class Opening(ClientBase):
     """A blocking client's connection: opened, readmitted, replaced when it was lost."""
 
-    _link: BlockingLink | ProxyLink | None = None
+    _link: BlockingLink | StripedLink | ProxyLink | None = None
 
-    def _connected(self, deadline: float) -> BlockingLink | ProxyLink:
+    def _connected(self, deadline: float) -> BlockingLink | StripedLink | ProxyLink:
         """The connection; made if there is none, and readmitted if its ticket is about to expire."""
         link = self._link
         if link is not None and link.session.failure is None:
-            if self._tickets.due and isinstance(link, BlockingLink):
+            if self._tickets.due and isinstance(link, DIRECT):
                 self._renew(link, deadline)
             return link
         now = self._surroundings.now
@@ -63,7 +67,7 @@ class Opening(ClientBase):
         finally:
             self._connect_lock.release()
 
-    def _open(self, deadline: float) -> BlockingLink | ProxyLink:
+    def _open(self, deadline: float) -> BlockingLink | StripedLink | ProxyLink:
         try:
             link = self._open_once(deadline, last=False)
         except Unauthenticated:
@@ -72,10 +76,10 @@ class Opening(ClientBase):
             # A key, a credential or a tenant that the shard has not heard of yet.
             self._surroundings.sleep(self._news_s())
             link = self._open_once(deadline, last=True)
-        self._tickets.took(self._ticket if isinstance(link, BlockingLink) else Ticket(b""))
+        self._tickets.took(self._ticket if isinstance(link, DIRECT) else Ticket(b""))
         return link
 
-    def _open_once(self, deadline: float, *, last: bool) -> BlockingLink | ProxyLink:
+    def _open_once(self, deadline: float, *, last: bool) -> BlockingLink | StripedLink | ProxyLink:
         if not self.address.is_frontend:
             self._take_given_ticket()
             return self._open_shard(self.address, deadline)
@@ -103,7 +107,7 @@ class Opening(ClientBase):
             raise refusal or unreached(self.address, errors)
         return link
 
-    def _renew(self, link: BlockingLink, deadline: float) -> None:
+    def _renew(self, link: BlockingLink | StripedLink, deadline: float) -> None:
         """Get another ticket and go on with it. One thread does; the others wait only if they have to."""
         now, tickets = self._surroundings.now, self._tickets
         must = tickets.expired
@@ -153,7 +157,7 @@ class Opening(ClientBase):
             bearer=self._bearer,
         )
 
-    def _open_direct(self, deadline: float, errors: list[MezzoError]) -> BlockingLink | None:
+    def _open_direct(self, deadline: float, errors: list[MezzoError]) -> BlockingLink | StripedLink | None:
         for address, incarnation in self._ways:
             try:
                 link = self._open_shard(address, deadline)
@@ -169,8 +173,11 @@ class Opening(ClientBase):
             return link
         return None
 
-    def _open_shard(self, address: Address, deadline: float) -> BlockingLink:
+    def _open_shard(self, address: Address, deadline: float) -> BlockingLink | StripedLink:
         now = self._surroundings.now
+        if address.is_encrypted:
+            opener = self._stripe_opener(address)
+            return StripedLink(opener(deadline), opener, self.stripes, now, self._surroundings.random)
         try:
             sock = self._surroundings.open_socket(address, max(0.001, deadline - now()))
         except OSError as error:

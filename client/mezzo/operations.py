@@ -81,6 +81,12 @@ class Operation:
         """The answer came. Raises ProtocolError if it cannot be one."""
         raise NotImplementedError
 
+    def renew(self) -> None:
+        """Make it new again: it was lost with its connection, and is to be made on another."""
+        self.state = State.NEW
+        self.error = None
+        self.request_id = 0
+
     def end(self) -> None:
         """Called once when it is done, with ``error`` set or not: put memory in order."""
 

@@ -91,6 +91,8 @@ class Session:
         self.refused: MezzoError | None = None
         """the server has refused to go on: the driver ends the connection with this"""
         self.scope = b""
+        self.stripes = 1
+        """connections that share the gets and puts of this one's link"""
         self.arenas: dict[int, Arena] = {}
         """those of the hot tier that are mapped, by the number that this connection knows them by"""
         self._address = address

@@ -190,6 +190,11 @@ class Get(Operation):
             lengths.append(length)
         self.found, self.lengths = tuple(found), tuple(lengths)
 
+    def renew(self) -> None:
+        """See `Operation.renew`."""
+        super().renew()
+        self.found, self.lengths = (False,) * len(self.keys), (0,) * len(self.keys)
+
     def end(self) -> None:
         """Overwrite what was received and not confirmed."""
         if self.error is not None:
@@ -276,6 +281,12 @@ class Put(Operation):
             else:
                 states.append(PutState.EXISTS if exists[index] else PutState.FAILED)
         self.states = tuple(states)
+
+    def renew(self) -> None:
+        """See `Operation.renew`."""
+        super().renew()
+        self.states = ()
+        self._granted.clear()
 
     def _parts_of(self, index: int) -> list[int]:
         if not self.parts:

@@ -143,6 +143,11 @@ class FrameReader:
         """Whether the payload of a frame is still to come (or to be decided about)."""
         return self._payload_open
 
+    @property
+    def delivers_directly(self) -> bool:
+        """Whether what `buffer` gave last is memory that a payload goes to, and all of it will be filled."""
+        return self._direct
+
     def buffer(self) -> memoryview:
         """Where the next bytes of the stream go: never empty."""
         if self._refused is not None:
@@ -171,6 +176,14 @@ class FrameReader:
         self._tail += count
         if self._payload_open:
             self._drain()
+
+    def filled(self, count: int) -> None:
+        """``count`` more bytes are in the memory of the payload that `buffer` gave when it delivered directly.
+
+        For who fills that memory piece by piece without asking for each.
+        """
+        self._direct = False
+        self._fill(count)
 
     def next_event(self) -> Frame | PayloadDone | None:
         """The next event, or None until more bytes came.

@@ -10,6 +10,7 @@ import msgspec
 from mezzo.cli.output import json_result
 from mezzo_server.commands.options import LOG_FLAGS, Flag, Json, Settings, takes_settings
 from mezzo_server.commands.progress import recovery_progress
+from mezzo_server.config.reach import authenticates
 
 if TYPE_CHECKING:
     from mezzo_server.shard.main import Readiness
@@ -53,6 +54,8 @@ def shard(settings: Settings, *, json: Json = False) -> None:
             progress,
             settings.node.metrics,
             _tell_devices if settings.resolved else None,
+            tls=settings.node.tls,
+            authenticated=authenticates(settings.node),
         )
 
 

@@ -59,13 +59,13 @@ def check_reach(name: str, address: Address, guard: Guard) -> None:
     )
 
 
-CREDENTIALS = "use loopback or a Unix socket, since this release has no credentials"
+CREDENTIALS = 'set access.anonymous = ""'
 """what would authenticate callers"""
 
 
 def authenticates(config: NodeConfig) -> bool:
     """Whether callers without a credential are refused."""
-    return False
+    return not config.access.anonymous
 
 
 def shard_guard(config: ShardConfig, address: Address, *, authenticated: bool) -> Guard:

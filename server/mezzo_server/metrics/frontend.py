@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mezzo_server.metrics.catalog import Histograms, Kind, Metric, Table, Words, one
+from mezzo_server.metrics.tls import certificate_metrics
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -86,28 +87,7 @@ METRICS: tuple[Metric, ...] = (
         "Namespaces with a connection to the shard.",
         one("namespaces"),
     ),
-    Metric(
-        "mezzo_frontend_certificate_expires_seconds",
-        Kind.GAUGE,
-        "Unix time when the certificate in force expires; 0 without TLS.",
-        one("tls_certificate_expires_s"),
-        (),
-        "Renew it before: the files are read again by themselves.",
-    ),
-    Metric(
-        "mezzo_frontend_certificate_reloads_total",
-        Kind.COUNTER,
-        "Times that a new certificate was taken in.",
-        one("tls_certificate_reloads"),
-    ),
-    Metric(
-        "mezzo_frontend_certificate_reload_failures_total",
-        Kind.COUNTER,
-        "Looks at certificate files that could not be used; the old ones stay in force.",
-        one("tls_certificate_reload_failures"),
-        (),
-        "The log says why; `mezzo doctor --config` looks at the files as well.",
-    ),
+    *certificate_metrics("frontend"),
     Metric("mezzo_frontend_uptime_seconds", Kind.GAUGE, "Time since the front-end's start.", one("uptime_s")),
     Metric(
         "mezzo_frontend_loop_stalled",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mezzo_server.metrics import tls
 from mezzo_server.metrics.admission import ADMISSION_METRICS
 from mezzo_server.metrics.catalog import (
     EachDevice,
@@ -417,6 +418,7 @@ METRICS: tuple[Metric, ...] = (
     *LEASE_METRICS,
     *HOT_METRICS,
     *TENANT_METRICS,
+    *tls.SHARD_METRICS,
     *PROCESS_METRICS,
 )
 

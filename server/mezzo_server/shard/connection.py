@@ -56,7 +56,9 @@ HTTP_ANSWER = (
 )
 
 
-class _State(Enum):
+class State(Enum):
+    """Where a connection stands."""
+
     OPEN = "open"
     LINGERING = "lingering"  # refused: sends why, throws away what still comes
     CLOSED = "closed"
@@ -77,14 +79,14 @@ class Connection:
         self._reader = FrameReader(
             FROM_CLIENT, body_bytes_max=HELLO_BYTES_MAX, payload_bytes_max=limits.chunk_bytes_max
         )
-        self._output = OutputQueue()
+        self._output = self._new_output()
         self._corked: list[bytes] = []
         self._is_corked = False
         self._gets: deque[TcpGet] = deque()
         self._filling = False
         self._sink: PayloadSink | None = None
         self._descriptors: deque[int] = deque()
-        self._state = _State.OPEN
+        self._state = State.OPEN
         self._reading = False
         self._writing = False
         self._more_scheduled = False
@@ -99,6 +101,9 @@ class Connection:
         self._fd = sock.fileno()
         self._set_reading(True)
 
+    def _new_output(self) -> OutputQueue:
+        return OutputQueue()
+
     def __repr__(self) -> str:
         return f"<Connection {self.peer} {self._state.value}, {len(self.session.requests)} requests>"
 
@@ -111,7 +116,7 @@ class Connection:
 
     def send(self, frame: bytes) -> None:
         """Queue a frame; it is sent at once, or with the others of this turn."""
-        if self._state is not _State.OPEN:
+        if self._state is not State.OPEN:
             return
         if self._is_corked:
             self._corked.append(frame)
@@ -125,7 +130,7 @@ class Connection:
 
     def output_ready(self) -> None:
         """Payload may be there to queue."""
-        if self._state is not _State.OPEN or self._is_corked:
+        if self._state is not State.OPEN or self._is_corked:
             return
         self._fill()
         self._flush()
@@ -153,10 +158,10 @@ class Connection:
     # -- input
 
     def _on_readable(self) -> None:
-        if self._state is _State.LINGERING:
+        if self._state is State.LINGERING:
             self._discard_input()
             return
-        if self._state is _State.CLOSED:
+        if self._state is State.CLOSED:
             return
         self._is_corked = True
         try:
@@ -173,7 +178,7 @@ class Connection:
             self._refuse(InternalError("fault in the shard; its log says more"))
         finally:
             self._is_corked = False
-        if self._state is _State.OPEN:
+        if self._state is State.OPEN:
             self._uncork()
 
     def _receive(self) -> None:
@@ -194,23 +199,33 @@ class Connection:
             except BlockingIOError:
                 break
             if count == 0:
-                if reader.mid_frame:
-                    log.info("connection ended within a frame", peer=self.peer)
-                self.close()
+                self._end_of_input()
                 return
-            if not self._first_bytes:
-                self._first_bytes = bytes(buffer[: min(count, 8)])
-            reader.received(count)
+            self._take_received(buffer, count)
             received += count
-            if self._sink is not None:
-                self._input_at = self._runtime.service.now()
-                self._sink.advance(reader.payload_received)
             if not self._handle_events(began_ns):
                 return
             # A short read means that there is no more: spares the call that would say so.
             if count < len(buffer) or time.perf_counter_ns() - began_ns > TURN_NS:
                 break
         self.session.turn_ended()
+
+    def _take_received(self, buffer: memoryview, count: int) -> None:
+        """``count`` bytes are in ``buffer``, which is the reader's."""
+        if not self._first_bytes:
+            self._first_bytes = bytes(buffer[: min(count, 8)])
+        self._reader.received(count)
+        self._payload_came()
+
+    def _payload_came(self) -> None:
+        if self._sink is not None:
+            self._input_at = self._runtime.service.now()
+            self._sink.advance(self._reader.payload_received)
+
+    def _end_of_input(self) -> None:
+        if self._reader.mid_frame:
+            log.info("connection ended within a frame", peer=self.peer)
+        self.close()
 
     def _receive_into(self, buffer: memoryview) -> int:
         if not self._is_unix:
@@ -244,7 +259,7 @@ class Connection:
                 break
             if type(event) is Frame:
                 sink = session.receive(event)
-                if self._state is not _State.OPEN:
+                if self._state is not State.OPEN:
                     return False
                 if sink is not None:
                     self._sink = sink
@@ -292,7 +307,7 @@ class Connection:
         if frames:
             self._corked = []
             self._send_now(frames[0] if len(frames) == 1 else b"".join(frames))
-        if self._gets and self._state is _State.OPEN:
+        if self._gets and self._state is State.OPEN:
             self._fill()
             self._flush()
 
@@ -331,7 +346,7 @@ class Connection:
             self._set_writing(True)
 
     def _on_writable(self) -> None:
-        if self._state is _State.CLOSED:
+        if self._state is State.CLOSED:
             return
         try:
             if self._output.send(self._sock):
@@ -341,7 +356,11 @@ class Connection:
         except OSError:
             self.close()
             return
-        if self._state is _State.OPEN:
+        self._output_moved()
+
+    def _output_moved(self) -> None:
+        """Some output was sent: there may be room for more, and for more requests."""
+        if self._state is State.OPEN:
             if self._gets:
                 self._fill()
             if not self._reading and self._output.frame_bytes <= self._limits.output_bytes_max // 2:
@@ -350,7 +369,7 @@ class Connection:
                     self._runtime.later(self._timed_readable)
         if not self._output:
             self._set_writing(False)
-            if self._state is _State.LINGERING:
+            if self._state is State.LINGERING:
                 self._end_output()
 
     # -- ends
@@ -358,7 +377,7 @@ class Connection:
     def check_time(self, now: float) -> None:
         """Called a few times a second: end what takes too long."""
         limits = self._limits
-        if self._state is _State.LINGERING:
+        if self._state is State.LINGERING:
             if now - self._since > LINGER_S:
                 self.close()
         elif not self.session.greeted:
@@ -375,14 +394,17 @@ class Connection:
 
     def shut_down(self) -> None:
         """The shard stops."""
-        if self._state is _State.OPEN:
+        if self._state is State.OPEN:
             self._refuse(Unavailable("the shard stops"))
 
     def close(self) -> None:
         """End now and give everything back."""
-        if self._state is _State.CLOSED:
+        if self._state is State.CLOSED:
             return
-        self._state = _State.CLOSED
+        self._state = State.CLOSED
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._set_reading(False)
         self._set_writing(False)
         self._output.close()  # before the session ends the streams that its pieces come from
@@ -392,7 +414,7 @@ class Connection:
 
     def _refuse(self, error: MezzoError) -> None:
         """Say why, send what is whole, and close once the client has read it."""
-        if self._state is not _State.OPEN:
+        if self._state is not State.OPEN:
             return
         self._runtime.service.counters["refused_connections"] += 1
         log.info("connection refused", peer=self.peer, error=str(error))
@@ -400,11 +422,15 @@ class Connection:
             # The rest of a payload is owed: nothing that is sent now would be read as a frame.
             self.close()
             return
-        self._state = _State.LINGERING
+        self._state = State.LINGERING
         self._since = self._runtime.service.now()
         last = refusal(error)
         if not self.session.greeted and self._first_bytes.startswith(HTTP_METHODS):
             last = HTTP_ANSWER
+        self._retire(last)
+
+    def _retire(self, last: bytes) -> None:
+        """Give back what is the session's, send what is whole and ``last``, and throw away what comes."""
         self._give_back()
         for frame in (*self._corked, last):
             self._output.add_frame(frame)

@@ -12,21 +12,26 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mezzo.connecting import keep_in_cache
-from mezzo.errors import Busy, InvalidArgument, Unavailable
+from mezzo.errors import Busy, Unavailable
 from mezzo.protocol.connection import refusal
 from mezzo_server.config import ShardConfig
 from mezzo_server.config.addresses import Address, parse_address
 from mezzo_server.config.reach import check_reach, shard_guard
 from mezzo_server.shard.connection import Connection
+from mezzo_server.shard.tls_connection import TlsConnection
 
 if TYPE_CHECKING:
     from mezzo_server.shard.runtime import Runtime
+    from mezzo_server.shard.tls_pipe import TlsPipe
+    from mezzo_server.shard.tls_server import TlsServer
 
 log = structlog.get_logger("mezzo.listener")
 
 BACKLOG = 512
 ACCEPTS_PER_TURN = 16
 ACCEPT_PAUSE_S = 0.1
+TOLD_MAX = 64
+"""Connections over TLS beyond the limit that are told so at a time; they are open for that long."""
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
@@ -47,14 +52,16 @@ class Listener:
         self._inode = os.stat(address.path).st_ino if address.path is not None else 0
         if address.path is None:
             host, port = self._sock.getsockname()[:2]
-            address = Address(host=host, port=port)
+            address = Address(host=host, port=port, tls=address.tls)
         self.address = address
         self._runtime: Runtime | None = None
+        self._tls: TlsServer | None = None
         self._connections_max = 0
 
-    def start(self, runtime: Runtime, connections_max: int) -> None:
-        """Accept clients from now on."""
+    def start(self, runtime: Runtime, connections_max: int, tls: TlsServer) -> None:
+        """Accept clients from now on; ``tls`` is for those of a ``tcps://`` address."""
         self._runtime = runtime
+        self._tls = tls if self.address.tls else None
         self._connections_max = connections_max
         runtime.watch_input(self._sock.fileno(), self._on_readable)
 
@@ -77,6 +84,11 @@ class Listener:
         if runtime is None:
             return
         for _ in range(ACCEPTS_PER_TURN):
+            if self._tls is not None and self._tls.full:
+                # They wait in the kernel's queue; a handshake ends within its time.
+                runtime.unwatch_input(self._sock.fileno())
+                self._tls.when_room(self._resume)
+                return
             try:
                 sock, peer = self._sock.accept()
             except BlockingIOError:
@@ -100,6 +112,9 @@ class Listener:
 
     def _take(self, runtime: Runtime, sock: socket.socket, peer: str) -> None:
         sock.setblocking(False)
+        if self._tls is not None:
+            self._shake(runtime, self._tls, sock, peer)
+            return
         if len(runtime.connections) >= self._connections_max:
             runtime.service.counters["refused_connections"] += 1
             error = Busy(f"{self._connections_max} connections are open (connections_max)", 1.0)
@@ -118,6 +133,26 @@ class Listener:
             return
         runtime.connections.add(Connection(runtime, sock, peer))
 
+    def _shake(self, runtime: Runtime, tls: TlsServer, sock: socket.socket, peer: str) -> None:
+        try:
+            _tune_tcp(sock)
+        except OSError:
+            sock.close()  # it has gone already
+            return
+
+        def shaken(pipe: TlsPipe) -> None:
+            over = len(runtime.connections) - self._connections_max
+            connection = TlsConnection(runtime, pipe, lambda: tls.ended(pipe))
+            runtime.connections.add(connection)
+            if over >= TOLD_MAX:
+                connection.close()
+            elif over >= 0:
+                connection.refuse(
+                    Busy(f"{self._connections_max} connections are open (connections_max)", 1.0)
+                )
+
+        tls.shake(sock, peer, shaken)
+
 
 def open_listeners(config: ShardConfig, *, authenticated: bool = False) -> list[Listener]:
     """Listen on all addresses, or on none. ``authenticated``: callers without a credential are refused.
@@ -128,8 +163,6 @@ def open_listeners(config: ShardConfig, *, authenticated: bool = False) -> list[
     """
     addresses = [parse_address(text) for text in config.listen]
     for address in addresses:
-        if address.tls:
-            raise InvalidArgument(f"shard.listen: {address}: this release serves no tcps:// addresses")
         check_reach("shard.listen", address, shard_guard(config, address, authenticated=authenticated))
     listeners: list[Listener] = []
     try:

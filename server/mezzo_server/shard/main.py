@@ -23,7 +23,7 @@ from mezzo_server.blockstore.io import Device
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.recovery import Progress
 from mezzo_server.blockstore.store import BlockStore
-from mezzo_server.config import MetricsConfig, ShardConfig
+from mezzo_server.config import MetricsConfig, ShardConfig, TlsConfig
 from mezzo_server.hot.arena import Arena
 from mezzo_server.hot.tier import HotTier
 from mezzo_server.machine.clock import machine_clock
@@ -41,6 +41,7 @@ from mezzo_server.shard.device_opening import open_configured
 from mezzo_server.shard.listener import open_listeners
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
+from mezzo_server.shard.tls_server import TlsServer
 from mezzo_server.staging import StagingPool
 from mezzo_server.workers import ThreadWorkers, open_workers
 
@@ -87,9 +88,17 @@ class Shard:
     """One shard from `__init__` (devices recovered, listening) through `run` to `close`."""
 
     def __init__(
-        self, config: ShardConfig, progress: Progress | None = None, metrics: MetricsConfig | None = None
+        self,
+        config: ShardConfig,
+        progress: Progress | None = None,
+        metrics: MetricsConfig | None = None,
+        *,
+        tls: TlsConfig | None = None,
+        authenticated: bool = False,
     ) -> None:
         """Open everything, or nothing. Without ``metrics`` there is no endpoint for them.
+
+        ``tls`` is for ``tcps://`` addresses; ``authenticated``: callers without a credential are refused.
 
         Raises:
             InvalidArgument: the configuration does not fit what is there.
@@ -111,7 +120,9 @@ class Shard:
                 devices.append(open_configured(spec, config))
             # After the devices: their locks are waited for, so a predecessor that was killed a moment ago
             # has let go of its addresses too.
-            self._listeners = open_listeners(config)
+            self._tls = TlsServer(tls or TlsConfig(), now=time.monotonic, clock_s=time.time)
+            stack.callback(self._tls.close)
+            self._listeners = open_listeners(config, authenticated=authenticated)
             stack.callback(self._stop_listening)
             self._workers = open_workers(threads=config.workers)
             stack.callback(self._workers.close)
@@ -154,7 +165,7 @@ class Shard:
                 now=time.monotonic,
                 poke=self._runtime.poke,
                 offload=self._runtime.offload,
-                numbers=self._runtime.numbers,
+                numbers=lambda: {**self._runtime.numbers(), **self._tls.numbers()},
                 accounts=Accounts(time.monotonic, default_quota(config.quota), config.quota.burst_s),
             )
             self._runtime.service = self.service
@@ -197,8 +208,9 @@ class Shard:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)
         runtime.start()
+        self._tls.start(runtime)
         for listener in self._listeners:
-            listener.start(runtime, self._config.limits.connections_max)
+            listener.start(runtime, self._config.limits.connections_max, self._tls)
         if announce is not None:
             loop.call_soon(announce, self.readiness)
         try:
@@ -208,6 +220,7 @@ class Shard:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.remove_signal_handler(number)
             self._stop_listening()
+            self._tls.stop()
             runtime.stop()
 
     def stop(self) -> None:
@@ -265,6 +278,9 @@ def serve(
     progress: Progress | None = None,
     metrics: MetricsConfig | None = None,
     devices_told: Callable[[list[str]], None] | None = None,
+    *,
+    tls: TlsConfig | None = None,
+    authenticated: bool = False,
 ) -> None:
     """Run one shard in this process until SIGTERM or SIGINT.
 
@@ -273,7 +289,7 @@ def serve(
     Raises:
         MezzoError: it could not start; the message says why in one line.
     """
-    shard = Shard(config, progress, metrics)
+    shard = Shard(config, progress, metrics, tls=tls, authenticated=authenticated)
     if devices_told is not None:
         shard.devices_told = devices_told
     try:

@@ -128,5 +128,9 @@ class OutputQueue:
                 segments[0] = (view[taken:], sent)
                 return
             segments.popleft()
+            self._popped()
             if sent is not None:
                 sent()
+
+    def _popped(self) -> None:
+        """A segment was sent whole by `_sent`."""
