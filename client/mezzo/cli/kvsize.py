@@ -91,7 +91,7 @@ def kvsize(
 
     The file is only read: nothing of the model is loaded or executed.
     """
-    shape = parse_config(_read(config))
+    shape = parse_config(read_config(config))
     answer = chunk_size(
         shape,
         tokens=tokens,
@@ -160,8 +160,8 @@ def _split(text: str) -> list[int]:
         raise typer.BadParameter(f"{text!r} is no list of numbers", param_hint="--pp-layers") from None
 
 
-def _read(path: Path) -> bytes:
-    """The configuration, bounded. A folder stands for the file in it."""
+def read_config(path: Path) -> bytes:
+    """A model's configuration, bounded; a folder stands for the file in it. Raises InvalidArgument, OSError."""
     if path.is_dir():
         path = path / CONFIG_NAME
     with path.open("rb") as file:

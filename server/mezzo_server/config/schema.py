@@ -268,6 +268,18 @@ class AccessConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     mtls: MtlsConfig = MtlsConfig()
 
 
+class AdminConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Administration: the audit log, for what operators do through the front-end and on the command line."""
+
+    audit_log: str = ""
+    """file for lines of JSON: who changed what, when, from where; ``-``: standard error; empty: ``audit.jsonl``
+    beside the file of the metadata"""
+    audit_bytes_max: Annotated[int, Meta(ge=64 * KIB)] = 64 * MIB
+    """bytes after which the file is put aside as ``.1``, and a new one is begun"""
+    audit_files: Annotated[int, Meta(ge=0, le=1000)] = 4
+    """files put aside that are kept"""
+
+
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Prometheus endpoints, one for each process: host:port; port 0: any free one; empty: none."""
 
@@ -321,6 +333,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     frontend: FrontendConfig = FrontendConfig()
     tls: TlsConfig = TlsConfig()
     access: AccessConfig = AccessConfig()
+    admin: AdminConfig = AdminConfig()
     metrics: MetricsConfig = MetricsConfig()
     encryption: EncryptionConfig = EncryptionConfig()
     log: LogConfig = LogConfig()

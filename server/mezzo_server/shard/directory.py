@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mezzo.errors import Conflict, Gone, InvalidArgument, MezzoError
-from mezzo.identity import Identity
+from mezzo.identity import Identity, conflict_message
 from mezzo_server.access.principal import Principal
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.shard.naming import name_without_catalog
 from mezzo_server.tenancy.catalog import Catalog
-from mezzo_server.tenancy.model import Namespace, Tenant, identity_text
+from mezzo_server.tenancy.model import Namespace, Tenant
 
 Looked = Callable[[MezzoError | None], None]
 Look = Callable[[Looked], None]
@@ -75,10 +75,7 @@ class Directory:
         if tenant is None or namespace is None:
             raise NoSuchNamespace(f"there is no namespace {name!r}")
         if identity is not None and identity != namespace.identity:
-            raise Conflict(
-                f"namespace {name!r} is of another identity: it has {identity_text(namespace.identity)}; "
-                f"asked for was {identity_text(identity)}"
-            )
+            raise Conflict(conflict_message(name, namespace.identity, identity))
         return _place(tenant, namespace)
 
     def again(self, place: Place) -> Place:

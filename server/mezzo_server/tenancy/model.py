@@ -77,20 +77,6 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     deleted: bool = False
 
 
-def identity_text(identity: Identity | None) -> str:
-    """An identity in one line, for messages: what is not as by default."""
-    if identity is None:
-        return "no identity"
-    defaults = Identity(model="-", kv_dtype="-", layout="-", chunk_tokens=1, chunk_bytes=1)
-    always = {"model", "kv_dtype", "layout", "chunk_tokens", "chunk_bytes"}
-    told = [
-        f"{name}={getattr(identity, name)}"
-        for name in identity.__struct_fields__
-        if name in always or getattr(identity, name) != getattr(defaults, name)
-    ]
-    return " ".join(told)
-
-
 class Namespace(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A tenant's namespace."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from mezzo.errors import Conflict, InvalidArgument, OverQuota
+from mezzo.identity import conflict_message
 from mezzo_server.metadata.engine import Check, Engine, Write
 from mezzo_server.tenancy.credentials import Credentials
 from mezzo_server.tenancy.entries import (
@@ -36,7 +37,6 @@ from mezzo_server.tenancy.model import (
     Quota,
     Tenant,
     TenantKey,
-    identity_text,
 )
 from mezzo_server.tenancy.records import Found, Plan, Records
 
@@ -370,9 +370,6 @@ def _check_quota(quota: Quota) -> None:
 def _check_same(there: Namespace, identity: Identity | None, *, new: bool) -> None:
     """Raises Conflict: the namespace that is there is not the one that is meant."""
     if new:
-        raise Conflict(f"there is a namespace {there.name!r} already ({identity_text(there.identity)})")
+        raise Conflict(f"there is a namespace {there.name!r} already")
     if identity is not None and there.identity != identity:
-        raise Conflict(
-            f"namespace {there.name!r} is of another identity: it has {identity_text(there.identity)}; "
-            f"asked for was {identity_text(identity)}"
-        )
+        raise Conflict(conflict_message(there.name, there.identity, identity))

@@ -1,0 +1,274 @@
+"""An operator's actions on the metadata themselves, each told to the audit log.
+
+Whoever may write the file of the metadata is an operator; that is how the first token is made.  A
+front-end does the same on behalf of operators who come with a token (`service`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from msgspec.structs import asdict
+
+from mezzo.errors import Busy, CallerError, InvalidArgument
+from mezzo.identity import Identity, derived_name
+from mezzo_server.admin.api import (
+    OPERATORS,
+    Admin,
+    CredentialInfo,
+    IssuedCredential,
+    LifetimeChange,
+    TenantChange,
+    TenantUsage,
+    Usage,
+)
+from mezzo_server.admin.audit import Actor, Audit, Outcome
+from mezzo_server.tenancy.credentials import Issued
+from mezzo_server.tenancy.model import Credential, Lifetime, Limit, Namespace, Quota, Tenant, TenantKey
+from mezzo_server.tenancy.registry import Registry
+
+T = TypeVar("T")
+
+OVERLAP_S_MAX = 30 * 24 * 3600
+"""how long a token that was replaced may be good for"""
+
+UsageOf = Callable[[bytes], Awaitable[TenantUsage | None]]
+"""What a tenant (its id) uses; None: nobody can tell."""
+
+
+class LocalAdmin(Admin):
+    """Acts for one operator. It closes nothing of what it was given."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        audit: Audit,
+        actor: Actor,
+        *,
+        now: Callable[[], float],
+        usage: UsageOf | None = None,
+        new_key: Callable[[bytes], TenantKey] | None = None,
+    ) -> None:
+        """``new_key`` makes a tenant's key, given its id; None: there is no master key. ``now``: Unix time."""
+        self._registry = registry
+        self._audit = audit
+        self._actor = actor
+        self._now = now
+        self._usage = usage
+        self._new_key = new_key
+
+    # -- tenants
+
+    async def create_tenant(
+        self, name: str, *, weight: int, quota: Quota, lifetime: Lifetime, encrypted: bool
+    ) -> Tenant:
+        about = {"tenant": name, "weight": weight, "encrypted": encrypted}
+
+        async def create() -> Tenant:
+            if encrypted and self._new_key is None:
+                raise InvalidArgument(
+                    "no chunks can be encrypted without a master key (docs/encryption.md says how to make one)"
+                )
+            return await self._registry.create_tenant(
+                name, weight=weight, quota=quota, lifetime=lifetime, key=self._new_key if encrypted else None
+            )
+
+        return await self._change(
+            "tenant.create", create, **about, quota=_limits(quota), lifetime=asdict(lifetime)
+        )
+
+    async def tenants(self, *, deleted: bool = False) -> list[Tenant]:
+        return await self._registry.tenants(deleted=deleted)
+
+    async def tenant(self, name: str) -> tuple[Tenant, Usage | None]:
+        tenant = await self._registry.tenant(name)
+        usage = await self._used(tenant.id)
+        return tenant, None if usage is None else usage.total
+
+    async def set_tenant(self, name: str, change: TenantChange) -> Tenant:
+        return await self._change(
+            "tenant.set",
+            lambda: self._registry.set_tenant(name, change.of),
+            tenant=name,
+            weight=change.weight,
+            quota={field: asdict(limit) for field, limit in change.quota.items()} or None,
+            lifetime=_lifetime(change.lifetime),
+        )
+
+    async def rotate_tenant(self, name: str, overlap_s: int) -> list[IssuedCredential]:
+        _check_overlap(overlap_s)
+
+        async def rotate() -> list[Issued]:
+            tenant = await self._registry.tenant(name)
+            held = await self._registry.credentials.all(tenant.id)
+            ends = int(self._now()) + overlap_s
+            # A token that ends by itself no later than the overlap was replaced already, or needs no successor.
+            due = [one for one in held if not one.revoked and not 0 < one.expires_s <= ends]
+            if not due:
+                raise InvalidArgument(f"tenant {name!r} has no credential to replace; issue one")
+            return [await self._registry.credentials.rotate(one.id, overlap_s) for one in due]
+
+        issued = await self._change("tenant.rotate", rotate, tenant=name, overlap_s=overlap_s)
+        return [_issued(one, name) for one in issued]
+
+    async def delete_tenant(self, name: str) -> Tenant:
+        return await self._change("tenant.delete", lambda: self._registry.delete_tenant(name), tenant=name)
+
+    # -- credentials
+
+    async def issue_credential(
+        self, tenant: str, scopes: Sequence[str], *, expires_s: int = 0, note: str = ""
+    ) -> IssuedCredential:
+        async def issue() -> Issued:
+            if 0 < expires_s <= self._now():
+                raise InvalidArgument("the credential would have expired already")
+            if tenant == OPERATORS and list(scopes) != ["admin"]:
+                raise InvalidArgument("an operator's credential has the scope admin, and no other")
+            owner = b"" if tenant == OPERATORS else (await self._registry.tenant(tenant)).id
+            return await self._registry.credentials.issue(owner, scopes, expires_s=expires_s, note=note)
+
+        issued = await self._change(
+            "credential.issue", issue, tenant=tenant, scopes=list(scopes), expires_s=expires_s, note=note
+        )
+        return _issued(issued, tenant)
+
+    async def credentials(self, tenant: str | None = None) -> list[CredentialInfo]:
+        if tenant is None:
+            names = {one.id: one.name for one in await self._registry.tenants()}
+            found = await self._registry.credentials.all()
+            # Those of tenants that were deleted meanwhile are void, and on their way out.
+            kept = [one for one in found if not one.tenant_id or one.tenant_id in names]
+            return [_info(one, names.get(one.tenant_id, OPERATORS)) for one in kept]
+        owner = b"" if tenant == OPERATORS else (await self._registry.tenant(tenant)).id
+        return [_info(one, tenant) for one in await self._registry.credentials.all(owner)]
+
+    async def revoke_credential(self, credential_id: str) -> CredentialInfo:
+        gone = await self._change(
+            "credential.revoke",
+            lambda: self._registry.credentials.revoke(credential_id),
+            credential=credential_id,
+        )
+        names = {one.id: one.name for one in await self._registry.tenants()}
+        return _info(gone, names.get(gone.tenant_id, OPERATORS))
+
+    # -- namespaces
+
+    async def add_namespace(self, tenant: str, name: str, identity: Identity | None) -> Namespace:
+        async def add() -> Namespace:
+            called = name or (derived_name(identity) if identity is not None else "")
+            owner = await self._registry.tenant(tenant)
+            return await self._registry.open_namespace(owner.id, called, identity)
+
+        told = None if identity is None else asdict(identity)
+        return await self._change("namespace.open", add, tenant=tenant, namespace=name, identity=told)
+
+    async def namespaces(self, tenant: str, *, deleted: bool = False) -> list[Namespace]:
+        owner = await self._registry.tenant(tenant)
+        return await self._registry.namespaces(owner.id, deleted=deleted)
+
+    async def namespace(self, tenant: str, name: str) -> tuple[Namespace, Usage | None]:
+        owner = await self._registry.tenant(tenant)
+        namespace = await self._registry.namespace(owner.id, name)
+        usage = await self._used(owner.id)
+        if usage is None:
+            return namespace, None
+        return namespace, usage.namespaces.get(namespace.id, Usage(0, 0, 0, 0))
+
+    async def set_namespace(self, tenant: str, name: str, change: LifetimeChange) -> Namespace:
+        async def work() -> Namespace:
+            owner = await self._registry.tenant(tenant)
+            was = await self._registry.namespace(owner.id, name)
+            return await self._registry.set_namespace(owner.id, name, change.of(was.lifetime))
+
+        return await self._change(
+            "namespace.set", work, tenant=tenant, namespace=name, lifetime=_lifetime(change)
+        )
+
+    async def purge_namespace(self, tenant: str, name: str) -> Namespace:
+        async def work() -> Namespace:
+            owner = await self._registry.tenant(tenant)
+            return await self._registry.purge_namespace(owner.id, name)
+
+        return await self._change("namespace.purge", work, tenant=tenant, namespace=name)
+
+    async def delete_namespace(self, tenant: str, name: str) -> Namespace:
+        async def work() -> Namespace:
+            owner = await self._registry.tenant(tenant)
+            return await self._registry.delete_namespace(owner.id, name)
+
+        return await self._change("namespace.delete", work, tenant=tenant, namespace=name)
+
+    async def close(self) -> None:
+        """Nothing is its own."""
+
+    # -- below
+
+    async def _used(self, tenant_id: bytes) -> TenantUsage | None:
+        return None if self._usage is None else await self._usage(tenant_id)
+
+    async def _change(self, action: str, work: Callable[[], Awaitable[T]], **about: object) -> T:
+        """Do it, and tell how it ended, whatever happens."""
+        await asyncio.to_thread(self._audit.check)
+        try:
+            result = await work()
+        except (CallerError, Busy) as error:
+            await self._tell(action, Outcome.REFUSED, error=error.code.name, why=str(error), **about)
+            raise
+        except BaseException as error:
+            await self._tell(action, Outcome.FAILED, error=type(error).__name__, why=str(error), **about)
+            raise
+        await self._tell(action, Outcome.DONE, **_made(result), **about)
+        return result
+
+    async def _tell(self, action: str, outcome: Outcome, **about: object) -> None:
+        # A caller who went away must not take the record with him.
+        await asyncio.shield(asyncio.to_thread(self._audit.record, self._actor, action, outcome, **about))
+
+
+def _made(result: object) -> dict[str, object]:
+    """Ids of what an action made or changed."""
+    if isinstance(result, Tenant):
+        return {"tenant_id": result.id, "generation": result.generation}
+    if isinstance(result, Namespace):
+        return {"namespace_id": result.id, "generation": result.generation}
+    if isinstance(result, Issued):
+        return {"credential": result.credential.id}
+    if isinstance(result, list):
+        return {"credentials": [one.credential.id for one in result if isinstance(one, Issued)]}
+    return {}
+
+
+def _limits(quota: Quota) -> dict[str, object]:
+    return {
+        field: asdict(getattr(quota, field))
+        for field in Quota.__struct_fields__
+        if getattr(quota, field) != Limit()
+    }
+
+
+def _lifetime(change: LifetimeChange) -> dict[str, int] | None:
+    given = {"ttl_s_default": change.ttl_s_default, "ttl_s_max": change.ttl_s_max}
+    return {name: value for name, value in given.items() if value is not None} or None
+
+
+def _info(credential: Credential, tenant: str) -> CredentialInfo:
+    return CredentialInfo(
+        id=credential.id,
+        tenant=tenant,
+        scopes=list(credential.scopes),
+        created_s=credential.created_s,
+        expires_s=credential.expires_s,
+        revoked=credential.revoked,
+        note=credential.note,
+    )
+
+
+def _issued(issued: Issued, tenant: str) -> IssuedCredential:
+    return IssuedCredential(_info(issued.credential, tenant), issued.token)
+
+
+def _check_overlap(overlap_s: int) -> None:
+    if not 0 <= overlap_s <= OVERLAP_S_MAX:
+        raise InvalidArgument(f"overlap is from 0 to {OVERLAP_S_MAX} seconds, not {overlap_s}")
