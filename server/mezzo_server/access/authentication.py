@@ -80,7 +80,7 @@ class Authentication:
         self._jwt_rules = jwt_rules
         self._key_sets = key_sets
         self._certificates = certificates
-        self.counts: dict[tuple[str, str], int] = {(kind, "ok"): 0 for kind in KINDS}
+        self.counts: dict[tuple[str, ...], int] = {(kind, "ok"): 0 for kind in KINDS}
         """by kind of credential and outcome: ``ok``, or the reason why not"""
 
     async def principal(self, authorization: Sequence[str], certificate: bytes | None) -> Principal:

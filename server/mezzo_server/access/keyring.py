@@ -63,10 +63,11 @@ class KeyRing:
             if held.key.id == key_id and held.published_s is None:
                 held.published_s = now_s
 
-    def lost(self) -> None:
-        """What was published is not there any more (the metadata lease ended): all of it is due again."""
+    def lost(self, key_id: bytes) -> None:
+        """It is not there any more (its metadata lease ended): it is due again, if it still is of use."""
         for held in self._keys:
-            held.published_s = None
+            if held.key.id == key_id:
+                held.published_s = None
 
     def sign(self, principal: Principal, now_s: float) -> tuple[bytes, int]:
         """A ticket for a caller, and the Unix time until which it is good.

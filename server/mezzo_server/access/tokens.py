@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-from mezzo_server.access.principal import NEVER, Principal, Reason, Refused, scopes_of
+from mezzo_server.access.principal import NEVER, NO_TENANT, Principal, Reason, Refused, scopes_of
+from mezzo_server.access.tickets import SKEW_S
 from mezzo_server.tenancy.catalog import Catalog
 from mezzo_server.tenancy.model import Credential
 from mezzo_server.tenancy.tokens import PREFIX, proves, split_token
@@ -70,3 +71,19 @@ def principal_of(credential: Credential, catalog: Catalog, now_s: float) -> Prin
         credential=credential.id,
         expires_s=credential.expires_s or NEVER,
     )
+
+
+def unwelcome(tenant_id: bytes, credential_id: str, catalog: Catalog, now_s: float) -> Reason | None:
+    """Why somebody with this tenant and this credential is not welcome; None: he is."""
+    if tenant_id != NO_TENANT and catalog.tenant(tenant_id) is None:
+        return Reason.TENANT
+    if not is_token_id(credential_id):
+        return None  # of somebody else's making: its ticket ends soon, and is all that we know
+    credential = catalog.credentials.get(credential_id)
+    if credential is None:
+        return Reason.UNKNOWN
+    if credential.revoked or credential.tenant_id != tenant_id:
+        return Reason.REVOKED
+    if credential.expires_s and now_s >= credential.expires_s + SKEW_S:
+        return Reason.EXPIRED
+    return None

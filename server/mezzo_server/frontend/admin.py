@@ -23,6 +23,8 @@ log = structlog.get_logger("mezzo.frontend")
 
 SERVICES = ("", STORE_SERVICE, SESSION_SERVICE, NAMESPACE_SERVICE)
 """whose health is told; the empty name stands for the whole"""
+OWN_SERVICES = tuple(f"/{service}/" for service in SERVICES[1:])
+"""which `Calls` serves"""
 CHANNELZ_SERVICE = "grpc.channelz.v1.Channelz"
 PROBE_S_MAX = 2.0
 

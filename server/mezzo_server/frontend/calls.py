@@ -1,11 +1,15 @@
-"""The way of every call: admitted, counted, timed, and its error told. The one place that does so."""
+"""The way of every call: admitted, its caller recognised, counted, timed, and its error told.
+
+The one place that does so.  Nothing of a call is decoded before it is known who makes it and that he
+may.  A call that streams ends when its caller is not welcome any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -15,7 +19,12 @@ from google.protobuf.message import DecodeError, Message
 
 from mezzo.errors import Busy, InternalError, InvalidArgument, MezzoError, Unavailable
 from mezzo.frontend.status import tell
+from mezzo_server.access.authentication import EVERYBODY
+from mezzo_server.access.principal import Principal, Reason, Refused
+from mezzo_server.frontend.caller import calling
+from mezzo_server.frontend.gate import Gate
 from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.permissions import NEEDS
 
 log = structlog.get_logger("mezzo.frontend")
 
@@ -33,7 +42,11 @@ _STATUSES = {code.value[0]: code for code in grpc.StatusCode}
 class Calls:
     """Wraps handlers. Owner of the count of calls under way."""
 
-    def __init__(self, numbers: FrontendNumbers, calls_max: int) -> None:
+    def __init__(self, numbers: FrontendNumbers, calls_max: int, gate: Gate | None = None) -> None:
+        """Without a ``gate`` everybody passes, as where there is no metadata engine."""
+        self._gate = gate or Gate(None)
+        self._streams: dict[asyncio.Task[Any], Principal] = {}
+        self._unwelcome: set[asyncio.Task[Any]] = set()
         self.draining = False
         """no call is admitted any more"""
         self._numbers = numbers
@@ -41,6 +54,7 @@ class Calls:
 
     def unary(self, method: str, request: type[Message], answer: Answer) -> Callable[..., Awaitable[bytes]]:
         """A handler of raw bytes for one request and one answer."""
+        need = NEEDS[method]
 
         async def handle(data: bytes, context: Context) -> bytes:
             error: MezzoError
@@ -48,7 +62,9 @@ class Calls:
                 began = self._admit()
                 failed = "CANCELLED"
                 try:
-                    message = await answer(parse(request, data), time_left(context))
+                    principal = await self._gate.admit(context, method, need)
+                    with calling(principal):
+                        message = await answer(parse(request, data), time_left(context))
                     failed = ""
                     return message.SerializeToString()
                 except MezzoError as raised:
@@ -70,12 +86,15 @@ class Calls:
 
     def stream(self, method: str, work: Stream) -> Callable[..., Awaitable[Any]]:
         """A handler for a call that streams in or out; ``work`` reads from and writes to its context."""
+        need = NEEDS[method]
 
         async def handle(data: Any, context: Context) -> Any:
             error: MezzoError
             try:
                 async with self._counted(method):
-                    return await work(data, context, time_left(context))
+                    principal = await self._gate.admit(context, method, need)
+                    with calling(principal), self._watched(principal):
+                        return await work(data, context, time_left(context))
             except MezzoError as raised:
                 error = raised
             except Exception as raised:
@@ -85,6 +104,32 @@ class Calls:
             raise error  # abort does not return
 
         return handle
+
+    def end_unwelcome(self, why: Callable[[Principal], Reason | None]) -> None:
+        """End the streams of callers of whom ``why`` gives a reason: it is asked of each."""
+        for task, principal in tuple(self._streams.items()):
+            if principal is not EVERYBODY and why(principal) is not None:
+                self._unwelcome.add(task)
+                task.cancel()
+
+    @contextmanager
+    def _watched(self, principal: Principal) -> Iterator[None]:
+        """For the block, `end_unwelcome` may end the call: then it is refused, and not merely cancelled."""
+        task = asyncio.current_task()
+        if task is None:
+            yield
+            return
+        self._streams[task] = principal
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._unwelcome:
+                raise
+            task.uncancel()
+            raise Refused(Reason.REVOKED) from None
+        finally:
+            del self._streams[task]
+            self._unwelcome.discard(task)
 
     def _admit(self) -> float:
         numbers = self._numbers

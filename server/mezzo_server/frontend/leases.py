@@ -54,18 +54,19 @@ class LeaseTable:
         self._push(lease.expires, name)
         return name
 
-    def take(self, name: bytes) -> Held | None:
-        """Forget a lease, to release it; None if it is unknown or over."""
-        self.expire()
-        held = self._held.pop(name, None)
+    def take(self, name: bytes, tenant: bytes) -> Held | None:
+        """Forget a lease of this tenant's, to release it; None if it has none of that name, or it is over."""
+        held = self.find(name, tenant)
         if held is not None:
+            del self._held[name]
             held.namespace.leases -= 1
         return held
 
-    def find(self, name: bytes) -> Held | None:
-        """A lease, to renew it; None if it is unknown or over."""
+    def find(self, name: bytes, tenant: bytes) -> Held | None:
+        """A lease of this tenant's, to renew it; None if it has none of that name, or it is over."""
         self.expire()
-        return self._held.get(name)
+        held = self._held.get(name)
+        return held if held is not None and held.namespace.tenant == tenant else None
 
     def renewed(self, name: bytes, held: Held) -> None:
         """It lasts longer now."""

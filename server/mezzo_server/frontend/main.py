@@ -21,11 +21,14 @@ from msgspec import Struct
 
 from mezzo import TLS, AsyncClient
 from mezzo.errors import InvalidArgument, Unavailable
+from mezzo_server.access.principal import Principal
 from mezzo_server.config import FrontendConfig, NodeConfig
 from mezzo_server.config.addresses import Address, host_and_port, parse_host_port
 from mezzo_server.config.reach import check_reach, frontend_guard
-from mezzo_server.frontend.admin import Health, add_health, add_tools
-from mezzo_server.frontend.calls import Calls
+from mezzo_server.frontend.access import OPERATOR, Access
+from mezzo_server.frontend.admin import OWN_SERVICES, Health, add_health, add_tools
+from mezzo_server.frontend.calls import Calls, refuse
+from mezzo_server.frontend.gate import Guard
 from mezzo_server.frontend.get import Gets
 from mezzo_server.frontend.leases import LeaseTable
 from mezzo_server.frontend.namespaces import Namespaces
@@ -87,11 +90,12 @@ class Frontend:
         """in force; None: without TLS"""
         self._addresses = _advertised(config)
         self.numbers = FrontendNumbers()
-        self.calls = Calls(self.numbers, settings.calls_max)
+        self.access = Access(config)
+        self.calls = Calls(self.numbers, settings.calls_max, self.access.gate)
         self._namespaces = Namespaces(self._client, settings.namespaces_max)
         self._leases = LeaseTable(settings.leases_max, time.monotonic, os.urandom)
         self._room = Room(settings.staging_bytes, settings.calls_max, self.numbers)
-        self._probe = self._client(NUMBERS_NAMESPACE)
+        self._probe = self._client(OPERATOR, NUMBERS_NAMESPACE)
         self._servers: list[grpc.aio.Server] = []
         self._watching: asyncio.Task[None] | None = None
         self._metrics = config.metrics
@@ -112,10 +116,12 @@ class Frontend:
         admin = _checked("frontend.admin_listen", admin_text, self._node)
         self.certificates = opened(self._node.tls, time.time)
         self._health = Health(self._probe, self.numbers, every_s=settings.health_s, tick=self._tick)
-        data_server = grpc.aio.server(options=server_options(settings))
+        await self.access.start()
+        guard = Guard(self.access.gate, refuse, OWN_SERVICES)
+        data_server = grpc.aio.server(interceptors=(guard,), options=server_options(settings))
         data_server.add_generic_rpc_handlers((self._store(), self._sessions(), self._naming()))
         add_health(data_server, self._health)
-        admin_server = grpc.aio.server(options=server_options(settings))
+        admin_server = grpc.aio.server(interceptors=(guard,), options=server_options(settings))
         add_health(admin_server, self._health)
         add_tools(admin_server)
         self._servers = [data_server, admin_server]
@@ -146,6 +152,7 @@ class Frontend:
             await server.stop(grace_s)
         await self._namespaces.close()
         await self._probe.close()
+        await self.access.stop()
         self._room.close()
         if self.certificates is not None:
             self.certificates.stop()
@@ -158,14 +165,25 @@ class Frontend:
             return None
         gatherer = LoopGatherer(
             asyncio.get_running_loop().call_soon_threadsafe,
-            lambda: frontend_sample(self.numbers, time.monotonic() - self._began, self.certificates),
+            lambda: frontend_sample(
+                self.numbers, time.monotonic() - self._began, self.certificates, self.access.authentication
+            ),
         )
         return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
 
-    def _client(self, namespace: str) -> AsyncClient:
+    def _client(self, principal: Principal, namespace: str) -> AsyncClient:
+        """A connection of ours to the shard, which speaks for the tenant of ``principal``."""
         tls = self._node.tls
         trust = TLS(ca=tls.ca, certificate=tls.certificate, key=tls.key, server_name=tls.server_name)
-        return AsyncClient(self._config.shard, namespace=namespace, name=CLIENT_NAME, tls=trust)
+        return AsyncClient(
+            self._config.shard,
+            namespace=namespace,
+            name=CLIENT_NAME,
+            tls=trust,
+            # Ours is no caller: what the environment says of tokens is not for it.
+            token="",
+            ticket=self.access.source_for(principal),
+        )
 
     def _store(self) -> grpc.GenericRpcHandler:
         settings = self._config
@@ -187,13 +205,16 @@ class Frontend:
         return store_service(self.calls, handlers, puts, gets)
 
     def _sessions(self) -> grpc.GenericRpcHandler:
-        handlers = SessionHandlers(self._probe, self._config, self._addresses, self.numbers)
+        handlers = SessionHandlers(
+            self._probe, self._config, self._addresses, self.numbers, self.access.office
+        )
         return session_service(self.calls, handlers)
 
     def _naming(self) -> grpc.GenericRpcHandler:
         return namespace_service(self.calls, NamespaceHandlers())
 
     def _tick(self) -> None:
+        self.calls.end_unwelcome(self.access.unwelcome)
         self._leases.expire()
         self.numbers.leases = len(self._leases)
         self.numbers.namespaces = len(self._namespaces)

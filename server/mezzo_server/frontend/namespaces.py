@@ -1,4 +1,8 @@
-"""One client of the shard for each namespace in use, within a bound."""
+"""One client of the shard for each namespace in use, within a bound.
+
+Namespaces are kept by tenant and name, and the tenant is that of the call that is being handled: there
+is no way to name another one's.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from contextlib import contextmanager
 
 from mezzo import AsyncClient
 from mezzo.errors import Busy, InvalidArgument
+from mezzo_server.access.principal import Principal
+from mezzo_server.frontend.caller import caller
 
 NAME_CHARACTERS_MAX = 128
 
@@ -16,9 +22,11 @@ NAME_CHARACTERS_MAX = 128
 class Namespace:
     """A namespace's client, and what keeps it from being closed."""
 
-    __slots__ = ("client", "leases", "users")
+    __slots__ = ("client", "leases", "tenant", "users")
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, tenant: bytes, client: AsyncClient) -> None:
+        self.tenant = tenant
+        """whose it is"""
         self.client = client
         self.users = 0
         """calls under way"""
@@ -29,10 +37,11 @@ class Namespace:
 class Namespaces:
     """The clients. Owner of them; the one that was idle for longest goes when there are too many."""
 
-    def __init__(self, make_client: Callable[[str], AsyncClient], namespaces_max: int) -> None:
+    def __init__(self, make_client: Callable[[Principal, str], AsyncClient], namespaces_max: int) -> None:
+        """``make_client`` makes one that speaks for the tenant of a caller, in the namespace of this name."""
         self._make_client = make_client
         self._namespaces_max = namespaces_max
-        self._known: OrderedDict[str, Namespace] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, str], Namespace] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -40,17 +49,19 @@ class Namespaces:
 
     @contextmanager
     def use(self, name: str) -> Iterator[Namespace]:
-        """The namespace ``name``, whose client stays open for the block.
+        """The caller's namespace ``name``, whose client stays open for the block.
 
         Raises:
             InvalidArgument: it is no name.
             Busy: too many others are in use.
         """
-        namespace = self._known.get(name)
+        principal = caller()
+        place = (principal.tenant, name)
+        namespace = self._known.get(place)
         if namespace is None:
-            namespace = self._add(name)
+            namespace = self._add(principal, name)
         else:
-            self._known.move_to_end(name)
+            self._known.move_to_end(place)
         namespace.users += 1
         try:
             yield namespace
@@ -65,7 +76,7 @@ class Namespaces:
         if self._closing:
             await asyncio.wait(tuple(self._closing))
 
-    def _add(self, name: str) -> Namespace:
+    def _add(self, principal: Principal, name: str) -> Namespace:
         if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
             raise InvalidArgument(
                 f"namespace must have 1 to {NAME_CHARACTERS_MAX} characters, not {len(name)}"
@@ -78,5 +89,6 @@ class Namespaces:
             task = asyncio.get_running_loop().create_task(self._known.pop(idle).client.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-        namespace = self._known[name] = Namespace(self._make_client(name))
+        client = self._make_client(principal, name)
+        namespace = self._known[principal.tenant, name] = Namespace(principal.tenant, client)
         return namespace

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 
 import grpc
@@ -13,10 +12,11 @@ from mezzo.frontend.exchange import SESSION_SERVICE
 from mezzo.protocol.messages import KEYS_MAX
 from mezzo.v1 import session_pb2
 from mezzo_server.config import FrontendConfig
+from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls
 from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.ticket_office import TicketOffice
 
-TICKET_BYTES = 32
 CLIENT_CHARACTERS_MAX = 128
 
 
@@ -29,7 +29,10 @@ class SessionHandlers:
         config: FrontendConfig,
         addresses: Sequence[str],
         numbers: FrontendNumbers,
+        office: TicketOffice | None = None,
     ) -> None:
+        """``client``: a connection to the shard that may ask for its numbers; no ``office``: no tickets."""
+        self._office = office
         self._client = client
         self._config = config
         self._addresses = addresses
@@ -48,11 +51,14 @@ class SessionHandlers:
         shard = self._client.welcome
         if shard is None:
             raise Unavailable("the connection to the shard was lost")
+        ticket, ticket_s = b"", config.session_s
+        if self._office is not None:
+            signed = self._office.sign(caller())
+            ticket, ticket_s = signed.ticket, max(0.0, signed.expires - self._office.now())
         self._numbers.sessions += 1
         return session_pb2.OpenSessionResponse(
-            # Nobody checks it yet: there is one tenant, and no credential to derive it from.
-            ticket=secrets.token_bytes(TICKET_BYTES),
-            ticket_ms=round(config.session_s * 1000),
+            ticket=ticket,
+            ticket_ms=round(ticket_s * 1000),
             map=session_pb2.PlacementMap(
                 epoch=shard.epoch,
                 shards=[

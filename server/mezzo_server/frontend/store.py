@@ -12,6 +12,7 @@ from mezzo.errors import Gone, InvalidArgument, TooLarge
 from mezzo.frontend.exchange import STORE_SERVICE
 from mezzo.protocol.messages import KEYS_MAX
 from mezzo.v1 import store_pb2
+from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls
 from mezzo_server.frontend.get import Gets
 from mezzo_server.frontend.leases import LeaseTable
@@ -19,7 +20,7 @@ from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.put import Puts
 
 NUMBERS_NAMESPACE = "default"
-"""whose connection asks for the shard's numbers, which belong to none"""
+"""whose connection asks for numbers: every tenant has a namespace of this name"""
 
 
 class StoreHandlers:
@@ -61,7 +62,7 @@ class StoreHandlers:
         """See ``Renew``."""
         if request.lease_ms < 1:
             raise InvalidArgument("lease_ms must be at least 1")
-        held = self._leases.find(request.lease)
+        held = self._leases.find(request.lease, caller().tenant)
         if held is None:
             raise Gone("the lease has ended: its time was over, or it was released; acquire again")
         left_s = await held.lease.renew(request.lease_ms / 1000)
@@ -70,7 +71,7 @@ class StoreHandlers:
 
     async def release(self, request: store_pb2.ReleaseRequest, timeout_s: float) -> store_pb2.ReleaseResponse:
         """See ``Release``."""
-        held = self._leases.take(request.lease)
+        held = self._leases.take(request.lease, caller().tenant)
         return store_pb2.ReleaseResponse(held=held is not None and await held.lease.release())
 
     async def delete(self, request: store_pb2.DeleteRequest, timeout_s: float) -> store_pb2.DeleteResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mezzo_server.access.authentication import Authentication
 from mezzo_server.frontend.numbers import SECONDS, FrontendNumbers
 from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.measures import Histogram
@@ -23,7 +24,10 @@ PLAIN = (
 
 
 def frontend_sample(
-    numbers: FrontendNumbers, uptime_s: float, certificates: Certificates | None = None
+    numbers: FrontendNumbers,
+    uptime_s: float,
+    certificates: Certificates | None = None,
+    authentication: Authentication | None = None,
 ) -> Sample:
     """Of a front-end's numbers; called in its loop."""
     durations: dict[str, Histogram] = {}
@@ -41,6 +45,7 @@ def frontend_sample(
         tables={
             "calls": {(method,): count for method, count in numbers.calls.items()},
             "errors": {(code,): count for code, count in numbers.errors.items()},
+            "authentications": {} if authentication is None else {**authentication.counts},
         },
         words={"version": version()},
     )

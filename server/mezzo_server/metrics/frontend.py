@@ -23,6 +23,14 @@ METRICS: tuple[Metric, ...] = (
         " UNAVAILABLE: the shard cannot be reached.",
     ),
     Metric(
+        "mezzo_frontend_authentications_total",
+        Kind.COUNTER,
+        "Callers, by kind of credential (token, jwt, certificate, anonymous) and outcome: ok, or why not.",
+        Table("authentications"),
+        ("kind", "outcome"),
+        "docs/access.md says what each reason means. Many of `unknown` or `malformed`: somebody guesses.",
+    ),
+    Metric(
         "mezzo_frontend_call_duration_seconds",
         Kind.HISTOGRAM,
         "Time of gRPC calls, by method.",

@@ -17,7 +17,6 @@ from mezzo.protocol.messages import Kind
 from mezzo_server.access.authentication import EVERYBODY, Anonymous
 from mezzo_server.access.principal import (
     NEVER,
-    NO_TENANT,
     Principal,
     Reason,
     Refused,
@@ -26,7 +25,7 @@ from mezzo_server.access.principal import (
     scopes_of,
 )
 from mezzo_server.access.tickets import SKEW_S, Ticket, scopes_in, verify
-from mezzo_server.access.tokens import is_token_id
+from mezzo_server.access.tokens import unwelcome
 from mezzo_server.tenancy.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -250,7 +249,7 @@ class TicketAdmission:
 
         try:
             ticket = verify(data, public_of, pod=self._pod, now_s=now_s)
-            reason = _unknown(ticket.tenant, ticket.credential, catalog, now_s)
+            reason = unwelcome(ticket.tenant, ticket.credential, catalog, now_s)
             if reason is not None:
                 raise Refused(reason)
         except Refused as refused:
@@ -270,7 +269,7 @@ class TicketAdmission:
 
     def _unwelcome(self, guest: Guest, catalog: Catalog) -> Reason | None:
         principal = guest.principal
-        return _unknown(principal.tenant, principal.credential, catalog, self._now_s())
+        return unwelcome(principal.tenant, principal.credential, catalog, self._now_s())
 
     def _narrowed(self, guest: Guest, catalog: Catalog) -> Guest:
         """What is allowed now that the credential may have lost scopes; it never gains any but by a new ticket."""
@@ -285,22 +284,6 @@ class TicketAdmission:
             principal.tenant, principal.tenant_name, scopes, principal.credential, principal.expires_s
         )
         return Guest(less, guest.expires, _allowed(less))
-
-
-def _unknown(tenant_id: bytes, credential_id: str, catalog: Catalog, now_s: float) -> Reason | None:
-    """Why somebody with this tenant and this credential is not welcome; None: he is."""
-    if tenant_id != NO_TENANT and catalog.tenant(tenant_id) is None:
-        return Reason.TENANT
-    if not is_token_id(credential_id):
-        return None  # of somebody else's making: its ticket ends soon, and is all that we know
-    credential = catalog.credentials.get(credential_id)
-    if credential is None:
-        return Reason.UNKNOWN
-    if credential.revoked or credential.tenant_id != tenant_id:
-        return Reason.REVOKED
-    if credential.expires_s and now_s >= credential.expires_s + SKEW_S:
-        return Reason.EXPIRED
-    return None
 
 
 def _scopes(ticket: Ticket, catalog: Catalog) -> Scopes:

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mezzo.errors import Busy, InvalidArgument, TooLarge
+from mezzo.errors import Busy, InternalError, InvalidArgument, TooLarge
 from mezzo.frontend.wire import Piece
 from mezzo.v1 import store_pb2
+from mezzo_server.access.authentication import EVERYBODY
+from mezzo_server.access.principal import Principal, Scopes
+from mezzo_server.frontend.caller import calling
 from mezzo_server.frontend.calls import CALL_S_MAX, Calls, time_left
 from mezzo_server.frontend.get import Wanted, cut_windows, pack
 from mezzo_server.frontend.leases import LeaseTable
@@ -66,6 +69,10 @@ def test_windows_have_all_chunks_in_order_within_their_bound(sizes, window_bytes
         assert len(window) == 1 or sum(aligned(chunk.room_bytes) for chunk in window) <= window_bytes
 
 
+T = b"t" * 16
+OTHER = b"o" * 16
+
+
 class Clock:
     now = 100.0
 
@@ -81,32 +88,36 @@ def test_leases_leave_the_table_by_name_or_by_time():
     clock = Clock()
     names = iter([b"a" * 16, b"b" * 16, b"c" * 16])
     table = LeaseTable(2, clock, lambda length: next(names))
-    namespace = SimpleNamespace(leases=0)
+    namespace = SimpleNamespace(leases=0, tenant=T)
     first, second = table.add(lease(110.0), namespace), table.add(lease(120.0), namespace)
     assert namespace.leases == 2
     with pytest.raises(Busy, match=r"frontend\.leases_max"):
         table.reserve()
-    assert table.take(first).lease.expires == 110.0
-    assert table.take(first) is None
-    assert table.take(b"unknown") is None
+    assert table.take(first, T).lease.expires == 110.0
+    assert table.take(first, T) is None
+    assert table.take(b"unknown", T) is None
+    # Of another tenant it is as unknown, and stays.
+    assert table.take(second, b"other") is None
+    assert table.find(second, b"other") is None
+    assert table.find(second, T) is not None
     table.reserve()
     clock.now = 120.0
-    assert table.take(second) is None
+    assert table.take(second, T) is None
     assert (len(table), namespace.leases) == (0, 0)
 
 
 def test_a_lease_that_was_renewed_stays_in_the_table():
     clock = Clock()
     table = LeaseTable(2, clock, lambda length: b"a" * length)
-    namespace = SimpleNamespace(leases=0)
+    namespace = SimpleNamespace(leases=0, tenant=T)
     name = table.add(lease(110.0), namespace)
-    held = table.find(name)
+    held = table.find(name, T)
     held.lease.expires = 130.0
     table.renewed(name, held)
     clock.now = 120.0
-    assert table.find(name) is held
+    assert table.find(name, T) is held
     clock.now = 130.0
-    assert table.find(name) is None
+    assert table.find(name, T) is None
     assert namespace.leases == 0
 
 
@@ -115,7 +126,7 @@ def test_the_table_of_leases_stays_as_small_as_what_is_held(steps):
     clock = Clock()
     count = iter(range(10_000))
     table = LeaseTable(1000, clock, lambda length: next(count).to_bytes(length, "big"))
-    namespace = SimpleNamespace(leases=0)
+    namespace = SimpleNamespace(leases=0, tenant=T)
     model = {}
     for add, number in steps:
         if add:
@@ -140,7 +151,7 @@ def test_namespaces_in_use_are_kept_and_idle_ones_make_room():
     async def play():
         clients = {}
 
-        def make(name):
+        def make(principal, name):
             clients[name] = FakeClient()
             return clients[name]
 
@@ -159,7 +170,25 @@ def test_namespaces_in_use_are_kept_and_idle_ones_make_room():
         await namespaces.close()
         assert all(client.closed for client in clients.values())
 
-    asyncio.run(play())
+    with calling(EVERYBODY):
+        asyncio.run(play())
+
+
+def test_a_name_is_the_callers_tenants():
+    made = []
+
+    def make(principal, name):
+        made.append((principal.tenant, name))
+        return FakeClient()
+
+    namespaces = Namespaces(make, 2)
+    for tenant in (T, OTHER, T):
+        with calling(Principal(tenant, "", Scopes.READ, "c")), namespaces.use("a") as namespace:
+            assert namespace.tenant == tenant
+    assert made == [(T, "a"), (OTHER, "a")]
+    # What is asked outside of a call is asked by nobody.
+    with pytest.raises(InternalError), namespaces.use("a"):
+        pass
 
 
 def test_room_is_lent_and_given_back():

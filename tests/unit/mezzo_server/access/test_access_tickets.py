@@ -183,7 +183,7 @@ def test_what_was_lost_is_published_again() -> None:
     keys = ring()
     keys.step(NOW)
     publish(keys, NOW)
-    keys.lost()
+    keys.lost(key_id_of(keys.sign(CALLER, NOW)[0]))
     assert len(keys.unpublished()) == 1
     publish(keys, NOW + 1)
     assert keys.sign(CALLER, NOW + 1)

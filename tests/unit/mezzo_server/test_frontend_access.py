@@ -1,0 +1,366 @@
+"""The gate of a front-end, the tickets that it gives out, and where keys come from. No sockets, no real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mezzo.errors import Unauthenticated, Unavailable
+from mezzo.v1 import store_pb2
+from mezzo_server.access.authentication import Anonymous, Authentication
+from mezzo_server.access.keyring import KeyRing
+from mezzo_server.access.principal import Principal, Reason, Scopes
+from mezzo_server.access.tickets import verify
+from mezzo_server.frontend import permissions
+from mezzo_server.frontend.caller import caller
+from mezzo_server.frontend.calls import Calls, refuse
+from mezzo_server.frontend.gate import Gate, Guard
+from mezzo_server.frontend.key_source import LOOK_GAP_S, KeySource
+from mezzo_server.frontend.numbers import METHODS, FrontendNumbers
+from mezzo_server.frontend.ticket_office import KEEP_S, TicketOffice
+from mezzo_server.tenancy.catalog import Catalog
+from mezzo_server.tenancy.model import Credential, Tenant, TicketKey
+from mezzo_server.tenancy.tokens import new_token
+
+A = b"a" * 16
+NOW = 1_700_000_000.0
+GARBAGE = b"\xff\xff\xff no message"
+
+
+def token(number: int, scopes: list[str], tenant: bytes = A) -> tuple[str, Credential]:
+    text, token_id, kept = new_token(lambda count: bytes([number]) * count)
+    return text, Credential(id=token_id, tenant_id=tenant, hash=kept, scopes=scopes)
+
+
+READER, READS = token(1, ["read"])
+WRITER, WRITES = token(2, ["write"])
+OPERATOR, OPERATES = token(3, ["admin"], b"")
+CATALOG = Catalog(
+    tenants={A: Tenant(id=A, name="a")},
+    tenant_ids={"a": A},
+    credentials={held.id: held for held in (READS, WRITES, OPERATES)},
+)
+
+
+def gate(anonymous: str = "") -> Gate:
+    return Gate(
+        Authentication(
+            lambda: CATALOG,
+            now_s=lambda: NOW,
+            anonymous=Anonymous(anonymous, Scopes.READ) if anonymous else None,
+        )
+    )
+
+
+class Aborted(Exception):
+    pass
+
+
+class FakeContext:
+    """A call's context: headers in, status out."""
+
+    def __init__(self, bearer: str = "") -> None:
+        self.headers = [("authorization", f"Bearer {bearer}")] if bearer else []
+        self.status = ""
+        self.details = ""
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return self.headers
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
+    def peer(self) -> str:
+        return "test"
+
+    def time_remaining(self) -> float:
+        return 1.0
+
+    async def abort(self, status: Any, details: str, metadata: Any) -> None:
+        self.status, self.details = status.name, details
+        raise Aborted
+
+
+def outcome(handle: Callable[..., Awaitable[Any]], data: bytes, bearer: str = "") -> str:
+    context = FakeContext(bearer)
+
+    async def play() -> str:
+        try:
+            await handle(data, context)
+        except Aborted:
+            return context.status
+        return "OK"
+
+    return asyncio.run(play())
+
+
+async def answer(request: Any, timeout_s: float) -> Any:
+    assert caller().tenant == A
+    return store_pb2.LookupResponse(prefix=1)
+
+
+def test_nothing_is_decoded_before_it_is_known_who_calls() -> None:
+    calls = Calls(FrontendNumbers(), 10, gate())
+    handle = calls.unary("Lookup", store_pb2.LookupRequest, answer)
+    # What is no message is UNAUTHENTICATED, and not INVALID_ARGUMENT, from somebody whom nobody knows.
+    for bearer in ("", "garbage", "mz_" + "0" * 16 + "_" + "A" * 43, READER[:-1]):
+        assert outcome(handle, GARBAGE, bearer) == "UNAUTHENTICATED"
+    assert outcome(handle, GARBAGE, WRITER) == "PERMISSION_DENIED"
+    assert outcome(handle, GARBAGE, READER) == "INVALID_ARGUMENT"
+    assert outcome(handle, b"", READER) == "OK"
+
+
+def test_a_stream_is_not_begun_before_it_is_known_who_calls() -> None:
+    begun = []
+
+    async def work(data: bytes, context: Any, timeout_s: float) -> None:
+        begun.append(caller().credential)
+
+    calls = Calls(FrontendNumbers(), 10, gate())
+    assert outcome(calls.stream("Get", work), GARBAGE) == "UNAUTHENTICATED"
+    assert outcome(calls.stream("Put", work), GARBAGE, READER) == "PERMISSION_DENIED"
+    assert begun == []
+    assert outcome(calls.stream("Get", work), b"", READER) == "OK"
+    assert begun == [READS.id]
+
+
+def test_a_stream_ends_when_its_caller_is_not_welcome_any_more() -> None:
+    async def play() -> tuple[str, str]:
+        calls = Calls(FrontendNumbers(), 10, gate())
+        entered = asyncio.Event()
+
+        async def work(data: bytes, context: Any, timeout_s: float) -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+        context, other = FakeContext(READER), FakeContext(OPERATOR)
+        tasks = [
+            asyncio.ensure_future(calls.stream("Get", work)(b"", context)),
+            asyncio.ensure_future(calls.stream("Get", work)(b"", other)),
+        ]
+        await entered.wait()
+        calls.end_unwelcome(lambda principal: None)
+        await asyncio.sleep(0)
+        assert not tasks[0].done()
+        calls.end_unwelcome(lambda principal: Reason.REVOKED if principal.credential == READS.id else None)
+        with pytest.raises(Aborted):
+            await tasks[0]
+        tasks[1].cancel()
+        await asyncio.wait(tasks)
+        return context.status, other.status
+
+    # The operator has no READ here, and was refused for that.
+    assert asyncio.run(play()) == ("UNAUTHENTICATED", "PERMISSION_DENIED")
+
+
+def test_every_method_has_its_need() -> None:
+    assert set(METHODS) == set(permissions.NEEDS)
+    calls = Calls(FrontendNumbers(), 10, gate())
+    with pytest.raises(KeyError):
+        calls.unary("SomethingNew", store_pb2.LookupRequest, answer)
+
+
+def guarded(path: str, bearer: str = "", *, anonymous: str = "") -> str:
+    """What a service of others makes of a call whose message is garbage."""
+
+    def decode(data: bytes) -> Any:
+        return store_pb2.LookupRequest.FromString(data)
+
+    async def serve(request: Any, context: Any) -> str:
+        return "answered"
+
+    async def play() -> str:
+        async def found(details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(serve, decode, None)  # type: ignore[arg-type]
+
+        guard = Guard(gate(anonymous), refuse, ("/mezzo.v1.StoreService/",))
+        handler = await guard.intercept_service(found, SimpleNamespace(method=path))
+        context = FakeContext(bearer)
+        if handler.request_deserializer is not None:
+            return "not guarded"
+        try:
+            return str(await handler.unary_unary(GARBAGE, context))
+        except Aborted:
+            return context.status
+        except Exception as error:
+            return type(error).__name__
+
+    return asyncio.run(play())
+
+
+def test_services_of_others_are_guarded_before_they_decode() -> None:
+    channelz = "/grpc.channelz.v1.Channelz/GetServers"
+    reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    assert guarded(channelz) == "UNAUTHENTICATED"
+    assert guarded(channelz, READER) == "PERMISSION_DENIED"
+    assert guarded(channelz, OPERATOR) == "DecodeError"
+    assert guarded("/some.Service/Added", READER) == "PERMISSION_DENIED"
+    assert guarded(reflection) == "UNAUTHENTICATED"
+    assert guarded(reflection, READER) == "DecodeError"
+    assert guarded(reflection, anonymous="a") == "DecodeError"
+    assert guarded("/grpc.health.v1.Health/Check") == "not guarded"
+    assert guarded("/mezzo.v1.StoreService/Get") == "not guarded"
+    assert guarded("/mezzo.v1.StoreServiceX/Get") == "UNAUTHENTICATED"
+
+
+# -- tickets
+
+
+class Published:
+    """Where keys are published, as far as the office sees."""
+
+    def __init__(self) -> None:
+        self.keys: dict[int, TicketKey] = {}
+        self.away = False
+        self.kept = 0
+
+    async def publish_ticket_key(self, key: TicketKey, ttl_s: float) -> int:
+        if self.away:
+            raise Unavailable("the engine is away")
+        self.keys[len(self.keys) + 1] = key
+        return len(self.keys)
+
+    async def keep_ticket_key(self, lease: int) -> bool:
+        if self.away:
+            raise Unavailable("the engine is away")
+        self.kept += 1
+        return lease in self.keys
+
+
+class Office:
+    def __init__(self) -> None:
+        self.clock = 100.0
+        self.published = Published()
+        ring = KeyRing(pod="pod", key_s=4000, ticket_s=300, random_bytes=random.Random(7).randbytes)
+        self.office = TicketOffice(
+            ring, self.published, ticket_s=300, now=lambda: self.clock, now_s=lambda: NOW + self.clock
+        )
+
+    def step(self, seconds: float = 0.0) -> None:
+        self.clock += seconds
+        asyncio.run(self.office.step())
+
+
+CALLER = Principal(A, "a", Scopes.READ, "f" * 16)
+
+
+def test_a_ticket_is_good_as_long_as_it_says() -> None:
+    rig = Office()
+    with pytest.raises(Unavailable):
+        rig.office.sign(CALLER)
+    rig.step()
+    signed = rig.office.sign(CALLER)
+    assert signed.expires == 400.0
+    assert "Ticket of" in repr(signed)
+    [key] = rig.published.keys.values()
+    said = verify(signed.ticket, lambda key_id: key.public, pod="pod", now_s=NOW + 100)
+    assert (said.tenant, said.scopes) == (A, 1)
+
+
+def test_an_outage_of_the_metadata_costs_no_ticket() -> None:
+    rig = Office()
+    rig.published.away = True
+    rig.step()
+    assert rig.office.failures == 1
+    rig.published.away = False
+    rig.step(5)
+    assert rig.office.sign(CALLER)
+    rig.step(KEEP_S)
+    assert rig.published.kept == 1
+    rig.published.away = True
+    for _ in range(100):
+        rig.step(5)
+    assert rig.office.sign(CALLER)
+    # It comes back without our lease: what we still sign with is published anew.
+    [lost] = rig.published.keys.values()
+    rig.published.keys.clear()
+    rig.published.away = False
+    rig.step(5)
+    assert [key.public for key in rig.published.keys.values()] == [lost.public]
+
+
+# -- keys of JSON Web Tokens
+
+
+def key_set(kid: str) -> bytes:
+    raw = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    x = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid}]}).encode()
+
+
+class Source:
+    def __init__(self) -> None:
+        self.clock = 100.0
+        self.answer: bytes | Exception = key_set("one")
+        self.reads = 0
+        self.source = KeySource("keys", refresh_s=300, read=self.read, now=lambda: self.clock)
+
+    def read(self, source: str) -> bytes:
+        self.reads += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_the_last_good_key_set_stays() -> None:
+    async def play() -> None:
+        rig = Source()
+        assert rig.source.keys == ()
+        assert await rig.source.look()
+        [one] = rig.source.keys
+        # Strangers with keys that nobody knows do not make us ask again and again.
+        assert not await rig.source.look()
+        assert rig.reads == 1
+        for answer in (OSError("gone"), b"no key set", b"{}", ValueError("x")):
+            rig.clock += LOOK_GAP_S
+            rig.answer = answer
+            assert await rig.source.look()
+            assert rig.source.keys == (one,)
+        assert rig.source.failures == 4
+        rig.clock += LOOK_GAP_S
+        rig.answer = key_set("two")
+        both = await asyncio.gather(rig.source.look(), rig.source.look())
+        assert both == [True, True]
+        assert rig.reads == 6
+        assert [key.id for key in rig.source.keys] == ["two"]
+
+    asyncio.run(play())
+
+
+def test_keys_in_a_file(tmp_path: Any) -> None:
+    async def play() -> None:
+        path = tmp_path / "keys.json"
+        source = KeySource(str(path), refresh_s=300)
+        await source.look()
+        assert (source.keys, source.failures) == ((), 1)
+        path.write_bytes(key_set("here"))
+        other = KeySource(str(path), refresh_s=300)
+        await other.look()
+        assert [key.id for key in other.keys] == ["here"]
+        path.write_bytes(b"x" * 300_000)
+        large = KeySource(str(path), refresh_s=300)
+        await large.look()
+        assert large.failures == 1
+
+    asyncio.run(play())
+
+
+def test_who_is_refused_is_told_the_same() -> None:
+    told = set()
+    for bearer in ("", "garbage", READER[:-1]):
+        context = FakeContext(bearer)
+        calls = Calls(FrontendNumbers(), 10, gate())
+        with pytest.raises(Aborted):
+            asyncio.run(calls.unary("Lookup", store_pb2.LookupRequest, answer)(b"", context))
+        told.add((context.status, context.details))
+    assert len(told) == 1
+    assert issubclass(Unauthenticated, Exception)
