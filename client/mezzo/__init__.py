@@ -36,10 +36,11 @@ from mezzo.errors import (
     Unavailable,
     Unsupported,
 )
+from mezzo.events import AsyncEventStream, Cursor, Event, EventStream, Gap
 from mezzo.identity import Identity
 from mezzo.lease import AsyncLease, Lease
 from mezzo.places import Memory, Parts
-from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState
+from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState, EventKind, GapReason
 from mezzo.regions import Extent, Region
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
 from mezzo.statistics import ClientStatistics
@@ -68,6 +69,14 @@ __all__ = [
     "LookupResult",
     "PutResult",
     "PutState",
+    # events
+    "AsyncEventStream",
+    "Cursor",
+    "Event",
+    "EventKind",
+    "EventStream",
+    "Gap",
+    "GapReason",
     # errors
     "Busy",
     "CallerError",

@@ -10,12 +10,14 @@ from typing import Any, Self, TypeVar
 from mezzo import calls, moves
 from mezzo.async_opening import AsyncOpening, to_its_end
 from mezzo.asyncio_link import AsyncioLink
+from mezzo.backoff import Backoff
 from mezzo.base import check_seconds, copy_bytes
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
 from mezzo.errors import ClientClosed, DeadlineExceeded, Unauthenticated, Unavailable
+from mezzo.events import AsyncEventStream, Cursor, EventReader
 from mezzo.lease import AsyncLease
 from mezzo.places import Memory, Parts
-from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState
+from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState, Events, EventsAre
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.staging import Piece, StagingRequest
 
@@ -92,6 +94,19 @@ class AsyncClient(AsyncOpening):
     async def release(self, lease: AsyncLease) -> bool:
         """See `mezzo.Client.release`."""
         return await lease.release()
+
+    def events(self, after: Cursor | None = None, *, snapshot: bool = False) -> AsyncEventStream:
+        """See `mezzo.Client.events`."""
+        return AsyncEventStream(
+            lambda question, wait_s: self.read_events(question, timeout_s=wait_s + self.timeout_s),
+            EventReader(after, snapshot),
+            Backoff(self._surroundings.random),
+            self._surroundings.now,
+        )
+
+    async def read_events(self, question: Events, *, timeout_s: float | None = None) -> EventsAre | None:
+        """See `mezzo.Client.read_events`."""
+        return await self._perform(calls.read_events(self._context, question), timeout_s)
 
     async def delete(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> DeleteResult:
         """See `mezzo.Client.delete`."""

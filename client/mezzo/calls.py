@@ -30,6 +30,7 @@ from mezzo.operations import (
     OpenArena,
     Operation,
     Ping,
+    ReadEvents,
     Release,
     Renew,
     ShardStat,
@@ -43,6 +44,8 @@ from mezzo.protocol.messages import (
     ChunkStat,
     DeviceChange,
     DeviceState,
+    Events,
+    EventsAre,
     InPlace,
     Welcome,
 )
@@ -337,6 +340,16 @@ def shard_stat(context: Context) -> Call[dict[str, float]]:
         return {name: float(number) for name, number in operation.numbers.items()}
 
     return (yield from retried(context, attempt))
+
+
+def read_events(context: Context, question: Events) -> Call[EventsAre | None]:
+    """One question about events; None: the client is disabled, and nothing ever happens."""
+    if context.disabled:
+        return None
+    link = yield CONNECT
+    operation = ReadEvents(question)
+    yield Run(link, (operation,))
+    return operation.events
 
 
 def chunk_bytes_max(context: Context) -> Call[int]:

@@ -8,14 +8,16 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from mezzo import calls, moves
+from mezzo.backoff import Backoff
 from mezzo.base import check_seconds, copy_bytes
 from mezzo.blocking import BlockingLink
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
 from mezzo.errors import ClientClosed, DeadlineExceeded, Unauthenticated, Unavailable
+from mezzo.events import Cursor, EventReader, EventStream
 from mezzo.lease import Lease
 from mezzo.opening import Opening
 from mezzo.places import Memory, Parts
-from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState
+from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState, Events, EventsAre
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.staging import Piece, StagingRequest
 
@@ -118,6 +120,29 @@ class Client(Opening):
     def release(self, lease: Lease) -> bool:
         """End a lease now. False: it had ended already."""
         return lease.release()
+
+    def events(self, after: Cursor | None = None, *, snapshot: bool = False) -> EventStream:
+        """What happens in the client's namespace from now on, or after a cursor: an iterator (docs/events.md).
+
+        It yields `Event` and `Gap`; the first of a stream without ``after`` is a gap.  A gap says that nothing
+        is known of what is present.  ``snapshot``: after each gap the chunks that are present are told, as
+        events that are ``listed``; who adds and removes keys as told has the present ones once he has taken in
+        what had happened meanwhile.  The stream resumes by itself when the connection was lost.
+        """
+        return EventStream(
+            lambda question, wait_s: self.read_events(question, timeout_s=wait_s + self.timeout_s),
+            EventReader(after, snapshot),
+            Backoff(self._surroundings.random),
+            self._surroundings.now,
+            self._surroundings.sleep,
+        )
+
+    def read_events(self, question: Events, *, timeout_s: float | None = None) -> EventsAre | None:
+        """One question about events, for who keeps the cursor himself; `events` does that for you.
+
+        None: the client is disabled.
+        """
+        return self._perform(calls.read_events(self._context, question), timeout_s)
 
     def delete(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> DeleteResult:
         """Delete chunks. Not tried again when the connection is lost."""

@@ -300,6 +300,34 @@ class Release(Operation):
         self.held = expect(body, messages.Released).held
 
 
+class ReadEvents(Operation):
+    """Asks for events of the namespace, or lists a part of it."""
+
+    kind = Kind.EVENTS
+
+    def __init__(self, question: messages.Events) -> None:
+        super().__init__()
+        self.question = question
+        self.events: messages.EventsAre | None = None
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return self.question
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        self.take(expect(body, messages.EventsAre))
+
+    def take(self, events: messages.EventsAre) -> None:
+        """The answer, however it came. Raises ProtocolError if it contradicts itself."""
+        keys = len(events.keys)
+        if len(events.lengths) != keys or (len(events.kinds) != keys and not self.question.parts):
+            raise ProtocolError(f"EVENTS_ARE has {keys} keys, and other numbers of kinds or lengths")
+        if not self.question.parts and events.next < keys:
+            raise ProtocolError(f"EVENTS_ARE has {keys} events up to number {events.next}")
+        self.events = events
+
+
 class Delete(KeysOperation):
     """Deletes chunks."""
 

@@ -11,13 +11,16 @@ STORE = "/mezzo.v1.StoreService/"
 
 class Stock:
     def __init__(self, channel):
-        for name in ("Lookup", "Acquire", "Release", "Delete", "Stat", "ShardStat"):
+        for name in ("Lookup", "Acquire", "Renew", "Release", "Delete", "Stat", "ShardStat", "PollEvents"):
             setattr(self, name.lower(), self._unary(channel, name))
         self.get = channel.unary_stream(
             STORE + "Get", store_pb2.GetRequest.SerializeToString, store_pb2.GetResponse.FromString
         )
         self.put = channel.stream_unary(
             STORE + "Put", store_pb2.PutRequest.SerializeToString, store_pb2.PutResponse.FromString
+        )
+        self.events = channel.unary_stream(
+            STORE + "Events", store_pb2.EventsRequest.SerializeToString, store_pb2.EventsResponse.FromString
         )
         self.open_session = channel.unary_unary(
             "/mezzo.v1.SessionService/OpenSession",

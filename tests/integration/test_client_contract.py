@@ -7,7 +7,8 @@ import pytest
 import uvloop
 
 from mezzo import AsyncClient, Client
-from mezzo.testing.contract import Blocking, ClientContract
+from mezzo.testing.blocking import Blocking
+from mezzo.testing.contract import ClientContract
 from mezzo.testing.in_place import InPlaceContract, NotInPlaceContract
 from mezzo_server.testing import running_shard
 

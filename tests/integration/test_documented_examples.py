@@ -13,6 +13,7 @@ EXPECTED = {
     "engine_load.py": "loaded 3 of 4 chunks",
     "in_place.py": "loaded 4 of 4 chunks",
     "layers.py": "layers 24 to 31: 131072 bytes",
+    "follow_events.py": "present: []",
     "asynchronous.py": "64 chunks loaded",
     "testing_with_a_fake.py": "passed",
 }

@@ -22,6 +22,7 @@ message_bytes_max = "256KiB"
 piece_bytes = "64KiB"
 namespaces_max = 3
 leases_max = 2
+events_max = 2
 stall_s = {stall_s}
 health_s = 0.05
 """
@@ -368,3 +369,70 @@ def test_an_address_that_others_can_reach_needs_a_word(shard):
 def test_an_address_in_use_is_named(frontend, shard):
     with refusing("in use"), running_frontend(shard.unix, arguments=["--listen", frontend.target]):
         pass
+
+
+def told(messages, count):
+    """The events of a stream, until there are so many."""
+    events = []
+    for message in messages:
+        events += message.events
+        if len(events) >= count:
+            return [(event.kind, event.key, event.listed) for event in events], message.cursor
+    raise AssertionError("the stream ended")
+
+
+def test_events_are_streamed_and_resumed(client):
+    client.put_one(b"early", b"1", namespace="events")
+    request = store_pb2.EventsRequest(namespace="events", snapshot=True)
+    stream = client.events(request, timeout=20)
+    first = next(stream)
+    assert (first.gap, first.cursor, list(first.events)) == (store_pb2.GAP_REASON_START, b"", [])
+    assert told(stream, 1) == ([(store_pb2.EVENT_KIND_STORED, b"early", True)], b"")
+    client.put_one(b"a", b"1", namespace="events")
+    client.delete(store_pb2.DeleteRequest(namespace="events", keys=[b"early"]))
+    expected = [(store_pb2.EVENT_KIND_STORED, b"a", False), (store_pb2.EVENT_KIND_DELETED, b"early", False)]
+    events, cursor = told(stream, 2)
+    assert events == expected
+    stream.cancel()
+    client.put_one(b"b", b"1", namespace="events")
+    again = client.events(store_pb2.EventsRequest(namespace="events", cursor=cursor), timeout=20)
+    assert told(again, 1)[0] == [(store_pb2.EVENT_KIND_STORED, b"b", False)]
+    again.cancel()
+
+
+def test_a_stream_of_events_ends_with_its_deadline(client):
+    stream = client.events(store_pb2.EventsRequest(namespace="events"), timeout=0.3)
+    assert next(stream).gap == store_pb2.GAP_REASON_START
+    with pytest.raises(grpc.RpcError) as raised:
+        list(stream)
+    assert raised.value.code() is Code.DEADLINE_EXCEEDED
+
+
+def test_readers_of_events_are_bounded(client):
+    request = store_pb2.EventsRequest(namespace="events")
+    streams = [client.events(request, timeout=20) for _ in range(2)]
+    for stream in streams:
+        next(stream)
+    assert refused(client.events, request, timeout=20)[2]["mezzo-code"] == "BUSY"
+    for stream in streams:
+        stream.cancel()
+
+
+@pytest.mark.parametrize("cursor", [b"short", b"i" * 16 + b"\xff" * 8])
+def test_what_is_no_cursor(client, cursor):
+    request = store_pb2.EventsRequest(namespace="events", cursor=cursor)
+    assert refused(client.events, request, timeout=20)[0] is Code.INVALID_ARGUMENT
+
+
+def test_a_lease_is_renewed_by_name(client):
+    client.put_one(b"leased", b"1")
+    acquire = store_pb2.AcquireRequest(namespace="default", keys=[b"leased"], lease_ms=1000)
+    lease = client.acquire(acquire, timeout=20).lease
+    renewed = client.renew(store_pb2.RenewRequest(lease=lease, lease_ms=30_000), timeout=20)
+    assert 29_000 < renewed.lease_ms <= 30_000
+    assert client.release(store_pb2.ReleaseRequest(lease=lease), timeout=20).held
+    gone = refused(client.renew, store_pb2.RenewRequest(lease=lease, lease_ms=1000), timeout=20)
+    assert (gone[0], gone[2]["mezzo-code"]) == (Code.ABORTED, "GONE")
+    assert (
+        refused(client.renew, store_pb2.RenewRequest(lease=lease), timeout=20)[2]["mezzo-code"] == "INVALID"
+    )

@@ -41,7 +41,7 @@ EXTRA_OF_MODULE = {
 PANELS = {
     "Serve": ("setup", "serve", "shard", "frontend", "key"),
     "Use": ("put", "get", "lookup", "rm"),
-    "Inspect": ("stat", "top", "doctor", "check", "device", "config"),
+    "Inspect": ("stat", "events", "top", "doctor", "check", "device", "config"),
     "Measure": ("kvsize", "demo", "bench", "replay", "workload", "simulate"),
     "Shell": ("completion",),
 }
@@ -165,6 +165,7 @@ def _register_own(app: typer.Typer) -> None:
         completion,
         demo,
         device,
+        events,
         get,
         kvsize,
         lookup,
@@ -176,7 +177,7 @@ def _register_own(app: typer.Typer) -> None:
         workload,
     )
 
-    use = (put, get, lookup, rm, stat, top, device)
+    use = (put, get, lookup, rm, events, stat, top, device)
     measure = (kvsize, demo, bench, replay, workload)
     for module in (*use, *measure, completion):
         module.register(app)

@@ -13,15 +13,26 @@ from google.protobuf.message import DecodeError
 
 from mezzo.errors import InternalError, InvalidArgument, ProtocolError, Unsupported
 from mezzo.frontend.wire import Piece, decode_get, encode_put
-from mezzo.operations import Acquire, Delete, Lookup, Operation, Ping, Release, Renew, ShardStat, Stat
-from mezzo.protocol.messages import ChunkStat, InPlace
+from mezzo.operations import (
+    Acquire,
+    Delete,
+    Lookup,
+    Operation,
+    Ping,
+    ReadEvents,
+    Release,
+    Renew,
+    ShardStat,
+    Stat,
+)
+from mezzo.protocol.messages import ChunkStat, EventKind, EventsAre, InPlace
 from mezzo.results import PutState
 from mezzo.transfers import Get, Put, cut, zero
 from mezzo.v1 import store_pb2
 
 STORE_SERVICE = "mezzo.v1.StoreService"
 SESSION_SERVICE = "mezzo.v1.SessionService"
-UNARY_METHODS = ("Lookup", "Acquire", "Renew", "Release", "Delete", "Stat", "ShardStat")
+UNARY_METHODS = ("Lookup", "Acquire", "Renew", "Release", "Delete", "Stat", "ShardStat", "PollEvents")
 LEASE_BYTES = 16
 """of a lease's name"""
 
@@ -30,6 +41,16 @@ PUT_STATES = {
     store_pb2.PUT_STATE_EXISTS: PutState.EXISTS,
     store_pb2.PUT_STATE_FAILED: PutState.FAILED,
 }
+
+EVENT_KINDS = {
+    store_pb2.EVENT_KIND_STORED: EventKind.STORED,
+    store_pb2.EVENT_KIND_EVICTED: EventKind.EVICTED,
+    store_pb2.EVENT_KIND_DELETED: EventKind.DELETED,
+    store_pb2.EVENT_KIND_EXPIRED: EventKind.EXPIRED,
+    store_pb2.EVENT_KIND_ERASED: EventKind.ERASED,
+    store_pb2.EVENT_KIND_LOST: EventKind.LOST,
+}
+INCARNATION_BYTES = 16
 
 
 class Unary(NamedTuple):
@@ -66,6 +87,8 @@ def unary(operation: Operation, namespace: str) -> Unary:
         return _delete(operation, namespace)
     if type(operation) is Stat:
         return _stat(operation, namespace)
+    if type(operation) is ReadEvents:
+        return _read_events(operation, namespace)
     if type(operation) is ShardStat:
         return _shard_stat(operation)
     if type(operation) is Ping:
@@ -147,6 +170,38 @@ def _stat(operation: Stat, namespace: str) -> Unary:
 
     request = store_pb2.StatRequest(namespace=namespace, keys=operation.keys)
     return Unary("Stat", request.SerializeToString(), take)
+
+
+def _read_events(operation: ReadEvents, namespace: str) -> Unary:
+    question = operation.question
+
+    def take(answer: bytes) -> None:
+        told = parse(store_pb2.PollEventsResponse, answer)
+        if len(told.incarnation) != INCARNATION_BYTES:
+            raise ProtocolError("the answer has no incarnation")
+        events = list(told.events)
+        operation.take(
+            EventsAre(
+                told.incarnation,
+                told.next,
+                told.gap,
+                b"" if question.parts else bytes([EVENT_KINDS.get(e.kind, EventKind.LOST) for e in events]),
+                [event.key for event in events],
+                [event.bytes for event in events],
+                told.chunks,
+            )
+        )
+
+    request = store_pb2.PollEventsRequest(
+        namespace=namespace,
+        incarnation=question.incarnation,
+        after=question.after,
+        count_max=question.count_max,
+        wait_ms=question.wait_ms,
+        part=question.part,
+        parts=question.parts,
+    )
+    return Unary("PollEvents", request.SerializeToString(), take)
 
 
 def _shard_stat(operation: ShardStat) -> Unary:

@@ -42,6 +42,7 @@ ANSWERS: dict[Kind, frozenset[Kind]] = {
     Kind.DEVICE_CHANGE: frozenset({Kind.DEVICE_CHANGED}),
     Kind.TICKET_RENEW: frozenset({Kind.TICKET_RENEWED}),
     Kind.LEASE_RENEW: frozenset({Kind.LEASE_RENEWED}),
+    Kind.EVENTS: frozenset({Kind.EVENTS_ARE}),
 }
 """Which frames end a request; ``ERROR`` ends any."""
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from mezzo import mapping
+from mezzo.backoff import Backoff
 from mezzo.base import check_seconds, copy_bytes, disabled_by_environment
 from mezzo.calls import Grant, check_in_place, check_ttl
 from mezzo.errors import ClientClosed, ForkedError, TooLarge, Unsupported
+from mezzo.events import AsyncEventStream, Cursor, EventReader, EventStream
 from mezzo.identity import Identity, bound_name, derived_name, make_identity
 from mezzo.lease import AsyncLease, Lease
 from mezzo.moves import check_chunk_bytes, check_get, check_put, put_result
 from mezzo.places import Memory, Parts, check_keys
-from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState
+from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState, Events, EventsAre
 from mezzo.regions import Region
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
 from mezzo.statistics import ClientStatistics, Counters
@@ -24,6 +27,9 @@ from mezzo.testing.store import FakeStore
 from mezzo.transfers import cut
 
 T = TypeVar("T")
+
+LOOK_S = 0.01
+"""between two looks of a stream of events whether something has happened"""
 
 
 class _FakeBase:
@@ -153,6 +159,9 @@ class _FakeBase:
         self._begin(None)
         return self.store.renew(lease, check_ttl(ttl_s) / 1000)
 
+    def _read_events(self, question: Events) -> EventsAre | None:
+        return None if self.disabled else self.store.read_events(self.namespace_name, question)
+
     def _delete(self, keys: Iterable[bytes]) -> DeleteResult:
         checked = check_keys(keys)
         deleted = tuple(
@@ -251,6 +260,24 @@ class FakeClient(_FakeBase):
     def release(self, lease: Lease) -> bool:
         """See `mezzo.Client.release`."""
         return lease.release()
+
+    def events(self, after: Cursor | None = None, *, snapshot: bool = False) -> EventStream:
+        """See `mezzo.Client.events`. Nothing is ever forgotten here, and a question waits a little."""
+
+        def ask(question: Events, wait_s: float) -> EventsAre | None:
+            answer = self.read_events(question)
+            if answer is not None and not (answer.kinds or answer.gap or question.parts):
+                time.sleep(min(wait_s, LOOK_S))
+            return answer
+
+        return EventStream(
+            ask, EventReader(after, snapshot), Backoff(lambda: 0.5), time.monotonic, time.sleep
+        )
+
+    def read_events(self, question: Events, *, timeout_s: float | None = None) -> EventsAre | None:
+        """See `mezzo.Client.read_events`."""
+        self._begin(timeout_s)
+        return self._read_events(question)
 
     def delete(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> DeleteResult:
         """See `mezzo.Client.delete`."""
@@ -371,6 +398,21 @@ class AsyncFakeClient(_FakeBase):
     async def release(self, lease: AsyncLease) -> bool:
         """See `mezzo.Client.release`."""
         return await lease.release()
+
+    def events(self, after: Cursor | None = None, *, snapshot: bool = False) -> AsyncEventStream:
+        """See `mezzo.Client.events`. Nothing is ever forgotten here, and a question waits a little."""
+
+        async def ask(question: Events, wait_s: float) -> EventsAre | None:
+            answer = await self.read_events(question)
+            if answer is not None and not (answer.kinds or answer.gap or question.parts):
+                await asyncio.sleep(min(wait_s, LOOK_S))
+            return answer
+
+        return AsyncEventStream(ask, EventReader(after, snapshot), Backoff(lambda: 0.5), time.monotonic)
+
+    async def read_events(self, question: Events, *, timeout_s: float | None = None) -> EventsAre | None:
+        """See `mezzo.Client.read_events`."""
+        return await self._later(timeout_s, lambda: self._read_events(question))
 
     async def delete(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> DeleteResult:
         """See `mezzo.Client.delete`."""

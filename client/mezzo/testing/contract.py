@@ -7,23 +7,23 @@
 
 ``connect(namespace)`` makes a client of one and the same store; the store is empty at the start of a
 test, or its ``namespace`` fixture names one that is.  The store must hold 8 MiB of chunks, and
-lease 1 MiB.  An asynchronous client passes through `Blocking`.
+lease 1 MiB.  An asynchronous client passes through `mezzo.testing.blocking.Blocking`.
 
 Checks raise AssertionError themselves, so that they hold under ``python -O`` too.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from mezzo.errors import ClientClosed, Gone, InvalidArgument, RegionError, TooLarge
+from mezzo.events import Cursor, Gap
+from mezzo.protocol.messages import EventKind, GapReason
 from mezzo.results import PutState
 
 IDENTITY: dict[str, Any] = {
@@ -51,77 +51,6 @@ def same(actual: object, expected: object) -> None:
 def pattern(seed: int, length: int) -> bytes:
     """Bytes in which a shift or a swap shows."""
     return bytes((seed * 37 + index * 7 + (index >> 8) * 11) % 251 for index in range(length))
-
-
-class Blocking:
-    """An asynchronous client behind a blocking face; its loop runs in a thread of its own.
-
-    ``policy`` makes the loop, so that the suite runs on uvloop as well.
-    """
-
-    def __init__(
-        self,
-        make: Callable[[], Any],
-        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
-    ) -> None:
-        self._new_loop = new_loop
-        self._loop = new_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._client = make()
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._client, name)
-        if not callable(value) or name in ("region", "adopt", "statistics"):
-            return value
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._finish(value(*args, **kwargs))
-
-        return call
-
-    def namespace(self, **identity: Any) -> Blocking:
-        """The client of a namespace, on a loop of its own."""
-        return Blocking(lambda: self._client.namespace(**identity), self._new_loop)
-
-    def close(self) -> None:
-        """Close the client, and end its loop."""
-        if not self._loop.is_closed():
-            self._finish(self._client.close())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
-
-    def _finish(self, work: Coroutine[Any, Any, Any]) -> Any:
-        if self._loop.is_closed():
-            work.close()
-            raise ClientClosed("the client is closed")
-        result = asyncio.run_coroutine_threadsafe(work, self._loop).result()
-        if hasattr(result, "__aenter__"):
-            return _BlockingLease(self, result)
-        return result
-
-
-class _BlockingLease:
-    def __init__(self, owner: Blocking, lease: Any) -> None:
-        self._owner = owner
-        self._lease = lease
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lease, name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._owner._finish(self._lease.__aexit__(*raised))
-
-    def release(self) -> bool:
-        return bool(self._owner._finish(self._lease.release()))
-
-    def renew(self, ttl_s: float) -> float:
-        return float(self._owner._finish(self._lease.renew(ttl_s)))
 
 
 class ClientContract:
@@ -384,6 +313,49 @@ class ClientContract:
     def test_nothing_to_lease(self, client: Any) -> None:
         lease = client.acquire([b"a"], 30.0)
         same((lease.prefix, lease.bytes, lease.held), (0, 0, False))
+
+    # Events.
+
+    def test_events_come_in_order_and_resume(self, client: Any) -> None:
+        """Every put and delete is told once, and a cursor takes a later stream to where the first one was."""
+        stream = client.events()
+        gap = next(iter(stream))
+        same((type(gap), gap.reason), (Gap, GapReason.START))
+        client.put([b"a", b"b"], [b"1", b"22"])
+        client.put([b"a"], [b"1"])
+        client.delete([b"a", b"absent"])
+        told = [next(stream) for _ in range(3)]
+        same(
+            [(event.kind, event.key, event.bytes) for event in told],
+            [(EventKind.STORED, b"a", 1), (EventKind.STORED, b"b", 2), (EventKind.DELETED, b"a", 1)],
+        )
+        same(stream.poll(0.02), ())
+        same(Cursor.parse(str(stream.cursor)), told[-1].cursor)
+        resumed = client.events(told[0].cursor)
+        same(resumed.poll(5.0), tuple(told[1:]))
+        stream.close()
+        same(list(stream), [])
+
+    def test_a_snapshot_then_events_make_the_present_set(self, connect: Any, namespace: str) -> None:
+        """A late joiner, that of a cursor of nowhere, and nothing of other namespaces."""
+        client, other = connect(namespace), connect(f"{namespace}-other")
+        client.put([b"a", b"b", b"c"], [b"1", b"2", b"3"])
+        client.delete([b"b"])
+        other.put([b"z"], [b"1"])
+        for after in (None, Cursor(b"nowhere to be fo", 5)):
+            stream = client.events(after, snapshot=True)
+            present: set[bytes] = set()
+            gap = next(stream)
+            same(gap.reason, GapReason.RESTART if after else GapReason.START)
+            same(stream.cursor, None)
+            client.put([b"d"], [b"4"])
+            while len(present) < 3:
+                event = next(stream)
+                (present.add if event.stored else present.discard)(event.key)
+            same(present, {b"a", b"c", b"d"})
+            client.delete([b"d"])
+        client.close()
+        other.close()
 
     # What is refused.
 

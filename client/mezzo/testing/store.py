@@ -7,6 +7,7 @@ without headers, and reclaim evicts single chunks, oldest first, instead of whol
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 from mezzo.errors import Busy, Gone, InvalidArgument, TooLarge
 from mezzo.in_place import Views, give_back
-from mezzo.protocol.messages import ChunkStat
+from mezzo.protocol.messages import ChunkStat, EventKind, Events, EventsAre, GapReason
 from mezzo.results import PutState
 
 CAPACITY_BYTES = 256 * 1024 * 1024
@@ -86,6 +87,8 @@ class FakeStore:
         self._leases: dict[int, _Lease] = {}
         self._lease_ids = itertools.count(1)
         self._leased_bytes = 0
+        self._incarnation = os.urandom(16)
+        self._events: dict[str, list[tuple[EventKind, bytes, int]]] = {}
         self._counts = {"puts": 0, "gets": 0, "hits": 0, "evicted": 0}
 
     def __repr__(self) -> str:
@@ -108,6 +111,7 @@ class FakeStore:
             self._make_room(len(data))
             self._chunks[namespace, key] = _Chunk(data, tuple(parts), next(self._sequences))
             self._bytes += len(data)
+            self._events.setdefault(namespace, []).append((EventKind.STORED, key, len(data)))
             return PutState.STORED
 
     def get(self, namespace: str, key: bytes, part: tuple[int, int] | None) -> bytes | None:
@@ -188,7 +192,38 @@ class FakeStore:
         """Delete a chunk; whether it was there."""
         with self._lock:
             self._check()
-            return self._drop((namespace, key))
+            return self._drop((namespace, key), EventKind.DELETED)
+
+    def read_events(self, namespace: str, question: Events) -> EventsAre:
+        """What happened after a cursor, or what is there; waits for nothing, and forgets nothing."""
+        with self._lock:
+            self._check()
+            events = self._events.get(namespace, [])
+            present = {
+                key: len(chunk.data) for (name, key), chunk in self._chunks.items() if name == namespace
+            }
+            head = len(events)
+            if question.parts:
+                listed = [key for key in present if hash(key) % question.parts == question.part]
+                lengths = [present[key] for key in listed]
+                return EventsAre(self._incarnation, head, 0, b"", listed, lengths, len(present))
+            gap = GapReason.NONE
+            if not question.incarnation:
+                gap = GapReason.START
+            elif question.incarnation != self._incarnation or question.after > head:
+                gap = GapReason.RESTART
+            if gap:
+                return EventsAre(self._incarnation, head, gap, chunks=len(present))
+            told = events[question.after : question.after + question.count_max]
+            return EventsAre(
+                self._incarnation,
+                question.after + len(told),
+                0,
+                bytes([kind for kind, _, _ in told]),
+                [key for _, key, _ in told],
+                [length for _, _, length in told],
+                len(present),
+            )
 
     def stat(self, namespace: str, key: bytes) -> ChunkStat | None:
         """What is known of a chunk."""
@@ -243,14 +278,15 @@ class FakeStore:
         if excess_bytes > 0:
             raise Busy("leases hold all the space")
         for name in victims:
-            self._drop(name)
+            self._drop(name, EventKind.EVICTED)
         self._counts["evicted"] += len(victims)
 
-    def _drop(self, name: tuple[str, bytes]) -> bool:
+    def _drop(self, name: tuple[str, bytes], why: EventKind) -> bool:
         chunk = self._chunks.pop(name, None)
         if chunk is None:
             return False
         self._bytes -= len(chunk.data)
+        self._events[name[0]].append((why, name[1], len(chunk.data)))
         return True
 
     def _release(self, lease: int) -> bool:

@@ -54,6 +54,70 @@ PUT_STATE_FAILED: PutState.ValueType  # 3
 """Not stored: the device failed."""
 Global___PutState: _TypeAlias = PutState  # noqa: Y015
 
+class _EventKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_KIND_UNSPECIFIED: _EventKind.ValueType  # 0
+    EVENT_KIND_STORED: _EventKind.ValueType  # 1
+    """The chunk is there."""
+    EVENT_KIND_EVICTED: _EventKind.ValueType  # 2
+    """Space was needed."""
+    EVENT_KIND_DELETED: _EventKind.ValueType  # 3
+    """A client deleted it."""
+    EVENT_KIND_EXPIRED: _EventKind.ValueType  # 4
+    """Its time to live was over."""
+    EVENT_KIND_ERASED: _EventKind.ValueType  # 5
+    """Its namespace was purged, or its tenant deleted."""
+    EVENT_KIND_LOST: _EventKind.ValueType  # 6
+    """It was corrupt, or its device failed."""
+
+class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper): ...
+
+EVENT_KIND_UNSPECIFIED: EventKind.ValueType  # 0
+EVENT_KIND_STORED: EventKind.ValueType  # 1
+"""The chunk is there."""
+EVENT_KIND_EVICTED: EventKind.ValueType  # 2
+"""Space was needed."""
+EVENT_KIND_DELETED: EventKind.ValueType  # 3
+"""A client deleted it."""
+EVENT_KIND_EXPIRED: EventKind.ValueType  # 4
+"""Its time to live was over."""
+EVENT_KIND_ERASED: EventKind.ValueType  # 5
+"""Its namespace was purged, or its tenant deleted."""
+EVENT_KIND_LOST: EventKind.ValueType  # 6
+"""It was corrupt, or its device failed."""
+Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
+
+class _GapReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GapReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GapReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GAP_REASON_UNSPECIFIED: _GapReason.ValueType  # 0
+    """There is no gap."""
+    GAP_REASON_START: _GapReason.ValueType  # 1
+    """The call had no cursor."""
+    GAP_REASON_BEHIND: _GapReason.ValueType  # 2
+    """The events that follow the cursor are no longer kept."""
+    GAP_REASON_RESTART: _GapReason.ValueType  # 3
+    """The cursor is of another life of the shard."""
+
+class GapReason(_GapReason, metaclass=_GapReasonEnumTypeWrapper): ...
+
+GAP_REASON_UNSPECIFIED: GapReason.ValueType  # 0
+"""There is no gap."""
+GAP_REASON_START: GapReason.ValueType  # 1
+"""The call had no cursor."""
+GAP_REASON_BEHIND: GapReason.ValueType  # 2
+"""The events that follow the cursor are no longer kept."""
+GAP_REASON_RESTART: GapReason.ValueType  # 3
+"""The cursor is of another life of the shard."""
+Global___GapReason: _TypeAlias = GapReason  # noqa: Y015
+
 @_typing.final
 class Piece(_message.Message):
     """Bytes of one chunk, or some of them."""
@@ -630,6 +694,175 @@ class StatResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatResponse: _TypeAlias = StatResponse  # noqa: Y015
+
+@_typing.final
+class ChunkEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    LISTED_FIELD_NUMBER: _builtins.int
+    kind: Global___EventKind.ValueType
+    key: _builtins.bytes
+    """1 to 64 bytes."""
+    bytes: _builtins.int
+    """Bytes of the chunk."""
+    listed: _builtins.bool
+    """It did not happen now: the chunk was found when the namespace was listed."""
+    def __init__(
+        self,
+        *,
+        kind: Global___EventKind.ValueType = ...,
+        key: _builtins.bytes = ...,
+        bytes: _builtins.int = ...,
+        listed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "key", b"key", "kind", b"kind", "listed", b"listed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChunkEvent: _TypeAlias = ChunkEvent  # noqa: Y015
+
+@_typing.final
+class EventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """1 to 128 characters."""
+    cursor: _builtins.bytes
+    """Of the last EventsResponse that is known; empty: none."""
+    snapshot: _builtins.bool
+    """After each gap, tell of all chunks that are present as events that are `listed`."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        cursor: _builtins.bytes = ...,
+        snapshot: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "namespace", b"namespace", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventsRequest: _TypeAlias = EventsRequest  # noqa: Y015
+
+@_typing.final
+class EventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.bytes
+    """Where the stream stands after them: 24 bytes.  Empty while chunks are listed, which cannot be resumed in
+    the middle: resume with the last cursor that there was, or with none.
+    """
+    gap: Global___GapReason.ValueType
+    """Events are missing: forget what was believed to be present.  What follows is in order again."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkEvent]:
+        """In order.  None if there is a gap."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___ChunkEvent] | None = ...,
+        cursor: _builtins.bytes = ...,
+        gap: Global___GapReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "events", b"events", "gap", b"gap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventsResponse: _TypeAlias = EventsResponse  # noqa: Y015
+
+@_typing.final
+class PollEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    COUNT_MAX_FIELD_NUMBER: _builtins.int
+    WAIT_MS_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """1 to 128 characters."""
+    incarnation: _builtins.bytes
+    """Of the last answer; 16 bytes, or none."""
+    after: _builtins.int
+    """`next` of the last answer."""
+    count_max: _builtins.int
+    """Events in the answer, at most; 0 and more than 2,048: that many."""
+    wait_ms: _builtins.int
+    """How long to wait for an event, milliseconds."""
+    part: _builtins.int
+    """With parts, a power of two: instead of events, the keys that are present and belong to part `part`."""
+    parts: _builtins.int
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        incarnation: _builtins.bytes = ...,
+        after: _builtins.int = ...,
+        count_max: _builtins.int = ...,
+        wait_ms: _builtins.int = ...,
+        part: _builtins.int = ...,
+        parts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "count_max", b"count_max", "incarnation", b"incarnation", "namespace", b"namespace", "part", b"part", "parts", b"parts", "wait_ms", b"wait_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PollEventsRequest: _TypeAlias = PollEventsRequest  # noqa: Y015
+
+@_typing.final
+class PollEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.bytes
+    """Names the log that numbers the events."""
+    next: _builtins.int
+    """Number of the last event of this answer, or of the last that happened."""
+    gap: Global___GapReason.ValueType
+    chunks: _builtins.int
+    """Chunks present in the namespace."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkEvent]: ...
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.bytes = ...,
+        next: _builtins.int = ...,
+        gap: Global___GapReason.ValueType = ...,
+        events: _abc.Iterable[Global___ChunkEvent] | None = ...,
+        chunks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "events", b"events", "gap", b"gap", "incarnation", b"incarnation", "next", b"next"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PollEventsResponse: _TypeAlias = PollEventsResponse  # noqa: Y015
 
 @_typing.final
 class ShardStatRequest(_message.Message):

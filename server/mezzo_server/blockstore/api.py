@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Protocol
 
 from mezzo.protocol.messages.types import PRIORITY_DEFAULT
 from mezzo_server.memory import Span
@@ -37,6 +38,16 @@ class Standing(IntEnum):
 
 StandingOf = Callable[[Scope], Standing]
 """Tells of every scope what is known of it now. Immutable: another one is given when something changed."""
+
+
+class EventSink(Protocol):
+    """Is told what becomes of the chunks of a namespace, in order. `mezzo_server.events` keeps it."""
+
+    def add(self, kind: int, key: bytes, length: int) -> None:
+        """A chunk appeared or vanished (`EventKind`): at once, and without raising."""
+
+    def erased(self) -> None:
+        """All of the namespace is gone, and it with it: nothing more is told."""
 
 
 class PutStatus(IntEnum):

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mezzo.checksum import chunk_seed, part_seed
+from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.clock import Clock
 from mezzo_server.blockstore.counters import counters
 from mezzo_server.blockstore.erasure import Erasure
@@ -206,9 +207,16 @@ class Context:
         return len(locations), size
 
     def forget(
-        self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int, *, moves: bool = False
+        self,
+        namespace: NamespaceIndex,
+        key: bytes,
+        segment: Segment,
+        number: int,
+        *,
+        why: EventKind = EventKind.LOST,
+        moves: bool = False,
     ) -> bool:
-        """Make a chunk invisible if the index still has it at this place.
+        """Make a chunk invisible if the index still has it at this place; ``why`` is told to who wants to know.
 
         It is hot no more, unless it ``moves``: the caller lets it appear elsewhere at once.
         """
@@ -223,6 +231,8 @@ class Context:
         pins = namespace.pins.get(key)
         if pins:
             segment.pinned_bytes -= segment.table.length[number]
+        if namespace.events is not None and not moves:
+            namespace.events.add(why, key, segment.table.length[number])
         return True
 
     def make_way(self, namespace: NamespaceIndex, key: bytes) -> None:
@@ -239,14 +249,18 @@ class Context:
                 self.forget(namespace, key, segment, number)
                 namespace.shade(key, segment.life)
 
-    def appear(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> None:
-        """Make a chunk visible at a place."""
+    def appear(
+        self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int, *, moves: bool = False
+    ) -> None:
+        """Make a chunk visible at a place; it ``moves`` if it was visible at another just now."""
         namespace.set(key, segment.base + number)
         segment.account(number, +1)
         if segment.table.expiry_ms[number]:
             self.expiry.watch(segment, number)
         if key in namespace.pins:
             segment.pinned_bytes += segment.table.length[number]
+        if namespace.events is not None and not moves:
+            namespace.events.add(EventKind.STORED, key, segment.table.length[number])
 
     def verify(
         self,

@@ -16,6 +16,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 
 from mezzo.errors import MezzoError
+from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.api import DeleteDone, Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.device_log import DeviceLog
@@ -159,7 +160,7 @@ class Deletes:
         visible = context.find(namespace, key) is not None
         blockers = self.blockers(namespace, key, None if segment is None else segment.life, limbo)
         if segment is not None and location is not None:
-            context.forget(namespace, key, segment, number_of(location))
+            context.forget(namespace, key, segment, number_of(location), why=EventKind.DELETED)
             context.changes += 1
         if blockers:
             namespace.begin(key)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.segment import Segment, life_of, number_of
 from mezzo_server.blockstore.wheel import Wheel
@@ -79,7 +80,8 @@ class Expiry:
     def end(self, namespace: NamespaceIndex, segment: Segment, number: int) -> None:
         """A chunk's time is over: if it is still there, it goes."""
         context = self._context
-        if context.forget(namespace, segment.table.keys[number], segment, number):
+        key = segment.table.keys[number]
+        if context.forget(namespace, key, segment, number, why=EventKind.EXPIRED):
             context.counters["chunks_expired"] += 1
             context.counters["bytes_expired"] += segment.table.length[number]
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from mezzo.errors import Gone, TooLarge
-from mezzo_server.blockstore.api import Scope, Standing, StandingOf
+from mezzo_server.blockstore.api import EventSink, Scope, Standing, StandingOf
 from mezzo_server.hot.slots import SlotMap
 
 SHARDS = 512
@@ -29,6 +29,7 @@ class NamespaceIndex:
         "busy",
         "count",
         "erased",
+        "events",
         "hot",
         "mask",
         "pins",
@@ -57,6 +58,8 @@ class NamespaceIndex:
         """slots of the hot tier: ready only for what is visible here"""
         self.pins: dict[bytes, int] = {}
         """leases on a key"""
+        self.events: EventSink | None = None
+        """who wants to know what appears and vanishes here"""
         self.shadows: dict[bytes, frozenset[int]] = {}
         """lives that hold an outdated copy of a key without a tombstone that covers it"""
 
@@ -92,6 +95,14 @@ class NamespaceIndex:
         self.mask = SHARDS - 1
         for key, location in small.items():
             self.shards[hash(key) >> HASH_SHIFT & self.mask][key] = location
+
+    def part(self, part: int, parts: int) -> list[bytes]:
+        """Keys in one of ``parts`` (a power of two): each key is always in the same, however the index grows."""
+        mask = self.mask
+        if parts > mask:
+            rest = parts - 1
+            return [key for key in self.shards[part & mask] if hash(key) >> HASH_SHIFT & rest == part]
+        return [key for shard in self.shards[part : mask + 1 : parts] for key in shard]
 
     @property
     def salt(self) -> int:
@@ -141,11 +152,12 @@ class NamespaceIndex:
 class Index:
     """All namespaces of a shard."""
 
-    __slots__ = ("_most", "_namespaces", "_standing", "erased")
+    __slots__ = ("_most", "_namespaces", "_standing", "_watched", "erased")
 
     def __init__(self, namespaces_max: int) -> None:
         self._namespaces: dict[Scope, NamespaceIndex] = {}
         self._most = namespaces_max
+        self._watched: dict[Scope, EventSink] = {}
         self._standing: StandingOf | None = None
         self.erased: Callable[[NamespaceIndex], None] = lambda namespace: None
         """called with each namespace that turns out to be erased, once it is out of the index"""
@@ -179,6 +191,9 @@ class Index:
             namespace.vetted = self._standing
             return namespace
         del self._namespaces[scope]
+        if namespace.events is not None:
+            namespace.events.erased()
+            namespace.events = None
         self.erased(namespace)
         return None
 
@@ -194,7 +209,21 @@ class Index:
             if len(self._namespaces) >= self._most:
                 self._sweep()
             namespace = self._namespaces[scope] = NamespaceIndex(scope, self._standing)
+            namespace.events = self._watched.get(scope)
         return namespace
+
+    def watch(self, scope: Scope, sink: EventSink | None) -> None:
+        """Tell ``sink`` what appears and vanishes in a namespace from now on, or nobody.
+
+        It lasts however often the namespace becomes empty, is forgotten and made anew.
+        """
+        if sink is None:
+            self._watched.pop(scope, None)
+        else:
+            self._watched[scope] = sink
+        namespace = self._namespaces.get(scope)
+        if namespace is not None:
+            namespace.events = sink
 
     def peek(self, scope: Scope) -> NamespaceIndex:
         """The index of a namespace, for who only looks: an empty one that is not kept if there is none."""

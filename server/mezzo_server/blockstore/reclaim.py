@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.arrivals import GROUP_SEGMENT_SHARE
 from mezzo_server.blockstore.context import Context
@@ -293,7 +294,9 @@ class Reclaim:
         if shares.divided and shares.within_quota(namespace.scope.tenant):
             return
         # A lease may have come since, and a key that is being deleted is not ours to touch.
-        if key not in namespace.pins and self._context.forget(namespace, key, victim, number):
+        if key not in namespace.pins and self._context.forget(
+            namespace, key, victim, number, why=EventKind.EVICTED
+        ):
             self._context.policy.evicted(victim, number, namespace.salt)
             self._context.counters["chunks_evicted"] += 1
             self._context.counters["bytes_evicted"] += victim.table.length[number]

@@ -198,11 +198,10 @@ class Rewriter:
         segment = write.segment
         for new, (number, _) in zip(write.numbers, good, strict=True):
             key = table.keys[number]
-            if context.forget(namespace, key, victim, number, moves=True) or lies_here(
-                victim, namespace, number
-            ):
+            moves = context.forget(namespace, key, victim, number, moves=True)
+            if moves or lies_here(victim, namespace, number):
                 context.policy.rewritten(victim, number, segment, new)
-                context.appear(namespace, key, segment, new)
+                context.appear(namespace, key, segment, new, moves=moves)
             else:
                 # lost while it was rewritten: the new copy must not outlive the old one's tombstone
                 namespace.shade(key, segment.life)

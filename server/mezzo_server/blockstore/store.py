@@ -52,6 +52,7 @@ from mezzo_server.blockstore.sealing import plain_parts
 from mezzo_server.blockstore.segment import Segment, State
 from mezzo_server.blockstore.shares import Shares
 from mezzo_server.blockstore.streams import Stream, Streams
+from mezzo_server.blockstore.telling import Telling
 from mezzo_server.blockstore.tenant_space import TenantSpace
 from mezzo_server.blockstore.writer import Writer
 from mezzo_server.hot.slots import ArenaMemory
@@ -63,7 +64,7 @@ HOT_BYTES_PER_S = 4e9
 """What a get out of the hot tier is expected to give, at the least: a copy and a checksum in one thread."""
 
 
-class BlockStore(Pumping, Keeping):
+class BlockStore(Pumping, Keeping, Telling):
     """Chunks on devices: put, get, lookup, delete, pin. Made by `open`."""
 
     def __init__(self, context: Context, recovered: Recovered) -> None:

@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from mezzo.errors import OverQuota, TooLarge
+from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
@@ -248,7 +249,7 @@ class TenantSpace:
         namespace = context.index.peek(table.scopes[table.scope[number]])
         if key in namespace.pins or key in namespace.busy:
             return 0
-        if not context.forget(namespace, key, segment, number):
+        if not context.forget(namespace, key, segment, number, why=EventKind.EVICTED):
             return 0
         context.trimmed.setdefault(tenant, set()).add(segment.life)
         context.counters["chunks_trimmed"] += 1

@@ -59,6 +59,16 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """share of those bytes that the leases of one tenant may hold, where there are several tenants"""
     lease_ms_max: Count = 600_000
     """the longest lease, milliseconds; a longer wish gets this"""
+    events_max: Count = 65_536
+    """events of a namespace that are kept for its readers; one who falls further behind is told of a gap"""
+    events_bytes_max: Bytes = 64 * MIB
+    """memory of kept events, over all namespaces that are read; each gets an equal share, at most a quarter"""
+    events_namespaces_max: Count = 256
+    """namespaces whose events are kept at a time; one tenant has at most half of them"""
+    events_readers_max: Count = 256
+    """requests that wait for an event at a time; one tenant has at most half of them"""
+    events_idle_s: Seconds = 60.0
+    """a namespace whose events nobody has asked for, for so long, keeps none any more"""
     handshake_timeout_s: Seconds = 5.0
     """a connection that has not said HELLO by then is closed"""
     stall_timeout_s: Seconds = 20.0
@@ -184,6 +194,8 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """a caller that neither sends what it announced nor reads what it asked for, for so long, is given up"""
     leases_max: Count = 16384
     """leases at a time, over all callers"""
+    events_max: Count = 64
+    """calls that read events at a time, over all callers"""
     health_s: Seconds = 1.0
     """time between two looks at whether the shard serves"""
     namespaces_max: Count = 256

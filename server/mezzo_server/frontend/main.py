@@ -28,6 +28,7 @@ from mezzo_server.config.reach import check_reach, frontend_guard
 from mezzo_server.frontend.access import OPERATOR, Access
 from mezzo_server.frontend.admin import OWN_SERVICES, Health, add_health, add_tools
 from mezzo_server.frontend.calls import Calls, refuse
+from mezzo_server.frontend.events import EventHandlers
 from mezzo_server.frontend.gate import Guard
 from mezzo_server.frontend.get import Gets
 from mezzo_server.frontend.leases import LeaseTable
@@ -202,7 +203,8 @@ class Frontend:
             stall_s=settings.stall_s,
         )
         handlers = StoreHandlers(self._namespaces, self._leases, time.monotonic)
-        return store_service(self.calls, handlers, puts, gets)
+        events = EventHandlers(self._namespaces, readers_max=settings.events_max, stall_s=settings.stall_s)
+        return store_service(self.calls, handlers, puts, gets, events)
 
     def _sessions(self) -> grpc.GenericRpcHandler:
         handlers = SessionHandlers(

@@ -14,6 +14,8 @@ METHODS = (
     "Delete",
     "Stat",
     "ShardStat",
+    "Events",
+    "PollEvents",
     "OpenSession",
     "OpenNamespace",
 )

@@ -31,6 +31,8 @@ NEEDS: dict[str, Need] = {
     "Get": READ,
     "Acquire": READ,
     "Renew": READ,
+    "Events": READ,
+    "PollEvents": READ,
     "Release": READ,
     "Stat": READ,
     "Put": WRITE,

@@ -14,6 +14,7 @@ from mezzo.protocol.messages import KEYS_MAX
 from mezzo.v1 import store_pb2
 from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls
+from mezzo_server.frontend.events import EventHandlers
 from mezzo_server.frontend.get import Gets
 from mezzo_server.frontend.leases import LeaseTable
 from mezzo_server.frontend.namespaces import Namespaces
@@ -108,7 +109,9 @@ class StoreHandlers:
         return store_pb2.ShardStatResponse(numbers=numbers)
 
 
-def store_service(calls: Calls, handlers: StoreHandlers, puts: Puts, gets: Gets) -> grpc.GenericRpcHandler:
+def store_service(
+    calls: Calls, handlers: StoreHandlers, puts: Puts, gets: Gets, events: EventHandlers
+) -> grpc.GenericRpcHandler:
     """The service, for a server. Messages pass as bytes: payload is framed by hand (`mezzo.frontend.wire`)."""
     unary: dict[str, tuple[type[Any], Any]] = {
         "Lookup": (store_pb2.LookupRequest, handlers.lookup),
@@ -118,6 +121,7 @@ def store_service(calls: Calls, handlers: StoreHandlers, puts: Puts, gets: Gets)
         "Delete": (store_pb2.DeleteRequest, handlers.delete),
         "Stat": (store_pb2.StatRequest, handlers.stat),
         "ShardStat": (store_pb2.ShardStatRequest, handlers.shard_stat),
+        "PollEvents": (store_pb2.PollEventsRequest, events.poll),
     }
     methods: dict[str, Any] = {
         name: grpc.unary_unary_rpc_method_handler(calls.unary(name, request, answer))
@@ -125,6 +129,7 @@ def store_service(calls: Calls, handlers: StoreHandlers, puts: Puts, gets: Gets)
     }
     methods["Put"] = grpc.stream_unary_rpc_method_handler(calls.stream("Put", puts.put))
     methods["Get"] = grpc.unary_stream_rpc_method_handler(calls.stream("Get", gets.get))
+    methods["Events"] = grpc.unary_stream_rpc_method_handler(calls.stream("Events", events.stream))
     return grpc.method_handlers_generic_handler(STORE_SERVICE, methods)
 
 

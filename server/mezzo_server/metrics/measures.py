@@ -53,6 +53,7 @@ REQUEST_KINDS = (
     Kind.DEVICE_CHANGE,
     Kind.TICKET_RENEW,
     Kind.LEASE_RENEW,
+    Kind.EVENTS,
     Kind.CANCEL,
 )
 """Everything that a client may ask; PUT_DATA belongs to its PUT."""

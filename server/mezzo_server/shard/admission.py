@@ -50,6 +50,7 @@ NEEDS: dict[Kind, Scopes] = {
     Kind.LEASE_RENEW: Scopes.READ,
     Kind.RELEASE: Scopes.READ,
     Kind.STAT: Scopes.READ,
+    Kind.EVENTS: Scopes.READ,
     Kind.ARENA_OPEN: Scopes.READ,
     Kind.PUT: Scopes.WRITE,
     Kind.DELETE: Scopes.WRITE,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mezzo.errors import Gone
 from mezzo_server.blockstore.api import GetChunk, GetDone, PutChunk, PutDone, Scope
 from mezzo_server.blockstore.io import Device, DeviceTime, Job
 from mezzo_server.config import Limits
+from mezzo_server.events.hub import EventHub
 from mezzo_server.metrics.measures import Measures
 from mezzo_server.quota.accounts import Accounts
 from mezzo_server.shard.admission import Admission, OpenAdmission
@@ -63,6 +64,13 @@ WEIGH_S = 1.0
 """How often is looked at which tenants have chunks, among whom the devices are shared."""
 
 
+class Waiter(Protocol):
+    """A request that waits for something to happen, or for its time to be over."""
+
+    def tick(self, now: float) -> None:
+        """Look whether it is over."""
+
+
 class Service:
     """What all sessions of a shard share. Built by `main`, owned by the runtime."""
 
@@ -113,6 +121,18 @@ class Service:
         self.leased_quota: Callable[[bytes], int] = self.accounts.leased_bytes_max
         """bytes that the leases of a tenant may hold by its quota; 0: there is none"""
         self.accounts.leased_bytes = lambda tenant: self.leases.bytes_by_tenant.get(tenant, 0)
+        self.events = EventHub(
+            store.watch,
+            incarnation=incarnation,
+            events_max=limits.events_max,
+            bytes_max=limits.events_bytes_max,
+            logs_max=limits.events_namespaces_max,
+            readers_max=limits.events_readers_max,
+            idle_s=limits.events_idle_s,
+            now=now,
+        )
+        self.waiting: set[Waiter] = set()
+        """requests that wait for an event"""
         self.device_changes: DeviceChanges | None = None
         self.admission: Admission = OpenAdmission()
         self.regions = RegionRegistry(
@@ -213,10 +233,13 @@ class Service:
         self.poke()
 
     def tick(self) -> None:
-        """Timers: who is not welcome any more, leases, and who keeps what he holds in place for too long."""
+        """Timers: who is not welcome any more, leases, readers of events, who keeps what he holds for too long."""
         self.admission.sweep(self.sessions)
-        leases, hot = self.leases, self.store.hot
         now = self.now()
+        for waiter in tuple(self.waiting):
+            waiter.tick(now)
+        self.events.tick()
+        leases, hot = self.leases, self.store.hot
         if now - self._weighed_at >= WEIGH_S:
             self._weighed_at = now
             self.accounts.count_weights(self.store.space.tenants())
@@ -269,6 +292,10 @@ class Service:
             "store_staging_waiting": self.store.staging.requests_waiting,
             "workers_in_flight": sum(workers.in_flight for workers in self.store.all_workers),
             "leased_bytes_max": self.leases.bytes_max,
+            "events_namespaces": len(self.events),
+            "events_readers": self.events.readers,
+            "events_bytes": self.events.bytes_kept,
+            "events_gaps": self.events.gaps,
             "regions_bytes_max": self.limits.region_bytes_total_max,
             "uptime_s": round(self.now() - self._began, 3),
         }

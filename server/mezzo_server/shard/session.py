@@ -43,7 +43,13 @@ from mezzo.protocol.messages import (
 )
 from mezzo_server.metrics.measures import SECONDS
 from mezzo_server.quota.account import Account
-from mezzo_server.shard import device_requests, lease_requests, tenant_numbers, ticket_requests
+from mezzo_server.shard import (
+    device_requests,
+    event_requests,
+    lease_requests,
+    tenant_numbers,
+    ticket_requests,
+)
 from mezzo_server.shard.admission import Guest
 from mezzo_server.shard.charging import Meter
 from mezzo_server.shard.directory import NOWHERE, Place
@@ -120,6 +126,8 @@ class Session:
         """payloads granted to the client that have not begun to come"""
         self.granted_at = 0.0
         """when payload was last granted"""
+        self.told_at = 0.0
+        """when a reader of events was last answered that had waited"""
         self._window_used = 0
         self._window_waiting: deque[Callable[[], None]] = deque()
         self._turn: list[TcpPut] = []
@@ -136,6 +144,7 @@ class Session:
             Kind.ACQUIRE: partial(lease_requests.acquire, self),
             Kind.RELEASE: partial(lease_requests.release, self),
             Kind.LEASE_RENEW: partial(lease_requests.renew, self),
+            Kind.EVENTS: partial(event_requests.events, self),
             Kind.STAT: self._stat,
             Kind.SHARD_STAT: self._shard_stat,
             Kind.ARENA_OPEN: self._arena_open,

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import mezzo
-from mezzo.testing.contract import Blocking
+from mezzo.testing.blocking import Blocking
 from tests.contract.peer import PATIENCE_S, Network
 
 

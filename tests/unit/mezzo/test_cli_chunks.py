@@ -319,3 +319,30 @@ def test_without_a_server_there_is_one_line(mezzo, store: FakeStore, command: tu
     said = mezzo(*command, "--json", *(["--out", "/dev/null"] if command[0] == "get" else []), stdin=b"x")
     assert (said.status, said.out) == (2, "")
     assert said.err == "mezzo: cannot connect to unix:///x: No such file or directory\n"
+
+
+# Events
+
+
+def test_events_are_shown_in_order(mezzo, store: FakeStore) -> None:
+    with FakeClient(store, namespace="n") as client:
+        client.put([b"a", b"\x00"], [b"1", b"22"])
+        client.delete([b"a"])
+    first = mezzo("events", "--namespace", "n", "--snapshot", "--count", 2)
+    assert first.status == 0
+    assert first.out.splitlines() == [
+        "gap (start): what is present is not known from before",
+        "present  hex:00 2 B",
+    ]
+    gap = mezzo("events", "--namespace", "n", "--count", 1, "--json").json
+    assert (gap["kind"], gap["reason"]) == ("gap", "start")
+    begin = str(gap["cursor"]).partition("-")[0] + "-0"
+    lines = mezzo("events", "--namespace", "n", "--after", begin, "--count", 3, "--json").out.splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [(line["kind"], line["key"], line["bytes"]) for line in told] == [
+        ("stored", "a", 1), ("stored", "hex:00", 2), ("deleted", "a", 1),
+    ]  # fmt: skip
+    assert told[-1]["cursor"] == gap["cursor"]
+    people = mezzo("events", "--namespace", "n", "--after", begin, "--count", 1)
+    assert people.out == "stored   a 1 B\n"
+    assert mezzo("events", "--after", "nonsense").status == 2

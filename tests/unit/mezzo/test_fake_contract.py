@@ -5,7 +5,8 @@ import functools
 import pytest
 
 from mezzo.testing import AsyncFakeClient, FakeClient, FakeStore
-from mezzo.testing.contract import Blocking, ClientContract
+from mezzo.testing.blocking import Blocking
+from mezzo.testing.contract import ClientContract
 from mezzo.testing.in_place import InPlaceContract
 
 

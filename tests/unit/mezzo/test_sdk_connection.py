@@ -29,7 +29,7 @@ from mezzo.protocol.messages import (
     Refuse,
     RegionAdded,
 )
-from mezzo.testing.contract import Blocking
+from mezzo.testing.blocking import Blocking
 from tests.contract.peer import PATIENCE_S, UNIX, checksums
 
 

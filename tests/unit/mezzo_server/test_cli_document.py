@@ -13,6 +13,7 @@ from typer import rich_utils
 from typer.main import get_command
 
 from mezzo.cli.app import PANELS, make_app, run
+from mezzo.cli.events import EventReport
 from mezzo.cli.get import GetReport, GotChunk
 from mezzo.cli.kvsize import SizeReport, SizeTerm
 from mezzo.cli.lookup import LookupReport
@@ -91,7 +92,7 @@ def test_every_command_has_an_example_that_parses(name: str) -> None:
 
 FIELDS = {
     "put": (PutReport, PutChunk), "get": (GetReport, GotChunk), "lookup": (LookupReport,),
-    "rm": (RemoveReport, RemovedChunk), "stat": (StatReport, StatChunk), "doctor": (Examination, Section, Finding),
+    "events": (EventReport,), "rm": (RemoveReport, RemovedChunk), "stat": (StatReport, StatChunk), "doctor": (Examination, Section, Finding),
     "kvsize": (SizeReport, SizeTerm),
     "setup": (Proposal, MachineSeen, DeviceSeen, Choice),
 }  # fmt: skip

@@ -33,6 +33,14 @@ from mezzo.protocol.messages.devices import (
     DevicesAre,
     DeviceState,
 )
+from mezzo.protocol.messages.events import (
+    EVENTS_MAX,
+    PARTS_LISTED_MAX,
+    EventKind,
+    Events,
+    EventsAre,
+    GapReason,
+)
 from mezzo.protocol.messages.kinds import (
     Kind,
 )
@@ -132,6 +140,8 @@ BODIES: dict[Kind, type[Body]] = {
     Kind.TICKET_RENEWED: TicketRenewed,
     Kind.LEASE_RENEW: LeaseRenew,
     Kind.LEASE_RENEWED: LeaseRenewed,
+    Kind.EVENTS: Events,
+    Kind.EVENTS_ARE: EventsAre,
 }
 
 __all__ = [
@@ -153,9 +163,14 @@ __all__ = [
     "DeviceState",
     "Devices",
     "DevicesAre",
+    "EVENTS_MAX",
     "EXTENTS_MAX",
     "ErrorReply",
+    "EventKind",
+    "Events",
+    "EventsAre",
     "ExtentList",
+    "GapReason",
     "Get",
     "GetData",
     "Got",
@@ -174,6 +189,7 @@ __all__ = [
     "LookedUp",
     "Lookup",
     "Name",
+    "PARTS_LISTED_MAX",
     "PARTS_MAX",
     "PLACE_NUMBERS",
     "Parts",

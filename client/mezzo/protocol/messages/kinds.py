@@ -49,3 +49,5 @@ class Kind(IntEnum):
     TICKET_RENEWED = 64
     LEASE_RENEW = 65
     LEASE_RENEWED = 66
+    EVENTS = 67
+    EVENTS_ARE = 68
