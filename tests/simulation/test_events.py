@@ -201,3 +201,26 @@ def test_a_namespace_that_becomes_empty_and_is_made_anew_goes_on_telling() -> No
         rig.delete(b"b", scope=other)
         rig.drain()
         assert log.last == 2 * (number + 1)
+
+
+def test_what_expires_is_told_when_it_leaves_the_index() -> None:
+    rig = Rig()
+    log = watched(rig)
+    rig.put(b"a", 5000, ttl_s=10)
+    rig.put(b"b", 5000)
+    rig.time += 12
+    rig.drain()
+    batch = log.read(log.incarnation, 0, 10)
+    assert list(zip(batch.keys, batch.kinds, strict=True))[2:] == [(b"a", EventKind.EXPIRED)]
+
+
+def test_an_erased_namespace_ends_its_log() -> None:
+    rig = Rig()
+    log = watched(rig)
+    woken: list[bool] = []
+    rig.put(b"a", 5000)
+    log.wait(lambda: woken.append(log.over))
+    rig.erase()
+    rig.drain()
+    assert woken == [True]
+    assert log.last == 1
