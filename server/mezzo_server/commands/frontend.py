@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Flag("frontend.calls_max"),
     Flag("frontend.staging_bytes", "--staging"),
     Flag("frontend.insecure"),
+    Flag("metadata.engine", "--metadata", metavar="URL"),
     Flag("metrics.frontend", "--metrics", metavar="HOST:PORT"),
     *LOG_FLAGS,
     process="frontend",

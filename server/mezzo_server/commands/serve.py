@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Flag("shard.format"),
     Flag("shard.durability"),
     Flag("shard.insecure"),
+    Flag("metadata.engine", "--metadata", metavar="URL"),
     Flag("frontend.enabled", "--frontend"),
     Flag("frontend.listen", "--grpc", metavar="HOST:PORT"),
     Flag("frontend.insecure", "--insecure-grpc"),

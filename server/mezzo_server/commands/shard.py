@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Flag("shard.scrub_bytes_per_s", "--scrub"),
     Flag("shard.loop"),
     Flag("shard.insecure"),
+    Flag("metadata.engine", "--metadata", metavar="URL"),
     Flag("metrics.shard", "--metrics", metavar="HOST:PORT"),
     *LOG_FLAGS,
     process="shard",
@@ -56,6 +57,7 @@ def shard(settings: Settings, *, json: Json = False) -> None:
             _tell_devices if settings.resolved else None,
             tls=settings.node.tls,
             authenticated=authenticates(settings.node),
+            node=settings.node,
         )
 
 

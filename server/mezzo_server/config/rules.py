@@ -17,6 +17,7 @@ from mezzo_server.config.reach import (
     shard_guard,
 )
 from mezzo_server.config.schema import NodeConfig
+from mezzo_server.metadata.urls import MEMORY, check_url
 
 PROCESSES = ("supervisor", "shard", "frontend")
 
@@ -34,6 +35,7 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
     _check_quota(config)
     _check_frontend(config)
     check_access(config)
+    _check_metadata(config)
     if process == "supervisor":
         parts = {*PROCESSES} if config.frontend.enabled else {*PROCESSES} - {"frontend"}
     else:
@@ -46,6 +48,17 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
         raise InvalidArgument(
             f"supervisor.backoff_s_min ({config.supervisor.backoff_s_min:g}) is over "
             f"supervisor.backoff_s_max ({config.supervisor.backoff_s_max:g})"
+        )
+
+
+def _check_metadata(config: NodeConfig) -> None:
+    url = config.metadata.engine
+    if not url:
+        return
+    _named("metadata.engine", url, check_url)
+    if url == MEMORY:
+        raise InvalidArgument(
+            f"metadata.engine: {MEMORY} is known to one process only, and a node has several"
         )
 
 

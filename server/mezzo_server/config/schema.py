@@ -292,6 +292,15 @@ class AdminConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """files put aside that are kept"""
 
 
+class MetadataConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where tenants, namespaces, quotas and credentials are kept (docs/metadata.md)."""
+
+    engine: str = ""
+    """``sqlite:///path/of/a/file``; the same for all processes of a node. Empty: nowhere, and there is one tenant"""
+    start_s: Seconds = 120.0
+    """how long a shard waits for it when it starts; it serves nothing before it has read it"""
+
+
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Prometheus endpoints, one for each process: host:port; port 0: any free one; empty: none."""
 
@@ -344,6 +353,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     shard: ShardConfig = ShardConfig()
     frontend: FrontendConfig = FrontendConfig()
     tls: TlsConfig = TlsConfig()
+    metadata: MetadataConfig = MetadataConfig()
     access: AccessConfig = AccessConfig()
     admin: AdminConfig = AdminConfig()
     metrics: MetricsConfig = MetricsConfig()

@@ -5,26 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from mezzo.errors import InvalidArgument
 from mezzo_server.metadata.engine import Engine
 from mezzo_server.metadata.memory import MemoryEngine
 from mezzo_server.metadata.sqlite import SqliteEngine
+from mezzo_server.metadata.urls import MEMORY, SQLITE, check_url
 
-SQLITE = "sqlite://"
-MEMORY = "memory:"
-
-
-def check_url(url: str) -> None:
-    """Raises InvalidArgument: ``url`` names no engine; the message says what would."""
-    if url == MEMORY:
-        return
-    if not url.startswith(SQLITE):
-        raise InvalidArgument(f"{url!r} names no metadata engine: sqlite:///path/to/file or {MEMORY}")
-    path = url.removeprefix(SQLITE)
-    if not path.startswith("/") or path.endswith("/") or "?" in path or "#" in path:
-        raise InvalidArgument(
-            f"{url!r}: after sqlite:// comes the whole path of a file, as in sqlite:///var/lib/mezzo/metadata.db"
-        )
+__all__ = ["SQLITE", "make_engine"]
 
 
 def make_engine(url: str, *, create: bool = True) -> Engine:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mezzo_server.access.authentication import Authentication
 from mezzo_server.frontend.numbers import SECONDS, FrontendNumbers
 from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.measures import Histogram
 from mezzo_server.metrics.version import version
+from mezzo_server.tenancy.following import NOTHING_FOLLOWED
 from mezzo_server.tls.certificates import Certificates, certificate_numbers
 
 PLAIN = (
@@ -28,8 +31,9 @@ def frontend_sample(
     uptime_s: float,
     certificates: Certificates | None = None,
     authentication: Authentication | None = None,
+    catalog: Mapping[str, int | float] | None = None,
 ) -> Sample:
-    """Of a front-end's numbers; called in its loop."""
+    """Of a front-end's numbers; called in its loop. ``catalog``: those of the watcher of the metadata."""
     durations: dict[str, Histogram] = {}
     for method, told in numbers.seconds.items():
         histogram = durations[method] = Histogram(SECONDS)
@@ -39,6 +43,7 @@ def frontend_sample(
         numbers={
             **{name: int(getattr(numbers, name)) for name in PLAIN},
             **certificate_numbers(certificates),
+            **(NOTHING_FOLLOWED if catalog is None else catalog),
             "uptime_s": uptime_s,
         },
         histograms={"call": durations},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mezzo_server.metrics.catalog import Histograms, Kind, Metric, Table, Words, one
+from mezzo_server.metrics.following import catalog_metrics
 from mezzo_server.metrics.tls import certificate_metrics
 
 METRICS: tuple[Metric, ...] = (
@@ -96,6 +97,7 @@ METRICS: tuple[Metric, ...] = (
         one("namespaces"),
     ),
     *certificate_metrics("frontend"),
+    *catalog_metrics("frontend"),
     Metric("mezzo_frontend_uptime_seconds", Kind.GAUGE, "Time since the front-end's start.", one("uptime_s")),
     Metric(
         "mezzo_frontend_loop_stalled",

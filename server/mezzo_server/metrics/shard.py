@@ -16,6 +16,7 @@ from mezzo_server.metrics.catalog import (
 from mezzo_server.metrics.declaring import counter as _counter
 from mezzo_server.metrics.declaring import gauge as _gauge
 from mezzo_server.metrics.declaring import histogram as _histogram
+from mezzo_server.metrics.following import catalog_metrics
 from mezzo_server.metrics.shard_requests import REQUEST_METRICS, TRANSFERS, US
 from mezzo_server.metrics.tenants import TENANT_METRICS
 
@@ -429,6 +430,7 @@ PROCESS_METRICS = (
 METRICS: tuple[Metric, ...] = (
     *REQUEST_METRICS,
     *ADMISSION_METRICS,
+    *catalog_metrics("shard"),
     *CHUNK_METRICS,
     *CHECK_METRICS,
     *DEVICE_METRICS,

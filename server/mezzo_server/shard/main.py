@@ -23,7 +23,7 @@ from mezzo_server.blockstore.io import Device
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.recovery import Progress
 from mezzo_server.blockstore.store import BlockStore
-from mezzo_server.config import MetricsConfig, ShardConfig, TlsConfig
+from mezzo_server.config import MetricsConfig, NodeConfig, ShardConfig, TlsConfig
 from mezzo_server.hot.arena import Arena
 from mezzo_server.hot.tier import HotTier
 from mezzo_server.machine.clock import machine_clock
@@ -38,11 +38,13 @@ from mezzo_server.quota.defaults import default_quota
 from mezzo_server.quota.telling import tables
 from mezzo_server.shard.device_changes import DeviceChanges
 from mezzo_server.shard.device_opening import open_configured
+from mezzo_server.shard.following import MetadataFollower
 from mezzo_server.shard.listener import open_listeners
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
 from mezzo_server.shard.tls_server import TlsServer
 from mezzo_server.staging import StagingPool
+from mezzo_server.tenancy.standing import standing_of
 from mezzo_server.workers import ThreadWorkers, open_workers
 
 DESCRIPTORS_MAX = 65536
@@ -95,15 +97,19 @@ class Shard:
         *,
         tls: TlsConfig | None = None,
         authenticated: bool = False,
+        node: NodeConfig | None = None,
     ) -> None:
         """Open everything, or nothing. Without ``metrics`` there is no endpoint for them.
 
-        ``tls`` is for ``tcps://`` addresses; ``authenticated``: callers without a credential are refused.
+        ``tls`` is for ``tcps://`` addresses; ``authenticated``: callers without a credential are refused;
+        ``node``: what the node's settings say of metadata and access; None: as they are by default.
 
         Raises:
             InvalidArgument: the configuration does not fit what is there.
-            Unavailable: a device is held by another process, an address is in use.
+            Unavailable: a device is held by another process, an address is in use, the metadata are away.
+            FormatError, Unsupported: the metadata cannot be used.
         """
+        node = node or NodeConfig()
         began = time.monotonic()
         _raise_descriptor_limit()
         if not config.devices:
@@ -112,6 +118,12 @@ class Shard:
         self.devices_told: Callable[[list[str]], None] = lambda names: None
         """told of the names of all devices whenever something about them has changed"""
         with ExitStack() as stack:
+            # Before the devices: who waits for it holds nothing that another process could want.
+            follower, standing = None, None
+            if node.metadata.engine:
+                follower = MetadataFollower(node.metadata, node.access)
+                stack.callback(follower.close)
+                standing = standing_of(follower.wait_first())
             self._loop = _new_loop(config.loop)
             stack.callback(self._loop.close)
             devices: list[Device] = []
@@ -150,6 +162,7 @@ class Shard:
                 progress=progress,
                 hot=self._hot,
                 ciphers=self._ciphers,
+                standing=standing,
             )
             # Devices that were added are open beside those of the configuration, which may have left.
             stack.callback(lambda: [device.close() for device in self._store.devices])
@@ -169,6 +182,8 @@ class Shard:
                 accounts=Accounts(time.monotonic, default_quota(config.quota), config.quota.burst_s),
             )
             self._runtime.service = self.service
+            if follower is not None:
+                follower.follow(self.service, self._runtime.from_thread)
             self.service.device_changes = DeviceChanges(
                 self._store, config, self._runtime.apart, self._runtime.poke
             )
@@ -178,7 +193,9 @@ class Shard:
             membership.changed = self._devices_changed
             if self._hot is not None:
                 # The first arena now, so that the first chunk that is put is hot; the others off the loop.
-                self._hot.prepare(self.service.directory.tenant)
+                # Arenas are a tenant's own: with metadata nobody knows who will come first.
+                if follower is None:
+                    self._hot.prepare(self.service.directory.tenant)
                 self._hot.offload = self._runtime.offload
             self._endpoint = self._open_endpoint(metrics)
             if self._endpoint is not None:
@@ -281,15 +298,17 @@ def serve(
     *,
     tls: TlsConfig | None = None,
     authenticated: bool = False,
+    node: NodeConfig | None = None,
 ) -> None:
     """Run one shard in this process until SIGTERM or SIGINT.
 
-    ``devices_told`` gets the names of all devices whenever something about them has changed.
+    ``devices_told`` gets the names of all devices whenever something about them has changed; ``node``: see
+    `Shard`.
 
     Raises:
         MezzoError: it could not start; the message says why in one line.
     """
-    shard = Shard(config, progress, metrics, tls=tls, authenticated=authenticated)
+    shard = Shard(config, progress, metrics, tls=tls, authenticated=authenticated, node=node)
     if devices_told is not None:
         shard.devices_told = devices_told
     try:

@@ -20,6 +20,7 @@ from mezzo_server.shard.leases import LeaseTable, Overdue
 from mezzo_server.shard.regions import Offload, RegionRegistry, run_here
 from mezzo_server.staging import StagingPool
 from mezzo_server.tenancy.catalog import Catalog
+from mezzo_server.tenancy.following import NOTHING_FOLLOWED
 from mezzo_server.tenancy.standing import standing_of
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ class Service:
         """requests that wait for an event"""
         self.device_changes: DeviceChanges | None = None
         self.admission: Admission = OpenAdmission()
+        self.followed: Callable[[], Mapping[str, int | float]] = lambda: NOTHING_FOLLOWED
+        """how the metadata are followed, in numbers"""
         self.regions = RegionRegistry(
             store.register if self._pins else None,
             store.unregister,
@@ -308,6 +311,7 @@ class Service:
         numbers.update(report.counters)
         numbers.update(self.counters)
         numbers.update(self.admission.numbers())
+        numbers.update(self.followed())
         numbers.update(self.measures.numbers())
         numbers["requests"] = self.measures.count + numbers["requests_in_flight"]
         numbers.update(self._numbers())

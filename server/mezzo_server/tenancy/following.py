@@ -20,6 +20,20 @@ WAIT_S_MAX = 2.0
 CONFIRM_S = 1.0
 """between two looks at whether the engine answers while nothing changes"""
 
+NOTHING_FOLLOWED: Mapping[str, int | float] = dict.fromkeys(
+    (
+        "catalog_revision",
+        "catalog_age_s",
+        "catalog_failures",
+        "catalog_loads",
+        "catalog_changes",
+        "catalog_tenants",
+        "catalog_namespaces",
+    ),
+    0,
+)
+"""The numbers where no metadata are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:

@@ -1,0 +1,24 @@
+"""The setting ``metadata.engine``: which texts name an engine."""
+
+from __future__ import annotations
+
+from mezzo.errors import InvalidArgument
+
+SQLITE = "sqlite://"
+MEMORY = "memory:"
+"""of one process, which forgets it: for tests"""
+
+
+def check_url(url: str) -> None:
+    """Raises InvalidArgument: ``url`` names no engine; the message says what would."""
+    if url == MEMORY:
+        return
+    if not url.startswith(SQLITE):
+        raise InvalidArgument(
+            f"{url!r} names no metadata engine, as sqlite:///var/lib/mezzo/metadata.db does"
+        )
+    path = url.removeprefix(SQLITE)
+    if not path.startswith("/") or path.endswith("/") or "?" in path or "#" in path:
+        raise InvalidArgument(
+            f"{url!r}: after sqlite:// comes the whole path of a file, as in sqlite:///var/lib/mezzo/metadata.db"
+        )
