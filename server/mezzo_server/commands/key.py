@@ -36,6 +36,8 @@ def new(
     json: Json = False,
 ) -> None:
     """Draw a master key and write it to a new file."""
+    from rich.text import Text
+
     from mezzo_server.tenancy.keys import write_master_key
 
     made = NewKey(str(file), write_master_key(file).id.hex())
@@ -44,4 +46,5 @@ def new(
         return
     result(f"master key {made.id} written to {made.file}")
     result("Keep a copy where the data is not: without it the chunks of encrypted tenants cannot be read.")
-    result(f'For the configuration:\n\n[encryption]\nmaster_key = "{file.absolute()}"')
+    # as text: to rich, a table's name in brackets would be a style
+    result(Text(f'For the configuration:\n\n[encryption]\nmaster_key = "{file.absolute()}"'))
