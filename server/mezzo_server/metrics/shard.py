@@ -311,6 +311,12 @@ LEASE_METRICS = (
         advice="At `mezzo_shard_leased_bytes_limit` no more is leased; shorter leases help.",
     ),
     _gauge("leased_bytes_limit", "Bytes that leases may hold.", one("leased_bytes_max")),
+    _gauge(
+        "tenants_without_key",
+        "Tenants whose chunks are to be encrypted, and whose key cannot be had: their puts are refused.",
+        one("tenants_without_key"),
+        advice="The master key of `[encryption]` is not the one that wrapped it, or not set on this host.",
+    ),
     _gauge("leases_overdue", "Expired leases whose chunks are still held in place.", one("leases_overdue")),
     _counter(
         "connections_ended_overdue",

@@ -21,6 +21,7 @@ from mezzo_server.shard.regions import Offload, RegionRegistry, run_here
 from mezzo_server.staging import StagingPool
 from mezzo_server.tenancy.catalog import Catalog
 from mezzo_server.tenancy.following import NOTHING_FOLLOWED
+from mezzo_server.tenancy.keys import MasterKeys, keys_of
 from mezzo_server.tenancy.standing import standing_of
 
 if TYPE_CHECKING:
@@ -135,6 +136,10 @@ class Service:
         self.waiting: set[Waiter] = set()
         """requests that wait for an event"""
         self.device_changes: DeviceChanges | None = None
+        self.master_keys = MasterKeys()
+        """what tenants' keys are wrapped with; set before the first catalog"""
+        self.tenants_without_key = 0
+        """tenants whose chunks are to be encrypted, and whose key cannot be had"""
         self.admission: Admission = OpenAdmission()
         self.followed: Callable[[], Mapping[str, int | float]] = lambda: NOTHING_FOLLOWED
         """how the metadata are followed, in numbers"""
@@ -194,6 +199,10 @@ class Service:
         before, self.directory.catalog = self.directory.catalog, catalog
         if before is None or _places_differ(before, catalog):
             self.store.heed(standing_of(catalog))
+        if before is None or before.tenant_keys != catalog.tenant_keys or before.tenants != catalog.tenants:
+            keys, without = keys_of(catalog, self.master_keys)
+            self.tenants_without_key = len(without)
+            self.store.set_tenant_keys(keys, without)
         self.accounts.tenants_are(catalog.tenants)
         # Who is of a deleted tenant is told that he is nobody, and not that his namespace is gone.
         self.admission.sweep(self.sessions)
@@ -284,6 +293,7 @@ class Service:
             "region_bytes": self.regions.bytes_total,
             "regions_lingering": self.regions.lingering,
             "leases": len(self.leases),
+            "tenants_without_key": self.tenants_without_key,
             "leased_bytes": self.leases.bytes_leased,
             "leases_overdue": self.leases.overdue,
             "hot_bytes_overdue": self.leases.hot_bytes_overdue,

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from mezzo.errors import InvalidArgument
+from mezzo_server.tenancy.catalog import Catalog
 from mezzo_server.tenancy.model import TenantKey
 
 KEY_BYTES = 32
@@ -100,6 +101,15 @@ class MasterKeys:
             else:
                 keys[one.tenant_id] = secret
         return keys, failed
+
+
+def keys_of(catalog: Catalog, masters: MasterKeys) -> tuple[Mapping[bytes, bytes], frozenset[bytes]]:
+    """(keys by tenant id, tenants whose chunks are to be encrypted and whose key is not to be had)."""
+    keys, _ = masters.unwrap_all(catalog.tenant_keys.values())
+    encrypted = {tenant.id for tenant in catalog.tenants.values() if tenant.encrypted and not tenant.deleted}
+    return {tenant: key for tenant, key in keys.items() if tenant in encrypted}, frozenset(
+        encrypted - keys.keys()
+    )
 
 
 def new_tenant_key(entropy: Callable[[int], bytes]) -> bytes:

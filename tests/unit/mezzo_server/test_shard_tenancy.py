@@ -22,6 +22,7 @@ from mezzo.protocol.frame import Frame
 from mezzo.protocol.messages import (
     Acquire,
     Acquired,
+    ErrorReply,
     Get,
     Got,
     Hello,
@@ -37,6 +38,7 @@ from mezzo.protocol.messages import (
 from mezzo_server.access.principal import ALL_SCOPES, NO_TENANT, Principal, Reason, Refused
 from mezzo_server.shard.admission import NEEDS, Guest, OpenAdmission, mask_of
 from mezzo_server.shard.directory import Looked
+from mezzo_server.tenancy.keys import MasterKey, MasterKeys
 from mezzo_server.tenancy.model import Limit, Quota, Tenant
 from tests.unit.mezzo_server.shard_harness import FakeClient, Shard
 from tests.unit.mezzo_server.tenancy.rig import Tenancy, identity
@@ -334,3 +336,53 @@ def test_without_metadata_every_name_is_a_namespace() -> None:
     assert (there(a), there(b), there(shard.client(namespace="a"))) == (2, 0, 2)
     assert shard.service.catalog is None
     shard.close()
+
+
+# -- encryption at rest
+
+
+def test_an_encrypted_tenants_chunks_are_encrypted(node: Node) -> None:
+    master = MasterKey(b"m" * 32)
+    node.shard.service.master_keys = MasterKeys([master])
+    secret = node.do(
+        node.registry.create_tenant(
+            "secret", key=lambda tenant: master.wrap(tenant, b"k" * 32, lambda size: bytes(size))
+        )
+    )
+    node.tell()
+    data = b"nobody may read this " * 300
+    put(node.client(secret), [b"hidden"], data)
+    device = bytes(node.shard.device.memory.view)
+    assert data[:42] not in device
+    put(node.client(), [b"plain"], data)
+    assert data[:42] in bytes(node.shard.device.memory.view), "it would be found"
+    scope = node.client(secret).session.scope
+    stream = node.shard.service.store.stream(scope, b"hidden")
+    assert stream is not None
+    assert stream.length == len(data)
+    stream.finish()
+
+
+def test_without_the_master_key_nothing_is_stored_in_the_clear(node: Node) -> None:
+    master = MasterKey(b"m" * 32)
+    secret = node.do(
+        node.registry.create_tenant(
+            "secret", key=lambda tenant: master.wrap(tenant, b"k" * 32, lambda size: bytes(size))
+        )
+    )
+    node.tell()
+    assert node.shard.service.tenants_without_key == 1
+    client = node.client(secret)
+    body = Put([b"k"], lengths=[100])
+    request = client.start(Kind.PUT, body)
+    node.shard.settle()
+    client.answer(request, PutGrant)
+    client.put_payload(request, body, 0, b"d" * 100)
+    client.session.turn_ended()
+    node.shard.settle()
+    assert client.answer(request, ErrorReply).code == ErrorCode.UNAVAILABLE
+    assert b"d" * 100 not in bytes(node.shard.device.memory.view)
+    put(node.client(), [b"plain"])
+    node.do(node.registry.delete_tenant("secret"))
+    node.tell()
+    assert node.shard.service.tenants_without_key == 0
