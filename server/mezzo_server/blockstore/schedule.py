@@ -28,8 +28,9 @@ BACKGROUND = b""
 """The flow of what nobody asked for: reclaim, scrub, drains."""
 TRANSFER_COST_BYTES = 16 << 10
 """What a transfer costs a device besides its bytes, as if it were so many more."""
-RATE_START = 1e9
-"""Bytes a second of a device of which nothing is known yet."""
+RATE_START = 100e6
+"""Bytes a second of a device of which nothing is known yet: little, since a faster one shows that at once, and
+a slower one would have been given too much."""
 OUTSTANDING_BYTES_MIN = 1 << 20
 """A device is given so much at any rate."""
 WINDOW_S = 0.02

@@ -1,0 +1,310 @@
+"""A shard in virtual time, on a device with a latency and a bandwidth, under the load of several tenants.
+
+The real block store, service and sessions; frames go in and out of them without sockets.  A request takes no
+time but what the device, the scheduling and the quotas make of it, so that what is measured is fairness.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
+
+from mezzo.errors import ErrorCode
+from mezzo.protocol.messages import Body, ErrorReply, Get, Kind, Put
+from mezzo_server.blockstore.api import Scope
+from mezzo_server.blockstore.devices.memory import MemoryDevice
+from mezzo_server.blockstore.io import Transfer
+from mezzo_server.blockstore.options import StoreOptions
+from mezzo_server.blockstore.schedule import Schedule
+from mezzo_server.blockstore.store import BlockStore
+from mezzo_server.config import Limits
+from mezzo_server.quota.accounts import Accounts
+from mezzo_server.shard.charging import Meter
+from mezzo_server.shard.service import Service
+from mezzo_server.staging import StagingPool
+from mezzo_server.tenancy.model import Quota, Tenant
+from mezzo_server.workers import InlineWorkers
+from tests.unit.mezzo_server.shard_harness import FakeClient
+
+MIB = 1 << 20
+TICK_S = 0.02
+
+
+class TimedDevice(MemoryDevice):
+    """Memory whose transfers end when a device of this rate would have ended them, one after the other.
+
+    ``latency_s`` is on top, and of all transfers at once, as that of an SSD with many channels.
+    """
+
+    def __init__(
+        self, size_bytes: int, now: Callable[[], float], *, bytes_per_s: float, latency_s: float
+    ) -> None:
+        super().__init__(size_bytes)
+        self._now = now
+        self.bytes_per_s = bytes_per_s
+        self.latency_s = latency_s
+        self._free_at = 0.0
+        self._ends: list[tuple[float, int, Transfer]] = []
+        self._number = 0
+        self.in_flight_bytes_max = 0
+        self._in_flight_bytes = 0
+
+    @property
+    def next_at(self) -> float:
+        """When the next transfer ends."""
+        return self._ends[0][0] if self._ends else float("inf")
+
+    def submit(self, transfers: Sequence[Transfer]) -> None:
+        now = self._now()
+        for transfer in transfers:
+            self._free_at = max(self._free_at, now) + transfer.length / self.bytes_per_s
+            self._number += 1
+            heapq.heappush(self._ends, (self._free_at + self.latency_s, self._number, transfer))
+            self._in_flight_bytes += transfer.length
+        self.in_flight_bytes_max = max(self.in_flight_bytes_max, self._in_flight_bytes)
+
+    def reap(self) -> list[Transfer]:
+        now, ended = self._now(), []
+        while self._ends and self._ends[0][0] <= now:
+            transfer = heapq.heappop(self._ends)[2]
+            self._in_flight_bytes -= transfer.length
+            transfer.result = self._perform(transfer)
+            ended.append(transfer)
+        return ended
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._ends)
+
+    def borrow(self, offset: int, length: int) -> None:
+        """Streams read like everybody else."""
+        return
+
+
+class Load:
+    """What one tenant's clients asked for, and what became of it. Times are virtual seconds."""
+
+    def __init__(self) -> None:
+        self.latencies: list[float] = []
+        """of what was answered"""
+        self.asked = 0
+        self.ended: Counter[str] = Counter()
+        """answers by kind: ``ok`` or the error's name"""
+        self.bytes = 0
+        self.retry_after_s: list[float] = []
+
+    def p99(self) -> float:
+        """The 99th percentile of the latency."""
+        ordered = sorted(self.latencies)
+        return ordered[int(0.99 * len(ordered))]
+
+
+class TimedShard:
+    """A shard, its clock, and the clients of its tenants. One seed, one trace."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        tenants: dict[str, Tenant],
+        bytes_per_s: float,
+        latency_s: float = 200e-6,
+        device_queue_s: float = 0.01,
+        device_bytes: int = 96 * MIB,
+        chunk_bytes: int = 64 << 10,
+        limits: Limits | None = None,
+        default: Quota | None = None,
+        options: dict[str, object] | None = None,
+    ) -> None:
+        self.now = 1000.0
+        self.random = random.Random(seed)
+        self.chunk_bytes = chunk_bytes
+        self._device_queue_s = device_queue_s
+        self.loads: defaultdict[str, Load] = defaultdict(Load)
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        self._open: dict[tuple[int, int], tuple[str, float, Body]] = {}
+        self.stored: deque[bytes] = deque(maxlen=32)
+        """keys that were put last"""
+        self.clients: list[FakeClient] = []
+        self.limits = limits or Limits(
+            staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB, chunk_bytes_max=4 * MIB
+        )
+        # Formatted on a device that takes no time.
+        self.device = TimedDevice(device_bytes, self.clock, bytes_per_s=float("inf"), latency_s=0.0)
+        self.store_staging = StagingPool(16 * MIB)
+        self.staging = StagingPool(self.limits.staging_bytes)
+        chosen: dict[str, object] = {
+            "chunk_bytes_max": 4 * MIB,
+            "segment_bytes": 2 * MIB,
+            "scrub_bytes_per_s": 0,
+            "device_queue_s": device_queue_s,
+            **(options or {}),
+        }
+        self.store = BlockStore.open(
+            [self.device],
+            InlineWorkers(),
+            self.store_staging,
+            StoreOptions(**chosen),  # type: ignore[arg-type]
+            now=self.clock,
+            entropy=self.random.randbytes,
+        )
+        self.accounts = Accounts(self.clock, default)
+        self.service = Service(
+            self.store,
+            self.staging,
+            self.limits,
+            block_bytes=4096,
+            incarnation=bytes(16),
+            now=self.clock,
+            poke=lambda: None,
+            accounts=self.accounts,
+        )
+        self.tenants = tenants
+        self.accounts.tenants_are({tenant.id: tenant for tenant in tenants.values()})
+        self.device.bytes_per_s, self.device.latency_s = bytes_per_s, latency_s
+        self._tick()
+
+    def clock(self) -> float:
+        """Virtual time."""
+        return self.now
+
+    def scope(self, tenant: str) -> Scope:
+        """The only namespace of a tenant."""
+        return Scope(self.tenants[tenant].id, b"n" * 16)
+
+    # -- clients
+
+    def client(self, tenant: str, slots: int = 16) -> FakeClient:
+        """A client with a region of so many chunks."""
+        client = FakeClient(self, shm=True)  # type: ignore[arg-type]
+        client.hello("default")
+        session = client.session
+        session.scope = self.scope(tenant)
+        session.meter = Meter(session, self.accounts.of(session.scope.tenant))
+        self.clients.append(client)
+        client.region(1, slots * self.chunk_bytes)
+        return client
+
+    def get(self, tenant: str, client: FakeClient, keys: Sequence[bytes]) -> None:
+        """Ask for chunks, into the first slots of the region."""
+        targets = [[number * self.chunk_bytes, self.chunk_bytes] for number in range(len(keys))]
+        self._ask(tenant, client, Kind.GET, Get(keys=list(keys), region=1, targets=targets))
+
+    def put(self, tenant: str, client: FakeClient, keys: Sequence[bytes]) -> None:
+        """Put chunks, out of the first slots of the region."""
+        places = [[number * self.chunk_bytes, self.chunk_bytes] for number in range(len(keys))]
+        lengths = [self.chunk_bytes] * len(keys)
+        self._ask(tenant, client, Kind.PUT, Put(keys=list(keys), lengths=lengths, region=1, sources=places))
+
+    def _ask(self, tenant: str, client: FakeClient, kind: Kind, body: Body) -> None:
+        load = self.loads[tenant]
+        load.asked += 1
+        request_id = client._next_id
+        self._open[id(client), request_id] = tenant, self.now, body
+        client.start(kind, body)
+
+    def _answered(self, client: FakeClient) -> None:
+        frames, client.frames = client.frames, []
+        for frame in frames:
+            asked = self._open.pop((id(client), frame.request_id), None)
+            if asked is None:
+                client.frames.append(frame)  # somebody waits for it
+                continue
+            tenant, began, request = asked
+            load = self.loads[tenant]
+            body = frame.body
+            if isinstance(body, ErrorReply):
+                load.ended[ErrorCode(body.code).name] += 1
+                load.retry_after_s.append(body.retry_after_ms / 1000)
+                continue
+            load.ended["ok"] += 1
+            load.latencies.append(self.now - began)
+            count = getattr(body, "count", 0) + getattr(body, "stored_count", 0)
+            load.bytes += count * self.chunk_bytes
+            if isinstance(request, Put):
+                self.stored.extend(request.keys)
+
+    # -- time
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        """Do something at a time."""
+        self._number += 1
+        heapq.heappush(self._events, (when, self._number, what))
+
+    def arrivals(self, rate: float, until: float, what: Callable[[], None]) -> None:
+        """Do something at random times, so many a second on average."""
+
+        def next_one() -> None:
+            what()
+            schedule()
+
+        def schedule() -> None:
+            when = self.now + self.random.expovariate(rate)
+            if when < until:
+                self.at(when, next_one)
+
+        schedule()
+
+    def _tick(self) -> None:
+        self.store.tick()
+        self.service.tick()
+        self.at(self.now + TICK_S, self._tick)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        until = self.now + seconds
+        while True:
+            self.settle()
+            when = min(self._events[0][0], self.device.next_at)
+            if when > until:
+                self.now = until
+                return
+            self.now = max(self.now, when)
+            while self._events and self._events[0][0] <= self.now:
+                heapq.heappop(self._events)[2]()
+
+    def settle(self) -> None:
+        """All that needs no time."""
+        while True:
+            moved = self.store.pump()
+            for client in self.clients:
+                if client.steps or client.output:
+                    moved += client.turn()
+                if client.frames:
+                    self._answered(client)
+            if not moved and not self.store.eager:
+                return
+
+    def stock(self, tenant: str, keys: Sequence[bytes]) -> None:
+        """Put chunks in no time."""
+        rate, latency = self.device.bytes_per_s, self.device.latency_s
+        quota = self.tenants[tenant]
+        self.accounts.tenants_are({})
+        self.device.bytes_per_s, self.device.latency_s = float("inf"), 0.0
+        client = self.client(tenant)
+        for start in range(0, len(keys), 16):
+            self.put(tenant, client, keys[start : start + 16])
+            self.settle()
+        self.accounts.tenants_are({one.id: one for one in self.tenants.values()})
+        self.device.bytes_per_s, self.device.latency_s = rate, latency
+        self.device._free_at = self.now
+        for log in self.store._context.logs:
+            # what was learnt of it was of another device
+            log.schedule = Schedule(self._device_queue_s, 0.2, self.now)
+        assert self.loads[tenant].ended["ok"] == -(-len(keys) // 16), self.loads[tenant].ended
+        assert quota.id == self.scope(tenant).tenant
+        self.loads.pop(tenant)
+
+    def close(self) -> None:
+        """Everything is given back."""
+        for client in self.clients:
+            client.close()
+        self.run(30.0)
+        assert not self.store.busy
+        self.device.bytes_per_s, self.device.latency_s = float("inf"), 0.0
+        self.store.close()
+        self.staging.close()
+        self.store_staging.close()
