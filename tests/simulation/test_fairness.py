@@ -124,7 +124,7 @@ def test_none_of_my_chunks_goes_while_i_am_within_my_quota(kind: str) -> None:
 
 # -- R9
 
-SLOW = 2.5e6
+SLOW = 1.25e6
 LARGE = 256 << 10
 
 
@@ -143,7 +143,7 @@ def overloaded(times: float, seconds: float, quota: Quota, seed: int) -> TimedSh
         tenants=who,
         bytes_per_s=SLOW,
         latency_s=0.005,
-        device_queue_s=0.5,
+        device_queue_s=1.0,
         device_bytes=48 * MIB,
         chunk_bytes=LARGE,
         limits=limits,

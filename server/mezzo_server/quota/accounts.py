@@ -34,6 +34,8 @@ class Accounts(Shares):
         self._known: Mapping[bytes, Tenant] = {}
         self.used_bytes: Callable[[bytes], int] = _nothing
         """bytes of a tenant on the devices; whoever has the store sets it"""
+        self.stored: Callable[[], Iterable[bytes]] = tuple
+        """the tenants that have any"""
         self.hot_bytes: Callable[[bytes], int] = _nothing
         """bytes that a tenant's arenas take of the hot tier"""
         self.leased_bytes: Callable[[bytes], int] = _nothing
@@ -61,9 +63,11 @@ class Accounts(Shares):
 
     def tenants_are(self, tenants: Mapping[bytes, Tenant]) -> None:
         """Who there is, with what quota and weight, from now on."""
-        self._known = tenants
-        for account in self._accounts.values():
-            self._allow(account)
+        before, self._known = self._known, tenants
+        for tenant, account in self._accounts.items():
+            if before.get(tenant) != tenants.get(tenant):
+                self._allow(account)
+        self.count_weights()
 
     def _allow(self, account: Account) -> None:
         tenant = self._known.get(account.tenant)
@@ -145,9 +149,9 @@ class Accounts(Shares):
 
     # -- shares
 
-    def count_weights(self, tenants: Iterable[bytes]) -> None:
-        """Who has chunks now: among them the devices are shared. Called now and then."""
-        there = [self.of(tenant) for tenant in tenants]
+    def count_weights(self) -> None:
+        """Look who has chunks now: among them the devices are shared. Called now and then."""
+        there = [self.of(tenant) for tenant in self.stored()]
         self.weight_sum = sum(account.weight for account in there)
         quotas = sum(a.quota.capacity_bytes.soft or a.quota.capacity_bytes.hard for a in there)
         self._divided = len(there) > 1 or quotas > 0

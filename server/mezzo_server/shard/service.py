@@ -62,7 +62,7 @@ DEVICES_TOLD = 32
 LEASES_FIRST_MAX = 1 << 62
 """The first lease's number is below it, and drawn anew in each life of the shard: that one of another life
 names a lease of this one is as likely as guessing it."""
-WEIGH_S = 1.0
+WEIGH_S = 0.25
 """How often is looked at which tenants have chunks, among whom the devices are shared."""
 
 
@@ -106,7 +106,9 @@ class Service:
         self.accounts = accounts or Accounts(now)
         """what each tenant uses, and may use"""
         self.accounts.used_bytes = store.space.live_bytes
+        self.accounts.stored = store.space.tenants
         self.accounts.capacity_bytes = store.capacity_bytes
+        self.accounts.count_weights()
         store.shares = self.accounts
         self.directory = Directory(store.store_id)
         """whose namespace a name means; has the catalog"""
@@ -254,7 +256,7 @@ class Service:
         leases, hot = self.leases, self.store.hot
         if now - self._weighed_at >= WEIGH_S:
             self._weighed_at = now
-            self.accounts.count_weights(self.store.space.tenants())
+            self.accounts.count_weights()
         leases.expire()
         if leases.crowded or (hot is not None and hot.pressed):
             leases.crowded = False
