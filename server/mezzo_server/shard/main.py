@@ -44,6 +44,7 @@ from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
 from mezzo_server.shard.tls_server import TlsServer
 from mezzo_server.staging import StagingPool
+from mezzo_server.tenancy.keys import read_master_keys
 from mezzo_server.tenancy.standing import standing_of
 from mezzo_server.workers import ThreadWorkers, open_workers
 
@@ -120,6 +121,7 @@ class Shard:
         with ExitStack() as stack:
             # Before the devices: who waits for it holds nothing that another process could want.
             follower, standing = None, None
+            master_keys = read_master_keys(node.encryption.master_key, node.encryption.former_master_keys)
             if node.metadata.engine:
                 follower = MetadataFollower(node.metadata, node.access)
                 stack.callback(follower.close)
@@ -182,6 +184,7 @@ class Shard:
                 accounts=Accounts(time.monotonic, default_quota(config.quota), config.quota.burst_s),
             )
             self._runtime.service = self.service
+            self.service.master_keys = master_keys
             if follower is not None:
                 follower.follow(self.service, self._runtime.from_thread)
             self.service.device_changes = DeviceChanges(

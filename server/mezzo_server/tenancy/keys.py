@@ -163,6 +163,13 @@ def read_master_key(path: Path) -> MasterKey:
         ) from None
 
 
-def read_master_keys(paths: Sequence[str]) -> MasterKeys:
-    """The master keys in files, the one in use first. InvalidArgument for any that cannot be read."""
-    return MasterKeys([read_master_key(Path(path)) for path in paths])
+def read_master_keys(current: str, former: Sequence[str] = ()) -> MasterKeys:
+    """The master keys in files, the one in use first; none if that is empty.
+
+    InvalidArgument for any that cannot be read, and for former ones without one in use.
+    """
+    if former and not current:
+        raise InvalidArgument(
+            "encryption.former_master_keys needs encryption.master_key, which is in use now"
+        )
+    return MasterKeys([read_master_key(Path(path)) for path in (current, *former) if path])

@@ -60,7 +60,15 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="chmod 600"):
         read_master_key(path)
     with pytest.raises(InvalidArgument, match="No such file"):
-        read_master_keys([str(tmp_path / "none")])
+        read_master_keys(str(tmp_path / "none"))
+
+
+def test_former_keys_need_one_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "former"
+    write_master_key(path)
+    with pytest.raises(InvalidArgument, match="master_key"):
+        read_master_keys("", [str(path)])
+    assert not read_master_keys("")
 
 
 def test_what_is_wrapped_is_unwrapped_for_its_tenant_only() -> None:
