@@ -176,6 +176,10 @@ class AsyncClient(AsyncOpening):
             if link is not None:
                 link.close_descriptors()
             return
+        renewing = self._renewing
+        if renewing is not None and renewing.get_loop() is asyncio.get_running_loop():
+            renewing.cancel()
+            await asyncio.wait((renewing,))
         if isinstance(link, AsyncioLink):
             link.end(ClientClosed("the client was closed"))
         elif link is not None:

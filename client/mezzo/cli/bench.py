@@ -26,6 +26,8 @@ def register(app: typer.Typer) -> None:
 def bench(
     *,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     namespace: opt.Namespace = "default",
     chunk_bytes: Annotated[
         int,

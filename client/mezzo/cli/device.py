@@ -73,7 +73,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="device")
 
 
-def list_devices(*, address: opt.Address = opt.DEFAULT_ADDRESS, json: opt.Json = False) -> None:
+def list_devices(
+    *,
+    address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
+    json: opt.Json = False,
+) -> None:
     """List the devices: how full they are, and what is done to them."""
     with Client(address) as client:
         states = client.devices()
@@ -103,6 +109,8 @@ def add(
     capacity: Capacity = 0,
     erase: Format = False,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     timeout_s: opt.Timeout = TIMEOUT_S,
     wait: Wait = True,
     json: opt.Json = False,
@@ -118,6 +126,8 @@ def drain(
     device: Device,
     *,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     timeout_s: opt.Timeout = TIMEOUT_S,
     wait: Wait = True,
     json: opt.Json = False,
@@ -135,6 +145,8 @@ def replace(
     capacity: Capacity = 0,
     erase: Format = False,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     timeout_s: opt.Timeout = TIMEOUT_S,
     wait: Wait = True,
     json: opt.Json = False,
@@ -152,6 +164,8 @@ def grow(
     *,
     capacity: Capacity = 0,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     timeout_s: opt.Timeout = TIMEOUT_S,
     wait: Wait = True,
     json: opt.Json = False,
@@ -163,7 +177,12 @@ def grow(
 
 
 def cancel(
-    device: Device, *, address: opt.Address = opt.DEFAULT_ADDRESS, timeout_s: opt.Timeout = TIMEOUT_S
+    device: Device,
+    *,
+    address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
+    timeout_s: opt.Timeout = TIMEOUT_S,
 ) -> None:
     """End a drain: what has moved has moved, and the device takes chunks again."""
     with Client(address, timeout_s=timeout_s) as client:

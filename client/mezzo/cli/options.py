@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mezzo.cli.output import remark
+from mezzo.credentials import TOKEN_VARIABLE
 from mezzo.errors import InvalidArgument
 from mezzo.replay.trace import Trace, read_trace
 from mezzo.sizes import parse_size
@@ -38,6 +39,51 @@ Address = Annotated[
         "-a",
         envvar="MEZZO_ADDRESS",
         help="The shard: unix:///path (shared memory) or tcp://host:port.",
+    ),
+]
+
+
+_FROM_FILE = "mezzo.token_file"
+
+
+def _use_token(context: typer.Context, value: str | None) -> str | None:
+    """What the SDK shows to front-ends, in this process and those that it starts."""
+    if value and not context.meta.get(_FROM_FILE):
+        os.environ[TOKEN_VARIABLE] = value
+    return None
+
+
+def _use_token_file(context: typer.Context, path: Path | None) -> Path | None:
+    if path is not None:
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+        if not text:
+            raise typer.BadParameter(f"{path} is empty")
+        os.environ[TOKEN_VARIABLE] = text
+        context.meta[_FROM_FILE] = True
+    return None
+
+
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar=TOKEN_VARIABLE,
+        show_envvar=True,
+        metavar="TOKEN",
+        callback=_use_token,
+        expose_value=False,
+        help="Shown to the front-end. Other users of this host can see it: better a file, or the variable.",
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        callback=_use_token_file,
+        expose_value=False,
+        dir_okay=False,
+        exists=True,
+        help="File with the token; wins over --token.",
     ),
 ]
 Namespace = Annotated[str, typer.Option(help="Namespace of the chunks.")]

@@ -74,6 +74,8 @@ def put(
         ),
     ] = 0,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     namespace: opt.Namespace = "default",
     timeout_s: opt.Timeout = TIMEOUT_S,
     json: opt.Json = False,

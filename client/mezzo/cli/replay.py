@@ -26,6 +26,8 @@ def replay(
     *,
     trace: opt.TracePath = None,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     namespace: opt.Namespace = "default",
     block_bytes: opt.BlockBytes = opt.DEFAULT_BLOCK_BYTES,
     concurrency: opt.Concurrency = 4,

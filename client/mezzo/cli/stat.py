@@ -87,6 +87,8 @@ def stat(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Of the shard: numbers that are 0 too.")] = False,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     namespace: opt.Namespace = "default",
     timeout_s: opt.Timeout = TIMEOUT_S,
     json: opt.Json = False,

@@ -43,6 +43,8 @@ def register(app: typer.Typer) -> None:
 def top(
     *,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     interval_s: Annotated[
         float, typer.Option("--interval", min=SHORTEST_S, max=3600.0, help="Seconds between two looks.")
     ] = 2.0,

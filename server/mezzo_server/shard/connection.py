@@ -64,6 +64,12 @@ class State(Enum):
     CLOSED = "closed"
 
 
+def peer_user(sock: socket.socket) -> int:
+    """Whose process connected to a Unix socket, as the kernel says; ids mean little across containers."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+    return int(PEER_CREDENTIALS.unpack(credentials)[1])
+
+
 class Connection:
     """One client. Owner of its socket, its session and what waits to be sent; implements `Link`."""
 
@@ -143,9 +149,7 @@ class Connection:
         """Whether the kernel says that the client is our own user, or root: on a Unix socket only."""
         if not self._is_unix:
             return False
-        credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
-        _, user, _ = PEER_CREDENTIALS.unpack(credentials)
-        return user in (0, os.geteuid())
+        return peer_user(self._sock) in (0, os.geteuid())
 
     def take_descriptor(self) -> int | None:
         """The next descriptor that came; the caller owns it."""

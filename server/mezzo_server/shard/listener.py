@@ -6,18 +6,19 @@ import errno
 import os
 import socket
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from mezzo.connecting import keep_in_cache
-from mezzo.errors import Busy, Unavailable
+from mezzo.errors import Busy, Denied, MezzoError, Unavailable
 from mezzo.protocol.connection import refusal
 from mezzo_server.config import ShardConfig
 from mezzo_server.config.addresses import Address, parse_address
 from mezzo_server.config.reach import check_reach, shard_guard
-from mezzo_server.shard.connection import Connection
+from mezzo_server.shard.connection import Connection, peer_user
 from mezzo_server.shard.tls_connection import TlsConnection
 
 if TYPE_CHECKING:
@@ -37,17 +38,28 @@ KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
 
 
+@dataclass(frozen=True, slots=True)
+class UnixRules:
+    """Who may connect to Unix sockets. What he may ask is another matter: his ticket says that."""
+
+    mode: int = 0o600
+    """permissions of the socket's file: who may write to it may connect"""
+    users: frozenset[int] = frozenset()
+    """user ids, as the kernel tells them; empty: whoever the permissions allow"""
+
+
 class Listener:
     """One listening socket. Owner of it, and of the socket's file."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, unix: UnixRules) -> None:
         """Bind and listen.
 
         Raises:
             Unavailable: the address is in use or cannot be bound; the message says why.
         """
         self._path = address.path
-        self._sock = _bind_unix(address.path) if address.path is not None else _bind_tcp(address)
+        self._users = unix.users
+        self._sock = _bind_unix(address.path, unix.mode) if address.path is not None else _bind_tcp(address)
         self._sock.setblocking(False)
         self._inode = os.stat(address.path).st_ino if address.path is not None else 0
         if address.path is None:
@@ -115,15 +127,14 @@ class Listener:
         if self._tls is not None:
             self._shake(runtime, self._tls, sock, peer)
             return
+        if self._path is not None and self._users and peer_user(sock) not in self._users:
+            runtime.service.counters["refused_connections"] += 1
+            log.info("a user was refused", address=str(self.address), user=peer_user(sock))
+            _turn_away(sock, Denied("this socket is not for processes of your user (access.unix_users)"))
+            return
         if len(runtime.connections) >= self._connections_max:
             runtime.service.counters["refused_connections"] += 1
-            error = Busy(f"{self._connections_max} connections are open (connections_max)", 1.0)
-            try:
-                sock.send(refusal(error))
-                sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # told as well as could be
-            sock.close()
+            _turn_away(sock, Busy(f"{self._connections_max} connections are open (connections_max)", 1.0))
             return
         try:
             if sock.family != socket.AF_UNIX:
@@ -154,7 +165,19 @@ class Listener:
         tls.shake(sock, peer, shaken)
 
 
-def open_listeners(config: ShardConfig, *, authenticated: bool = False) -> list[Listener]:
+def _turn_away(sock: socket.socket, error: MezzoError) -> None:
+    """Tell why, and close."""
+    try:
+        sock.send(refusal(error))
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # told as well as could be
+    sock.close()
+
+
+def open_listeners(
+    config: ShardConfig, *, authenticated: bool = False, unix: UnixRules | None = None
+) -> list[Listener]:
     """Listen on all addresses, or on none. ``authenticated``: callers without a credential are refused.
 
     Raises:
@@ -167,7 +190,7 @@ def open_listeners(config: ShardConfig, *, authenticated: bool = False) -> list[
     listeners: list[Listener] = []
     try:
         for address in addresses:
-            listeners.append(Listener(address))
+            listeners.append(Listener(address, unix or UnixRules()))
     except BaseException:
         for listener in listeners:
             listener.stop()
@@ -175,11 +198,12 @@ def open_listeners(config: ShardConfig, *, authenticated: bool = False) -> list[
     return listeners
 
 
-def _bind_unix(path: str) -> socket.socket:
+def _bind_unix(path: str, mode: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
         sock.bind(path)
+        os.chmod(path, mode)  # before it listens: until then nobody can connect
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()

@@ -1,0 +1,284 @@
+"""Tickets and tokens of both clients: brought, renewed in time, hidden; against a server by hand."""
+
+import math
+
+import pytest
+
+import mezzo
+from mezzo import Ticket
+from mezzo.credentials import FRESH_S, Bearer, TicketState
+from mezzo.errors import ErrorCode, InvalidArgument, Unauthenticated
+from mezzo.protocol.messages import (
+    Deleted,
+    ErrorReply,
+    Kind,
+    LookedUp,
+    Pong,
+    Refuse,
+    TicketRenewed,
+)
+
+SECRET = "mz_0123456789abcdef_secret"
+KEYS = [b"k"]
+
+
+class Tickets:
+    """What a front-end would sign: counted, each good for 100 s."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.count = 0
+        self.fails = None
+
+    def __call__(self):
+        if self.fails is not None:
+            raise self.fails
+        self.count += 1
+        return Ticket(b"ticket-%d" % self.count, self.clock[0] + 100.0)
+
+
+@pytest.fixture
+def clock():
+    return [1000.0]
+
+
+@pytest.fixture
+def tickets(clock):
+    return Tickets(clock)
+
+
+@pytest.fixture
+def client(make, network, clock, tickets):
+    surroundings = network.surroundings(now=lambda: clock[0], random=lambda: 0.0, sleep=lambda seconds: None)
+    return make(ticket=tickets, surroundings=surroundings)
+
+
+def pong(peer):
+    peer.send(Kind.PONG, peer.expect(Kind.PING).request_id, Pong())
+
+
+def renew(peer, ticket):
+    frame = peer.expect(Kind.TICKET_RENEW)
+    assert frame.body.ticket == ticket
+    peer.send(Kind.TICKET_RENEWED, frame.request_id, TicketRenewed(100_000))
+
+
+def connected(client, network, start):
+    result = start(client.ping)
+    peer = network.arrived()
+    assert peer.welcome().body.ticket == b"ticket-1"
+    pong(peer)
+    result()
+    return peer
+
+
+def test_a_ticket_is_renewed_before_it_expires(client, network, start, clock, tickets):
+    peer = connected(client, network, start)
+    clock[0] += 49.0
+    result = start(client.ping)
+    pong(peer)
+    result()
+    assert tickets.count == 1
+    clock[0] += 1.0  # half of its time, and chance says: now
+    result = start(client.ping)
+    kinds = []
+    # The blocking client renews first, the asynchronous one beside: the call does not depend on it.
+    for _ in range(2):
+        frame = peer.receive()
+        kinds.append(frame.kind)
+        if frame.kind is Kind.PING:
+            peer.send(Kind.PONG, frame.request_id, Pong())
+        else:
+            assert frame.body.ticket == b"ticket-2"
+            peer.send(Kind.TICKET_RENEWED, frame.request_id, TicketRenewed(100_000))
+    result()
+    assert sorted(kinds) == [Kind.PING, Kind.TICKET_RENEW]
+    assert client.statistics().connections == 1
+
+
+def test_an_idle_client_renews_before_it_asks(client, network, start, clock):
+    peer = connected(client, network, start)
+    clock[0] += 5000.0
+    result = start(client.ping)
+    renew(peer, b"ticket-2")
+    pong(peer)
+    result()
+
+
+def test_what_cannot_be_renewed_yet_is_tried_again(client, network, start, clock, tickets):
+    peer = connected(client, network, start)
+    tickets.fails = mezzo.Unavailable("the front-end is away")
+    clock[0] += 60.0
+    for _ in range(3):
+        result = start(client.ping)
+        pong(peer)
+        result()
+    clock[0] += 60.0
+    with pytest.raises(mezzo.Unavailable, match="the front-end is away"):
+        client.ping()
+    tickets.fails = None
+    clock[0] += 10.0
+    result = start(client.ping)
+    renew(peer, b"ticket-2")
+    pong(peer)
+    result()
+
+
+@pytest.mark.parametrize("call", ["lookup", "delete"])
+def test_a_shard_that_says_expired_gets_another_ticket(client, network, start, call):
+    """Whatever our clock says; also for a call that is not tried again on a lost connection: nothing was done."""
+    peer = connected(client, network, start)
+    kind, answer = {
+        "lookup": (Kind.LOOKUP, LookedUp(1, 9, 0)),
+        "delete": (Kind.DELETE, Deleted(1, b"\x01")),
+    }[call]
+    result = start(getattr(client, call), KEYS)
+    asked = peer.expect(kind)
+    peer.send(Kind.ERROR, asked.request_id, ErrorReply(ErrorCode.UNAUTHENTICATED, "no"))
+    renew(peer, b"ticket-2")
+    peer.send(kind + 1, peer.expect(kind).request_id, answer)
+    assert result()
+    # Once; who is refused again is told.
+    result = start(getattr(client, call), KEYS)
+    for number in (3, 4):
+        peer.send(Kind.ERROR, peer.expect(kind).request_id, ErrorReply(ErrorCode.UNAUTHENTICATED, "no"))
+        if number == 3:
+            renew(peer, b"ticket-3")
+    with pytest.raises(Unauthenticated):
+        result()
+
+
+def test_a_shard_that_has_not_heard_yet_is_asked_once_more(client, network, start):
+    result = start(client.ping)
+    for number in (1, 2):
+        peer = network.arrived()
+        assert peer.expect(Kind.HELLO).body.ticket == b"ticket-%d" % number
+        if number == 1:
+            peer.send(Kind.REFUSE, 0, Refuse(ErrorCode.UNAUTHENTICATED, "no"))
+    from mezzo.protocol.messages import Welcome
+    from tests.contract.peer import LIMITS
+
+    peer.send(Kind.WELCOME, 0, Welcome(**LIMITS))
+    pong(peer)
+    result()
+
+
+def test_who_is_refused_twice_is_told(client, network, start):
+    result = start(client.ping)
+    for _ in range(2):
+        peer = network.arrived()
+        peer.expect(Kind.HELLO)
+        peer.send(Kind.REFUSE, 0, Refuse(ErrorCode.UNAUTHENTICATED, "no"))
+    with pytest.raises(Unauthenticated, match="no"):
+        result()
+    # While the next attempt is not due, the same is said at once.
+    with pytest.raises(Unauthenticated, match="next attempt"):
+        client.ping()
+
+
+def test_a_session_that_was_ended_is_opened_anew(client, network, start):
+    peer = connected(client, network, start)
+    result = start(client.lookup, KEYS)
+    peer.expect(Kind.LOOKUP)
+    peer.send(Kind.REFUSE, 0, Refuse(ErrorCode.UNAUTHENTICATED, "revoked"))
+    again = network.arrived()
+    assert again.welcome().body.ticket == b"ticket-2"
+    again.send(Kind.LOOKED_UP, again.expect(Kind.LOOKUP).request_id, LookedUp(0, 0, 0))
+    result()
+    assert client.statistics().retries == 1
+
+
+def test_a_given_ticket_is_all_there_is(make, network, start, clock):
+    client = make(
+        ticket=Ticket(b"only", clock[0] + 100.0),
+        surroundings=network.surroundings(now=lambda: clock[0]),
+    )
+    result = start(client.ping)
+    peer = network.arrived()
+    assert peer.expect(Kind.HELLO).body.ticket == b"only"
+    peer.send(Kind.REFUSE, 0, Refuse(ErrorCode.UNAUTHENTICATED, "no"))
+    with pytest.raises(Unauthenticated):
+        result()
+    assert network.attempts == 1
+
+
+def test_no_ticket_no_renewal(make, network, start, clock):
+    client = make(surroundings=network.surroundings(now=lambda: clock[0]))
+    result = start(client.ping)
+    peer = network.arrived()
+    peer.welcome()
+    pong(peer)
+    result()
+    clock[0] += 1e6
+    result = start(client.ping)
+    pong(peer)
+    result()
+
+
+# -- tokens
+
+
+def test_tokens_come_from_the_option_or_the_environment(monkeypatch):
+    monkeypatch.setenv("MEZZO_TOKEN", f" {SECRET}\n")
+    assert Bearer(None, lambda: 0.0).metadata() == (("authorization", f"Bearer {SECRET}"),)
+    assert Bearer("other", lambda: 0.0).metadata() == (("authorization", "Bearer other"),)
+    assert Bearer("", lambda: 0.0).metadata() is None
+    monkeypatch.delenv("MEZZO_TOKEN")
+    assert Bearer(None, lambda: 0.0).metadata() is None
+
+
+def test_a_callable_is_asked_when_what_it_gave_is_old():
+    clock, given = [0.0], []
+
+    def token():
+        given.append(f"token-{len(given)}")
+        return given[-1]
+
+    bearer = Bearer(token, lambda: clock[0])
+    assert bearer.stale
+    bearer.refresh()
+    assert (bearer.stale, bearer.metadata()) == (False, (("authorization", "Bearer token-0"),))
+    clock[0] += FRESH_S
+    assert bearer.stale
+    bearer.refresh()
+    assert bearer.metadata() == (("authorization", "Bearer token-1"),)
+    bearer.forget()
+    assert bearer.stale
+
+
+@pytest.mark.parametrize("token", ["a b", "a\nb", "a\r\nx-header: 1", "ü", "x" * 8193, 7, b"bytes"])
+def test_what_is_no_token_is_refused_and_not_shown(token):
+    with pytest.raises(InvalidArgument) as refused:
+        Bearer(token, lambda: 0.0)
+    assert str(token) not in str(refused.value)
+    bearer = Bearer(lambda: token, lambda: 0.0)
+    with pytest.raises(InvalidArgument):
+        bearer.refresh()
+
+
+def test_nothing_secret_is_in_a_repr(make):
+    client = make(address="grpc://127.0.0.1:1", token=SECRET)
+    assert "secret" not in repr(client)
+    for thing in (
+        Bearer(SECRET, lambda: 0.0),
+        Bearer(lambda: SECRET, lambda: 0.0),
+        Ticket(b"secret", 1.0),
+        TicketState(lambda: 0.0, lambda: 0.0),
+    ):
+        assert "secret" not in repr(thing)
+        assert "secret" not in str(thing)
+
+
+def test_renewals_are_spread():
+    def due_at(chance):
+        clock = [0.0]
+        state = TicketState(lambda: clock[0], lambda: chance)
+        state.took(Ticket(b"t", 100.0))
+        while not state.due:
+            clock[0] += 1.0
+        return clock[0]
+
+    assert [due_at(chance) for chance in (0.0, 0.5, 1.0)] == [50.0, 63.0, 75.0]
+    state = TicketState(lambda: 0.0, lambda: 0.0)
+    state.took(Ticket(b"", math.inf))
+    assert (state.due, state.used, state.expired) == (False, False, False)
