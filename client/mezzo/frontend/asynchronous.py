@@ -91,7 +91,8 @@ class AsyncProxyLink:
             channel = grpc.aio.insecure_channel(target, channel_options())
         try:
             call: Any = channel.unary_unary(path("OpenSession", SESSION_SERVICE))
-            answer = await call(sessions.request(client_name), timeout=timeout_s, metadata=bearer.metadata())
+            request = sessions.request(client_name, namespace if identity is None else "")
+            answer = await call(request, timeout=timeout_s, metadata=bearer.metadata())
             opened = sessions.opened(answer, now())
             if identity is not None:
                 call = channel.unary_unary(path(OPEN_NAMESPACE, NAMESPACE_SERVICE))

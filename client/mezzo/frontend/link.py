@@ -73,7 +73,8 @@ class ProxyLink:
             self._channel = grpc.insecure_channel(target, channel_options())
         try:
             call: Any = self._channel.unary_unary(path("OpenSession", SESSION_SERVICE))
-            answer = call(sessions.request(client_name), timeout=timeout_s, metadata=bearer.metadata())
+            request = sessions.request(client_name, namespace if identity is None else "")
+            answer = call(request, timeout=timeout_s, metadata=bearer.metadata())
             self.opened: Opened = sessions.opened(answer, now())
             if identity is not None:
                 call = self._channel.unary_unary(path(OPEN_NAMESPACE, NAMESPACE_SERVICE))

@@ -46,9 +46,10 @@ class Opened(NamedTuple):
     """payload in one message of a put"""
 
 
-def request(client_name: str) -> bytes:
-    """The message that opens a session."""
-    return bytes(session_pb2.OpenSessionRequest(client=client_name[:128]).SerializeToString())
+def request(client_name: str, namespace: str) -> bytes:
+    """The message that opens a session; ``namespace`` is what will be used of the shards, if nothing else names it."""
+    message = session_pb2.OpenSessionRequest(client=client_name[:128], namespace=namespace)
+    return bytes(message.SerializeToString())
 
 
 def not_opened(address: Address, error: MezzoError) -> MezzoError:

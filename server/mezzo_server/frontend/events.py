@@ -44,7 +44,7 @@ class EventHandlers:
             raise InvalidArgument("incarnation and after are those of an earlier answer, or empty")
         self._begin()
         try:
-            with self._namespaces.use(request.namespace) as namespace:
+            async with self._namespaces.use(request.namespace) as namespace:
                 told = await namespace.client.read_events(question, timeout_s=timeout_s)
         finally:
             self._readers -= 1
@@ -70,7 +70,7 @@ class EventHandlers:
         after = decode_cursor(request.cursor)
         self._begin()
         try:
-            with self._namespaces.use(request.namespace) as namespace:
+            async with self._namespaces.use(request.namespace) as namespace:
                 stream = namespace.client.events(after, snapshot=request.snapshot)
                 while True:
                     left_s = time_left(context)

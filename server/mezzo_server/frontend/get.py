@@ -64,7 +64,7 @@ class Gets:
             raise InvalidArgument(f"{len(capacities)} capacities for {len(keys)} keys, or one of them is 0")
         part = (first, count) if count else None
         lengths = [0] * len(keys)
-        with self._namespaces.use(request.namespace) as namespace:
+        async with self._namespaces.use(request.namespace) as namespace:
             client = namespace.client
             if capacities and sum(map(aligned, capacities)) <= self._window_bytes:
                 chunks = [Wanted(index, room) for index, room in enumerate(capacities)]

@@ -32,6 +32,7 @@ from mezzo_server.frontend.events import EventHandlers
 from mezzo_server.frontend.gate import Guard
 from mezzo_server.frontend.get import Gets
 from mezzo_server.frontend.leases import LeaseTable
+from mezzo_server.frontend.metadata import FrontendMetadata
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.naming import NamespaceHandlers, namespace_service
 from mezzo_server.frontend.numbers import FrontendNumbers
@@ -91,9 +92,15 @@ class Frontend:
         """in force; None: without TLS"""
         self._addresses = _advertised(config)
         self.numbers = FrontendNumbers()
-        self.access = Access(config)
+        self.metadata = FrontendMetadata(config) if config.metadata.engine else None
+        """None: none are kept, and everybody is of the one tenant"""
+        if self.metadata is None:
+            self.access = Access(config)
+        else:
+            self.access = Access(config, self.metadata.catalog, self.metadata.credentials)
         self.calls = Calls(self.numbers, settings.calls_max, self.access.gate)
-        self._namespaces = Namespaces(self._client, settings.namespaces_max)
+        ensure = None if self.metadata is None else self.metadata.open_namespace
+        self._namespaces = Namespaces(self._client, settings.namespaces_max, ensure)
         self._leases = LeaseTable(settings.leases_max, time.monotonic, os.urandom)
         self._room = Room(settings.staging_bytes, settings.calls_max, self.numbers)
         self._probe = self._client(OPERATOR, NUMBERS_NAMESPACE)
@@ -117,6 +124,8 @@ class Frontend:
         admin = _checked("frontend.admin_listen", admin_text, self._node)
         self.certificates = opened(self._node.tls, time.time)
         self._health = Health(self._probe, self.numbers, every_s=settings.health_s, tick=self._tick)
+        if self.metadata is not None:
+            await self.metadata.start()
         await self.access.start()
         guard = Guard(self.access.gate, refuse, OWN_SERVICES)
         data_server = grpc.aio.server(interceptors=(guard,), options=server_options(settings))
@@ -154,6 +163,8 @@ class Frontend:
         await self._namespaces.close()
         await self._probe.close()
         await self.access.stop()
+        if self.metadata is not None:
+            await self.metadata.stop()
         self._room.close()
         if self.certificates is not None:
             self.certificates.stop()
@@ -167,7 +178,11 @@ class Frontend:
         gatherer = LoopGatherer(
             asyncio.get_running_loop().call_soon_threadsafe,
             lambda: frontend_sample(
-                self.numbers, time.monotonic() - self._began, self.certificates, self.access.authentication
+                self.numbers,
+                time.monotonic() - self._began,
+                self.certificates,
+                self.access.authentication,
+                None if self.metadata is None else self.metadata.numbers(),
             ),
         )
         return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
@@ -208,12 +223,12 @@ class Frontend:
 
     def _sessions(self) -> grpc.GenericRpcHandler:
         handlers = SessionHandlers(
-            self._probe, self._config, self._addresses, self.numbers, self.access.office
+            self._probe, self._config, self._addresses, self.numbers, self.access.office, self.metadata
         )
         return session_service(self.calls, handlers)
 
     def _naming(self) -> grpc.GenericRpcHandler:
-        return namespace_service(self.calls, NamespaceHandlers())
+        return namespace_service(self.calls, NamespaceHandlers(self.metadata))
 
     def _tick(self) -> None:
         self.calls.end_unwelcome(self.access.unwelcome)

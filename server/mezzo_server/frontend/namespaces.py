@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 from mezzo import AsyncClient
 from mezzo.errors import Busy, InvalidArgument
@@ -17,6 +18,8 @@ from mezzo_server.access.principal import Principal
 from mezzo_server.frontend.caller import caller
 
 NAME_CHARACTERS_MAX = 128
+
+Ensure: TypeAlias = Callable[[Principal, str], Awaitable[None]]
 
 
 class Namespace:
@@ -37,9 +40,17 @@ class Namespace:
 class Namespaces:
     """The clients. Owner of them; the one that was idle for longest goes when there are too many."""
 
-    def __init__(self, make_client: Callable[[Principal, str], AsyncClient], namespaces_max: int) -> None:
-        """``make_client`` makes one that speaks for the tenant of a caller, in the namespace of this name."""
+    def __init__(
+        self,
+        make_client: Callable[[Principal, str], AsyncClient],
+        namespaces_max: int,
+        ensure: Ensure | None = None,
+    ) -> None:
+        """``make_client`` makes one that speaks for the tenant of a caller, in the namespace of this name;
+        ``ensure`` sees to it that there is such a namespace.  None: every name is one.
+        """
         self._make_client = make_client
+        self._ensure = ensure
         self._namespaces_max = namespaces_max
         self._known: OrderedDict[tuple[bytes, str], Namespace] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
@@ -47,15 +58,19 @@ class Namespaces:
     def __len__(self) -> int:
         return len(self._known)
 
-    @contextmanager
-    def use(self, name: str) -> Iterator[Namespace]:
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[Namespace]:
         """The caller's namespace ``name``, whose client stays open for the block.
 
         Raises:
             InvalidArgument: it is no name.
             Busy: too many others are in use.
+            Unavailable: it may be new, and the metadata are away.
         """
         principal = caller()
+        _check_name(name)
+        if self._ensure is not None:
+            await self._ensure(principal, name)
         place = (principal.tenant, name)
         namespace = self._known.get(place)
         if namespace is None:
@@ -77,10 +92,6 @@ class Namespaces:
             await asyncio.wait(tuple(self._closing))
 
     def _add(self, principal: Principal, name: str) -> Namespace:
-        if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
-            raise InvalidArgument(
-                f"namespace must have 1 to {NAME_CHARACTERS_MAX} characters, not {len(name)}"
-            )
         if len(self._known) >= self._namespaces_max:
             idle = next((n for n, known in self._known.items() if not known.users and not known.leases), None)
             if idle is None:
@@ -92,3 +103,8 @@ class Namespaces:
         client = self._make_client(principal, name)
         namespace = self._known[principal.tenant, name] = Namespace(principal.tenant, client)
         return namespace
+
+
+def _check_name(name: str) -> None:
+    if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
+        raise InvalidArgument(f"namespace must have 1 to {NAME_CHARACTERS_MAX} characters, not {len(name)}")

@@ -8,11 +8,17 @@ from mezzo.errors import InvalidArgument
 from mezzo.frontend.naming import NAMESPACE_SERVICE, OPEN_NAMESPACE, identity_of
 from mezzo.identity import NAME_CHARACTERS_MAX, bound_name, derived_name
 from mezzo.v1 import namespace_pb2
+from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls
+from mezzo_server.frontend.metadata import FrontendMetadata
 
 
 class NamespaceHandlers:
     """Handlers of ``mezzo.v1.NamespaceService``."""
+
+    def __init__(self, metadata: FrontendMetadata | None) -> None:
+        """``metadata``: where names are registered; None: nobody keeps them."""
+        self._metadata = metadata
 
     async def open_namespace(
         self, request: namespace_pb2.OpenNamespaceRequest, timeout_s: float
@@ -26,8 +32,10 @@ class NamespaceHandlers:
             name = derived_name(identity)
         if len(name) > NAME_CHARACTERS_MAX:
             raise InvalidArgument(f"name has {len(name)} characters, over {NAME_CHARACTERS_MAX}")
-        # Nobody keeps which identity a name has, so the identity is part of the name.
-        if identity is not None:
+        if self._metadata is not None:
+            await self._metadata.open_namespace(caller(), name, identity)
+        elif identity is not None:
+            # Nobody keeps which identity a name has, so the identity is part of the name.
             name = bound_name(name, identity)
         return namespace_pb2.OpenNamespaceResponse(name=name)
 

@@ -88,16 +88,18 @@ class Puts:
         lengths = self._check_lengths(header, len(keys))
         parts = _parts(header)
         check_parts(parts, lengths, PARTS_MAX)
-        with self._namespaces.use(header.namespace) as namespace:
-            async with self._room.take(lengths, timeout_s) as extents:
-                await self._collect(context, first, lengths, extents)
-                result = await namespace.client.put(
-                    keys,
-                    extents,
-                    parts=parts,
-                    position=header.position,
-                    timeout_s=time_left(context),
-                )
+        async with (
+            self._namespaces.use(header.namespace) as namespace,
+            self._room.take(lengths, timeout_s) as extents,
+        ):
+            await self._collect(context, first, lengths, extents)
+            result = await namespace.client.put(
+                keys,
+                extents,
+                parts=parts,
+                position=header.position,
+                timeout_s=time_left(context),
+            )
         states = [_STATES[state] for state in result.states]
         if PutState.FAILED in result.states and not namespace.client.disabled:
             self._numbers.count_error("NOT_STORED")

@@ -14,6 +14,7 @@ from mezzo.v1 import session_pb2
 from mezzo_server.config import FrontendConfig
 from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls
+from mezzo_server.frontend.metadata import FrontendMetadata
 from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.ticket_office import TicketOffice
 
@@ -30,8 +31,12 @@ class SessionHandlers:
         addresses: Sequence[str],
         numbers: FrontendNumbers,
         office: TicketOffice | None = None,
+        metadata: FrontendMetadata | None = None,
     ) -> None:
-        """``client``: a connection to the shard that may ask for its numbers; no ``office``: no tickets."""
+        """``client``: a connection to the shard that may ask for its numbers; no ``office``: no tickets; no
+        ``metadata``: every name is a namespace.
+        """
+        self._metadata = metadata
         self._office = office
         self._client = client
         self._config = config
@@ -47,6 +52,8 @@ class SessionHandlers:
                 f"client has {len(request.client)} characters, over {CLIENT_CHARACTERS_MAX}"
             )
         config = self._config
+        if request.namespace and self._metadata is not None:
+            await self._metadata.open_namespace(caller(), request.namespace)
         numbers = await self._client.shard_stat(timeout_s=timeout_s)
         shard = self._client.welcome
         if shard is None:

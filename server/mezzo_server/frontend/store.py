@@ -34,7 +34,7 @@ class StoreHandlers:
 
     async def lookup(self, request: store_pb2.LookupRequest, timeout_s: float) -> store_pb2.LookupResponse:
         """See ``Lookup``."""
-        with self._namespaces.use(request.namespace) as namespace:
+        async with self._namespaces.use(request.namespace) as namespace:
             found = await namespace.client.lookup(_keys(request), timeout_s=timeout_s)
         return store_pb2.LookupResponse(
             prefix=found.prefix, bytes=found.bytes, load_us=math.ceil(found.load_s * 1e6)
@@ -45,7 +45,7 @@ class StoreHandlers:
         if request.lease_ms < 1:
             raise InvalidArgument("lease_ms must be at least 1")
         self._leases.reserve()
-        with self._namespaces.use(request.namespace) as namespace:
+        async with self._namespaces.use(request.namespace) as namespace:
             client = namespace.client
             lease = await client.acquire(_keys(request), request.lease_ms / 1000, timeout_s=timeout_s)
             if not lease.prefix:
@@ -77,13 +77,13 @@ class StoreHandlers:
 
     async def delete(self, request: store_pb2.DeleteRequest, timeout_s: float) -> store_pb2.DeleteResponse:
         """See ``Delete``."""
-        with self._namespaces.use(request.namespace) as namespace:
+        async with self._namespaces.use(request.namespace) as namespace:
             result = await namespace.client.delete(_keys(request), timeout_s=timeout_s)
         return store_pb2.DeleteResponse(deleted=result.deleted)
 
     async def stat(self, request: store_pb2.StatRequest, timeout_s: float) -> store_pb2.StatResponse:
         """See ``Stat``."""
-        with self._namespaces.use(request.namespace) as namespace:
+        async with self._namespaces.use(request.namespace) as namespace:
             chunks = await namespace.client.stat(_keys(request), timeout_s=timeout_s)
         return store_pb2.StatResponse(
             chunks=[
@@ -104,7 +104,7 @@ class StoreHandlers:
         self, request: store_pb2.ShardStatRequest, timeout_s: float
     ) -> store_pb2.ShardStatResponse:
         """See ``ShardStat``."""
-        with self._namespaces.use(NUMBERS_NAMESPACE) as namespace:
+        async with self._namespaces.use(NUMBERS_NAMESPACE) as namespace:
             numbers = await namespace.client.shard_stat(timeout_s=timeout_s)
         return store_pb2.ShardStatResponse(numbers=numbers)
 

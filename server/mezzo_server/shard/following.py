@@ -55,7 +55,7 @@ class MetadataFollower:
                 return self._watcher.wait_first(min(SAY_S, max(0.0, left_s)))
             except Unavailable as error:
                 if left_s <= SAY_S:
-                    raise Unavailable(f"metadata.engine: {error} (metadata.start_s)") from None
+                    raise Unavailable(f"{error} (waited {self._start_s:g} s, metadata.start_s)") from None
                 log.warning(
                     "waiting for the metadata; nothing is served before they are read", reason=str(error)
                 )

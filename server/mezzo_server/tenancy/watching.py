@@ -77,7 +77,7 @@ class CatalogWatcher:
             raise self._fatal
         if self.catalog is None:
             raise Unavailable(
-                f"tenants and namespaces could not be loaded in {timeout_s:g} s: {self._reason or 'no answer'}"
+                f"tenants and namespaces could not be loaded: {self._reason or 'no answer yet'}"
             )
         return self.catalog
 

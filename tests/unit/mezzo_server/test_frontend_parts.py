@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mezzo.errors import Busy, InternalError, InvalidArgument, TooLarge
+from mezzo.errors import Busy, InternalError, InvalidArgument, TooLarge, Unavailable
 from mezzo.frontend.wire import Piece
 from mezzo.v1 import store_pb2
 from mezzo_server.access.authentication import EVERYBODY
@@ -156,17 +156,19 @@ def test_namespaces_in_use_are_kept_and_idle_ones_make_room():
             return clients[name]
 
         namespaces = Namespaces(make, 2)
-        busy = pytest.raises(Busy, match=r"frontend\.namespaces_max")
-        with namespaces.use("a"), namespaces.use("b"), busy, namespaces.use("c"):
+        async with namespaces.use("a"), namespaces.use("b"):
+            with pytest.raises(Busy, match=r"frontend\.namespaces_max"):
+                async with namespaces.use("c"):
+                    pass
+        async with namespaces.use("a"):
             pass
-        with namespaces.use("a"):
-            pass
-        with namespaces.use("c"):  # b was idle for longest
+        async with namespaces.use("c"):  # b was idle for longest
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             assert (clients["a"].closed, clients["b"].closed) == (False, True)
-        with pytest.raises(InvalidArgument), namespaces.use(""):
-            pass
+        with pytest.raises(InvalidArgument):
+            async with namespaces.use(""):
+                pass
         await namespaces.close()
         assert all(client.closed for client in clients.values())
 
@@ -181,14 +183,32 @@ def test_a_name_is_the_callers_tenants():
         made.append((principal.tenant, name))
         return FakeClient()
 
-    namespaces = Namespaces(make, 2)
-    for tenant in (T, OTHER, T):
-        with calling(Principal(tenant, "", Scopes.READ, "c")), namespaces.use("a") as namespace:
-            assert namespace.tenant == tenant
-    assert made == [(T, "a"), (OTHER, "a")]
-    # What is asked outside of a call is asked by nobody.
-    with pytest.raises(InternalError), namespaces.use("a"):
-        pass
+    ensured = []
+
+    async def ensure(principal, name):
+        ensured.append((principal.tenant, name))
+        if name == "refused":
+            raise Unavailable("the metadata are away")
+
+    async def play():
+        namespaces = Namespaces(make, 2, ensure)
+        for tenant in (T, OTHER, T):
+            with calling(Principal(tenant, "", Scopes.READ, "c")):
+                async with namespaces.use("a") as namespace:
+                    assert namespace.tenant == tenant
+        assert made == [(T, "a"), (OTHER, "a")]
+        # It may have been deleted since, so it is looked for each time.
+        assert ensured == [(T, "a"), (OTHER, "a"), (T, "a")]
+        with calling(Principal(T, "", Scopes.READ, "c")), pytest.raises(Unavailable):
+            async with namespaces.use("refused"):
+                pass
+        assert len(namespaces) == 2
+        # What is asked outside of a call is asked by nobody.
+        with pytest.raises(InternalError):
+            async with namespaces.use("a"):
+                pass
+
+    asyncio.run(play())
 
 
 def test_room_is_lent_and_given_back():
