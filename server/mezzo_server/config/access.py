@@ -25,6 +25,8 @@ def check_access(config: NodeConfig) -> None:
             raise InvalidArgument(
                 f"access.{key}: {name!r} is no name: letters, digits, '.', '_' and '-', 128 at most"
             )
+    if not config.metadata.engine:
+        _check_without_metadata(access)
     _check_scopes("access.anonymous_scopes", access.anonymous_scopes, ("read", "write"))
     _check_scopes("access.mtls.scopes", access.mtls.scopes, ("read", "write", "admin"))
     if access.key_s < 4 * config.frontend.session_s:
@@ -45,6 +47,21 @@ def check_access(config: NodeConfig) -> None:
         if config.tls.client_certificates != "required":
             raise InvalidArgument(
                 'access.mtls.tenant needs tls.client_certificates = "required": nobody else verifies them'
+            )
+
+
+def _check_without_metadata(access: AccessConfig) -> None:
+    """What looks as if it kept somebody out, and would not."""
+    unused = {
+        "access.anonymous is empty": not access.anonymous,
+        "access.jwt.keys is set": bool(access.jwt.keys),
+        "access.mtls.tenant is set": bool(access.mtls.tenant),
+    }
+    for what, is_so in unused.items():
+        if is_so:
+            raise InvalidArgument(
+                f"{what}, and there is no metadata engine: without metadata.engine there are no tenants and no "
+                "credentials, and everybody who can connect is let in"
             )
 
 

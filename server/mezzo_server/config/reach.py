@@ -59,13 +59,13 @@ def check_reach(name: str, address: Address, guard: Guard) -> None:
     )
 
 
-CREDENTIALS = 'set access.anonymous = ""'
+CREDENTIALS = 'set metadata.engine, and access.anonymous = ""'
 """what would authenticate callers"""
 
 
 def authenticates(config: NodeConfig) -> bool:
-    """Whether callers without a credential are refused."""
-    return not config.access.anonymous
+    """Whether callers without a credential are refused. Without a metadata engine nobody has any."""
+    return bool(config.metadata.engine) and not config.access.anonymous
 
 
 def shard_guard(config: ShardConfig, address: Address, *, authenticated: bool) -> Guard:

@@ -24,6 +24,7 @@ from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.recovery import Progress
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.config import MetricsConfig, NodeConfig, ShardConfig, TlsConfig
+from mezzo_server.config.access import unix_mode, unix_users
 from mezzo_server.hot.arena import Arena
 from mezzo_server.hot.tier import HotTier
 from mezzo_server.machine.clock import machine_clock
@@ -39,7 +40,7 @@ from mezzo_server.quota.telling import tables
 from mezzo_server.shard.device_changes import DeviceChanges
 from mezzo_server.shard.device_opening import open_configured
 from mezzo_server.shard.following import MetadataFollower
-from mezzo_server.shard.listener import open_listeners
+from mezzo_server.shard.listener import UnixRules, open_listeners
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
 from mezzo_server.shard.tls_server import TlsServer
@@ -136,7 +137,8 @@ class Shard:
             # has let go of its addresses too.
             self._tls = TlsServer(tls or TlsConfig(), now=time.monotonic, clock_s=time.time)
             stack.callback(self._tls.close)
-            self._listeners = open_listeners(config, authenticated=authenticated)
+            unix = UnixRules(unix_mode(node.access), unix_users(node.access))
+            self._listeners = open_listeners(config, authenticated=authenticated, unix=unix)
             stack.callback(self._stop_listening)
             self._workers = open_workers(threads=config.workers)
             stack.callback(self._workers.close)
