@@ -265,6 +265,12 @@ QUEUE_METRICS = (
         one("transfers_scheduled"),
         advice="Lasting: tenants want more than the devices give; see who in the metrics of tenants.",
     ),
+    _gauge(
+        "turns_waiting",
+        "Steps of connections that wait for their tenant's turn on the event loop.",
+        one("turns_waiting"),
+        advice="Lasting: the loop is busy, and tenants ask for more than their parts of it.",
+    ),
     _gauge("scheduled_bytes", "Bytes of those transfers.", one("bytes_scheduled")),
     _gauge("worker_jobs", "Jobs with the worker threads.", one("workers_in_flight")),
     _gauge(

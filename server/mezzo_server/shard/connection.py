@@ -26,6 +26,7 @@ from mezzo_server.shard.output import OutputQueue
 from mezzo_server.shard.session import Session
 from mezzo_server.shard.tcp_get import TcpGet
 from mezzo_server.shard.tcp_put import PayloadSink
+from mezzo_server.shard.turns import Turn
 
 if TYPE_CHECKING:
     from mezzo_server.shard.runtime import Runtime
@@ -105,6 +106,8 @@ class Connection:
         self._output_at = now
         """when output last moved, or began to wait"""
         self._fd = sock.fileno()
+        self._input_turn = Turn(self.session, self._timed_readable)
+        self._output_turn = Turn(self.session, self._on_writable)
         self._set_reading(True)
 
     def _new_output(self) -> OutputQueue:
@@ -143,7 +146,7 @@ class Connection:
 
     def later(self, step: Callable[[], None]) -> None:
         """Call ``step`` in a later turn of the loop."""
-        self._runtime.later(step)
+        self._runtime.later_for(self.session, step)
 
     def peer_is_owner(self) -> bool:
         """Whether the kernel says that the client is our own user, or root: on a Unix socket only."""
@@ -276,7 +279,7 @@ class Connection:
                 done, self._sink = self._sink, None
                 done.complete()
             if time.perf_counter_ns() - began_ns > TURN_NS:
-                self._runtime.later(self._timed_readable)
+                self._runtime.later_for(self.session, self._timed_readable)
                 return self._pause()
         if self._descriptors and not reader.mid_frame:
             raise ProtocolError("a descriptor came with a frame that takes none")
@@ -370,7 +373,7 @@ class Connection:
             if not self._reading and self._output.frame_bytes <= self._limits.output_bytes_max // 2:
                 self._set_reading(True)
                 if self._more_scheduled:
-                    self._runtime.later(self._timed_readable)
+                    self._runtime.later_for(self.session, self._timed_readable)
         if not self._output:
             self._set_writing(False)
             if self._state is State.LINGERING:
@@ -461,7 +464,7 @@ class Connection:
         if wanted is not self._reading:
             self._reading = wanted
             if wanted:
-                self._runtime.watch_input(self._fd, self._on_readable)
+                self._runtime.watch_input(self._fd, self._input_turn)
             else:
                 self._runtime.unwatch_input(self._fd)
 
@@ -469,6 +472,6 @@ class Connection:
         if wanted is not self._writing:
             self._writing = wanted
             if wanted:
-                self._runtime.watch_output(self._fd, self._on_writable)
+                self._runtime.watch_output(self._fd, self._output_turn)
             else:
                 self._runtime.unwatch_output(self._fd)

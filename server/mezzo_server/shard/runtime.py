@@ -16,17 +16,20 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from mezzo_server.metrics.measures import HOLD_SECONDS, Histogram
-from mezzo_server.shard.connection import Connection
+from mezzo_server.shard.turns import Turn, Turns
 
 if TYPE_CHECKING:
     from mezzo_server.blockstore.io import Device
     from mezzo_server.blockstore.store import BlockStore
+    from mezzo_server.shard.connection import Connection
     from mezzo_server.shard.service import Service
+    from mezzo_server.shard.session import Session
 
 log = structlog.get_logger("mezzo.runtime")
 
@@ -65,6 +68,8 @@ class Runtime:
         self._loop = loop
         self._store = store
         self.connections: set[Connection] = set()
+        self._turns = Turns(lambda: store.shares)
+        self._round_scheduled = False
         self._pump_scheduled = False
         self._moved_ns = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -150,6 +155,7 @@ class Runtime:
             "collections": self.collections,
             "collection_max_us": self.collection_max_ns / 1000,
             "faults": self.faults,
+            "turns_waiting": self._turns.waiting,
             "output_bytes": sum(connection.output_bytes for connection in self.connections),
             "memory_bytes": _memory_bytes(),
         }
@@ -170,6 +176,24 @@ class Runtime:
     def later(self, step: Callable[[], None]) -> None:
         """Call ``step`` in a later turn."""
         self._loop.call_soon(self._timed, step)
+
+    def later_for(self, session: Session, step: Callable[[], None]) -> None:
+        """Call ``step`` in a later turn, when it is the turn of the session's tenant."""
+        tenant = session.scope.tenant
+        if tenant == self._turns.alone:
+            self._loop.call_soon(self._timed, step)
+        else:
+            self._turns.add(tenant, step)
+            self._schedule_round()
+
+    def turn(self, session: Session, callback: Callable[[], None]) -> Callable[[], None]:
+        """A callback that takes turns with those of other tenants: to be watched with, or called within another."""
+        turn = Turn(session, callback)
+
+        def within() -> None:
+            self._take_turn(turn, callback)
+
+        return within
 
     def after(self, delay_s: float, step: Callable[[], None]) -> None:
         """Call ``step`` in ``delay_s`` seconds."""
@@ -204,17 +228,20 @@ class Runtime:
         if self._offloaded:
             self._offloaded.popleft()()
 
-    def watch_input(self, fd: int, ready: Callable[[], None]) -> None:
-        """Call ``ready`` whenever ``fd`` can be read."""
-        self._loop.add_reader(fd, self._timed, ready)
+    def watch_input(self, fd: int, ready: Callable[[], None] | Turn) -> None:
+        """Call ``ready`` whenever ``fd`` can be read; a `Turn`: when it is its tenant's turn, too."""
+        if isinstance(ready, Turn):
+            self._loop.add_reader(fd, self._turn, ready)
+        else:
+            self._loop.add_reader(fd, self._timed, ready)
 
     def unwatch_input(self, fd: int) -> None:
         """Undo `watch_input`."""
         self._loop.remove_reader(fd)
 
-    def watch_output(self, fd: int, ready: Callable[[], None]) -> None:
-        """Call ``ready`` whenever ``fd`` can be written."""
-        self._loop.add_writer(fd, self._timed, ready)
+    def watch_output(self, fd: int, ready: Turn) -> None:
+        """Call ``ready`` whenever ``fd`` can be written and it is its tenant's turn."""
+        self._loop.add_writer(fd, self._turn, ready)
 
     def unwatch_output(self, fd: int) -> None:
         """Undo `watch_output`."""
@@ -225,6 +252,50 @@ class Runtime:
         self.connections.discard(connection)
 
     # -- turns
+
+    def _turn(self, turn: Turn) -> None:
+        """Something is ready for a connection: now, or when it is its tenant's turn."""
+        if turn.session.scope.tenant == self._turns.alone:
+            self._timed(turn.callback)
+        else:
+            self._take_turn(turn, partial(self._timed, turn.callback))
+
+    def _take_turn(self, turn: Turn, call: Callable[[], None]) -> None:
+        if turn.queued:
+            return
+        tenant = turn.session.scope.tenant
+        turns = self._turns
+        began = time.perf_counter_ns()
+        if turns.may(tenant, began):
+            call()
+            turns.spent(tenant, time.perf_counter_ns() - began)
+        else:
+            turn.queued = True
+            turns.add(tenant, partial(self._its_turn, turn))
+            self._schedule_round()
+
+    @staticmethod
+    def _its_turn(turn: Turn) -> None:
+        turn.queued = False
+        turn.callback()
+
+    def _schedule_round(self) -> None:
+        if not self._round_scheduled:
+            self._round_scheduled = True
+            # behind a look at who is ready: whoever has not had his part is called before
+            self._loop.call_soon(self._play_round)
+
+    def _play_round(self) -> None:
+        self._round_scheduled = False
+        turns = self._turns
+        turns.begin_round(time.perf_counter_ns())
+        while (drawn := turns.next()) is not None:
+            tenant, step = drawn
+            began = time.perf_counter_ns()
+            self._timed(step)
+            turns.spent(tenant, time.perf_counter_ns() - began)
+        if turns.waiting:
+            self._schedule_round()
 
     def _timed(self, callback: Callable[[], None]) -> None:
         began = time.perf_counter_ns()
@@ -267,6 +338,7 @@ class Runtime:
     def _tick(self) -> None:
         if not self._running:
             return
+        self._turns.tick()
         self._store.tick()
         self.poke()
         self.service.tick()

@@ -70,7 +70,7 @@ class TlsConnection(Connection):
         self._input_ended = False
         self._recalling = False
         super().__init__(runtime, pipe.sock, pipe.peer)
-        pipe.moved = self._on_moved
+        pipe.moved = runtime.turn(self.session, self._on_moved)
 
     def _new_output(self) -> HandedQueue:
         return HandedQueue()
@@ -209,7 +209,7 @@ class TlsConnection(Connection):
         if not wanted:
             return
         if self._arrived or self._input_ended:
-            self._runtime.later(self._timed_readable)
+            self._runtime.later_for(self.session, self._timed_readable)
         elif not self._more_scheduled:
             self._arm()
 

@@ -50,6 +50,7 @@ FROM_RUNTIME = {
     "collection_max_us",
     "faults",
     "output_bytes",
+    "turns_waiting",
     "memory_bytes",
 }
 """Numbers that need a loop, as those of TLS do; the integration test has one."""
