@@ -17,7 +17,15 @@ from mezzo.errors import ClientClosed, DeadlineExceeded, Unauthenticated, Unavai
 from mezzo.events import AsyncEventStream, Cursor, EventReader
 from mezzo.lease import AsyncLease
 from mezzo.places import Memory, Parts
-from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState, Events, EventsAre
+from mezzo.protocol.messages import (
+    PRIORITY_DEFAULT,
+    ChunkStat,
+    DeviceAction,
+    DeviceChange,
+    DeviceState,
+    Events,
+    EventsAre,
+)
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.staging import Piece, StagingRequest
 
@@ -49,10 +57,13 @@ class AsyncClient(AsyncOpening):
         *,
         parts: Parts = None,
         position: int = 0,
+        ttl_s: float | None = None,
+        priority: int = PRIORITY_DEFAULT,
         timeout_s: float | None = None,
     ) -> PutResult:
         """See `mezzo.Client.put`."""
-        return await self._perform(moves.put(self._context, keys, sources, parts, position), timeout_s)
+        call = moves.put(self._context, keys, sources, parts, position, ttl_s, priority)
+        return await self._perform(call, timeout_s)
 
     async def get(
         self,

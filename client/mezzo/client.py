@@ -17,7 +17,15 @@ from mezzo.events import Cursor, EventReader, EventStream
 from mezzo.lease import Lease
 from mezzo.opening import Opening
 from mezzo.places import Memory, Parts
-from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceChange, DeviceState, Events, EventsAre
+from mezzo.protocol.messages import (
+    PRIORITY_DEFAULT,
+    ChunkStat,
+    DeviceAction,
+    DeviceChange,
+    DeviceState,
+    Events,
+    EventsAre,
+)
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.staging import Piece, StagingRequest
 
@@ -61,15 +69,20 @@ class Client(Opening):
         *,
         parts: Parts = None,
         position: int = 0,
+        ttl_s: float | None = None,
+        priority: int = PRIORITY_DEFAULT,
         timeout_s: float | None = None,
     ) -> PutResult:
         """Store chunks; those whose key is there already stay as they are.
 
         ``sources[i]`` is the memory of ``keys[i]``.  ``parts``: part lengths in bytes, one list for
         all chunks or one for each; each part is readable alone.  ``position``: where in its prefix
-        ``keys[0]`` stands; the others follow.
+        ``keys[0]`` stands; the others follow.  ``ttl_s``: seconds that the chunks live, if their
+        namespace and tenant allow; None: as these say.  ``priority``: 0 to 7; the higher, the longer
+        the server tries to keep them.
         """
-        return self._perform(moves.put(self._context, keys, sources, parts, position), timeout_s)
+        call = moves.put(self._context, keys, sources, parts, position, ttl_s, priority)
+        return self._perform(call, timeout_s)
 
     def get(
         self,

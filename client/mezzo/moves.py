@@ -13,7 +13,7 @@ from mezzo.calls import CONNECT, RUN_OPERATIONS_MAX, Call, Context, Copy, Link, 
 from mezzo.errors import InvalidArgument, TooLarge
 from mezzo.identity import Identity, too_long
 from mezzo.places import Memory, Parts, Place, check_keys, check_parts, places
-from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX, U32_MAX
+from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX, PRIORITY_MAX, TTL_S_MAX, U32_MAX
 from mezzo.regions import Extent, Region
 from mezzo.results import GetResult, PutResult, PutState
 from mezzo.session import Session
@@ -38,6 +38,16 @@ class _Batch(NamedTuple):
     staged: bool
 
 
+class Terms(NamedTuple):
+    """What a put says of its chunks beside their bytes."""
+
+    position: int
+    """of the first in its prefix"""
+    ttl_ms: int
+    """0: as namespace and tenant say"""
+    priority: int
+
+
 class GetArguments(NamedTuple):
     """A get's arguments, checked."""
 
@@ -53,7 +63,7 @@ class PutArguments(NamedTuple):
     keys: list[bytes]
     sources: list[Place]
     parts: list[list[int]]
-    position: int
+    terms: Terms
 
 
 def check_get(keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int, int] | None) -> GetArguments:
@@ -68,7 +78,14 @@ def check_get(keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int,
     return GetArguments(checked, targeted, (first, count))
 
 
-def check_put(keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int) -> PutArguments:
+def check_put(
+    keys: Iterable[bytes],
+    sources: Sequence[Memory],
+    parts: Parts,
+    position: int,
+    ttl_s: float | None,
+    priority: int,
+) -> PutArguments:
     """Raises InvalidArgument or RegionError."""
     checked = check_keys(keys)
     sourced = places(sources, writable=False, name="sources")
@@ -77,7 +94,17 @@ def check_put(keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, po
     part_lists = check_parts(parts, [place.length for place in sourced], PARTS_MAX)
     if not 0 <= position <= U32_MAX - len(checked):
         raise InvalidArgument(f"position {position} is not within 0 to {U32_MAX - len(checked)}")
-    return PutArguments(checked, sourced, part_lists, position)
+    if not 0 <= priority <= PRIORITY_MAX:
+        raise InvalidArgument(f"priority {priority} is not within 0 to {PRIORITY_MAX}")
+    return PutArguments(checked, sourced, part_lists, Terms(position, _ttl_ms(ttl_s), priority))
+
+
+def _ttl_ms(ttl_s: float | None) -> int:
+    if ttl_s is None:
+        return 0
+    if not 0 < ttl_s <= TTL_S_MAX:
+        raise InvalidArgument(f"ttl_s must be positive, and {TTL_S_MAX:.0f} at most, not {ttl_s}")
+    return max(1, round(ttl_s * 1000))
 
 
 def check_chunk_bytes(sources: Sequence[Place], identity: Identity | None) -> None:
@@ -101,10 +128,16 @@ def get(
 
 
 def put(
-    context: Context, keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int
+    context: Context,
+    keys: Iterable[bytes],
+    sources: Sequence[Memory],
+    parts: Parts,
+    position: int,
+    ttl_s: float | None,
+    priority: int,
 ) -> Call[PutResult]:
     """Store chunks from ``sources``."""
-    arguments = check_put(keys, sources, parts, position)
+    arguments = check_put(keys, sources, parts, position, ttl_s, priority)
     check_chunk_bytes(arguments.sources, context.identity)
     if context.disabled:
         count = len(arguments.keys)
@@ -160,7 +193,7 @@ def _get(context: Context, keys: list[bytes], targets: list[Place], part: tuple[
 
 
 def _put(
-    context: Context, keys: list[bytes], sources: list[Place], parts: list[list[int]], position: int
+    context: Context, keys: list[bytes], sources: list[Place], parts: list[list[int]], terms: Terms
 ) -> Call[PutResult]:
     link = yield CONNECT
     session = link.session
@@ -179,7 +212,9 @@ def _put(
             parts=parts if len(parts) <= 1 else [parts[index] for index in batch.indexes],
             region=region,
             scope=session.scope,
-            position=position + batch.indexes[0],
+            position=terms.position + batch.indexes[0],
+            ttl_ms=terms.ttl_ms,
+            priority=terms.priority,
         )
 
     def take(batch: _Batch, operation: Put) -> None:

@@ -235,12 +235,16 @@ class Put(Operation):
         region: Region | None,
         scope: bytes,
         position: int,
+        ttl_ms: int = 0,
+        priority: int = messages.PRIORITY_DEFAULT,
     ) -> None:
         super().__init__(region, _regions_of(region, places))
         self.keys = keys
         self.places = places
         self.parts = parts
         self.position = position
+        self.ttl_ms = ttl_ms
+        self.priority = priority
         self.states: tuple[PutState, ...] = ()
         self._scope = scope
         self._granted: set[int] = set()
@@ -251,7 +255,17 @@ class Put(Operation):
         number, sources = 0, []
         if self.region is not None:
             number, sources = self.region.number, [place.flat() for place in self.places]
-        return messages.Put(self.keys, lengths, self.parts, number, sources, self.position, deadline_ms)
+        return messages.Put(
+            self.keys,
+            lengths,
+            self.parts,
+            number,
+            sources,
+            self.position,
+            deadline_ms,
+            self.ttl_ms,
+            self.priority,
+        )
 
     def receive_grant(self, grant: messages.PutGrant) -> list[Payload]:
         """What to send for this grant, in order. Raises ProtocolError if it cannot be one."""

@@ -69,10 +69,12 @@ DECIDING = (
     "server/mezzo_server/tenancy/credentials.py",
     "server/mezzo_server/tenancy/entries.py",
     "server/mezzo_server/tenancy/following.py",
+    "server/mezzo_server/tenancy/lifetime.py",
     "server/mezzo_server/tenancy/loading.py",
     "server/mezzo_server/tenancy/model.py",
     "server/mezzo_server/tenancy/records.py",
     "server/mezzo_server/tenancy/registry.py",
+    "server/mezzo_server/tenancy/standing.py",
     "server/mezzo_server/tenancy/tokens.py",
 )
 NOT_DECIDING = ("server/mezzo_server/blockstore/devices/", "server/mezzo_server/blockstore/sync.py")

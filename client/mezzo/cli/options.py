@@ -11,6 +11,7 @@ import typer
 
 from mezzo.cli.output import remark
 from mezzo.credentials import TOKEN_VARIABLE
+from mezzo.durations import parse_duration
 from mezzo.errors import InvalidArgument
 from mezzo.replay.trace import Trace, read_trace
 from mezzo.sizes import parse_size
@@ -27,6 +28,14 @@ def size(value: str | int) -> int:
     """A size option's value, or its default; what is no size is a usage error."""
     try:
         return value if isinstance(value, int) else parse_size(value)
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def duration(value: str | float) -> float:
+    """A duration option's value in seconds, or its default; what is no duration is a usage error."""
+    try:
+        return value if isinstance(value, float) else parse_duration(value)
     except InvalidArgument as error:
         raise typer.BadParameter(str(error)) from error
 

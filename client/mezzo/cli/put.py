@@ -19,7 +19,7 @@ from mezzo.cli.chunk_client import TIMEOUT_S
 from mezzo.cli.keys import count_of, format_key, parse_key
 from mezzo.cli.output import complain, console, json_result
 from mezzo.errors import InvalidArgument, TooLarge
-from mezzo.protocol.messages import PARTS_MAX
+from mezzo.protocol.messages import PARTS_MAX, PRIORITY_DEFAULT, PRIORITY_MAX
 from mezzo.sizes import about_size, format_size
 
 if TYPE_CHECKING:
@@ -73,6 +73,20 @@ def put(
             help="Cut each chunk into parts of this size, each of which can be read alone.",
         ),
     ] = 0,
+    ttl_s: Annotated[
+        float,
+        typer.Option(
+            "--ttl",
+            parser=opt.duration,
+            metavar="TIME",
+            show_default="as namespace and tenant say",
+            help="How long the chunks live: 90s, 10min, 1.5h, 7d.",
+        ),
+    ] = 0.0,
+    priority: Annotated[
+        int,
+        typer.Option(min=0, max=PRIORITY_MAX, help="The higher, the longer the server tries to keep them."),
+    ] = PRIORITY_DEFAULT,
     address: opt.Address = opt.DEFAULT_ADDRESS,
     token: opt.Token = None,
     token_file: opt.TokenFile = None,
@@ -94,7 +108,12 @@ def put(
                 region, length = read_file(file, limit_bytes, client, stack)
                 parts = parts_of(length, part_bytes)
                 result = client.put(
-                    [key], [region[:length]], parts=parts if part_bytes else None, position=position
+                    [key],
+                    [region[:length]],
+                    parts=parts if part_bytes else None,
+                    position=position,
+                    ttl_s=ttl_s or None,
+                    priority=priority,
                 )
             state = result.states[0].name.lower()
             chunks.append(PutChunk(format_key(key), state, length, len(parts)))

@@ -33,7 +33,8 @@ TOPICS = (
     ("writes", ("chunks_put", "bytes_put", "put", "chunks_deleted", "tombstones", "writes_", "flushes",
                 "bytes_in", "bytes_written")),
     ("background", ("rewritten", "chunks_rewritten", "scrub", "segments_reclaimed", "chunks_evicted",
-                    "bytes_evicted", "segments_given_up")),
+                    "bytes_evicted", "segments_given_up", "chunks_expired", "bytes_expired", "chunks_erased",
+                    "bytes_erased", "chunks_erasing", "deadlines", "anchor_age")),
     ("space", ("chunks", "bytes_", "segments_", "devices")),
     ("clients", ("connections", "requests", "busy", "cancelled", "refused", "lease", "region")),
     ("memory", ("staging", "store_staging", "memory")),
@@ -61,6 +62,9 @@ class StatChunk(Struct, frozen=True):
     parts: int
     sequence: int
     leased: bool
+    ttl_s: float | None
+    """what is left of its life; null: it has no end"""
+    priority: int
 
 
 class StatReport(Struct, frozen=True):
@@ -109,7 +113,15 @@ def stat(
     with chunk_client.open_client(address, namespace, timeout_s) as client:
         known = client.stat(wanted)
     chunks = [
-        StatChunk(format_key(key), chunk.bytes, chunk.parts, chunk.sequence, chunk.leased)
+        StatChunk(
+            format_key(key),
+            chunk.bytes,
+            chunk.parts,
+            chunk.sequence,
+            chunk.leased,
+            None if chunk.ttl_ms < 0 else chunk.ttl_ms / 1000,
+            chunk.priority,
+        )
         for key, chunk in zip(wanted, known, strict=True)
         if chunk is not None
     ]
@@ -124,14 +136,22 @@ def stat(
 
 def _show_chunks(chunks: list[StatChunk], missing: list[str]) -> None:
     if chunks:
-        table = Table("key", "bytes", "parts", "sequence", "leased", box=None, header_style="bold")
-        for column in table.columns[1:4]:
+        table = Table(
+            "key", "bytes", "parts", "sequence", "leased", "ttl", "priority", box=None, header_style="bold"
+        )
+        for column in (*table.columns[1:4], *table.columns[5:]):
             column.justify = "right"
         table.columns[0].overflow = "fold"
         for chunk in chunks:
             leased = "yes" if chunk.leased else "no"
             table.add_row(
-                _plain(chunk.key), f"{chunk.bytes:,}", str(chunk.parts), str(chunk.sequence), leased
+                _plain(chunk.key),
+                f"{chunk.bytes:,}",
+                str(chunk.parts),
+                str(chunk.sequence),
+                leased,
+                "-" if chunk.ttl_s is None else f"{chunk.ttl_s:,.0f} s",
+                str(chunk.priority),
             )
         result(table)
     if missing:

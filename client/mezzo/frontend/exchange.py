@@ -25,7 +25,7 @@ from mezzo.operations import (
     ShardStat,
     Stat,
 )
-from mezzo.protocol.messages import ChunkStat, EventKind, EventsAre, InPlace
+from mezzo.protocol.messages import PRIORITY_DEFAULT, ChunkStat, EventKind, EventsAre, InPlace
 from mezzo.results import PutState
 from mezzo.transfers import Get, Put, cut, zero
 from mezzo.v1 import store_pb2
@@ -163,7 +163,16 @@ def _stat(operation: Stat, namespace: str) -> Unary:
         _check_count("chunks", len(chunks), len(operation.keys))
         operation.chunks = tuple(
             [
-                ChunkStat(chunk.bytes, chunk.parts, chunk.sequence, chunk.leased) if chunk.present else None
+                ChunkStat(
+                    chunk.bytes,
+                    chunk.parts,
+                    chunk.sequence,
+                    chunk.leased,
+                    chunk.ttl_ms if chunk.HasField("ttl_ms") else -1,
+                    chunk.priority if chunk.HasField("priority") else PRIORITY_DEFAULT,
+                )
+                if chunk.present
+                else None
                 for chunk in chunks
             ]
         )
@@ -219,6 +228,8 @@ def put_messages(operation: Put, namespace: str, piece_bytes: int) -> Iterator[b
         lengths=[place.length for place in operation.places],
         parts=[store_pb2.Parts(lengths=lengths) for lengths in operation.parts],
         position=operation.position,
+        ttl_ms=operation.ttl_ms,
+        priority=operation.priority,
     )
     head: bytes | None = header.SerializeToString()
     pieces: list[Piece] = []

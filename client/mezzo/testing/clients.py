@@ -19,7 +19,7 @@ from mezzo.identity import Identity, bound_name, derived_name, make_identity
 from mezzo.lease import AsyncLease, Lease
 from mezzo.moves import check_chunk_bytes, check_get, check_put, put_result
 from mezzo.places import Memory, Parts, check_keys
-from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState, Events, EventsAre
+from mezzo.protocol.messages import PRIORITY_DEFAULT, ChunkStat, DeviceAction, DeviceState, Events, EventsAre
 from mezzo.regions import Region
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
 from mezzo.statistics import ClientStatistics, Counters
@@ -91,9 +91,16 @@ class _FakeBase:
         self._counters.requests += 1
 
     def _put(
-        self, keys: Iterable[bytes], sources: Sequence[Memory], parts: Parts, position: int
+        self,
+        keys: Iterable[bytes],
+        sources: Sequence[Memory],
+        parts: Parts,
+        position: int,
+        ttl_s: float | None,
+        priority: int,
     ) -> PutResult:
-        arguments = check_put(keys, sources, parts, position)
+        arguments = check_put(keys, sources, parts, position, ttl_s, priority)
+        ttl_ms = arguments.terms.ttl_ms
         check_chunk_bytes(arguments.sources, self.identity)
         count = len(arguments.keys)
         if self.disabled:
@@ -106,7 +113,9 @@ class _FakeBase:
         for index, (key, place) in enumerate(zip(arguments.keys, arguments.sources, strict=True)):
             own_parts = arguments.parts[index if len(arguments.parts) > 1 else 0] if arguments.parts else None
             data = b"".join(place.memory())
-            state = self.store.put(self.namespace_name, key, data, own_parts or [len(data)])
+            state = self.store.put(
+                self.namespace_name, key, data, own_parts or [len(data)], ttl_ms=ttl_ms, priority=priority
+            )
             states.append(state)
             if state is PutState.STORED:
                 self._counters.bytes_put += len(data)
@@ -214,11 +223,13 @@ class FakeClient(_FakeBase):
         *,
         parts: Parts = None,
         position: int = 0,
+        ttl_s: float | None = None,
+        priority: int = PRIORITY_DEFAULT,
         timeout_s: float | None = None,
     ) -> PutResult:
         """See `mezzo.Client.put`."""
         self._begin(timeout_s)
-        return self._put(keys, sources, parts, position)
+        return self._put(keys, sources, parts, position, ttl_s, priority)
 
     def get(
         self,
@@ -351,10 +362,14 @@ class AsyncFakeClient(_FakeBase):
         *,
         parts: Parts = None,
         position: int = 0,
+        ttl_s: float | None = None,
+        priority: int = PRIORITY_DEFAULT,
         timeout_s: float | None = None,
     ) -> PutResult:
         """See `mezzo.Client.put`."""
-        return await self._later(timeout_s, lambda: self._put(keys, sources, parts, position))
+        return await self._later(
+            timeout_s, lambda: self._put(keys, sources, parts, position, ttl_s, priority)
+        )
 
     async def get(
         self,

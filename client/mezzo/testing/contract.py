@@ -390,6 +390,16 @@ class ClientContract:
             client.put([b"k"], [b"xyz"], parts=parts)
         same(client.lookup([b"k"]).prefix, 0)
 
+    def test_a_life_and_a_priority(self, client: Any) -> None:
+        client.put([b"a", b"b"], [b"x", b"y"], ttl_s=3600.0, priority=6)
+        client.put([b"c"], [b"z"])
+        chunks = client.stat([b"a", b"b", b"c"])
+        check(all(chunk is not None for chunk in chunks))
+        a, b, c = chunks
+        check(3_500_000 < a.ttl_ms <= 3_600_000)
+        check((a.priority, b.priority) == (6, 6))
+        check((c.ttl_ms, c.priority) == (-1, 3))
+
     def test_other_arguments_that_are_wrong(self, client: Any) -> None:
         for part in ((-1, 1), (0, 0), (256, 1)):
             with pytest.raises(InvalidArgument):
@@ -398,6 +408,12 @@ class ClientContract:
             client.acquire([b"k"], 0.0)
         with pytest.raises(InvalidArgument):
             client.put([b"k"], [b"x"], position=-1)
+        for ttl_s in (0, -1, 2e9, float("nan")):
+            with pytest.raises(InvalidArgument):
+                client.put([b"k"], [b"x"], ttl_s=ttl_s)
+        for priority in (-1, 8):
+            with pytest.raises(InvalidArgument):
+                client.put([b"k"], [b"x"], priority=priority)
         with pytest.raises(InvalidArgument):
             client.lookup([b"k"], timeout_s=0.0)
 

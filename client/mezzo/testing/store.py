@@ -7,6 +7,7 @@ without headers, and reclaim evicts single chunks, oldest first, instead of whol
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 
 from mezzo.errors import Busy, Gone, InvalidArgument, TooLarge
 from mezzo.in_place import Views, give_back
-from mezzo.protocol.messages import ChunkStat, EventKind, Events, EventsAre, GapReason
+from mezzo.protocol.messages import PRIORITY_DEFAULT, ChunkStat, EventKind, Events, EventsAre, GapReason
 from mezzo.results import PutState
 
 CAPACITY_BYTES = 256 * 1024 * 1024
@@ -30,6 +31,9 @@ class _Chunk:
     data: bytes
     parts: tuple[int, ...]
     sequence: int
+    expires: float
+    """on the store's clock"""
+    priority: int
     leases: set[int] = field(default_factory=set)
 
 
@@ -63,7 +67,7 @@ class FakePlaces:
 class FakeStore:
     """Chunks by namespace and key. Thread-safe; owner of all its state.
 
-    ``now`` is the clock of leases.  ``unavailable`` may be set to an error that every call of every
+    ``now`` is the clock of leases and of deadlines of chunks.  ``unavailable`` may be set to an error that every call of every
     client then raises, as if the shard were gone.
     """
 
@@ -97,19 +101,32 @@ class FakeStore:
     def keys(self, namespace: str = "default") -> list[bytes]:
         """Keys present in a namespace, oldest first: to look behind a client's back."""
         with self._lock:
-            return [key for name, key in self._chunks if name == namespace]
+            names = [name for name in self._chunks if name[0] == namespace]
+            return [name[1] for name in names if self._there(name) is not None]
 
-    def put(self, namespace: str, key: bytes, data: bytes, parts: Sequence[int]) -> PutState:
-        """Store one chunk. Raises TooLarge, or Busy when leases hold all the space."""
+    def put(
+        self,
+        namespace: str,
+        key: bytes,
+        data: bytes,
+        parts: Sequence[int],
+        *,
+        ttl_ms: int = 0,
+        priority: int = PRIORITY_DEFAULT,
+    ) -> PutState:
+        """Store one chunk, for ``ttl_ms`` (0: without end). Raises TooLarge, or Busy when leases hold all the space."""
         if len(data) > self.chunk_bytes_max:
             raise TooLarge(f"a chunk of {len(data)} bytes is over chunk_bytes_max = {self.chunk_bytes_max}")
         with self._lock:
             self._check()
             self._counts["puts"] += 1
-            if (namespace, key) in self._chunks:
+            if self._there((namespace, key)) is not None:
                 return PutState.EXISTS
             self._make_room(len(data))
-            self._chunks[namespace, key] = _Chunk(data, tuple(parts), next(self._sequences))
+            expires = self.now() + ttl_ms / 1000 if ttl_ms else math.inf
+            self._chunks[namespace, key] = _Chunk(
+                data, tuple(parts), next(self._sequences), expires, priority
+            )
             self._bytes += len(data)
             self._events.setdefault(namespace, []).append((EventKind.STORED, key, len(data)))
             return PutState.STORED
@@ -119,7 +136,7 @@ class FakeStore:
         with self._lock:
             self._check()
             self._counts["gets"] += 1
-            chunk = self._chunks.get((namespace, key))
+            chunk = self._there((namespace, key))
             if chunk is None:
                 return None
             first, count = part or (0, len(chunk.parts))
@@ -166,7 +183,7 @@ class FakeStore:
     def outdated(self, sequences: Sequence[tuple[tuple[str, bytes], int]]) -> int:
         """How many of these chunks are not there any more, as they were."""
         with self._lock:
-            now = [self._chunks.get(name) for name, _ in sequences]
+            now = [self._there(name) for name, _ in sequences]
             return sum(
                 chunk is None or chunk.sequence != sequence
                 for chunk, (_, sequence) in zip(now, sequences, strict=True)
@@ -192,7 +209,8 @@ class FakeStore:
         """Delete a chunk; whether it was there."""
         with self._lock:
             self._check()
-            return self._drop((namespace, key), EventKind.DELETED)
+            there = self._there((namespace, key)) is not None
+            return there and self._drop((namespace, key), EventKind.DELETED)
 
     def read_events(self, namespace: str, question: Events) -> EventsAre:
         """What happened after a cursor, or what is there; waits for nothing, and forgets nothing."""
@@ -229,10 +247,18 @@ class FakeStore:
         """What is known of a chunk."""
         with self._lock:
             self._check()
-            chunk = self._chunks.get((namespace, key))
+            chunk = self._there((namespace, key))
             if chunk is None:
                 return None
-            return ChunkStat(len(chunk.data), len(chunk.parts), chunk.sequence, bool(chunk.leases))
+            left_s = chunk.expires - self.now()
+            return ChunkStat(
+                len(chunk.data),
+                len(chunk.parts),
+                chunk.sequence,
+                bool(chunk.leases),
+                -1 if math.isinf(left_s) else round(left_s * 1000),
+                chunk.priority,
+            )
 
     def numbers(self) -> dict[str, float]:
         """Its state in numbers."""
@@ -256,10 +282,18 @@ class FakeStore:
         for lease in [lease for lease, held in self._leases.items() if held.expires <= now]:
             self._release(lease)
 
+    def _there(self, name: tuple[str, bytes]) -> _Chunk | None:
+        """A chunk whose time is not over; one whose time is goes, leased or not."""
+        chunk = self._chunks.get(name)
+        if chunk is not None and chunk.expires <= self.now():
+            self._drop(name, EventKind.EXPIRED)
+            return None
+        return chunk
+
     def _prefix(self, namespace: str, keys: Sequence[bytes]) -> tuple[int, int]:
         count = total_bytes = 0
         for key in keys:
-            chunk = self._chunks.get((namespace, key))
+            chunk = self._there((namespace, key))
             if chunk is None:
                 break
             count += 1

@@ -157,10 +157,16 @@ class PutHeader(_message.Message):
     LENGTHS_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """1 to 128 characters."""
     position: _builtins.int
     """Where in its prefix the first key stands; the others follow."""
+    ttl_ms: _builtins.int
+    """Milliseconds that the chunks live, if their namespace and tenant allow; 0: as these say."""
+    priority: _builtins.int
+    """0 to 7, 3 if it is not there: the higher, the longer the server tries to keep them."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """1 to 64 bytes each."""
@@ -183,12 +189,16 @@ class PutHeader(_message.Message):
         lengths: _abc.Iterable[_builtins.int] | None = ...,
         parts: _abc.Iterable[Global___Parts] | None = ...,
         position: _builtins.int = ...,
+        ttl_ms: _builtins.int = ...,
+        priority: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "lengths", b"lengths", "namespace", b"namespace", "parts", b"parts", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "keys", b"keys", "lengths", b"lengths", "namespace", b"namespace", "parts", b"parts", "position", b"position", "priority", b"priority", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
 
 Global___PutHeader: _TypeAlias = PutHeader  # noqa: Y015
 
@@ -646,6 +656,8 @@ class ChunkStat(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     LEASED_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     present: _builtins.bool
     """Whether it is there; if not, the rest is 0."""
     bytes: _builtins.int
@@ -656,6 +668,10 @@ class ChunkStat(_message.Message):
     """Number of the put that stored it."""
     leased: _builtins.bool
     """Whether a lease protects it."""
+    ttl_ms: _builtins.int
+    """Milliseconds that are left of its life; not there: it has no end."""
+    priority: _builtins.int
+    """As it was put with."""
     def __init__(
         self,
         *,
@@ -664,12 +680,21 @@ class ChunkStat(_message.Message):
         parts: _builtins.int = ...,
         sequence: _builtins.int = ...,
         leased: _builtins.bool = ...,
+        ttl_ms: _builtins.int | None = ...,
+        priority: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "_ttl_ms", b"_ttl_ms", "priority", b"priority", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "leased", b"leased", "parts", b"parts", "present", b"present", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "_ttl_ms", b"_ttl_ms", "bytes", b"bytes", "leased", b"leased", "parts", b"parts", "present", b"present", "priority", b"priority", "sequence", b"sequence", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType__ttl_ms: _TypeAlias = _typing.Literal["ttl_ms"]  # noqa: Y015
+    _WhichOneofArgType__ttl_ms: _TypeAlias = _typing.Literal["_ttl_ms", b"_ttl_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttl_ms) -> _WhichOneofReturnType__ttl_ms | None: ...
 
 Global___ChunkStat: _TypeAlias = ChunkStat  # noqa: Y015
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mezzo.durations import parse_duration
 from mezzo.sizes import parse_size
-from mezzo_server.config.durations import parse_duration
 from mezzo_server.config.keys import ENV_PREFIX, Key, keys
 from mezzo_server.config.loading import Loaded, env_names, load, load_with_origins
 from mezzo_server.config.schema import (

@@ -7,9 +7,9 @@ import math
 import msgspec
 from msgspec import inspect as shape
 
+from mezzo.durations import parse_duration
 from mezzo.errors import InvalidArgument
 from mezzo.sizes import SIZE_BYTES_MAX, parse_size
-from mezzo_server.config.durations import parse_duration
 from mezzo_server.config.keys import Key
 
 SHOWN_LETTERS_MAX = 60

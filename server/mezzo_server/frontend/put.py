@@ -11,7 +11,7 @@ from mezzo.errors import DeadlineExceeded, InvalidArgument, TooLarge
 from mezzo.frontend.exchange import PUT_STATES
 from mezzo.frontend.wire import Piece, PutMessage, decode_put
 from mezzo.places import Parts, check_keys, check_parts
-from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX, U32_MAX
+from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX, PRIORITY_DEFAULT, U32_MAX
 from mezzo.regions import Extent
 from mezzo.results import PutState
 from mezzo.v1 import store_pb2
@@ -98,6 +98,8 @@ class Puts:
                 extents,
                 parts=parts,
                 position=header.position,
+                ttl_s=header.ttl_ms / 1000 if header.ttl_ms else None,
+                priority=header.priority if header.HasField("priority") else PRIORITY_DEFAULT,
                 timeout_s=time_left(context),
             )
         states = [_STATES[state] for state in result.states]

@@ -95,6 +95,8 @@ class StoreHandlers:
                     parts=chunk.parts,
                     sequence=chunk.sequence,
                     leased=chunk.leased,
+                    ttl_ms=chunk.ttl_ms if chunk.ttl_ms >= 0 else None,
+                    priority=chunk.priority,
                 )
                 for chunk in chunks
             ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mezzo.errors import MezzoError, RegionError, TooLarge
 from mezzo.protocol.messages import Get, Put
-from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome
+from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutOutcome
 from mezzo_server.blockstore.io import Job, Task
 from mezzo_server.memory import Span
 from mezzo_server.shard.regions import Region
@@ -115,7 +115,7 @@ class FdPut(ShmPut):
                 session.share.give(span)
                 self.slice_ended(nbytes, error)
                 return
-            chunk = PutChunk(self.keys[first], self.parts[first], (span,), self.position + first)
+            chunk = self.chunk(first, (span,))
 
             def done(outcome: PutOutcome) -> None:
                 session.share.give(span)

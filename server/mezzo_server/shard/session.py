@@ -41,6 +41,7 @@ from mezzo.protocol.messages import (
     Stat,
     Stated,
 )
+from mezzo_server.blockstore.api import ChunkInfo
 from mezzo_server.metrics.measures import SECONDS
 from mezzo_server.quota.account import Account
 from mezzo_server.shard import (
@@ -62,6 +63,7 @@ from mezzo_server.shard.share import StagingShare
 from mezzo_server.shard.shm_transfer import ShmGet, ShmPut
 from mezzo_server.shard.tcp_get import TcpGet
 from mezzo_server.shard.tcp_put import PayloadSink, TcpPut
+from mezzo_server.tenancy.lifetime import ttl_ms
 
 if TYPE_CHECKING:
     from mezzo_server.shard.service import Service
@@ -192,6 +194,15 @@ class Session:
             duration.counts[bisect_left(SECONDS, seconds)] += 1
             duration.total += seconds
         return None
+
+    def expiry_ms(self, wish_ms: int) -> int:
+        """When chunks that are put now with this wish (0: none) expire; 0: never."""
+        place = self.place
+        if place is not None and place.tenant is not None and place.namespace is not None:
+            life_ms = ttl_ms(wish_ms, place.tenant.lifetime, place.namespace.lifetime)
+        else:
+            life_ms = ttl_ms(wish_ms)
+        return self.service.store.now_ms + life_ms if life_ms else 0
 
     def turn_ended(self) -> None:
         """All frames that had come were received: what was gathered goes to the store together."""
@@ -434,13 +445,16 @@ class _Stating(Request):
         session, chunks = self.session, self._chunks
         for key in self._keys[len(chunks) : len(chunks) + STAT_KEYS]:
             info = session.service.store.info(session.scope, key)
-            chunks.append(
-                None if info is None else ChunkStat(info.length, len(info.parts), info.sequence, info.leased)
-            )
+            chunks.append(None if info is None else _stat_of(info, session.service.store.now_ms))
         if len(chunks) == len(self._keys) or self.cancelled:
             self.finish(Kind.STATED, Stated(chunks))
         else:
             session.link.later(self.step)
+
+
+def _stat_of(info: ChunkInfo, now_ms: int) -> ChunkStat:
+    left_ms = max(0, info.expiry_ms - now_ms) if info.expiry_ms else -1
+    return ChunkStat(info.length, len(info.parts), info.sequence, info.leased, left_ms, info.priority)
 
 
 class _RegionAdding(Request):

@@ -136,7 +136,7 @@ class ShmGet(ShmRequest):
 class ShmPut(ShmRequest):
     """A put out of a mapped region."""
 
-    __slots__ = ("parts", "position", "put_error", "statuses", "tickets")
+    __slots__ = ("expiry_ms", "parts", "position", "priority", "put_error", "statuses", "tickets")
 
     def __init__(self, session: Session, request_id: int, body: Put, region: Region) -> None:
         self.parts = parts_of(body)
@@ -144,6 +144,7 @@ class ShmPut(ShmRequest):
         session.service.store.check_put(session.scope, body.keys, body.lengths)
         super().__init__(session, request_id, Kind.PUT, body.keys, body.sources, region, body.deadline_ms)
         self.position = body.position
+        self.expiry_ms, self.priority = session.expiry_ms(body.ttl_ms), body.priority
         self.statuses = [PutStatus.FAILED] * len(body.keys)
         self.put_error: Exception | None = None
         self.tickets: list[PutTicket] = []
@@ -158,6 +159,17 @@ class ShmPut(ShmRequest):
             ticket.abandon()
         super().give_up()
 
+    def chunk(self, index: int, source: Sequence[Span]) -> PutChunk:
+        """One of the chunks, as the store takes it."""
+        return PutChunk(
+            self.keys[index],
+            self.parts[index],
+            tuple(source),
+            self.position + index,
+            expiry_ms=self.expiry_ms,
+            priority=self.priority,
+        )
+
     def begin_slice(self, first: int, last: int, nbytes: int) -> None:
         """Let the store write these keys straight out of the region."""
         spans = self.place.spans
@@ -165,7 +177,7 @@ class ShmPut(ShmRequest):
         for index in range(first, last):
             source = spans(self.extents[index])
             check_source(self.weigh(index)[0], self.parts[index])
-            chunks.append(PutChunk(self.keys[index], self.parts[index], source, self.position + index))
+            chunks.append(self.chunk(index, source))
         self.put_slice(first, last, nbytes, chunks)
 
     def put_slice(self, first: int, last: int, nbytes: int, chunks: list[PutChunk]) -> None:

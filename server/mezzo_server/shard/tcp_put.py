@@ -100,6 +100,7 @@ class TcpPut(Request):
         "_ask",
         "_claimed",
         "_error",
+        "_expiry_ms",
         "_granting",
         "_in_store",
         "_keys",
@@ -109,6 +110,7 @@ class TcpPut(Request):
         "_parts",
         "_pending_step",
         "_position",
+        "_priority",
         "_ready",
         "_ready_bytes",
         "_receiving",
@@ -125,6 +127,7 @@ class TcpPut(Request):
         self._lengths = body.lengths
         self._parts = parts
         self._position = body.position
+        self._expiry_ms, self._priority = session.expiry_ms(body.ttl_ms), body.priority
         self._statuses = [PutStatus.FAILED] * len(body.keys)
         self._error: Exception | None = None
         self._next_index = 0
@@ -189,7 +192,15 @@ class TcpPut(Request):
             return
         batch, self._ready, self._ready_bytes = self._ready, [], 0
         chunks = [
-            PutChunk(self._keys[index], self._parts[index], (span,), self._position + index, checksums)
+            PutChunk(
+                self._keys[index],
+                self._parts[index],
+                (span,),
+                self._position + index,
+                checksums,
+                self._expiry_ms,
+                self._priority,
+            )
             for index, span, checksums in batch
         ]
         ended = False

@@ -280,13 +280,25 @@ def test_stat_of_chunks(mezzo, file: Path) -> None:
     said = mezzo("stat", "a", "odd[key]", "nope")
     assert said.status == 1
     lines = said.out.splitlines()
-    assert lines[0].split() == ["key", "bytes", "parts", "sequence", "leased"]
+    assert lines[0].split() == ["key", "bytes", "parts", "sequence", "leased", "ttl", "priority"]
     assert lines[1].split()[:3] == ["a", "5,120", "1"]
     assert lines[2].split()[0] == "odd[key]"
     assert lines[3] == "1 chunk missing: nope"
     report = mezzo("stat", "a", "nope", "--json").json
     assert report["missing"] == ["nope"]
-    assert set(report["chunks"][0]) == {"key", "bytes", "parts", "sequence", "leased"}
+    assert set(report["chunks"][0]) == {"key", "bytes", "parts", "sequence", "leased", "ttl_s", "priority"}
+
+
+def test_put_with_a_life_and_a_priority(mezzo, file: Path) -> None:
+    mezzo("put", "a", file, "--ttl", "2h", "--priority", "7")
+    mezzo("put", "b", file)
+    chunks = {chunk["key"]: chunk for chunk in mezzo("stat", "a", "b", "--json").json["chunks"]}
+    assert 7190 < chunks["a"]["ttl_s"] <= 7200
+    assert chunks["a"]["priority"] == 7
+    assert (chunks["b"]["ttl_s"], chunks["b"]["priority"]) == (None, 3)
+    assert [line.split()[5:] for line in mezzo("stat", "b").out.splitlines()[1:]] == [["-", "3"]]
+    assert mezzo("put", "c", file, "--ttl", "soon").status == 2
+    assert mezzo("put", "c", file, "--priority", "8").status == 2
 
 
 def test_stat_of_the_shard(mezzo, file: Path) -> None:

@@ -9,6 +9,7 @@ from msgspec import Meta
 from mezzo.protocol.messages.types import (
     KEYS_MAX,
     PARTS_MAX,
+    PRIORITY_DEFAULT,
     U32,
     U64,
     Bitmap,
@@ -18,6 +19,7 @@ from mezzo.protocol.messages.types import (
     Lengths,
     Name,
     Parts,
+    Priority,
     U,
 )
 
@@ -87,6 +89,10 @@ class Put(Body, frozen=True):
     position: U32 = 0
     """position of ``keys[0]`` in its prefix; the others follow"""
     deadline_ms: U32 = 0
+    ttl_ms: U = 0
+    """milliseconds that the chunks live, if their namespace and tenant allow; 0: as these say"""
+    priority: Priority = PRIORITY_DEFAULT
+    """the higher, the longer the server tries to keep them"""
 
 
 class PutGrant(Body, frozen=True):
@@ -137,6 +143,9 @@ class ChunkStat(Body, frozen=True):
     parts: U32
     sequence: U64
     leased: bool
+    ttl_ms: Annotated[int, Meta(ge=-1)] = -1
+    """milliseconds that are left of its life; -1: it has no end"""
+    priority: Priority = PRIORITY_DEFAULT
 
 
 class Stated(Body, frozen=True):

@@ -14,6 +14,8 @@ KEYS_MAX = 4096
 PARTS_MAX = 256
 EXTENTS_MAX = 65536
 
+TTL_S_MAX = 1e9
+"""of a chunk that has an end: 31 years"""
 PRIORITY_MAX = 7
 PRIORITY_DEFAULT = 3
 """of a chunk, from 0: the higher, the longer the server tries to keep it"""
@@ -22,6 +24,7 @@ U32_MAX = 2**32 - 1
 I63_MAX = 2**63 - 1
 
 U = Annotated[int, Meta(ge=0, le=I63_MAX)]
+Priority = Annotated[int, Meta(ge=0, le=PRIORITY_MAX)]
 U64 = Annotated[int, Meta(ge=0)]
 U32 = Annotated[int, Meta(ge=0, le=U32_MAX)]
 Key = Annotated[bytes, Meta(min_length=1, max_length=KEY_BYTES_MAX)]
