@@ -25,6 +25,7 @@ from mezzo.protocol.messages import (
     DeviceState,
     Events,
     EventsAre,
+    TenantStated,
 )
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.staging import Piece, StagingRequest
@@ -132,6 +133,12 @@ class AsyncClient(AsyncOpening):
     async def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
         """See `mezzo.Client.shard_stat`."""
         return await self._perform(calls.shard_stat(self._context), timeout_s)
+
+    async def tenant_stat(
+        self, tenant: bytes, namespaces: Sequence[bytes] = (), *, timeout_s: float | None = None
+    ) -> TenantStated:
+        """See `mezzo.Client.tenant_stat`."""
+        return await self._perform(calls.tenant_stat(self._context, tenant, namespaces), timeout_s)
 
     async def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:
         """See `mezzo.Client.devices`."""

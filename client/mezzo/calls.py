@@ -35,11 +35,13 @@ from mezzo.operations import (
     Renew,
     ShardStat,
     Stat,
+    StatTenant,
 )
 from mezzo.places import check_keys
 from mezzo.protocol.messages import (
     KEY_BYTES_MAX,
     KEYS_MAX,
+    NAMESPACES_ASKED_MAX,
     U32_MAX,
     ChunkStat,
     DeviceChange,
@@ -47,6 +49,7 @@ from mezzo.protocol.messages import (
     Events,
     EventsAre,
     InPlace,
+    TenantStated,
     Welcome,
 )
 from mezzo.results import DeleteResult, LookupResult
@@ -58,6 +61,8 @@ NOT_IN_PLACE = (
     "in_place=True needs a shard on this host: a unix:// address, and a client that was not made with "
     "shm=False (only a Unix socket passes descriptors); use get instead"
 )
+ID_BYTES = 16
+"""of a tenant or a namespace"""
 RUN_OPERATIONS_MAX = 4
 """Requests of one call in flight at a time."""
 
@@ -358,6 +363,24 @@ def chunk_bytes_max(context: Context) -> Call[int]:
         return U32_MAX
     link = yield CONNECT
     return int(link.session.limits.chunk_bytes_max)
+
+
+def tenant_stat(context: Context, tenant: bytes, namespaces: Sequence[bytes]) -> Call[TenantStated]:
+    """What a tenant uses of the shard, in all and in some of its namespaces, by their ids."""
+    if len(tenant) != ID_BYTES or any(len(namespace) != ID_BYTES for namespace in namespaces):
+        raise InvalidArgument(f"ids of tenants and namespaces have {ID_BYTES} bytes")
+    if len(namespaces) > NAMESPACES_ASKED_MAX:
+        raise InvalidArgument(f"{len(namespaces)} namespaces; {NAMESPACES_ASKED_MAX} can be asked for")
+
+    def attempt() -> Call[TenantStated]:
+        link = yield CONNECT
+        operation = StatTenant(tenant, namespaces)
+        yield Run(link, (operation,))
+        return operation.use or TenantStated(0, 0, 0)
+
+    if context.disabled:
+        return TenantStated(0, 0, 0)
+    return (yield from retried(context, attempt))
 
 
 def devices(context: Context) -> Call[tuple[DeviceState, ...]]:

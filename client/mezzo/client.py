@@ -25,6 +25,7 @@ from mezzo.protocol.messages import (
     DeviceState,
     Events,
     EventsAre,
+    TenantStated,
 )
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.staging import Piece, StagingRequest
@@ -168,6 +169,15 @@ class Client(Opening):
     def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
         """Numbers of the shard, by name (docs/metrics.md)."""
         return self._perform(calls.shard_stat(self._context), timeout_s)
+
+    def tenant_stat(
+        self, tenant: bytes, namespaces: Sequence[bytes] = (), *, timeout_s: float | None = None
+    ) -> TenantStated:
+        """What a tenant (its id) uses of the shard, in all and in these namespaces of its (their ids).
+
+        For operators, directly at a shard; `Denied` for everybody else.
+        """
+        return self._perform(calls.tenant_stat(self._context, tenant, namespaces), timeout_s)
 
     def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:
         """The devices of the server, and what is done to them. `Denied` unless it runs as the caller, or root is."""

@@ -6,6 +6,7 @@ order and limits.  `transfers` has the two operations that move chunks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -368,6 +369,26 @@ class ListDevices(Operation):
     def answer(self, body: Body) -> None:
         """See `Operation.answer`."""
         self.devices = tuple(expect(body, messages.DevicesAre).devices)
+
+
+class StatTenant(Operation):
+    """What a tenant uses of the shard."""
+
+    kind = Kind.TENANT_STAT
+
+    def __init__(self, tenant: bytes, namespaces: Sequence[bytes]) -> None:
+        super().__init__()
+        self.tenant = tenant
+        self.namespaces = list(namespaces)
+        self.use: messages.TenantStated | None = None
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return messages.TenantStat(self.tenant, self.namespaces)
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        self.use = expect(body, messages.TenantStated)
 
 
 class ChangeDevice(Operation):

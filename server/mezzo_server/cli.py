@@ -20,17 +20,23 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
     from mezzo_server.commands.check import check
     from mezzo_server.commands.config import register_config
+    from mezzo_server.commands.credential import register_credential
     from mezzo_server.commands.frontend import frontend
     from mezzo_server.commands.key import register_key
+    from mezzo_server.commands.namespace import register_namespace
     from mezzo_server.commands.serve import serve
     from mezzo_server.commands.shard import shard
     from mezzo_server.commands.simulate import register_simulate
+    from mezzo_server.commands.tenant import register_tenant
 
     app.command("serve")(serve)
     app.command("shard")(shard)
     app.command("frontend")(frontend)
     app.command("check")(check)
     register_config(app)
+    register_tenant(app)
+    register_namespace(app)
+    register_credential(app)
     register_key(app)
     register_simulate(app)
 

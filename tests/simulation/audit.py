@@ -47,6 +47,7 @@ def check_counts(store: BlockStore) -> None:
     pinned: Counter[int] = Counter()
     touched: Counter[int] = Counter()
     tenants: dict[int, Counter[bytes]] = {id(log): Counter() for log in context.logs}
+    namespaces: dict[int, Counter[bytes]] = {id(log): Counter() for log in context.logs}
     chunks = 0
     indexed = [(namespace, namespace.shards) for namespace in context.index]
     erased = [(remains.namespace, remains.shards) for remains in context.erasure.remains]
@@ -65,6 +66,7 @@ def check_counts(store: BlockStore) -> None:
                 live_count[segment.life] += 1
                 touched[segment.life] += table.touched[number]
                 tenants[id(segment.log)][namespace.scope.tenant] += size
+                namespaces[id(segment.log)][namespace.scope.namespace] += size
                 if namespace.pins.get(key):
                     pinned[segment.life] += table.length[number]
         if not namespace.erased:
@@ -82,6 +84,8 @@ def check_counts(store: BlockStore) -> None:
             assert segment.touched_sum == touched[segment.life], segment
         for tenant, size in log.tenant_bytes.items():
             assert size == tenants[id(log)][tenant], f"tenant {tenant!r} on {log.device.name}"
+        for name, size in log.namespace_bytes.items():
+            assert size == namespaces[id(log)][name], f"namespace {name!r} on {log.device.name}"
 
 
 def check_hot(store: BlockStore) -> None:

@@ -40,6 +40,7 @@ EXTRA_OF_MODULE = {
 # What `mezzo --help` shows together, in this order; commands of other packages come last.
 PANELS = {
     "Serve": ("setup", "serve", "shard", "frontend", "key"),
+    "Tenants": ("tenant", "namespace", "credential"),
     "Use": ("put", "get", "lookup", "rm"),
     "Inspect": ("stat", "events", "top", "doctor", "check", "device", "config"),
     "Measure": ("kvsize", "demo", "bench", "replay", "workload", "simulate"),
@@ -55,6 +56,9 @@ SERVER_COMMANDS = {
     "doctor": "Say what this machine offers a node.",
     "check": "Verify a device, offline.",
     "config": "Show, check and document settings.",
+    "tenant": "Make, list, change and delete tenants.",
+    "namespace": "Open, list, change, purge and delete namespaces.",
+    "credential": "Issue, list and revoke tokens.",
     "key": "Make and change the master key of encryption at rest.",
     "simulate": "Compare policies by replay of traces, without a node.",
 }

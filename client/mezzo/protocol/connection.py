@@ -43,6 +43,7 @@ ANSWERS: dict[Kind, frozenset[Kind]] = {
     Kind.TICKET_RENEW: frozenset({Kind.TICKET_RENEWED}),
     Kind.LEASE_RENEW: frozenset({Kind.LEASE_RENEWED}),
     Kind.EVENTS: frozenset({Kind.EVENTS_ARE}),
+    Kind.TENANT_STAT: frozenset({Kind.TENANT_STATED}),
 }
 """Which frames end a request; ``ERROR`` ends any."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -138,6 +138,7 @@ class Audit:
             _Lines(sink.write),
             processors=[
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+                _first,
                 structlog.processors.JSONRenderer(),
             ],
             wrapper_class=structlog.BoundLogger,
@@ -158,6 +159,12 @@ class Audit:
             structlog.get_logger("mezzo.audit").error(
                 "an audit record was lost", action=action, outcome=outcome.value, error=str(error)
             )
+
+
+def _first(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What every line has comes first, for people who read them."""
+    first = ("time", "event", "outcome", "who", "source")
+    return {**{name: event[name] for name in first if name in event}, **event}
 
 
 class _Lines:

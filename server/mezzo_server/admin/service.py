@@ -107,21 +107,21 @@ async def _delete_namespace(admin: Admin, request: pb.DeleteNamespaceRequest) ->
     return pb.DeleteNamespaceResponse(namespace=namespace_message(namespace, request.tenant))
 
 
-HANDLERS: dict[str, tuple[type[Message], Handler, bool]] = {
-    "CreateTenant": (pb.CreateTenantRequest, _create_tenant, True),
-    "ListTenants": (pb.ListTenantsRequest, _list_tenants, False),
-    "GetTenant": (pb.GetTenantRequest, _get_tenant, False),
-    "SetTenant": (pb.SetTenantRequest, _set_tenant, True),
-    "RotateTenant": (pb.RotateTenantRequest, _rotate_tenant, True),
-    "DeleteTenant": (pb.DeleteTenantRequest, _delete_tenant, True),
-    "IssueCredential": (pb.IssueCredentialRequest, _issue_credential, True),
-    "ListCredentials": (pb.ListCredentialsRequest, _list_credentials, False),
-    "RevokeCredential": (pb.RevokeCredentialRequest, _revoke_credential, True),
-    "AddNamespace": (pb.AddNamespaceRequest, _add_namespace, True),
-    "ListNamespaces": (pb.ListNamespacesRequest, _list_namespaces, False),
-    "GetNamespace": (pb.GetNamespaceRequest, _get_namespace, False),
-    "SetNamespace": (pb.SetNamespaceRequest, _set_namespace, True),
-    "PurgeNamespace": (pb.PurgeNamespaceRequest, _purge_namespace, True),
-    "DeleteNamespace": (pb.DeleteNamespaceRequest, _delete_namespace, True),
+HANDLERS: dict[str, tuple[type[Message], Handler]] = {
+    "CreateTenant": (pb.CreateTenantRequest, _create_tenant),
+    "ListTenants": (pb.ListTenantsRequest, _list_tenants),
+    "GetTenant": (pb.GetTenantRequest, _get_tenant),
+    "SetTenant": (pb.SetTenantRequest, _set_tenant),
+    "RotateTenant": (pb.RotateTenantRequest, _rotate_tenant),
+    "DeleteTenant": (pb.DeleteTenantRequest, _delete_tenant),
+    "IssueCredential": (pb.IssueCredentialRequest, _issue_credential),
+    "ListCredentials": (pb.ListCredentialsRequest, _list_credentials),
+    "RevokeCredential": (pb.RevokeCredentialRequest, _revoke_credential),
+    "AddNamespace": (pb.AddNamespaceRequest, _add_namespace),
+    "ListNamespaces": (pb.ListNamespacesRequest, _list_namespaces),
+    "GetNamespace": (pb.GetNamespaceRequest, _get_namespace),
+    "SetNamespace": (pb.SetNamespaceRequest, _set_namespace),
+    "PurgeNamespace": (pb.PurgeNamespaceRequest, _purge_namespace),
+    "DeleteNamespace": (pb.DeleteNamespaceRequest, _delete_namespace),
 }
-"""By method: class of its request, what answers it, and whether it changes something."""
+"""By method: class of its request, and what answers it."""

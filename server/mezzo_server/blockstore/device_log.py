@@ -71,6 +71,7 @@ class DeviceLog:
         """forgets the chunks of a fenced device"""
         self.limbo: set[int] = set()
         self.tenant_bytes: Counter[bytes] = Counter()
+        self.namespace_bytes: Counter[bytes] = Counter()
         self.expiring = 0
         """visible chunks with a deadline"""
         self.io_errors = 0

@@ -207,12 +207,15 @@ def _account(segment: Segment, kept: Kept) -> None:
     segment.live_bytes = blocks * BLOCK_BYTES
     if segment.expires_ms:
         segment.log.expiring += len(entries) - entries.expiry_ms.count(0)
-    tenant_bytes = segment.log.tenant_bytes
+    tenant_bytes, namespace_bytes = segment.log.tenant_bytes, segment.log.namespace_bytes
     if len(entries.scopes) == 1:
         tenant_bytes[entries.scopes[0].tenant] += segment.live_bytes
+        namespace_bytes[entries.scopes[0].namespace] += segment.live_bytes
         return
-    for number, scope in enumerate(entries.scope):
-        tenant_bytes[entries.scopes[scope].tenant] += blocks_of(entries.length[number]) * BLOCK_BYTES
+    for number, place in enumerate(entries.scope):
+        scope, size = entries.scopes[place], blocks_of(entries.length[number]) * BLOCK_BYTES
+        tenant_bytes[scope.tenant] += size
+        namespace_bytes[scope.namespace] += size
 
 
 def _account_each(segment: Segment, entries: EntryTable, kept: bytearray) -> None:

@@ -154,7 +154,9 @@ class Segment:
         table = self.table
         size = sign * blocks_of(table.length[number]) * BLOCK_BYTES
         self.live_bytes += size
-        self.log.tenant_bytes[table.scopes[table.scope[number]].tenant] += size
+        scope = table.scopes[table.scope[number]]
+        self.log.tenant_bytes[scope.tenant] += size
+        self.log.namespace_bytes[scope.namespace] += size
         self.live_count += sign
         if table.expiry_ms[number]:
             self.log.expiring += sign

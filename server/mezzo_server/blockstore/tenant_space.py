@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from mezzo.errors import OverQuota, TooLarge
 from mezzo.protocol.messages import EventKind
+from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
@@ -73,6 +74,12 @@ class TenantSpace:
     def used_bytes(self, tenant: bytes) -> int:
         """`live_bytes`, and those of puts under way."""
         return self.live_bytes(tenant) + self._putting[tenant]
+
+    def namespace_use(self, scope: Scope) -> tuple[int, int]:
+        """(visible chunks of a namespace, their bytes in whole blocks)."""
+        context = self._context
+        nbytes = sum([log.namespace_bytes[scope.namespace] for log in context.logs])
+        return context.index.peek(scope).count, max(0, nbytes)
 
     def tenants(self) -> set[bytes]:
         """All tenants that have chunks."""

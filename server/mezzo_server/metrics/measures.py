@@ -54,6 +54,7 @@ REQUEST_KINDS = (
     Kind.TICKET_RENEW,
     Kind.LEASE_RENEW,
     Kind.EVENTS,
+    Kind.TENANT_STAT,
     Kind.CANCEL,
 )
 """Everything that a client may ask; PUT_DATA belongs to its PUT."""

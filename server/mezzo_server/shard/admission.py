@@ -54,11 +54,12 @@ NEEDS: dict[Kind, Scopes] = {
     Kind.ARENA_OPEN: Scopes.READ,
     Kind.PUT: Scopes.WRITE,
     Kind.DELETE: Scopes.WRITE,
+    Kind.TENANT_STAT: Scopes.ADMIN,
     Kind.DEVICES: Scopes.ADMIN,
     Kind.DEVICE_CHANGE: Scopes.ADMIN,
 }
 """The scope that each request needs. A kind that is not here is allowed to nobody."""
-OPERATORS = frozenset({Kind.DEVICES, Kind.DEVICE_CHANGE})
+OPERATORS = frozenset({Kind.TENANT_STAT, Kind.DEVICES, Kind.DEVICE_CHANGE})
 """Requests that concern no tenant, and are an operator's alone."""
 OF_NO_TENANT = OPERATORS | {Kind.PING, Kind.CANCEL, Kind.TICKET_RENEW, Kind.SHARD_STAT}
 """What operators may ask: all else is in a tenant's namespace, and they have none."""

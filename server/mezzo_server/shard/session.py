@@ -49,6 +49,7 @@ from mezzo_server.shard import (
     event_requests,
     lease_requests,
     tenant_numbers,
+    tenant_requests,
     ticket_requests,
 )
 from mezzo_server.shard.admission import Guest
@@ -150,6 +151,7 @@ class Session:
             Kind.STAT: self._stat,
             Kind.SHARD_STAT: self._shard_stat,
             Kind.ARENA_OPEN: self._arena_open,
+            Kind.TENANT_STAT: partial(tenant_requests.stat, self),
             Kind.DEVICES: partial(device_requests.devices, self),
             Kind.DEVICE_CHANGE: partial(device_requests.change, self),
             Kind.REGION_ADD: self._region_add,

@@ -30,9 +30,12 @@ from mezzo.protocol.messages import (
     LeaseRenew,
     LookedUp,
     Lookup,
+    NamespaceUse,
     Put,
     PutDone,
     PutGrant,
+    TenantStat,
+    TenantStated,
     Welcome,
 )
 from mezzo_server.access.principal import ALL_SCOPES, NO_TENANT, Principal, Reason, Refused
@@ -386,3 +389,25 @@ def test_without_the_master_key_nothing_is_stored_in_the_clear(node: Node) -> No
     node.do(node.registry.delete_tenant("secret"))
     node.tell()
     assert node.shard.service.tenants_without_key == 0
+
+
+def test_operators_are_told_what_a_tenant_uses(node: Node) -> None:
+    other = node.do(node.registry.open_namespace(node.tenant.id, "other"))
+    first = node.do(node.registry.namespace(node.tenant.id, "default"))
+    node.tell()
+    client = node.hello("default")
+    put(client, [b"a"], bytes(100))
+    put(client, [b"b"], bytes(5000))
+    ids = [other.id, first.id, bytes(16)]
+    operator = node.hello("default", NO_TENANT)
+    told = operator.ask(Kind.TENANT_STAT, TenantStat(node.tenant.id, ids), TenantStated)
+    assert (told.bytes, told.hot_bytes, told.leased_bytes) == (3 * 4096, 0, 0)
+    assert told.namespaces == [NamespaceUse(other.id, 0, 0), NamespaceUse(first.id, 2, 3 * 4096)]
+    # Nothing of what was purged can be read any more, and its bytes are on their way out.
+    node.do(node.registry.purge_namespace(node.tenant.id, "default"))
+    node.tell()
+    operator = node.hello("default", NO_TENANT)
+    told = operator.ask(Kind.TENANT_STAT, TenantStat(node.tenant.id, ids), TenantStated)
+    assert told.namespaces == [NamespaceUse(other.id, 0, 0), NamespaceUse(first.id, 0, 0)]
+    stranger = operator.ask(Kind.TENANT_STAT, TenantStat(bytes(16), ids), TenantStated)
+    assert stranger == TenantStated(0, 0, 0)

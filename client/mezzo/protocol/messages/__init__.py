@@ -74,6 +74,7 @@ from mezzo.protocol.messages.session import (
     TicketRenewed,
     Welcome,
 )
+from mezzo.protocol.messages.tenants import NAMESPACES_ASKED_MAX, NamespaceUse, TenantStat, TenantStated
 from mezzo.protocol.messages.types import (
     EXTENTS_MAX,
     I63_MAX,
@@ -145,6 +146,8 @@ BODIES: dict[Kind, type[Body]] = {
     Kind.LEASE_RENEWED: LeaseRenewed,
     Kind.EVENTS: Events,
     Kind.EVENTS_ARE: EventsAre,
+    Kind.TENANT_STAT: TenantStat,
+    Kind.TENANT_STATED: TenantStated,
 }
 
 __all__ = [
@@ -191,7 +194,9 @@ __all__ = [
     "Lengths",
     "LookedUp",
     "Lookup",
+    "NAMESPACES_ASKED_MAX",
     "Name",
+    "NamespaceUse",
     "PARTS_LISTED_MAX",
     "PARTS_MAX",
     "PLACE_NUMBERS",
@@ -216,6 +221,8 @@ __all__ = [
     "ShardStated",
     "Stat",
     "Stated",
+    "TenantStat",
+    "TenantStated",
     "Text",
     "TicketRenew",
     "TicketRenewed",

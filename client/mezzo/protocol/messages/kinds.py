@@ -51,3 +51,5 @@ class Kind(IntEnum):
     LEASE_RENEWED = 66
     EVENTS = 67
     EVENTS_ARE = 68
+    TENANT_STAT = 69
+    TENANT_STATED = 70

@@ -32,7 +32,7 @@ class Served:
         self._admin = admin
 
     async def call(self, method: str, request: bytes) -> bytes:
-        kind, handler, _ = HANDLERS[method]
+        kind, handler = HANDLERS[method]
         answer = await handler(self._admin, kind.FromString(request))
         return answer.SerializeToString()
 

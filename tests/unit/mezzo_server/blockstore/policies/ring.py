@@ -20,6 +20,7 @@ class Log:
     def __init__(self) -> None:
         self.superblock = SimpleNamespace(segment_offset=lambda number: number, segment_bytes=1 << 20)
         self.tenant_bytes: Counter[bytes] = Counter()
+        self.namespace_bytes: Counter[bytes] = Counter()
 
 
 class Ring:

@@ -1,0 +1,182 @@
+"""The admin service of a front-end: whom it lets in, and what it tells of everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mezzo.errors import Unavailable
+from mezzo.v1 import admin_pb2 as pb
+from mezzo_server.access.authentication import Authentication
+from mezzo_server.admin.audit import make_audit
+from mezzo_server.admin.service import HANDLERS
+from mezzo_server.frontend.administration import CALLS_MAX, STRANGERS_MAX, STRANGERS_S, Administration
+from mezzo_server.frontend.gate import Gate
+from mezzo_server.metadata.memory import MemoryEngine
+from mezzo_server.tenancy.catalog import Catalog
+from mezzo_server.tenancy.model import Credential, Tenant
+from mezzo_server.tenancy.registry import Registry
+from mezzo_server.tenancy.tokens import new_token
+
+NOW = 1_800_000_000.0
+A = b"a" * 16
+
+
+def token(number: int, scopes: list[str], tenant: bytes) -> tuple[str, Credential]:
+    text, token_id, kept = new_token(lambda count: bytes([number]) * count)
+    return text, Credential(id=token_id, tenant_id=tenant, hash=kept, scopes=scopes)
+
+
+OPERATOR, OPERATES = token(1, ["admin"], b"")
+ADMIN_OF_A, ADMINISTERS = token(2, ["read", "write", "admin"], A)
+READER, READS = token(3, ["read"], b"")
+CATALOG = Catalog(
+    tenants={A: Tenant(id=A, name="a")},
+    tenant_ids={"a": A},
+    credentials={held.id: held for held in (OPERATES, ADMINISTERS, READS)},
+)
+
+
+class Aborted(Exception):
+    pass
+
+
+class FakeContext:
+    def __init__(self, bearer: str) -> None:
+        self.headers = [("authorization", f"Bearer {bearer}")] if bearer else []
+        self.status = "OK"
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return self.headers
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
+    def peer(self) -> str:
+        return "ipv4:10.0.0.9:5"
+
+    async def abort(self, status: Any, details: str, metadata: Any) -> None:
+        self.status, self.details = status.name, details
+        raise Aborted
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "audit"
+        self.now = 0.0
+        registry = Registry(MemoryEngine(lambda: NOW), lambda: NOW, lambda count: bytes(count))
+        self.administration = Administration(
+            Gate(Authentication(lambda: CATALOG, now_s=lambda: NOW)),
+            registry,
+            make_audit(str(self.path), None, bytes_max=1 << 20, files=1),
+            now=lambda: self.now,
+            now_s=lambda: NOW,
+        )
+
+    def call(self, method: str, request: Any, bearer: str) -> str:
+        context = FakeContext(bearer)
+
+        async def play() -> str:
+            data = request if isinstance(request, bytes) else request.SerializeToString()
+            try:
+                await self.administration.handler(method)(data, context)  # type: ignore[arg-type]
+            except Aborted:
+                pass
+            return context.status
+
+        return asyncio.run(play())
+
+    def told(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_an_operator_is_let_in_and_named_in_the_log(rig: Rig) -> None:
+    assert rig.call("CreateTenant", pb.CreateTenantRequest(name="b"), OPERATOR) == "OK"
+    assert rig.call("ListTenants", pb.ListTenantsRequest(), OPERATOR) == "OK"
+    (line,) = rig.told()
+    assert (line["event"], line["who"], line["source"]) == ("tenant.create", OPERATES.id, "ipv4:10.0.0.9:5")
+
+
+@pytest.mark.parametrize("method", HANDLERS)
+@pytest.mark.parametrize(
+    ("bearer", "status", "who"),
+    [
+        ("", "UNAUTHENTICATED", ""),
+        (OPERATOR[:-1] + "x", "UNAUTHENTICATED", ""),
+        (ADMIN_OF_A, "PERMISSION_DENIED", ADMINISTERS.id),
+        (READER, "PERMISSION_DENIED", READS.id),
+    ],
+)
+def test_nobody_else_is_and_that_is_told(rig: Rig, method: str, bearer: str, status: str, who: str) -> None:
+    # Not a byte of the request is looked at.
+    assert rig.call(method, b"\xff\xff", bearer) == status
+    (line,) = rig.told()
+    assert (line["event"], line["outcome"], line["who"]) == (method, "refused", who)
+    assert not bearer or bearer.rpartition("_")[2] not in json.dumps(line)
+
+
+def test_strangers_cannot_fill_the_log(rig: Rig) -> None:
+    for _ in range(STRANGERS_MAX + 20):
+        rig.call("ListTenants", b"", "garbage")
+    assert len(rig.told()) == STRANGERS_MAX
+    rig.call("ListTenants", b"", ADMIN_OF_A)
+    assert len(rig.told()) == STRANGERS_MAX + 1, "somebody who is known is always told of"
+    rig.now += STRANGERS_S
+    rig.call("ListTenants", b"", "garbage")
+    assert len(rig.told()) == STRANGERS_MAX + 2
+
+
+def test_no_message_and_faults_of_ours(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rig.call("CreateTenant", b"\xff\xff", OPERATOR) == "INVALID_ARGUMENT"
+    assert rig.call("DeleteTenant", pb.DeleteTenantRequest(name="absent"), OPERATOR) == "INVALID_ARGUMENT"
+
+    async def broken(*arguments: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setitem(HANDLERS, "ListTenants", (pb.ListTenantsRequest, broken))
+    assert rig.call("ListTenants", b"", OPERATOR) == "INTERNAL"
+
+
+def test_few_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> list[str]:
+        release = asyncio.Event()
+
+        async def slow(*arguments: object) -> pb.ListTenantsResponse:
+            await release.wait()
+            return pb.ListTenantsResponse()
+
+        monkeypatch.setitem(HANDLERS, "ListTenants", (pb.ListTenantsRequest, slow))
+
+        async def one() -> str:
+            context = FakeContext(OPERATOR)
+            try:
+                await rig.administration.handler("ListTenants")(b"", context)  # type: ignore[arg-type]
+            except Aborted:
+                pass
+            return context.status
+
+        held = [asyncio.create_task(one()) for _ in range(CALLS_MAX)]
+        await asyncio.sleep(0)
+        over = await one()
+        release.set()
+        return [over, *await asyncio.gather(*held)]
+
+    statuses = asyncio.run(play())
+    assert statuses == ["RESOURCE_EXHAUSTED", *["OK"] * CALLS_MAX]
+
+
+def test_nothing_is_done_where_it_is_not_known_who_calls(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*arguments: object) -> None:
+        raise Unavailable("the metadata could not be read")
+
+    monkeypatch.setattr(rig.administration._gate, "admit", away)
+    assert rig.call("CreateTenant", pb.CreateTenantRequest(name="b"), OPERATOR) == "UNAVAILABLE"
