@@ -91,15 +91,20 @@ def hot_shard(slots: int) -> Iterator[RunningShard]:
 def _filled(server: RunningShard, address: str, keys: list[bytes], batch: int) -> Iterator[Window]:
     """A client of a shard that has all of the chunks hot."""
     with window(server, address, CHUNK_BYTES, len(keys), batch=batch) as client:
-        client.put(keys)
-        for _ in range(FILL_ROUNDS_MAX):
-            # those that found no room while an arena was being made become hot by a get
-            mark(server)
-            for first in range(0, len(keys), batch):
-                client.get(keys[first : first + batch], 0.001)
-            if _from_device(server) == _device_gets[server.pid]:
-                break
+        make_hot(server, client, keys, batch)
         yield client
+
+
+def make_hot(server: RunningShard, client: Window, keys: list[bytes], batch: int) -> None:
+    """Put the chunks, and get them until none comes from the device any more."""
+    client.put(keys)
+    for _ in range(FILL_ROUNDS_MAX):
+        # those that found no room while an arena was being made become hot by a get
+        mark(server)
+        for first in range(0, len(keys), batch):
+            client.get(keys[first : first + batch], 0.001)
+        if _from_device(server) == _device_gets[server.pid]:
+            break
 
 
 _device_gets: dict[int, float] = {}

@@ -66,12 +66,20 @@ class Window:
     """
 
     def __init__(
-        self, server: RunningShard, address: str, chunk_bytes: int, slots: int, *, batch: int, requests: int
+        self,
+        server: RunningShard,
+        address: str,
+        chunk_bytes: int,
+        slots: int,
+        *,
+        batch: int,
+        requests: int,
+        client: Callable[[str], mezzo.Client] = client_of,
     ) -> None:
         if slots < batch * (requests + 1):
             raise ValueError(f"{slots} places for {requests} requests of {batch} chunks")
         self._server = server
-        self._client = client_of(address)
+        self._client = client(address)
         self._region = self._client.region(chunk_bytes * slots)
         self.chunk_bytes = chunk_bytes
         self.slots = slots
@@ -121,7 +129,7 @@ class Window:
 
         def work() -> None:
             try:
-                while time.perf_counter() < until and not errors:
+                while (time.perf_counter() < until or not done) and not errors:
                     with lock:
                         mine = list(islice(keys, self._batch))
                         where = list(islice(places, len(mine)))

@@ -23,9 +23,13 @@ from mezzo_server.shard.tls_reasons import reason_of
 if TYPE_CHECKING:
     from mezzo_server.shard.tls_thread import CipherThread
 
-TURN_BYTES = 256 << 10
-"""Moved in each direction before other connections of the thread get their turn, and before the loop hears
-of it: it goes on with what is done while the thread does the next."""
+TURN_BYTES = 512 << 10
+"""Moved in each direction before other connections of the thread get their turn."""
+REPORT_BYTES = 512 << 10
+"""Sent before the loop hears of it, unless all is sent: about a piece of a chunk, so that it queues the next while
+the thread has two more, and has its other work interrupted no more often than that."""
+REPORT_S = 1.0
+"""Of a slow reader's progress it hears after so long."""
 HANDSHAKE_RECORD = 0x16
 """first byte of whoever speaks TLS (RFC 8446, 5.1)"""
 PLAIN_MAGIC = MAGIC.to_bytes(2, "little")
@@ -81,6 +85,8 @@ class TlsPipe:
         self._told = False
         # Counted by the thread, and how much of it the loop has taken.
         self._sent = self._arrived = 0
+        self._unreported = 0
+        self._reported_at = 0.0
         self._sent_taken = self._arrived_taken = 0
         self._ended = False
 
@@ -229,7 +235,11 @@ class TlsPipe:
             return False
         if sent:
             self._sent += sent
-            self._report()
+            self._unreported += sent
+            now = self.thread.now()
+            if not outgoing or self._unreported >= REPORT_BYTES or now - self._reported_at > REPORT_S:
+                self._unreported, self._reported_at = 0, now
+                self._report()
         return more
 
     def _receive(self) -> bool:

@@ -31,7 +31,7 @@ class CipherThread:
     ) -> None:
         """``tell`` has the event loop call something, from any thread."""
         self._tell = tell
-        self._now = now
+        self.now = now
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -175,7 +175,7 @@ class CipherThread:
             return False
 
     def _check_time(self) -> None:
-        now = self._now()
+        now = self.now()
         for pipe in tuple(self._shaking):
             if now > pipe.deadline:
                 pipe.fail("timeout", "the handshake took too long")
