@@ -59,6 +59,7 @@ class Stripe:
         self._poll.register(self._wake_fd, select.POLLIN)
         self._polls_out = False
         self._blocked = False  # the socket took no more, and something is left
+        self._send_failed = False
         self._asleep = False
         self._ending: MezzoError | None = None
         self._greeted = threading.Event()
@@ -149,7 +150,7 @@ class Stripe:
         queue, send = self.session.outgoing, self._sock.send
         moved = 0
         self._blocked = False
-        while moved < TURN_BYTES and queue:
+        while moved < TURN_BYTES and queue and not self._send_failed:
             buffers, _ = queue.gather()
             if not buffers:
                 break
@@ -161,6 +162,9 @@ class Stripe:
                     moved += count
             except _WOULD_BLOCK:
                 self._blocked = True
+            except OSError:
+                # What the server has still sent (why it refused) is to be read first; the end follows it.
+                self._send_failed = True
             finally:
                 if done:
                     queue.sent(done)
@@ -198,7 +202,8 @@ class Stripe:
 
     def _wait(self) -> None:
         with self.lock:
-            if self._ending is not None or (self.session.outgoing and not self._blocked):
+            more = self.session.outgoing and not (self._blocked or self._send_failed)
+            if self._ending is not None or more:
                 return
             self._asleep = True
         if self._polls_out is not self._blocked:

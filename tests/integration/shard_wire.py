@@ -23,12 +23,7 @@ class Wire:
     """One connection of which every byte is the test's."""
 
     def __init__(self, address: str, *, hello: bool = True) -> None:
-        parts = urlsplit(address)
-        if parts.scheme == "unix":
-            self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.connect(parts.path)
-        else:
-            self.sock = socket.create_connection((parts.hostname, parts.port))
+        self.sock = self.connect(address)
         self.sock.settimeout(PATIENCE_S)
         self.payloads: list[bytes] = []
         self._reader = FrameReader(FROM_SERVER, body_bytes_max=1 << 24, payload_bytes_max=1 << 30)
@@ -36,6 +31,14 @@ class Wire:
         if hello:
             self.send(Kind.HELLO, 0, Hello(1, 1, "wire"))
             self.welcome = self.expect(Welcome)
+
+    def connect(self, address: str) -> socket.socket:
+        parts = urlsplit(address)
+        if parts.scheme == "unix":
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(parts.path)
+            return sock
+        return socket.create_connection((parts.hostname, parts.port))
 
     def __enter__(self) -> Self:
         return self

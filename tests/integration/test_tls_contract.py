@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import sys
 import uuid
-from pathlib import Path
 
 import pytest
 import uvloop
@@ -14,9 +12,7 @@ from mezzo import TLS, AsyncClient, Client
 from mezzo.testing.contract import Blocking, ClientContract
 from mezzo.testing.in_place import NotInPlaceContract
 from mezzo_server.testing import running_frontend, running_shard
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from certificates import Authority
+from tests.contract.certificates import Authority
 
 
 @pytest.fixture(scope="module")

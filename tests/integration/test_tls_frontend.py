@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ import pytest
 import mezzo
 from mezzo import TLS, Client, Unavailable
 from mezzo_server.testing import running_frontend, running_shard
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from certificates import Authority
+from tests.contract.certificates import Authority
 
 
 def settings(certificate: str, key: str, *more: str) -> str:

@@ -44,6 +44,7 @@ DRAIN_BYTES = 1 << 16
 class _State(Enum):
     PEEKING = "peeking"  # does it speak TLS at all?
     SHAKING = "shaking"
+    DRAINING = "draining"  # it failed, and the peer may still be told why
     OPEN = "open"
     CLOSED = "closed"
 
@@ -152,17 +153,21 @@ class TlsPipe:
             return more and self._state is _State.OPEN
         if self._state is _State.CLOSED:
             return False
+        if self._state is _State.DRAINING:
+            self._drain()
+            return False
         try:
             return self._shake()
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         except OSError as error:
-            self.fail(reason_of(error), str(error))
+            self._drain_after(reason_of(error), str(error))
             return False
 
     def fail(self, reason: str, error: str) -> None:
-        """The handshake has failed."""
-        self.failure, self.error = reason, error
+        """The handshake has failed; the connection is closed."""
+        if not self.failure:
+            self.failure, self.error = reason, error
         self._close()
         self.thread.tell(self._say_shaken)
 
@@ -182,7 +187,7 @@ class TlsPipe:
                 raise ConnectionResetError("closed before the handshake")
             if first[0] != HANDSHAKE_RECORD:
                 self._answer_plain(first)
-                self.fail("plain", "does not speak TLS")
+                self._drain_after("plain", "does not speak TLS")
                 return False
             self.sock = self._context.wrap_socket(
                 self.sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
@@ -206,11 +211,33 @@ class TlsPipe:
         elif first.startswith(HTTP_METHODS):
             answer = HTTP_ANSWER
         try:
-            self.sock.recv(DRAIN_BYTES)  # closing over unread bytes would take the answer from him
             self.sock.send(answer)
-            self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # told as well as could be
+
+    def _drain_after(self, reason: str, error: str) -> None:
+        """The handshake has failed: close once the peer has, which has read why by then.
+
+        Closing over bytes of his that nobody has read would take the alert from him.  Bounded by the time of
+        the handshake.
+        """
+        self.failure, self.error = reason, error
+        self._state = _State.DRAINING
+        try:
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+        except OSError:
+            pass  # he has gone already
+        self._drain()
+
+    def _drain(self) -> None:
+        try:
+            while socket.socket.recv(self.sock, DRAIN_BYTES):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.fail("lost", "")
 
     def _send(self) -> bool:
         outgoing, send = self._outgoing, self.sock.send

@@ -1,0 +1,422 @@
+"""A shard at tcps://: what is negotiated, who is told what, and faults on both sides of the handshake and after it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from mezzo import TLS, AsyncClient, Client, ConnectionLost, InvalidArgument, MezzoError, Unavailable
+from mezzo.protocol.messages import Get, GetData, Kind, Ping, Pong, Refuse
+from mezzo_server.testing import running_shard
+from tests.contract.certificates import Authority
+from tests.integration.shard_wire import PATIENCE_S, Wire, eventually
+
+MIB = 1 << 20
+
+
+def table(files, *more: str) -> str:
+    lines = [f"certificate = {files.certificate!r}", f"key = {files.key!r}", *more]
+    return "[tls]\n" + "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def trust(authority):
+    return TLS(ca=authority.ca)
+
+
+@pytest.fixture(scope="module")
+def shard(authority, tmp_path_factory):
+    path = tmp_path_factory.mktemp("s") / "s"
+    config = table(authority.issue("shard"), "handshake_timeout_s = 0.3", "handshakes_max = 2")
+    with running_shard(
+        listen=[f"unix://{path}", "tcp://127.0.0.1:0", "tcps://127.0.0.1:0"], config=config
+    ) as shard:
+        yield shard
+
+
+def numbers(shard) -> dict[str, float]:
+    with Client(shard.unix) as client:
+        return client.shard_stat()
+
+
+def failures(shard, reason: str) -> float:
+    return numbers(shard)[f"tls_handshake_failures_{reason}"]
+
+
+def at_rest(shard) -> None:
+    def rests() -> bool:
+        now = numbers(shard)
+        return (
+            now["connections"] == 1
+            and now["tls_connections"] == now["tls_handshakes_in_progress"] == 0
+            and now["staging_free_bytes"] == now["staging_bytes"]
+            and now["tls_faults"] == now["faults"] == 0
+        )
+
+    eventually(rests, "connections over TLS and what they held are given back")
+
+
+def connected(shard) -> socket.socket:
+    parts = urlsplit(shard.tcps)
+    sock = socket.create_connection((parts.hostname, parts.port), PATIENCE_S)
+    sock.settimeout(PATIENCE_S)
+    return sock
+
+
+def context_of(authority, **versions) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=authority.ca)
+    for name, version in versions.items():
+        setattr(context, name, version)
+    return context
+
+
+class TlsWire(Wire):
+    """A connection over TLS of which every byte is the test's."""
+
+    def __init__(self, shard, authority, *, hello: bool = True) -> None:
+        self._made = context_of(authority).wrap_socket(connected(shard), server_hostname="localhost")
+        super().__init__(shard.tcps, hello=hello)
+
+    def connect(self, address: str) -> socket.socket:
+        return self._made
+
+
+def refused(address: str, tls: TLS) -> str:
+    with Client(address, tls=tls) as client, pytest.raises(Unavailable) as caught:
+        client.ping()
+    assert not isinstance(caught.value, ConnectionLost)
+    return str(caught.value)
+
+
+def test_it_is_tls_1_3_and_nothing_older(shard, authority):
+    with context_of(authority).wrap_socket(connected(shard), server_hostname="localhost") as sock:
+        assert sock.version() == "TLSv1.3"
+    before = failures(shard, "version")
+    old = context_of(authority, maximum_version=ssl.TLSVersion.TLSv1_2)
+    with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
+        old.wrap_socket(connected(shard), server_hostname="localhost")
+    eventually(lambda: failures(shard, "version") == before + 1, "it is counted")
+
+
+@pytest.mark.parametrize("stripes", [1, 3])
+def test_many_chunks_go_over_all_connections_and_come_back_right(shard, trust, stripes):
+    keys = [os.urandom(16) for _ in range(24)]
+    chunks = [os.urandom(MIB + 7 * index) for index in range(24)]
+    with Client(shard.tcps, tls=trust, stripes=stripes, namespace=f"many-{stripes}") as client:
+        for _ in range(50):
+            # The others are opened beside the first calls that could use them.
+            assert client.put(keys, chunks).failed == 0
+            if numbers(shard)["tls_connections"] == stripes:
+                break
+        targets = [bytearray(2 * MIB) for _ in keys]
+        got = client.get(keys, targets)
+        assert got.count == 24
+        assert all(target[: len(chunk)] == chunk for target, chunk in zip(targets, chunks, strict=True))
+        assert numbers(shard)["tls_connections"] == stripes
+    at_rest(shard)
+
+
+def test_threads_and_tasks_share_the_connections(shard, trust):
+    chunk = os.urandom(MIB)
+
+    def work(client: Client, number: int, bad: list[object]) -> None:
+        target = bytearray(MIB)
+        for turn in range(8):
+            key = b"%d/%d" % (number, turn)
+            if client.put([key], [chunk]).stored != 1 or client.get([key], [target]).count != 1:
+                bad.append(key)
+            if target != chunk or client.lookup([key]).prefix != 1:
+                bad.append(key)
+
+    with Client(shard.tcps, tls=trust, namespace="threads") as client:
+        bad: list[object] = []
+        threads = [threading.Thread(target=work, args=(client, number, bad)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert bad == []
+
+    async def tasks() -> None:
+        async with AsyncClient(shard.tcps, tls=trust, namespace="threads") as client:
+
+            async def get(number: int) -> bool:
+                target = bytearray(MIB)
+                return (await client.get([b"%d/3" % number], [target])).count == 1 and target == chunk
+
+            assert all(await asyncio.gather(*(get(number % 6) for number in range(24))))
+
+    asyncio.run(tasks())
+    at_rest(shard)
+
+
+def test_a_plain_client_is_told_that_tls_is_spoken_here(shard):
+    before = failures(shard, "plain")
+    with Client(shard.tcps.replace("tcps", "tcp")) as client, pytest.raises(MezzoError, match="tcps://"):
+        client.ping()
+    assert failures(shard, "plain") == before + 1
+
+
+def test_a_client_of_tls_on_a_plain_port_is_told_so(shard, trust):
+    assert "does not speak TLS: is it tcp://" in refused(shard.tcp.replace("tcp", "tcps"), trust)
+
+
+def test_http_gets_an_answer_that_says_what_this_is(shard):
+    with connected(shard) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while piece := sock.recv(4096):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"over TLS" in answer
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\xff\xff" + b"\xee" * 400, b"\x00" * 64, b"\x16" * 5000])
+def test_garbage_instead_of_a_handshake_ends_that_connection_only(shard, trust, garbage):
+    with Client(shard.tcps, tls=trust) as client:
+        client.ping()
+        with connected(shard) as sock:
+            sock.sendall(garbage)
+            sock.shutdown(socket.SHUT_WR)
+            try:
+                while sock.recv(4096):
+                    pass
+            except ConnectionError:
+                pass
+        assert client.ping() > 0
+    at_rest(shard)
+
+
+def test_a_slow_handshake_is_cut_off_and_holds_nobody_up(shard, trust):
+    before = failures(shard, "timeout")
+    with connected(shard) as one, connected(shard) as two, connected(shard) as three:
+        for sock in (one, two, three):
+            sock.sendall(b"\x16\x03\x01")
+        # Both places are taken; who comes now waits until they are cut off.
+        with Client(shard.tcps, tls=trust, connect_timeout_s=PATIENCE_S, timeout_s=PATIENCE_S) as client:
+            assert client.ping() > 0
+        eventually(lambda: failures(shard, "timeout") == before + 3, "they are counted")
+        for sock in (one, two, three):
+            assert _ended(sock)
+    at_rest(shard)
+
+
+def _ended(sock: socket.socket) -> bool:
+    """Wait until the other side has ended it."""
+    try:
+        return sock.recv(4096) == b""
+    except ConnectionError:
+        return True
+
+
+def test_a_certificate_of_somebody_else_is_not_trusted(shard, tmp_path):
+    before = failures(shard, "certificate")
+    told = refused(shard.tcps, TLS(ca=Authority(tmp_path, "other").ca))
+    assert "signed by nobody we trust" in told
+    assert "MEZZO_TLS_CA" in told
+    eventually(lambda: failures(shard, "certificate") == before + 1, "it is counted")
+
+
+def test_a_certificate_for_another_name_is_not_taken_unless_it_is_named(authority):
+    config = table(authority.issue("elsewhere", ("mezzo.example",)))
+    with running_shard(listen=["tcps://127.0.0.1:0"], config=config) as shard:
+        told = refused(shard.tcps, TLS(ca=authority.ca))
+        assert "for another name" in told
+        assert "MEZZO_TLS_SERVER_NAME" in told
+        with Client(shard.tcps, tls=TLS(ca=authority.ca, server_name="mezzo.example")) as client:
+            assert client.ping() > 0
+
+
+def test_files_that_are_none_are_named(shard, tmp_path):
+    with (
+        Client(shard.tcps, tls=TLS(ca=str(tmp_path / "none.pem"))) as client,
+        pytest.raises(InvalidArgument, match=r"ca .*none\.pem"),
+    ):
+        client.ping()
+    with pytest.raises(InvalidArgument, match="needs its key"):
+        TLS(certificate="a")
+
+
+def test_a_server_that_asks_for_a_certificate_gets_one_or_says_so(authority):
+    config = table(
+        authority.issue("asking"), 'client_certificates = "required"', f"client_ca = {authority.ca!r}"
+    )
+    with running_shard(listen=["tcps://127.0.0.1:0"], config=config) as shard:
+        assert "MEZZO_TLS_CERTIFICATE" in refused(shard.tcps, TLS(ca=authority.ca))
+        expired = authority.issue("late", client=True, days=-1)
+        assert "does not accept our client certificate" in refused(
+            shard.tcps, TLS(ca=authority.ca, certificate=expired.certificate, key=expired.key)
+        )
+        good = authority.issue("client", client=True)
+        with Client(
+            shard.tcps, tls=TLS(ca=authority.ca, certificate=good.certificate, key=good.key)
+        ) as client:
+            assert client.ping() > 0
+
+
+def test_a_peer_that_vanishes_in_the_middle_of_a_record_leaves_nothing(shard, authority, trust):
+    wire = TlsWire(shard, authority)
+    # The beginning of a record that never ends, beside TLS.
+    socket.socket.send(wire.sock, b"\x17\x03\x03\x40\x00" + b"\xaa" * 100)
+    os.close(wire.sock.detach())
+    at_rest(shard)
+
+
+def test_a_record_that_was_tampered_with_ends_the_connection(shard, authority):
+    wire = TlsWire(shard, authority)
+    socket.socket.send(wire.sock, b"\x17\x03\x03\x00\x20" + b"\xaa" * 32)
+    with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+        wire.expect(Pong)
+    wire.sock.close()
+    at_rest(shard)
+
+
+def test_a_client_that_stops_reading_a_get_is_cut_off_without_harm(shard, authority, trust):
+    with Client(shard.tcps, tls=trust, namespace="default") as client:
+        keys = [b"big %d" % index for index in range(8)]
+        client.put(keys, [os.urandom(4 * MIB)] * 8)
+        wire = TlsWire(shard, authority)
+        wire.send(Kind.GET, 1, Get(keys, 0, [], 0, 0, [4 * MIB] * 8, 0))
+        assert wire.expect(GetData).index == 0
+        # Much is under way; others are served, and when it goes all is given back.
+        assert client.get(keys[:1], [bytearray(4 * MIB)]).count == 1
+        os.close(wire.sock.detach())
+    at_rest(shard)
+
+
+def test_what_breaks_the_protocol_is_refused_over_tls(shard, authority):
+    with TlsWire(shard, authority, hello=False) as wire:
+        wire.send(Kind.PING, 1, Ping())
+        assert wire.expect(Refuse).message
+        assert wire.ended()
+    with TlsWire(shard, authority) as wire:
+        wire.sock.sendall(b"this is no frame at all, however one looks at it")
+        assert "no frame of Mezzo" in wire.expect(Refuse).message
+        assert wire.ended()
+    at_rest(shard)
+
+
+def test_a_lost_stripe_costs_its_part_only_and_is_opened_again(shard, trust):
+    keys = [b"stripe %d" % index for index in range(16)]
+    chunks = [os.urandom(MIB) for _ in keys]
+    with Client(shard.tcps, tls=trust, stripes=3, namespace="lost") as client:
+        for _ in range(50):
+            client.put(keys, chunks)
+            if client._link.connections == 3:
+                break
+        assert client._link.connections == 3
+        for round_number in range(4):
+            lost = client._link._stripes[1 + round_number % 2]
+            socket.socket.shutdown(lost._sock, socket.SHUT_RDWR)
+            targets = [bytearray(MIB) for _ in keys]
+            assert client.get(keys, targets).count == len(keys)
+            assert targets == chunks
+            for _ in range(200):
+                client.get(keys, targets)
+                if client._link.connections == 3 and lost not in client._link._stripes:
+                    break
+            assert client._link.connections == 3
+        assert client.statistics().connections == 1
+        assert client.statistics().connections_lost == 0
+        assert client.statistics().retries == 0  # of whole calls
+        # The first one is the link: without it the client connects anew, and a get is made again.
+        socket.socket.shutdown(client._link._first._sock, socket.SHUT_RDWR)
+        assert client.get(keys, [bytearray(MIB) for _ in keys]).count == len(keys)
+        assert client.statistics().connections == 2
+    at_rest(shard)
+
+
+def test_a_killed_shard_is_an_error_of_the_calls_under_way_and_no_more(authority, trust):
+    chunk = os.urandom(4 * MIB)
+    with (
+        running_shard(
+            listen=["tcps://127.0.0.1:0"], config=table(authority.issue("killed")), devices=["memory:512MiB"]
+        ) as shard,
+        Client(shard.tcps, tls=trust, timeout_s=PATIENCE_S) as client,
+    ):
+        keys = [b"%d" % index for index in range(24)]
+        client.put(keys, [chunk] * 24)
+        outcome: list[object] = []
+
+        def get() -> None:
+            try:
+                while True:
+                    client.get(keys, [bytearray(4 * MIB) for _ in keys])
+                    began.set()
+            except Unavailable as error:
+                outcome.append(error)
+
+        began = threading.Event()
+        thread = threading.Thread(target=get)
+        thread.start()
+        assert began.wait(PATIENCE_S)
+        shard.kill()
+        thread.join(PATIENCE_S)
+        assert len(outcome) == 1
+        with pytest.raises(Unavailable):
+            client.ping()
+
+
+def test_certificates_rotate_under_load_without_a_failed_call(tmp_path):
+    """S8 on both planes: every client, old and new, is served while the files change under the node."""
+    authority = Authority(tmp_path)
+    files = authority.issue("rotating")
+    config = table(files, "reload_s = 0.05", f"ca = {authority.ca!r}")
+    trust = TLS(ca=authority.ca)
+    with running_shard(listen=["tcps://127.0.0.1:0"], config=config) as shard:
+        chunk = os.urandom(MIB)
+        stop = threading.Event()
+        errors: list[BaseException] = []
+        calls = [0, 0]
+
+        def steady() -> None:
+            try:
+                with Client(shard.tcps, tls=trust, namespace="steady") as client:
+                    client.put([b"k"], [chunk])
+                    while not stop.is_set():
+                        target = bytearray(MIB)
+                        if client.get([b"k"], [target]).count != 1 or target != chunk:
+                            raise AssertionError("a miss, or wrong bytes")
+                        calls[0] += 1
+            except BaseException as error:
+                errors.append(error)
+
+        def coming_and_going() -> None:
+            try:
+                while not stop.is_set():
+                    with Client(shard.tcps, tls=trust) as client:
+                        client.ping()
+                        calls[1] += 1
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work) for work in (steady, coming_and_going)]
+        for thread in threads:
+            thread.start()
+        with Client(shard.tcps, tls=trust) as client:
+            for wanted in (1, 2, 3):
+                authority.issue("rotating")
+                eventually(
+                    lambda wanted=wanted: client.shard_stat()["tls_certificate_reloads"] >= wanted,
+                    "the new certificate is taken in",
+                )
+            Path(files.key).write_text("nothing")  # what cannot be used changes nothing
+            eventually(lambda: client.shard_stat()["tls_certificate_reload_failures"] >= 1, "it is counted")
+        at = list(calls)
+        eventually(lambda: calls[0] > at[0] and calls[1] > at[1], "both go on")
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert errors == []
