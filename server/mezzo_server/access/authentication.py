@@ -7,7 +7,7 @@ rule for them, and the tenant of those who bring nothing, if there is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,8 @@ from mezzo_server.access.tokens import check_token, is_token
 from mezzo_server.tenancy.catalog import Catalog
 
 SCHEME = "bearer "
+MAY_BE_NEW = frozenset({Reason.UNKNOWN, Reason.TENANT})
+"""Reasons that a catalog which is behind would give as well."""
 KINDS = ("token", "jwt", "certificate", "anonymous")
 EVERYBODY = Principal(tenant=NO_TENANT, tenant_name="default", scopes=ALL_SCOPES, credential="")
 """Who calls a node without a metadata engine: there is one tenant, and no credential."""
@@ -72,9 +74,14 @@ class Authentication:
         jwt_rules: JwtRules | None = None,
         key_sets: KeySets | None = None,
         certificates: Certificates | None = None,
+        look: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``catalog``: None as long as it could not be loaded; ``now_s``: Unix time."""
+        """``catalog``: None as long as it could not be loaded; ``now_s``: Unix time; ``look`` returns when the
+        catalog is as the metadata are, and lets many who ask at a time wait for one look: strangers can send any
+        number of unknown credentials.
+        """
         self._catalog = catalog
+        self._look = look
         self._now_s = now_s
         self._anonymous = anonymous
         self._jwt_rules = jwt_rules
@@ -97,20 +104,13 @@ class Authentication:
             kind = "certificate"
         outcome = Reason.UNAVAILABLE.value
         try:
-            catalog = self._catalog()
-            if catalog is None:
-                raise Unavailable("who may do what is not known yet: the metadata could not be read")
-            if kind == "anonymous":
-                found = self._as_anonymous(catalog)
-            elif kind == "certificate":
-                found = self._by_certificate(certificate or b"", catalog)
-            else:
-                text = _bearer(authorization)
-                if kind == "token":
-                    found = check_token(text, catalog, self._now_s())
-                else:
-                    found = await self._by_jwt(text, catalog)
-                self._check_certificate(found, certificate)
+            try:
+                found = await self._recognised(kind, authorization, certificate)
+            except Refused as refused:
+                if refused.reason not in MAY_BE_NEW or self._look is None:
+                    raise
+                await self._look()
+                found = await self._recognised(kind, authorization, certificate)
             outcome = "ok"
             return found
         except Refused as refused:
@@ -118,6 +118,24 @@ class Authentication:
             raise
         finally:
             self.counts[kind, outcome] = self.counts.get((kind, outcome), 0) + 1
+
+    async def _recognised(
+        self, kind: str, authorization: Sequence[str], certificate: bytes | None
+    ) -> Principal:
+        catalog = self._catalog()
+        if catalog is None:
+            raise Unavailable("who may do what is not known yet: the metadata could not be read")
+        if kind == "anonymous":
+            return self._as_anonymous(catalog)
+        if kind == "certificate":
+            return self._by_certificate(certificate or b"", catalog)
+        text = _bearer(authorization)
+        if kind == "token":
+            found = check_token(text, catalog, self._now_s())
+        else:
+            found = await self._by_jwt(text, catalog)
+        self._check_certificate(found, certificate)
+        return found
 
     def _as_anonymous(self, catalog: Catalog) -> Principal:
         anonymous = self._anonymous

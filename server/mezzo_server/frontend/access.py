@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mezzo import Ticket
@@ -39,8 +39,11 @@ class Access:
         config: NodeConfig,
         catalog: Callable[[], Catalog | None] | None = None,
         keys: Keys | None = None,
+        look: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``catalog``: the one in force; ``keys``: where public keys of ours are published."""
+        """``catalog``: the one in force; ``keys``: where public keys of ours are published; ``look`` returns
+        when the catalog is as the metadata are.
+        """
         access = config.access
         self._catalog = catalog
         self._tasks: list[asyncio.Task[Any]] = []
@@ -56,6 +59,7 @@ class Access:
                 self._key_source = KeySource(access.jwt.keys, refresh_s=access.jwt.refresh_s)
             self.authentication = Authentication(
                 catalog,
+                look=look,
                 now_s=time.time,
                 anonymous=Anonymous(access.anonymous, scopes_of(access.anonymous_scopes))
                 if access.anonymous

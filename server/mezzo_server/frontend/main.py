@@ -97,7 +97,7 @@ class Frontend:
         if self.metadata is None:
             self.access = Access(config)
         else:
-            self.access = Access(config, self.metadata.catalog, self.metadata.credentials)
+            self.access = Access(config, self.metadata.catalog, self.metadata.credentials, self.metadata.look)
         self.calls = Calls(self.numbers, settings.calls_max, self.access.gate)
         ensure = None if self.metadata is None else self.metadata.open_namespace
         self._namespaces = Namespaces(self._client, settings.namespaces_max, ensure)

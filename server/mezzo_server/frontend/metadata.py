@@ -102,7 +102,7 @@ class FrontendMetadata:
             known = await self.registry.tenants(deleted=True)
             if all(tenant.name != self._anonymous for tenant in known):
                 await self.registry.ensure_tenant(self._anonymous)
-                await self._looked_at()
+                await self.look()
                 log.info("a tenant was made for callers without a credential", tenant=self._anonymous)
         except (Unavailable, Busy):
             return False
@@ -110,8 +110,8 @@ class FrontendMetadata:
             log.error("no tenant could be made", tenant=self._anonymous, reason=str(error))
         return True
 
-    async def _looked_at(self) -> None:
-        """Until the catalog has what was written before."""
+    async def look(self) -> None:
+        """Look at once, and return when the catalog has what was written before; or when that failed."""
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
 

@@ -463,6 +463,25 @@ def test_newer_keys_are_looked_for() -> None:
         who(chain(sets=Sets()), f"Bearer {signed()}")
 
 
+def test_a_credential_that_is_new_is_looked_for() -> None:
+    seen, looks = [catalog()], []
+
+    async def look() -> None:
+        looks.append(1)
+        seen[0] = catalog(TOKEN)
+
+    asked = Authentication(lambda: seen[0], now_s=lambda: NOW, look=look)
+    assert who(asked, f"Bearer {TEXT}").tenant == A
+    assert who(asked, f"Bearer {TEXT}").tenant == A
+    assert len(looks) == 1
+    # A wrong secret is looked for like an unknown id: nobody can tell them apart by that.
+    assert refusal(lambda: who(asked, f"Bearer {TEXT[:-1]}0")) is Reason.UNKNOWN
+    assert refusal(lambda: who(asked, f"Bearer mz_{'9' * 16}{TEXT[19:]}")) is Reason.UNKNOWN
+    assert len(looks) == 3
+    assert refusal(lambda: who(asked, "Bearer mz_nonsense")) is Reason.MALFORMED
+    assert len(looks) == 3
+
+
 def test_without_a_catalog_nobody_is_anybody() -> None:
     asked = chain(known=None, anonymous="a")
     for headers in ((), (f"Bearer {TEXT}",), (f"Bearer {signed()}",)):
