@@ -52,6 +52,7 @@ DECIDING = (
     "server/mezzo_server/access/tokens.py",
     "server/mezzo_server/blockstore/",
     "server/mezzo_server/events/",
+    "server/mezzo_server/hot/arenas.py",
     "server/mezzo_server/hot/policy.py",
     "server/mezzo_server/hot/slots.py",
     "server/mezzo_server/hot/tier.py",

@@ -72,6 +72,7 @@ NO_HOT_TIER = dict.fromkeys(
         "hot_chunks",
         "hot_arenas",
         "hot_arenas_failed",
+        "hot_arenas_taken",
         "hot_fills",
         "hot_evictions",
         "hot_no_room",

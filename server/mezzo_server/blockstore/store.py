@@ -82,7 +82,8 @@ class BlockStore(Pumping, Keeping, Telling):
         self._parts = DeviceParts(context, self._writer, self._deletes)
         self._hot_scrub = None if context.hot is None else HotScrub(context, context.hot)
         if context.hot is not None:
-            context.hot.made = self._made
+            context.hot.memory.made = self._made
+            context.hot.memory.unmade = self._unmade
             for arena in context.hot.arenas():
                 self.register(arena.memory)
         self.membership = Membership(context, self._parts)
@@ -360,6 +361,9 @@ class BlockStore(Pumping, Keeping, Telling):
 
     def _made(self, arena: ArenaMemory) -> None:
         self.register(arena.memory)
+
+    def _unmade(self, arena: ArenaMemory) -> None:
+        self.unregister(arena.memory)
 
     # -- memory ------------------------------------------------------------------------------
 

@@ -22,6 +22,20 @@ class Pool:
         """another's arena, which is emptied for this pool"""
 
 
+class Claim:
+    """An arena of one tenant that another is to have the memory of."""
+
+    __slots__ = ("cut", "giver", "over", "tenant")
+
+    def __init__(self, tenant: bytes, giver: Tenant, cut: Cut) -> None:
+        self.tenant = tenant
+        """who gets it"""
+        self.giver = giver
+        self.cut = cut
+        self.over = False
+        """it is empty, and being closed"""
+
+
 class Tenant:
     """The arenas of one tenant."""
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from mezzo_server.hot.arenas import Arenas, NewArena, Offload
 from mezzo_server.hot.policy import S3Fifo, SlotPolicy
-from mezzo_server.hot.pools import Pool, Tenant
+from mezzo_server.hot.pools import Claim, Pool, Tenant
 from mezzo_server.hot.slots import (
     PAGE_BYTES,
     ArenaMemory,
@@ -18,18 +19,10 @@ from mezzo_server.hot.slots import (
     Slot,
     SlotMap,
     State,
-    arena_bytes_for,
     class_pages,
     data_pages,
 )
 
-NewArena = Callable[[int, bytes, int], ArenaMemory]
-"""(number, tenant, bytes) -> an arena; may take long, and raise OSError"""
-Offload = Callable[[Callable[[], None], Callable[[], None]], None]
-"""Run the first where it may take long, then the second here."""
-
-ARENA_BYTES_MIN = 64 << 10
-"""What is left of the memory is not made an arena if it is smaller."""
 DRAIN_SLOTS = 64
 """Slots evicted in one call from an arena that is to be cut anew."""
 ARENAS_LOOKED_AT = 8
@@ -55,46 +48,44 @@ class HotTier:
         ``fill_puts``: what is put becomes hot, not only what is read.  ``policy`` makes the policy for
         one size from the number of slots of that size there can be at most.
         """
+        self.memory = Arenas(
+            bytes_max=bytes_max, arena_bytes=arena_bytes, new_arena=new_arena, offload=offload or _here
+        )
+        """all arenas"""
         self.bytes_max = bytes_max
         self.arena_bytes = arena_bytes
         self.fill_puts = fill_puts
         self.held_bytes_max = int(held_fraction * bytes_max)
-        self.offload: Offload = offload or _here
-        self.made: Callable[[ArenaMemory], None] = lambda arena: None
-        """called with each new arena, before a slot of it is used"""
+        self.lent_wanted = 0
+        """an arena that would be taken for another tenant if nobody had it mapped; 0: there is none"""
         self.pressed = False
         """room was refused while clients held slots; whoever can end their holding clears it"""
         self.held_bytes = 0
         """of slots that clients use in place"""
-        self._new_arena = new_arena
         self._policy = policy
         self._tenants: dict[bytes, Tenant] = {}
-        self._arenas: dict[int, ArenaMemory] = {}
-        self._bytes = 0
-        self._next_number = 1
+        self._claim: Claim | None = None
+        self._looked: set[bytes] = set()
+        """tenants for which nobody had to give anything up, since the last tick"""
         self._generation = 0
         self._clock = 0
-        self._making = False
-        self._waiting: list[Callable[[], None]] = []
-        self._exhausted = False
-        self._closed = False
         self._used_bytes = 0
         self._ready = 0
         self._fills = 0
         self._evictions = 0
         self._no_room = 0
         self._too_large = 0
-        self._failed = 0
+        self._claimed = 0
 
     # -- arenas
 
     def arena(self, number: int) -> ArenaMemory:
         """An arena by its number. KeyError if there is none."""
-        return self._arenas[number]
+        return self.memory[number]
 
     def arenas(self) -> Iterator[ArenaMemory]:
         """All of them."""
-        return iter(tuple(self._arenas.values()))
+        return iter(self.memory)
 
     def prepare(self, tenant: bytes) -> None:
         """Begin to make an arena for a tenant that has none to spare, if memory is left."""
@@ -105,22 +96,10 @@ class HotTier:
         """The arenas that are cut into slots."""
         return [cut for tenant in self._tenants.values() for cut in tenant.cuts]
 
-    @property
-    def arena_count(self) -> int:
-        """Arenas that are there."""
-        return len(self._arenas)
-
-    @property
-    def making(self) -> bool:
-        """Whether an arena is being made: there will be more room soon."""
-        return self._making
-
-    def when_made(self, go_on: Callable[[], None]) -> None:
-        """Call ``go_on`` once the arena that is being made is there, or could not be made."""
-        if self._making:
-            self._waiting.append(go_on)
-        else:
-            go_on()
+    def tick(self) -> None:
+        """A few times a second: who gives up arenas for whom is looked at anew."""
+        self._looked.clear()
+        self.lent_wanted = 0
 
     def _tenant(self, tenant: bytes) -> Tenant:
         state = self._tenants.get(tenant)
@@ -128,57 +107,15 @@ class HotTier:
             state = self._tenants[tenant] = Tenant()
         return state
 
-    def _next_bytes(self) -> int:
-        """Bytes of the next arena; 0: there is none any more."""
-        left = (self.bytes_max - self._bytes) // PAGE_BYTES * PAGE_BYTES
-        size = min(arena_bytes_for(self.arena_bytes), left)
-        return 0 if size < ARENA_BYTES_MIN or self._exhausted else size
-
     def _make(self, tenant: bytes) -> None:
-        size = self._next_bytes()
-        if self._making or self._closed or not size:
-            return
-        self._making = True
-        self._bytes += size
-        number = self._next_number
-        self._next_number += 1
-        made: list[ArenaMemory] = []
-
-        def work() -> None:
-            try:
-                made.append(self._new_arena(number, tenant, size))
-            except (OSError, MemoryError):
-                return
-
-        def done() -> None:
-            self._making = False
-            received()
-            waiting, self._waiting = self._waiting, []
-            for go_on in waiting:
-                go_on()
-
-        def received() -> None:
-            if not made:
-                # the machine has no such memory: the tier stays as large as it is
-                self._bytes -= size
-                self._failed += 1
-                self._exhausted = True
-                return
-            arena = made[0]
-            if self._closed:
-                arena.close()
-                return
-            self._arenas[number] = arena
+        def came(arena: ArenaMemory) -> None:
             self._tenant(tenant).spare = Cut(arena)
-            self.made(arena)
 
-        self.offload(work, done)
+        self.memory.make(tenant, came)
 
     def close(self) -> None:
         """Give all memory back. Nothing of it is in use any more."""
-        self._closed = True
-        while self._arenas:
-            self._arenas.popitem()[1].close()
+        self.memory.close()
         self._tenants.clear()
 
     # -- slots
@@ -197,7 +134,7 @@ class HotTier:
         if owner.get(key) is not None:
             raise RuntimeError("a second slot for a key")
         pages = class_pages(length)
-        if pages * PAGE_BYTES > self.arena_bytes or self._closed:
+        if pages * PAGE_BYTES > self.arena_bytes or self.memory.closed:
             self._too_large += 1
             return None
         state = self._tenant(tenant)
@@ -389,13 +326,15 @@ class HotTier:
             return next(reversed(pool.roomy))
         if state.spare is None:
             self._make(tenant)
+        if state.spare is None and not self.memory.making:
+            self._take_for(tenant)
         cut = state.spare
         if cut is not None and data_pages(cut.arena) >= pool.pages:
             state.spare = None
             self._assign(state, pool, cut)
             self._make(tenant)
             return cut
-        if cut is None and self._making:
+        if cut is None and self.memory.making:
             return None
         victim = pool.policy.victim()
         cut = self._recut(state, pool, victim)
@@ -405,6 +344,8 @@ class HotTier:
             pool.policy.evicted(victim)
             self._evictions += 1
             self._leave(victim)
+            if self._claim is not None and victim.cut is self._claim.cut:
+                return None  # another tenant gets it
             if victim.cut.draining:
                 self._keep(state, victim.cut)
             return victim.cut
@@ -435,6 +376,14 @@ class HotTier:
             pool.draining = cut
             cut.draining = True
             state.pools[cut.slot_pages].roomy.pop(cut, None)
+        if not self._drain(state, cut):
+            return None
+        pool.draining = None
+        self._assign(state, pool, cut)
+        return cut
+
+    def _drain(self, state: Tenant, cut: Cut) -> bool:
+        """Evict some of the chunks of an arena that is to be emptied. Whether it is empty."""
         former = state.pools[cut.slot_pages]
         steps = DRAIN_SLOTS
         while cut.made and steps:
@@ -446,11 +395,7 @@ class HotTier:
                 self._leave(slot)
             # Its page's word has its last generation: it is drawn anew if the place is used again.
             cut.made.pop()
-        if cut.made:
-            return None
-        pool.draining = None
-        self._assign(state, pool, cut)
-        return cut
+        return not cut.made
 
     def _keep(self, state: Tenant, cut: Cut) -> None:
         """Somebody came to use the arena while it was emptied: it stays as it is."""
@@ -468,18 +413,74 @@ class HotTier:
                 return cut
         return None
 
+    # -- room for one tenant that another has too much of
+
+    def _take_for(self, tenant: bytes) -> None:
+        """Take an arena from who has more than his share, emptied over several calls."""
+        claim = self._claim
+        if claim is None:
+            if tenant in self._looked:
+                return
+            claim = self._claim = self._new_claim(tenant)
+            if claim is None:
+                self._looked.add(tenant)
+                return
+        cut, state = claim.cut, claim.giver
+        if claim.over:
+            return
+        if cut.busy or not cut.draining:
+            # Somebody came to use it: it stays, and another is looked for.
+            self._claim = None
+            self._keep(state, cut)
+            return
+        if cut.slot_pages and not self._drain(state, cut):
+            return
+        claim.over = True
+        state.cuts.pop(cut, None)
+        if state.spare is cut:
+            state.spare = None
+        self._claimed += 1
+        self.memory.remove(cut.arena, self._taken)
+
+    def _taken(self) -> None:
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            self._make(claim.tenant)
+
+    def _new_claim(self, tenant: bytes) -> Claim | None:
+        giver = self.memory.giver(tenant)
+        state = None if giver is None else self._tenants.get(giver)
+        if state is None:
+            return None
+        spare = () if state.spare is None else (state.spare,)
+        for looked, cut in enumerate((*spare, *state.cuts)):
+            if looked >= ARENAS_LOOKED_AT:
+                break
+            if cut.busy or cut.draining:
+                continue
+            if self.memory.borrowers(cut.arena.number):
+                self.lent_wanted = self.lent_wanted or cut.arena.number
+                continue
+            cut.draining = True
+            if cut.slot_pages:
+                state.pools[cut.slot_pages].roomy.pop(cut, None)
+            self.lent_wanted = 0
+            return Claim(tenant, state, cut)
+        return None
+
     # -- what is told
 
     def report(self) -> dict[str, int]:
         """The tier in numbers: bytes, slots, and counts since the start."""
         return {
             "hot_bytes_max": self.bytes_max,
-            "hot_bytes": self._bytes,
+            "hot_bytes": self.memory.bytes,
             "hot_bytes_used": self._used_bytes,
             "hot_bytes_held": self.held_bytes,
             "hot_chunks": self._ready,
-            "hot_arenas": len(self._arenas),
-            "hot_arenas_failed": self._failed,
+            "hot_arenas": len(self.memory),
+            "hot_arenas_failed": self.memory.failed,
+            "hot_arenas_taken": self._claimed,
             "hot_fills": self._fills,
             "hot_evictions": self._evictions,
             "hot_no_room": self._no_room,

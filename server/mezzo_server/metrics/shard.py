@@ -380,6 +380,17 @@ HOT_METRICS = (
         advice="The host has less memory than `hot.bytes`, or a cgroup allows less.",
     ),
     _counter(
+        "hot_arenas_taken",
+        "Arenas taken from tenants with more than their share, for others with less.",
+        one("hot_arenas_taken"),
+        advice="Rising all the time: tenants come and go, or shares change; each costs what was hot there.",
+    ),
+    _counter(
+        "connections_ended_lent",
+        "Connections ended because they had arenas mapped that another tenant has a right to.",
+        one("connections_ended_lent"),
+    ),
+    _counter(
         "hot_too_large",
         "Chunks that are too large for an arena and so never hot.",
         one("hot_too_large"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mezzo_server.blockstore.shares import Shares
+from mezzo_server.hot.arenas import HotShares
 from mezzo_server.quota.account import CAPACITY, HOT, Account, merged
 from mezzo_server.tenancy.model import Limit, Quota, Tenant
 
@@ -22,7 +23,7 @@ ACCOUNTS_MAX = 65536
 """Accounts of tenants that nobody knows any more are dropped when there are so many."""
 
 
-class Accounts(Shares):
+class Accounts(Shares, HotShares):
     """Accounts by tenant. Owner: `Service`; belongs to one thread."""
 
     def __init__(self, now: Callable[[], float], default: Quota | None = None, burst_s: float = 1.0) -> None:
@@ -90,10 +91,11 @@ class Accounts(Shares):
     def behind(self, tenant: bytes) -> bool:
         """Whether it is over any of its soft limits."""
         account = self.of(tenant)
-        leased = account.quota.leased_bytes.soft
+        leased, hot = account.quota.leased_bytes.soft, account.quota.hot_bytes.soft
         return (
             account.rate_is_over(self._now())
             or bool(leased and self.leased_bytes(tenant) > leased)
+            or bool(hot and self.hot_bytes(tenant) > hot)
             or self.over_share(tenant)
         )
 
@@ -133,6 +135,11 @@ class Accounts(Shares):
         return self.of(tenant).quota.leased_bytes.hard
 
     # -- what the hot tier asks
+
+    def exists(self, tenant: bytes) -> bool:
+        """Whether it has not been deleted; where nobody keeps tenants, all exist."""
+        known = self._known.get(tenant)
+        return not known.deleted if known is not None else not self._known
 
     def hot_bytes_max(self, tenant: bytes) -> int:
         """The most bytes of arenas that it may have; 0: no limit."""

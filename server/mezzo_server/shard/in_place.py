@@ -58,6 +58,8 @@ def open_arena(session: Session, body: ArenaOpen, channel: int) -> ArenaOpened:
             # One answer for all of them: whether another tenant has such an arena is not told.
             raise InvalidArgument(f"there is no arena {body.arena}")
         pass_descriptor(channel, arena.fd)
+        if hot is not None:
+            hot.memory.lend(arena.number, session)
     finally:
         close_in(service.offload, channel)
     return ArenaOpened(arena.bytes, arena.data_offset, arena.page_bytes)
@@ -118,7 +120,7 @@ class _Loading(Request):
     def _warm(self) -> None:
         session = self.session
         hot = session.service.store.hot
-        self._arenas = 0 if hot is None else hot.arena_count
+        self._arenas = 0 if hot is None else len(hot.memory)
         session.service.store.warm(session.scope, self._window[0], self._warmed)
         session.service.poke()
 
@@ -130,10 +132,10 @@ class _Loading(Request):
         if hot is not None and not self.cancelled and store.hot_bytes(session.scope, keys) < size:
             # Was there no room because its memory was still being made? Then once more; this ends at the
             # latest when all the memory is made that the tier may have.
-            if hot.making:
-                hot.when_made(self._warm)
+            if hot.memory.making:
+                hot.memory.when_made(self._warm)
                 return
-            if hot.arena_count > self._arenas:
+            if len(hot.memory) > self._arenas:
                 session.link.later(self._warm)
                 return
         if self.cancelled or self._next >= len(self._body.keys):

@@ -201,7 +201,7 @@ class Shard:
                 # Arenas are a tenant's own: with metadata nobody knows who will come first.
                 if follower is None:
                     self._hot.prepare(self.service.directory.tenant)
-                self._hot.offload = self._runtime.offload
+                self._hot.memory.offload = self._runtime.offload
             self._endpoint = self._open_endpoint(metrics)
             if self._endpoint is not None:
                 stack.callback(self._endpoint.close)

@@ -27,6 +27,7 @@ from mezzo_server.tenancy.standing import standing_of
 if TYPE_CHECKING:
     from mezzo_server.blockstore.put import PutTicket
     from mezzo_server.blockstore.store import BlockStore
+    from mezzo_server.hot.tier import HotTier
     from mezzo_server.shard.device_changes import DeviceChanges
     from mezzo_server.shard.session import Session
 
@@ -62,6 +63,8 @@ DEVICES_TOLD = 32
 LEASES_FIRST_MAX = 1 << 62
 """The first lease's number is below it, and drawn anew in each life of the shard: that one of another life
 names a lease of this one is as likely as guessing it."""
+LENT_PATIENCE_S = 1.0
+"""How long an arena that another tenant has a right to may stay mapped by clients that do not use it."""
 WEIGH_S = 0.25
 """How often is looked at which tenants have chunks, among whom the devices are shared."""
 
@@ -110,6 +113,9 @@ class Service:
         self.accounts.capacity_bytes = store.capacity_bytes
         self.accounts.count_weights()
         store.shares = self.accounts
+        if store.hot is not None:
+            store.hot.memory.shares = self.accounts
+            self.accounts.hot_bytes = store.hot.memory.bytes_of
         self.directory = Directory(store.store_id)
         """whose namespace a name means; has the catalog"""
         self.leases = LeaseTable(
@@ -155,6 +161,8 @@ class Service:
         self.measures = Measures()
         self._began = now()
         self._weighed_at = 0.0
+        self._lent_wanted = 0, 0.0
+        """an arena that is lent and wanted, and since when"""
         self.counters: dict[str, int] = dict.fromkeys(
             (
                 "errors",
@@ -162,6 +170,7 @@ class Service:
                 "cancelled",
                 "refused_connections",
                 "connections_ended_overdue",
+                "connections_ended_lent",
                 "checksum_mismatches_received",
             ),
             0,
@@ -258,6 +267,9 @@ class Service:
             self._weighed_at = now
             self.accounts.count_weights()
         leases.expire()
+        if hot is not None:
+            self._end_lending(hot, now)
+            hot.tick()
         if leases.crowded or (hot is not None and hot.pressed):
             leases.crowded = False
             if hot is not None:
@@ -265,6 +277,21 @@ class Service:
             overdue = leases.longest_overdue
             if overdue is not None:
                 self._end_overdue(overdue)
+
+    def _end_lending(self, hot: HotTier, now: float) -> None:
+        """An arena that another tenant has a right to is mapped by clients still: end their connections."""
+        number, since = self._lent_wanted
+        if hot.lent_wanted and hot.lent_wanted != number:
+            self._lent_wanted = hot.lent_wanted, now
+        elif hot.lent_wanted and now - since >= LENT_PATIENCE_S:
+            self._lent_wanted = 0, now
+            borrowers = set(hot.memory.borrowers(number))
+            for session in tuple(self.sessions):
+                if session in borrowers:
+                    self.counters["connections_ended_lent"] += 1
+                    session.link.refuse(
+                        Gone("the tenant has more of the hot tier than its share, and another wants it")
+                    )
 
     def _end_overdue(self, overdue: Overdue) -> None:
         """Others want the room: end the connection of who would not give it back."""

@@ -226,6 +226,8 @@ class Session:
             self._window_waiting.popleft()()
         self.regions.close()
         self.service.leases.end_owner(self)
+        if self.service.store.hot is not None:
+            self.service.store.hot.memory.returned(self)
 
     # -- what requests ask of their session
 

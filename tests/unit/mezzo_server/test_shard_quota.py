@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mezzo.errors import ErrorCode
+from mezzo.errors import ErrorCode, Gone
 from mezzo.protocol.messages import (
     Acquire,
     Acquired,
@@ -178,3 +178,26 @@ def test_what_a_tenant_does_is_counted(shard: Shard) -> None:
     client.ask(Kind.GET, get(names), Got)
     assert account.bytes_total == 8 * LENGTH
     assert account.requests_total == before + 1
+
+
+def test_clients_that_keep_an_arena_mapped_which_another_tenant_has_a_right_to_are_ended() -> None:
+    shard = Shard(hot_bytes=8 << 20)
+    client, other = shard.client(), shard.client()
+    client.region(1, LENGTH)
+    assert client.ask(Kind.PUT, put([b"hot"]), PutDone).stored_count == 1
+    hot = shard.hot
+    assert hot is not None
+    number = next(iter(hot.arenas())).number
+    hot.memory.lend(number, client.session)
+    for _ in range(3):  # it may be wanted for a moment only
+        hot.lent_wanted = number
+        shard.service.tick()
+        assert client.refused is None
+        shard.clock.now += 0.4
+    hot.lent_wanted = number
+    shard.service.tick()
+    assert isinstance(client.refused, Gone)
+    assert other.refused is None
+    assert hot.memory.borrowers(number) == ()
+    assert shard.service.counters["connections_ended_lent"] == 1
+    shard.close()

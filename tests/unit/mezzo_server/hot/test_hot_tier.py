@@ -294,7 +294,7 @@ def test_while_an_arena_is_made_there_is_no_room_and_one_is_made_at_a_time() -> 
     work: list[tuple[Callable[[], None], Callable[[], None]]] = []
     made: list[ArenaMemory] = []
     hot = tier(3, offload=lambda do, done: work.append((do, done)))
-    hot.made = made.append
+    hot.memory.made = made.append
     slots = SlotMap()
     assert [fill(hot, slots, b"k", 4) for _ in range(3)] == [None] * 3
     assert len(work) == 1
