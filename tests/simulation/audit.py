@@ -46,6 +46,7 @@ def check_counts(store: BlockStore) -> None:
     live_count: Counter[int] = Counter()
     pinned: Counter[int] = Counter()
     touched: Counter[int] = Counter()
+    expiring: Counter[int] = Counter()
     tenants: dict[int, Counter[bytes]] = {id(log): Counter() for log in context.logs}
     namespaces: dict[int, Counter[bytes]] = {id(log): Counter() for log in context.logs}
     chunks = 0
@@ -65,6 +66,12 @@ def check_counts(store: BlockStore) -> None:
                 live_bytes[segment.life] += size
                 live_count[segment.life] += 1
                 touched[segment.life] += table.touched[number]
+                expiring[id(segment.log)] += table.expiry_ms[number] > 0
+                if table.expiry_ms[number]:
+                    assert (
+                        0 < segment.expires_ms <= table.expiry_ms[number]
+                        or context.clock.now_ms() >= (table.expiry_ms[number])
+                    )
                 tenants[id(segment.log)][namespace.scope.tenant] += size
                 namespaces[id(segment.log)][namespace.scope.namespace] += size
                 if namespace.pins.get(key):
@@ -73,9 +80,11 @@ def check_counts(store: BlockStore) -> None:
             assert count == namespace.count
             chunks += count
     assert chunks == context.index.count
+    assert context.expiry.places >= sum(expiring.values()), "a chunk's end would not be noticed"
     for log in context.logs:
         if log.fenced is not None:
             continue
+        assert log.expiring == expiring[id(log)], log.device.name
         for segment in log.segments.values():
             assert context.lives[segment.life] is segment
             assert segment.live_bytes == live_bytes[segment.life], segment

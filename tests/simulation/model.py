@@ -7,7 +7,7 @@ Each put has bytes of its own, so that what a get returns tells which put it cam
             -> exists          its bytes were never written
 
 A delete that was acknowledged kills every version that was stored or failed when it began.  What is
-dead is never seen again, whatever happens.  All else may be a miss, except where a test knows better.
+dead is never seen again, whatever happens; nor is a version from its deadline on.  All else may be a miss, except where a test knows better.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Version:
     number: int
     parts: tuple[int, ...]
     data: bytes
+    expiry_ms: int = 0
+    """on the store's clock; 0: never"""
     fate: Fate = Fate.PENDING
     scribbled: bool = False
     """its source changed while it was written: it may be stored as anything, and hence be a miss"""
@@ -60,10 +62,11 @@ class Key:
     erasures: int = 0
     restarts: int = 0
 
-    def put(self, parts: tuple[int, ...]) -> Version:
+    def put(self, parts: tuple[int, ...], expiry_ms: int = 0) -> Version:
         """A version that is about to be put."""
         number = len(self.versions)
-        version = Version(number, parts, payload(f"{self.scope}{self.key!r}{number}", sum(parts)))
+        data = payload(f"{self.scope}{self.key!r}{number}", sum(parts))
+        version = Version(number, parts, data, expiry_ms)
         self.versions.append(version)
         return version
 
@@ -98,8 +101,12 @@ class Key:
         return False
 
     def dead(self) -> set[int]:
-        """Versions that must not be seen by reads that begin now."""
+        """Versions that must not be seen by reads that begin now, whatever the time."""
         return {version.number for version in self.versions if version.fate is Fate.DEAD}
+
+    def over(self, now_ms: int) -> set[int]:
+        """Versions whose time is over."""
+        return {version.number for version in self.versions if 0 < version.expiry_ms <= now_ms}
 
 
 class Generations:

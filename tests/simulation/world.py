@@ -50,6 +50,7 @@ OPTIONS = StoreOptions(
     open_segments_max=3,
 )
 STEPS_TO_REST = 20_000
+TTLS_MS = (1, 300, 5_000, 60_000)
 
 
 class ShuffledWorkers(InlineWorkers):
@@ -304,11 +305,13 @@ class World:
         chunks, versions = [], []
         for key in self.random.choices(self.keys, k=self.random.choice((1, 1, 2, 3, 6))):
             length = self.random.choice(self.lengths)
-            version = key.put(self._parts(length))
+            ttl_ms = self.random.choice((0, 0, 0, *TTLS_MS))
+            version = key.put(self._parts(length), self.store.now_ms + ttl_ms if ttl_ms else 0)
             source = self._spans(length)
             _fill(source, version.data)
             versions.append((key, version, source))
-            chunks.append(PutChunk(key.key, version.parts, source, position=version.number))
+            more = {"expiry_ms": version.expiry_ms, "priority": version.number % 8}
+            chunks.append(PutChunk(key.key, version.parts, source, position=version.number, **more))
         scope = versions[0][0].scope
         mine = [(key, version, chunk) for (key, version, _), chunk in zip(versions, chunks, strict=True)]
         self.put_chunks(scope, [one for one in mine if one[0].scope == scope])
@@ -376,7 +379,11 @@ class World:
                         f"step {self.step}: wrong bytes for {key.key!r}"
                     )
                     assert data[length:] == b"\xee" * (room - length), "wrote beyond the chunk"
-                elif pinned[number] and key.deletes_begun == begun[number] and not (first_part or part_count):
+                elif (
+                    self.store.now_ms < pinned[number]
+                    and key.deletes_begun == begun[number]
+                    and not (first_part or part_count)
+                ):
                     raise AssertionError(f"step {self.step}: {key.key!r} must be there")
 
         chunks = [GetChunk(key.key, target) for key, target in zip(keys, targets, strict=True)]
@@ -418,11 +425,12 @@ class World:
             slot.span().view[self.random.randrange(slot.length)] ^= 1 << self.random.randrange(8)
             self.rotten = True
 
-    def _must_hit(self, key: Key) -> bool:
-        """Leased, or nothing was ever evicted or lost: then a miss is wrong."""
-        if not self.perfect or key.deletes or self.store.info(key.scope, key.key) is None:
-            return False
-        return key.pins > 0
+    def _must_hit(self, key: Key) -> float:
+        """Until when a miss is wrong, by the store's clock: as long as it is leased, and its time not over."""
+        info = self.store.info(key.scope, key.key)
+        if not self.perfect or key.deletes or info is None or not key.pins:
+            return 0
+        return info.expiry_ms or float("inf")
 
     def stream(self) -> None:
         key = self.random.choice(self.keys)
@@ -508,11 +516,13 @@ class World:
         if info is not None:
             assert info.leased == (key.pins > 0)
             loose = key.deletes or not self.binding_deletes
-            alive = [v for v in key.versions if v.fate is not Fate.DEAD or loose]
+            over = key.over(self.store.now_ms)
+            alive = [v for v in key.versions if (v.fate is not Fate.DEAD or loose) and v.number not in over]
             assert any(v.parts == info.parts for v in alive), f"{key.key!r} is visible, and none is alive"
 
     def _dead(self, key: Key) -> set[int]:
-        return key.dead() if self.binding_deletes else set()
+        over = key.over(self.store.now_ms)
+        return key.dead() | over if self.binding_deletes else over
 
     def abandon(self) -> None:
         if self.tickets:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.get import Gets
+from mezzo_server.blockstore.segment import life_of, number_of
 from mezzo_server.hot.slots import Slot, State
 from mezzo_server.hot.tier import HotTier
 
@@ -44,9 +45,11 @@ class Keeping:
             return
         del namespace.pins[key]
         self._context.changes += 1
-        place = self._context.find(namespace, key)
-        if place is not None:
-            place[0].pinned_bytes -= place[0].table.length[place[1]]
+        location = namespace.get(key)
+        # Not `find`: one whose time is over is still counted, as long as the index has it.
+        segment = None if location is None else self._context.lives[life_of(location)]
+        if location is not None and segment is not None and segment.log.fenced is None:
+            segment.pinned_bytes -= segment.table.length[number_of(location)]
 
     @property
     def hot(self) -> HotTier | None:
