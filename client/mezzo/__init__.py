@@ -39,6 +39,7 @@ from mezzo.errors import (
 from mezzo.events import AsyncEventStream, Cursor, Event, EventStream, Gap
 from mezzo.identity import Identity
 from mezzo.lease import AsyncLease, Lease
+from mezzo.loading import LoadDecision, decide_load
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState, EventKind, GapReason
 from mezzo.regions import Extent, Region
@@ -66,9 +67,11 @@ __all__ = [
     "DeviceState",
     "GetResult",
     "Lease",
+    "LoadDecision",
     "LookupResult",
     "PutResult",
     "PutState",
+    "decide_load",
     # events
     "AsyncEventStream",
     "Cursor",

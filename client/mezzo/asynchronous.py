@@ -11,11 +11,12 @@ from mezzo import calls, moves
 from mezzo.async_opening import AsyncOpening, to_its_end
 from mezzo.asyncio_link import AsyncioLink
 from mezzo.backoff import Backoff
-from mezzo.base import check_seconds, copy_bytes
+from mezzo.base import call_seconds, copy_bytes
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
-from mezzo.errors import ClientClosed, DeadlineExceeded, Unauthenticated, Unavailable
+from mezzo.errors import CallerError, ClientClosed, DeadlineExceeded, MezzoError, Unauthenticated, Unavailable
 from mezzo.events import AsyncEventStream, Cursor, EventReader
 from mezzo.lease import AsyncLease
+from mezzo.loading import LoadDecision, check_work, decide_load, tokens_of, unreachable
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
     PRIORITY_DEFAULT,
@@ -72,14 +73,38 @@ class AsyncClient(AsyncOpening):
         targets: Sequence[Memory],
         *,
         part: tuple[int, int] | None = None,
+        deadline_s: float | None = None,
         timeout_s: float | None = None,
     ) -> GetResult:
         """See `mezzo.Client.get`."""
-        return await self._perform(moves.get(self._context, keys, targets, part), timeout_s)
+        return await self._perform(moves.get(self._context, keys, targets, part), timeout_s, deadline_s)
 
     async def lookup(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> LookupResult:
         """See `mezzo.Client.lookup`."""
         return await self._perform(calls.lookup(self._context, keys), timeout_s)
+
+    async def should_load(
+        self,
+        keys: Iterable[bytes],
+        recompute_tokens_per_s: float,
+        chunk_tokens: int | None = None,
+        *,
+        overhead_s: float = 0.0,
+        deadline_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> LoadDecision:
+        """See `mezzo.Client.should_load`."""
+        tokens = tokens_of(self.identity, chunk_tokens)
+        check_work(recompute_tokens_per_s, tokens, overhead_s, deadline_s)
+        try:
+            found = await self.lookup(keys, timeout_s=timeout_s)
+        except CallerError:
+            raise
+        except MezzoError as error:
+            return unreachable(error)
+        return decide_load(
+            found, recompute_tokens_per_s, tokens, overhead_s=overhead_s, deadline_s=deadline_s
+        )
 
     async def acquire(
         self,
@@ -214,15 +239,14 @@ class AsyncClient(AsyncOpening):
         else:
             link.end_from_anywhere(ClientClosed("the client was closed"))
 
-    def _deadline(self, timeout_s: float | None) -> float:
-        own_s = self.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
-        return self._surroundings.now() + own_s
+    def _deadline(self, timeout_s: float | None, deadline_s: float | None = None) -> float:
+        return self._surroundings.now() + call_seconds(self.timeout_s, timeout_s, deadline_s)
 
-    async def _perform(self, call: Call[T], timeout_s: float | None) -> T:
+    async def _perform(self, call: Call[T], timeout_s: float | None, deadline_s: float | None = None) -> T:
         """Run a call: perform its steps and tell it how they went."""
         self._check_usable()
         self._bind()
-        deadline = self._deadline(timeout_s)
+        deadline = self._deadline(timeout_s, deadline_s)
         value: Any = None
         error: BaseException | None = None
         while True:

@@ -44,6 +44,20 @@ def disabled_by_environment() -> bool:
     return os.environ.get("MEZZO_DISABLE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
+def call_seconds(default_s: float, timeout_s: float | None, deadline_s: float | None) -> float:
+    """How long a call may take. A deadline that is given may be later than the client's own timeout.
+
+    Raises:
+        InvalidArgument: one of them is not positive.
+    """
+    given = [
+        check_seconds(name, value)
+        for name, value in (("timeout_s", timeout_s), ("deadline_s", deadline_s))
+        if value is not None
+    ]
+    return min(given, default=default_s)
+
+
 def check_seconds(name: str, value: float) -> float:
     """A positive number of seconds. Raises InvalidArgument."""
     if not value > 0:

@@ -49,6 +49,7 @@ from mezzo.protocol.messages import (
     Events,
     EventsAre,
     InPlace,
+    LookedUp,
     TenantStated,
     Welcome,
 )
@@ -101,6 +102,7 @@ T = TypeVar("T")
 Call: TypeAlias = Generator[Step, Any, T]
 
 CONNECT = Connect()
+NOT_FOUND = LookupResult(0, 0, 0.0)
 
 
 class Context(NamedTuple):
@@ -119,9 +121,8 @@ class Grant(NamedTuple):
     """Leases that one acquire got: (connection, lease id) of each request it was split into."""
 
     leases: tuple[tuple[Link, int], ...]
-    prefix: int
-    bytes: int
-    load_s: float
+    found: LookupResult
+    """what is leased, and what its load would take"""
     expires: float
     """reading of the client's clock"""
     places: LeasedPlaces | None = None
@@ -168,23 +169,41 @@ def lookup(context: Context, keys: Iterable[bytes]) -> Call[LookupResult]:
     """Length of the present prefix."""
     checked = check_keys(keys)
     if context.disabled:
-        return LookupResult(0, 0, 0.0)
+        return NOT_FOUND
 
     def attempt() -> Call[LookupResult]:
         link = yield CONNECT
         operations = [Lookup(piece) for piece in key_pieces(checked, link.session.limits)]
-        prefix = total_bytes = load_us = 0
+        found: list[LookedUp] = []
         for batch in windows(operations):
             yield Run(link, batch)
             for operation in batch:
-                prefix += operation.prefix
-                total_bytes += operation.bytes
-                load_us += operation.load_us
-                if operation.prefix < len(operation.keys):
-                    return LookupResult(prefix, total_bytes, load_us / 1e6)
-        return LookupResult(prefix, total_bytes, load_us / 1e6)
+                found.append(operation.found)
+                if operation.found.prefix < len(operation.keys):
+                    return looked_up(found)
+        return looked_up(found)
 
     return (yield from retried(context, attempt))
+
+
+def looked_up(found: Sequence[LookedUp]) -> LookupResult:
+    """The answers to the pieces of one prefix, as one."""
+    hot_prefix = 0
+    for piece in found:
+        hot_prefix += piece.hot_prefix
+        if piece.hot_prefix < piece.prefix:
+            break
+    return LookupResult(
+        prefix=sum([piece.prefix for piece in found]),
+        bytes=sum([piece.bytes for piece in found]),
+        load_s=sum([piece.load_us for piece in found]) / 1e6,
+        load_high_s=sum([max(piece.load_high_us, piece.load_us) for piece in found]) / 1e6,
+        hot_prefix=hot_prefix,
+        hot_bytes=sum([piece.hot_bytes for piece in found]),
+        hot_load_s=sum([piece.hot_load_us for piece in found]) / 1e6,
+        device_load_s=sum([piece.device_load_us for piece in found]) / 1e6,
+        load_wait_s=max([piece.load_wait_us for piece in found], default=0) / 1e6,
+    )
 
 
 def acquire(
@@ -195,7 +214,7 @@ def acquire(
     lease_ms = check_ttl(ttl_s)
     wish = check_in_place(in_place, load)
     if context.disabled:
-        return Grant((), 0, 0, 0.0, context.now())
+        return Grant((), NOT_FOUND, context.now())
 
     def attempt() -> Call[Grant]:
         # Leases end with their connection, so a second attempt leaves nothing of the first behind.
@@ -204,7 +223,7 @@ def acquire(
             raise InvalidArgument(NOT_IN_PLACE)
         leases: list[tuple[Link, int]] = []
         numbers: list[int] = []
-        prefix = total_bytes = load_us = 0
+        found: list[LookedUp] = []
         expires = math.inf
         places: Places | None = None
         try:
@@ -215,11 +234,9 @@ def acquire(
                 if operation.lease:
                     leases.append((link, operation.lease))
                     expires = min(expires, start + operation.lease_ms / 1000)
-                prefix += operation.prefix
-                total_bytes += operation.bytes
-                load_us += operation.load_us
+                found.append(operation.found)
                 numbers.extend(operation.places)
-                if operation.prefix < len(piece):
+                if operation.found.prefix < len(piece):
                     break
             if wish:
                 arenas = link.session.arenas
@@ -232,7 +249,7 @@ def acquire(
             raise
         if not leases:
             expires = context.now()
-        return Grant(tuple(leases), prefix, total_bytes, load_us / 1e6, expires, places)
+        return Grant(tuple(leases), looked_up(found), expires, places)
 
     return (yield from retried(context, attempt))
 

@@ -9,12 +9,13 @@ from typing import Any, Self, TypeVar
 
 from mezzo import calls, moves
 from mezzo.backoff import Backoff
-from mezzo.base import check_seconds, copy_bytes
+from mezzo.base import call_seconds, copy_bytes
 from mezzo.blocking import BlockingLink
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
-from mezzo.errors import ClientClosed, DeadlineExceeded, Unauthenticated, Unavailable
+from mezzo.errors import CallerError, ClientClosed, DeadlineExceeded, MezzoError, Unauthenticated, Unavailable
 from mezzo.events import Cursor, EventReader, EventStream
 from mezzo.lease import Lease
+from mezzo.loading import LoadDecision, check_work, decide_load, tokens_of, unreachable
 from mezzo.opening import Opening
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
@@ -91,18 +92,52 @@ class Client(Opening):
         targets: Sequence[Memory],
         *,
         part: tuple[int, int] | None = None,
+        deadline_s: float | None = None,
         timeout_s: float | None = None,
     ) -> GetResult:
         """Read chunks into ``targets``, or of each chunk the parts ``part = (first, count)``.
 
         Only where ``found`` is true may a target be read; where bytes had landed and were not
         confirmed it is zeroed.  A target may be larger than its chunk; smaller is `TooLarge`.
+
+        ``deadline_s``: the chunks are of no use later than in so many seconds.  A load that is expected to take
+        longer fails at once with `DeadlineExceeded`, which says how long it would take, and one that does take
+        longer is given up then.  Without it ``timeout_s`` is the deadline.
         """
-        return self._perform(moves.get(self._context, keys, targets, part), timeout_s)
+        return self._perform(moves.get(self._context, keys, targets, part), timeout_s, deadline_s)
 
     def lookup(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> LookupResult:
         """How many of ``keys``, from the first on, are there? Does not prolong their life."""
         return self._perform(calls.lookup(self._context, keys), timeout_s)
+
+    def should_load(
+        self,
+        keys: Iterable[bytes],
+        recompute_tokens_per_s: float,
+        chunk_tokens: int | None = None,
+        *,
+        overhead_s: float = 0.0,
+        deadline_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> LoadDecision:
+        """Load what is there of a prefix, or compute it again? One lookup, and `mezzo.decide_load`.
+
+        ``recompute_tokens_per_s``: tokens that the engine prefills in a second, now; ``chunk_tokens``: tokens of
+        one chunk (those of the namespace's identity, if it has one); ``overhead_s``: what a load costs the caller
+        besides; ``deadline_s``: the load is of no use if it takes longer.  Never raises because of the store: one
+        that is busy, slow or not there means computing.  `CallerError`: the call is wrong.
+        """
+        tokens = tokens_of(self.identity, chunk_tokens)
+        check_work(recompute_tokens_per_s, tokens, overhead_s, deadline_s)
+        try:
+            found = self.lookup(keys, timeout_s=timeout_s)
+        except CallerError:
+            raise
+        except MezzoError as error:
+            return unreachable(error)
+        return decide_load(
+            found, recompute_tokens_per_s, tokens, overhead_s=overhead_s, deadline_s=deadline_s
+        )
 
     def acquire(
         self,
@@ -256,14 +291,13 @@ class Client(Opening):
         if not getattr(self, "_closed", True):
             self.close()
 
-    def _deadline(self, timeout_s: float | None) -> float:
-        own_s = self.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
-        return self._surroundings.now() + own_s
+    def _deadline(self, timeout_s: float | None, deadline_s: float | None = None) -> float:
+        return self._surroundings.now() + call_seconds(self.timeout_s, timeout_s, deadline_s)
 
-    def _perform(self, call: Call[T], timeout_s: float | None) -> T:
+    def _perform(self, call: Call[T], timeout_s: float | None, deadline_s: float | None = None) -> T:
         """Run a call: perform its steps and tell it how they went."""
         self._check_usable()
-        deadline = self._deadline(timeout_s)
+        deadline = self._deadline(timeout_s, deadline_s)
         value: Any = None
         error: BaseException | None = None
         while True:

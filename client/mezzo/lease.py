@@ -26,11 +26,13 @@ class LeaseBase:
     """
 
     def __init__(self, grant: Grant, now: Callable[[], float]) -> None:
-        self.prefix = grant.prefix
+        self.found = grant.found
+        """what `Client.lookup` would have told of the keys"""
+        self.prefix = grant.found.prefix
         """keys present and leased, counted from the first one on"""
-        self.bytes = grant.bytes
+        self.bytes = grant.found.bytes
         """their bytes in all"""
-        self.load_s = grant.load_s
+        self.load_s = grant.found.load_s
         """estimate of the time that a get of them would take, in seconds"""
         self.expires = grant.expires
         """reading of ``time.monotonic`` at which it ends by itself"""

@@ -191,15 +191,17 @@ class Lookup(KeysOperation):
 
     kind = Kind.LOOKUP
     request = messages.Lookup
-    prefix = 0
-    bytes = 0
-    load_us = 0
+    found = messages.LookedUp(0, 0, 0)
 
     def answer(self, body: Body) -> None:
         """See `Operation.answer`."""
-        found = expect(body, messages.LookedUp)
+        self.take(expect(body, messages.LookedUp))
+
+    def take(self, found: messages.LookedUp) -> None:
+        """The answer, however it came. Raises ProtocolError if it cannot be one."""
         _check_prefix(found.prefix, len(self.keys))
-        self.prefix, self.bytes, self.load_us = found.prefix, found.bytes, found.load_us
+        _check_prefix(found.hot_prefix, found.prefix)
+        self.found = found
 
 
 class Acquire(Operation):
@@ -215,9 +217,7 @@ class Acquire(Operation):
         self.places: list[int] = []
         """`PLACE_NUMBERS` for each key of the prefix, if ``in_place``"""
         self.lease = 0
-        self.prefix = 0
-        self.bytes = 0
-        self.load_us = 0
+        self.found = messages.LookedUp(0, 0, 0)
 
     def body(self, deadline_ms: int) -> Body:
         """See `Operation.body`."""
@@ -226,15 +226,30 @@ class Acquire(Operation):
     def answer(self, body: Body) -> None:
         """See `Operation.answer`."""
         acquired = expect(body, messages.Acquired)
-        _check_prefix(acquired.prefix, len(self.keys))
-        self.lease, self.lease_ms = acquired.lease, acquired.lease_ms
-        self.prefix, self.bytes, self.load_us = acquired.prefix, acquired.bytes, acquired.load_us
+        self.take(acquired.lease, acquired.lease_ms, acquired)
         if self.in_place:
             if len(acquired.places) != PLACE_NUMBERS * acquired.prefix:
                 raise ProtocolError(
                     f"ACQUIRED has {len(acquired.places)} numbers for {acquired.prefix} places"
                 )
             self.places = acquired.places
+
+    def take(self, lease: int, lease_ms: int, acquired: messages.Acquired) -> None:
+        """What was leased, however the answer came. Raises ProtocolError if it cannot be one."""
+        _check_prefix(acquired.prefix, len(self.keys))
+        _check_prefix(acquired.hot_prefix, acquired.prefix)
+        self.lease, self.lease_ms = lease, lease_ms
+        self.found = messages.LookedUp(
+            acquired.prefix,
+            acquired.bytes,
+            acquired.load_us,
+            acquired.hot_prefix,
+            acquired.hot_bytes,
+            acquired.hot_load_us,
+            acquired.device_load_us,
+            acquired.load_high_us,
+            acquired.load_wait_us,
+        )
 
 
 class OpenArena(Operation):

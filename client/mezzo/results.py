@@ -50,6 +50,18 @@ class LookupResult(Struct, frozen=True):
     """their bytes in all"""
     load_s: float
     """estimate of the time that a get of them would take now, in seconds"""
+    load_high_s: float = 0.0
+    """nine of ten such gets take no longer"""
+    hot_prefix: int = 0
+    """keys that are in the hot tier, counted from the first one on"""
+    hot_bytes: int = 0
+    """bytes of the prefix that are in the hot tier"""
+    hot_load_s: float = 0.0
+    """of the estimate, what the hot bytes take"""
+    device_load_s: float = 0.0
+    """of the estimate, what the others take"""
+    load_wait_s: float = 0.0
+    """of the estimate, what passes before the first byte, however much is loaded"""
 
 
 class DeleteResult(Struct, frozen=True):

@@ -4,18 +4,21 @@ import sys
 
 import mezzo
 
-RECOMPUTE_S_PER_CHUNK = 0.020
+CHUNK_TOKENS = 256
+PREFILL_TOKENS_PER_S = 12_000.0
 
 
 def load_prefix(client: mezzo.Client, keys: list[bytes], targets: list[mezzo.Extent]) -> int:
     """How many chunks, from the first on, are in their targets now; the rest is to be computed."""
     try:
+        # Leased, so that what was decided on is still there when it is loaded.
         with client.acquire(keys, ttl_s=10.0) as lease:
-            worth_s = lease.prefix * RECOMPUTE_S_PER_CHUNK
-            if lease.prefix == 0 or lease.load_s > worth_s:
+            decision = mezzo.decide_load(lease.found, PREFILL_TOKENS_PER_S, CHUNK_TOKENS)
+            if not decision.load:
                 return 0
-            # The timeout goes to the server too: what cannot end in time fails at once.
-            got = client.get(keys[: lease.prefix], targets[: lease.prefix], timeout_s=worth_s)
+            count = decision.chunks
+            # Later than computing would be done, the chunks are of no use: then it fails at once.
+            got = client.get(keys[:count], targets[:count], deadline_s=decision.recompute_s)
     except mezzo.CallerError:
         raise  # a mistake of ours
     except mezzo.MezzoError:
@@ -29,6 +32,8 @@ def main(address: str) -> None:
         extents = [region[index * 4096 : (index + 1) * 4096] for index in range(4)]
         client.put(keys[:3], extents[:3])
         print(f"loaded {load_prefix(client, keys, extents)} of {len(keys)} chunks")
+        # The decision alone, without a lease:
+        print(client.should_load(keys, PREFILL_TOKENS_PER_S, CHUNK_TOKENS).reason)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,15 @@ from mezzo.operations import (
     ShardStat,
     Stat,
 )
-from mezzo.protocol.messages import PRIORITY_DEFAULT, ChunkStat, EventKind, EventsAre, InPlace
+from mezzo.protocol.messages import (
+    PRIORITY_DEFAULT,
+    Acquired,
+    ChunkStat,
+    EventKind,
+    EventsAre,
+    InPlace,
+    LookedUp,
+)
 from mezzo.results import PutState
 from mezzo.transfers import Get, Put, cut, zero
 from mezzo.v1 import store_pb2
@@ -108,8 +116,7 @@ def parse(message: Any, data: bytes) -> Any:
 def _lookup(operation: Lookup, namespace: str) -> Unary:
     def take(answer: bytes) -> None:
         found = parse(store_pb2.LookupResponse, answer)
-        _check_prefix(found.prefix, len(operation.keys))
-        operation.prefix, operation.bytes, operation.load_us = found.prefix, found.bytes, found.load_us
+        operation.take(LookedUp(found.prefix, found.bytes, found.load_us, *_load_told(found)))
 
     request = store_pb2.LookupRequest(namespace=namespace, keys=operation.keys)
     return Unary("Lookup", request.SerializeToString(), take)
@@ -121,13 +128,26 @@ def _acquire(operation: Acquire, namespace: str) -> Unary:
 
     def take(answer: bytes) -> None:
         acquired = parse(store_pb2.AcquireResponse, answer)
-        _check_prefix(acquired.prefix, len(operation.keys))
-        operation.lease = int.from_bytes(acquired.lease, "big")
-        operation.prefix, operation.bytes = acquired.prefix, acquired.bytes
-        operation.lease_ms, operation.load_us = acquired.lease_ms, acquired.load_us
+        lease = int.from_bytes(acquired.lease, "big")
+        operation.take(
+            lease,
+            acquired.lease_ms,
+            Acquired(0, acquired.prefix, acquired.bytes, 0, acquired.load_us, [], *_load_told(acquired)),
+        )
 
     request = store_pb2.AcquireRequest(namespace=namespace, keys=operation.keys, lease_ms=operation.lease_ms)
     return Unary("Acquire", request.SerializeToString(), take)
+
+
+def _load_told(found: Any) -> tuple[int, int, int, int, int, int]:
+    return (
+        found.hot_prefix,
+        found.hot_bytes,
+        found.hot_load_us,
+        found.device_load_us,
+        found.load_high_us,
+        found.load_wait_us,
+    )
 
 
 def _renew(operation: Renew) -> Unary:
@@ -340,11 +360,6 @@ def _copy_into(views: list[memoryview], offset: int, data: memoryview) -> None:
             return
     if data:
         raise InternalError("a piece was checked, and did not fit")
-
-
-def _check_prefix(prefix: int, keys: int) -> None:
-    if prefix > keys:
-        raise ProtocolError(f"a prefix of {prefix} of {keys} keys")
 
 
 def _check_count(name: str, count: int, keys: int) -> None:

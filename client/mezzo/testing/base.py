@@ -8,8 +8,8 @@ from typing import Any, Self, TypeVar
 
 from mezzo import mapping
 from mezzo.base import check_seconds, copy_bytes, disabled_by_environment
-from mezzo.calls import Grant, check_in_place, check_ttl
-from mezzo.errors import ClientClosed, ForkedError, TooLarge, Unsupported
+from mezzo.calls import NOT_FOUND, Grant, check_in_place, check_ttl
+from mezzo.errors import ClientClosed, DeadlineExceeded, ForkedError, TooLarge, Unsupported
 from mezzo.identity import Identity, bound_name, derived_name, make_identity
 from mezzo.moves import check_chunk_bytes, check_get, check_put, put_result
 from mezzo.places import Memory, Parts, check_keys
@@ -122,11 +122,19 @@ class FakeBase:
         return put_result(states)
 
     def _get(
-        self, keys: Iterable[bytes], targets: Sequence[Memory], part: tuple[int, int] | None
+        self,
+        keys: Iterable[bytes],
+        targets: Sequence[Memory],
+        part: tuple[int, int] | None,
+        deadline_s: float | None,
     ) -> GetResult:
         arguments = check_get(keys, targets, part)
         lengths = [0] * len(arguments.keys)
+        if deadline_s is not None:
+            check_seconds("deadline_s", deadline_s)
         if not self.disabled:
+            if deadline_s is not None:
+                self._check_deadline(arguments.keys, deadline_s)
             chunks = [self.store.get(self.namespace_name, key, part) for key in arguments.keys]
             for index, (data, place) in enumerate(zip(chunks, arguments.targets, strict=True)):
                 if data is not None and len(data) > place.length:
@@ -139,25 +147,38 @@ class FakeBase:
         self._counters.bytes_got += sum(lengths)
         return GetResult(found, sum(found), tuple(lengths), sum(lengths))
 
+    def _check_deadline(self, keys: list[bytes], deadline_s: float) -> None:
+        chunks = [self.store.stat(self.namespace_name, key) for key in keys]
+        nbytes = sum([chunk.bytes for chunk in chunks if chunk is not None])
+        load_s = self.store.load_s(nbytes)
+        if load_s > deadline_s:
+            raise DeadlineExceeded(
+                f"loading {nbytes} bytes would take about {load_s * 1000:.1f} ms, which is beyond the deadline"
+            )
+
+    def _found(self, prefix: int, total_bytes: int) -> LookupResult:
+        load_s = self.store.load_s(total_bytes)
+        return LookupResult(prefix, total_bytes, load_s, load_s, prefix, total_bytes, load_s, 0.0)
+
     def _lookup(self, keys: Iterable[bytes]) -> LookupResult:
         checked = check_keys(keys)
         if self.disabled:
-            return LookupResult(0, 0, 0.0)
+            return NOT_FOUND
         prefix, total_bytes = self.store.prefix(self.namespace_name, checked)
-        return LookupResult(prefix, total_bytes, 0.0)
+        return self._found(prefix, total_bytes)
 
     def _acquire(self, keys: Iterable[bytes], ttl_s: float, in_place: bool, load: bool) -> tuple[Grant, int]:
         checked = check_keys(keys)
         lease_ms = check_ttl(ttl_s)
         wish = check_in_place(in_place, load)
         if self.disabled:
-            return Grant((), 0, 0, 0.0, self.store.now()), 0
+            return Grant((), NOT_FOUND, self.store.now()), 0
         lease, prefix, total_bytes, expires = self.store.acquire(
             self.namespace_name, checked, lease_ms / 1000
         )
         self._leases.add(lease)
         places = self.store.places(self.namespace_name, checked[:prefix]) if wish else None
-        return Grant((), prefix, total_bytes, 0.0, expires, places), lease
+        return Grant((), self._found(prefix, total_bytes), expires, places), lease
 
     def _end_lease(self, lease: int) -> bool:
         self._begin(None)

@@ -9,8 +9,10 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from mezzo.backoff import Backoff
+from mezzo.errors import CallerError, MezzoError
 from mezzo.events import AsyncEventStream, Cursor, EventReader, EventStream
 from mezzo.lease import AsyncLease, Lease
+from mezzo.loading import LoadDecision, check_work, decide_load, tokens_of, unreachable
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
     PRIORITY_DEFAULT,
@@ -62,16 +64,40 @@ class FakeClient(FakeBase):
         targets: Sequence[Memory],
         *,
         part: tuple[int, int] | None = None,
+        deadline_s: float | None = None,
         timeout_s: float | None = None,
     ) -> GetResult:
         """See `mezzo.Client.get`."""
         self._begin(timeout_s)
-        return self._get(keys, targets, part)
+        return self._get(keys, targets, part, deadline_s)
 
     def lookup(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> LookupResult:
         """See `mezzo.Client.lookup`."""
         self._begin(timeout_s)
         return self._lookup(keys)
+
+    def should_load(
+        self,
+        keys: Iterable[bytes],
+        recompute_tokens_per_s: float,
+        chunk_tokens: int | None = None,
+        *,
+        overhead_s: float = 0.0,
+        deadline_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> LoadDecision:
+        """See `mezzo.Client.should_load`."""
+        tokens = tokens_of(self.identity, chunk_tokens)
+        check_work(recompute_tokens_per_s, tokens, overhead_s, deadline_s)
+        try:
+            found = self.lookup(keys, timeout_s=timeout_s)
+        except CallerError:
+            raise
+        except MezzoError as error:
+            return unreachable(error)
+        return decide_load(
+            found, recompute_tokens_per_s, tokens, overhead_s=overhead_s, deadline_s=deadline_s
+        )
 
     def acquire(
         self,
@@ -209,14 +235,38 @@ class AsyncFakeClient(FakeBase):
         targets: Sequence[Memory],
         *,
         part: tuple[int, int] | None = None,
+        deadline_s: float | None = None,
         timeout_s: float | None = None,
     ) -> GetResult:
         """See `mezzo.Client.get`."""
-        return await self._later(timeout_s, lambda: self._get(keys, targets, part))
+        return await self._later(timeout_s, lambda: self._get(keys, targets, part, deadline_s))
 
     async def lookup(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> LookupResult:
         """See `mezzo.Client.lookup`."""
         return await self._later(timeout_s, lambda: self._lookup(keys))
+
+    async def should_load(
+        self,
+        keys: Iterable[bytes],
+        recompute_tokens_per_s: float,
+        chunk_tokens: int | None = None,
+        *,
+        overhead_s: float = 0.0,
+        deadline_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> LoadDecision:
+        """See `mezzo.Client.should_load`."""
+        tokens = tokens_of(self.identity, chunk_tokens)
+        check_work(recompute_tokens_per_s, tokens, overhead_s, deadline_s)
+        try:
+            found = await self.lookup(keys, timeout_s=timeout_s)
+        except CallerError:
+            raise
+        except MezzoError as error:
+            return unreachable(error)
+        return decide_load(
+            found, recompute_tokens_per_s, tokens, overhead_s=overhead_s, deadline_s=deadline_s
+        )
 
     async def acquire(
         self,

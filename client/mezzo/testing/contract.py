@@ -314,6 +314,36 @@ class ClientContract:
         lease = client.acquire([b"a"], 30.0)
         same((lease.prefix, lease.bytes, lease.held), (0, 0, False))
 
+    # Loads.
+
+    def test_a_load_that_is_worth_it(self, client: Any) -> None:
+        """What computing costs decides; a prefix that is not there is computed."""
+        client.put([b"a", b"b"], [pattern(1, 8192), pattern(2, 8192)])
+        found = client.lookup([b"a", b"b", b"c"])
+        check(0 <= found.load_s <= found.load_high_s)
+        check(found.hot_prefix <= found.prefix)
+        slow = client.should_load([b"a", b"b", b"c"], 0.001, 16)
+        same((slow.load, slow.chunks, slow.prefix, slow.recompute_s), (True, 2, 2, 32 / 0.001))
+        check(slow.saved_s > 0)
+        quick = client.should_load([b"a", b"b"], 1e15, 16)
+        check(not quick.load or quick.load_s == 0.0, quick.reason)
+        same(client.should_load([b"absent"], 100.0, 16).chunks, 0)
+        for wrong in ((0.0, 16), (100.0, 0)):
+            with pytest.raises(InvalidArgument):
+                client.should_load([b"a"], *wrong)
+        with pytest.raises(InvalidArgument):
+            client.should_load([b"a"], 100.0)
+        lease = client.acquire([b"a"], 30.0)
+        same((lease.found.prefix, lease.found.bytes), (1, 8192))
+        lease.release()
+
+    def test_a_deadline_that_is_far_enough(self, client: Any) -> None:
+        """It bounds the load, and may be later than the timeout of the client."""
+        client.put([b"a"], [pattern(1, 100)])
+        same(client.get([b"a"], [bytearray(100)], deadline_s=30.0).count, 1)
+        with pytest.raises(InvalidArgument):
+            client.get([b"a"], [bytearray(100)], deadline_s=0.0)
+
     # Events.
 
     def test_events_come_in_order_and_resume(self, client: Any) -> None:

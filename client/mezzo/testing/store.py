@@ -84,6 +84,8 @@ class FakeStore:
         self.chunk_bytes_max = min(chunk_bytes_max, capacity_bytes)
         self.now = now
         self.unavailable: Exception | None = None
+        self.load_s: Callable[[int], float] = lambda nbytes: 0.0
+        """what is told of the time that a load of so many bytes takes"""
         self._lock = threading.Lock()
         self._chunks: dict[tuple[str, bytes], _Chunk] = {}  # oldest first
         self._bytes = 0

@@ -400,22 +400,45 @@ class LookupResponse(_message.Message):
     PREFIX_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     LOAD_US_FIELD_NUMBER: _builtins.int
+    LOAD_HIGH_US_FIELD_NUMBER: _builtins.int
+    HOT_PREFIX_FIELD_NUMBER: _builtins.int
+    HOT_BYTES_FIELD_NUMBER: _builtins.int
+    HOT_LOAD_US_FIELD_NUMBER: _builtins.int
+    DEVICE_LOAD_US_FIELD_NUMBER: _builtins.int
+    LOAD_WAIT_US_FIELD_NUMBER: _builtins.int
     prefix: _builtins.int
     """Keys present, counted from the first one on."""
     bytes: _builtins.int
     """Their bytes in all."""
     load_us: _builtins.int
-    """Estimate of the time that the shard would take now to read them, microseconds."""
+    """Estimate of the time that a Get of them would take now, microseconds."""
+    load_high_us: _builtins.int
+    """Nine of ten such Gets take no longer."""
+    hot_prefix: _builtins.int
+    """Keys that are in the hot tier, counted from the first one on."""
+    hot_bytes: _builtins.int
+    """Bytes that are in the hot tier."""
+    hot_load_us: _builtins.int
+    """Of the estimate, what the hot bytes take, and what the others take."""
+    device_load_us: _builtins.int
+    load_wait_us: _builtins.int
+    """Of the estimate, what passes before the first byte, however much is got."""
     def __init__(
         self,
         *,
         prefix: _builtins.int = ...,
         bytes: _builtins.int = ...,
         load_us: _builtins.int = ...,
+        load_high_us: _builtins.int = ...,
+        hot_prefix: _builtins.int = ...,
+        hot_bytes: _builtins.int = ...,
+        hot_load_us: _builtins.int = ...,
+        device_load_us: _builtins.int = ...,
+        load_wait_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "load_us", b"load_us", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "device_load_us", b"device_load_us", "hot_bytes", b"hot_bytes", "hot_load_us", b"hot_load_us", "hot_prefix", b"hot_prefix", "load_high_us", b"load_high_us", "load_us", b"load_us", "load_wait_us", b"load_wait_us", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -460,6 +483,12 @@ class AcquireResponse(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
     LOAD_US_FIELD_NUMBER: _builtins.int
+    LOAD_HIGH_US_FIELD_NUMBER: _builtins.int
+    HOT_PREFIX_FIELD_NUMBER: _builtins.int
+    HOT_BYTES_FIELD_NUMBER: _builtins.int
+    HOT_LOAD_US_FIELD_NUMBER: _builtins.int
+    DEVICE_LOAD_US_FIELD_NUMBER: _builtins.int
+    LOAD_WAIT_US_FIELD_NUMBER: _builtins.int
     lease: _builtins.bytes
     """Names the lease; 16 bytes.  Empty if nothing was there to lease."""
     prefix: _builtins.int
@@ -469,7 +498,13 @@ class AcquireResponse(_message.Message):
     lease_ms: _builtins.int
     """The lease ends by itself after so many milliseconds."""
     load_us: _builtins.int
-    """As in LookupResponse."""
+    """This and what follows: as in LookupResponse."""
+    load_high_us: _builtins.int
+    hot_prefix: _builtins.int
+    hot_bytes: _builtins.int
+    hot_load_us: _builtins.int
+    device_load_us: _builtins.int
+    load_wait_us: _builtins.int
     def __init__(
         self,
         *,
@@ -478,10 +513,16 @@ class AcquireResponse(_message.Message):
         bytes: _builtins.int = ...,
         lease_ms: _builtins.int = ...,
         load_us: _builtins.int = ...,
+        load_high_us: _builtins.int = ...,
+        hot_prefix: _builtins.int = ...,
+        hot_bytes: _builtins.int = ...,
+        hot_load_us: _builtins.int = ...,
+        device_load_us: _builtins.int = ...,
+        load_wait_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "lease", b"lease", "lease_ms", b"lease_ms", "load_us", b"load_us", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "device_load_us", b"device_load_us", "hot_bytes", b"hot_bytes", "hot_load_us", b"hot_load_us", "hot_prefix", b"hot_prefix", "lease", b"lease", "lease_ms", b"lease_ms", "load_high_us", b"load_high_us", "load_us", b"load_us", "load_wait_us", b"load_wait_us", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

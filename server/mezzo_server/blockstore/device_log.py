@@ -27,7 +27,8 @@ from mezzo_server.blockstore.format.record import Entry
 from mezzo_server.blockstore.format.superblock import COPY_OFFSETS, RETIRED_MAX, Superblock
 from mezzo_server.blockstore.io import Device, DeviceTime, Op, Transfer
 from mezzo_server.blockstore.lifetime import Class, class_of, over_open_max
-from mezzo_server.blockstore.schedule import SPLIT_ABOVE_BYTES, Schedule, split
+from mezzo_server.blockstore.pace import Pace
+from mezzo_server.blockstore.schedule import RATE_START, SPLIT_ABOVE_BYTES, Schedule, split
 from mezzo_server.blockstore.segment import Purpose, Segment, State
 from mezzo_server.blockstore.tasks import Event, Task
 from mezzo_server.memory import Memory, Span
@@ -38,6 +39,10 @@ RESERVED_FROM = {Purpose.CHUNKS: RESERVE_SEGMENTS, Purpose.SURVIVORS: 1, Purpose
 SCOPES_MAX = 60_000
 """namespaces in one segment: a table counts them with 16 bits"""
 Place = tuple[Segment, int]
+
+
+LATENCY_START_S = 200e-6
+"""What a lone transfer is believed to take besides its bytes, before any has ended."""
 
 
 class Role(Enum):
@@ -83,6 +88,8 @@ class DeviceLog:
         """segments that reclaim freed, less those that it took for survivors and tombstones"""
         self.queue: list[Transfer] = []
         """what came since the last `submit`"""
+        self.pace = Pace(RATE_START, LATENCY_START_S)
+        """how fast the device does what it is given"""
         self.schedule = Schedule(
             context.options.device_queue_s, context.options.background_share, context.now()
         )
@@ -152,11 +159,14 @@ class DeviceLog:
         queue, self.queue = self.queue, []
         now = self.context.now()
         queue = self.schedule.next(queue, self.context.shares, now)
+        nbytes = 0
         for transfer in queue:
+            nbytes += transfer.length
             time = transfer.time
             if time is not None and not time.device_began:
                 time.device_began = now
         if queue:
+            self.pace.begin(nbytes, now)
             self.device.submit(queue)
 
     def io_error(self, segment: Segment | None, code: int, what: str) -> None:

@@ -47,6 +47,7 @@ class Pumping:
                         context.call(transfer.done, transfer)
                 ended += len(reaped)
                 log.schedule.ended(len(reaped), nbytes, now)
+                log.pace.moved(nbytes, now)
             for workers in context.all_workers:
                 for job in workers.reap():
                     ended += 1

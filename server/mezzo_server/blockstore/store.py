@@ -20,7 +20,6 @@ from mezzo_server.blockstore.api import (
     DeviceStatus,
     GetChunk,
     GetDone,
-    GetOutcome,
     PutChunk,
     PutDone,
     Scope,
@@ -34,12 +33,12 @@ from mezzo_server.blockstore.counters import NO_HOT_TIER
 from mezzo_server.blockstore.delete import Deletes
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.device_parts import DeviceParts
-from mezzo_server.blockstore.estimate import LoadEstimate
 from mezzo_server.blockstore.get import Gets
 from mezzo_server.blockstore.hot_scrub import HotScrub
 from mezzo_server.blockstore.io import Device, DeviceTime, Workers
 from mezzo_server.blockstore.join import SEGMENT_OVERHEAD_BYTES, JoinTerms
-from mezzo_server.blockstore.keeping import Keeping, is_ready
+from mezzo_server.blockstore.keeping import Keeping
+from mezzo_server.blockstore.loads import Loads
 from mezzo_server.blockstore.membership import Membership
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.pins import Pins
@@ -60,9 +59,6 @@ from mezzo_server.hot.tier import HotTier
 from mezzo_server.memory import Memory
 from mezzo_server.staging import StagingPool
 
-HOT_BYTES_PER_S = 4e9
-"""What a get out of the hot tier is expected to give, at the least: a copy and a checksum in one thread."""
-
 
 class BlockStore(Pumping, Keeping, Telling):
     """Chunks on devices: put, get, lookup, delete, pin. Made by `open`."""
@@ -78,7 +74,8 @@ class BlockStore(Pumping, Keeping, Telling):
         self._puts = Puts(context, self._writer, self.space)
         self._gets = Gets(context, self._deletes.drop)
         self._streams = Streams(context, self._gets)
-        self._estimate = LoadEstimate()
+        self.loads = Loads(context, lambda: self._puts.waiting_bytes)
+        """how long loads take"""
         self._parts = DeviceParts(context, self._writer, self._deletes)
         self._hot_scrub = None if context.hot is None else HotScrub(context, context.hot)
         if context.hot is not None:
@@ -279,27 +276,7 @@ class BlockStore(Pumping, Keeping, Telling):
         Raises TooLarge, before anything is read, if a chunk is longer than its target.
         """
         self._check_open()
-        began = self._context.now()
-        namespace = self._context.index.peek(scope)
-        size = sum(span.length for chunk in chunks for span in chunk.target)
-        if self.hot is not None and namespace.hot.count:
-            # what no device is asked for says nothing about how long the devices take
-            cold = (chunk for chunk in chunks if not is_ready(namespace.hot.get(chunk.key)))
-            size = sum(span.length for chunk in cold for span in chunk.target)
-        if not size:
-            self._gets.begin(namespace, chunks, done, first_part, part_count, time)
-            return
-        self._estimate.begin(size, began)
-
-        def ended(outcome: GetOutcome) -> None:
-            self._estimate.end(size, began, self._context.now())
-            done(outcome)
-
-        try:
-            self._gets.begin(namespace, chunks, ended, first_part, part_count, time)
-        except Exception:
-            self._estimate.end(size, began, began)
-            raise
+        self._gets.begin(self._context.index.peek(scope), chunks, done, first_part, part_count, time)
 
     def stream(
         self,
@@ -351,13 +328,6 @@ class BlockStore(Pumping, Keeping, Telling):
             entry.expiry_ms,
             entry.flags & PRIORITY_MAX,
         )
-
-    def load_estimate_s(self, size: int, hot_bytes: int = 0) -> float:
-        """Expected seconds that a get of ``size`` bytes would take now, ``hot_bytes`` of which are hot."""
-        if not hot_bytes:
-            return self._estimate.seconds(size)
-        cold = size - hot_bytes
-        return hot_bytes / HOT_BYTES_PER_S + (self._estimate.seconds(cold) if cold > 0 else 0.0)
 
     def _made(self, arena: ArenaMemory) -> None:
         self.register(arena.memory)

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from mezzo_server.blockstore.api import EventSink, Scope
 from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.segment import life_of, number_of
+from mezzo_server.hot.slots import State
+
+
+class Sizes(NamedTuple):
+    """What there would be to load."""
+
+    prefix: int
+    """keys present, from the first on"""
+    bytes: int
+    """of the prefix; and of what follows it, if that was asked for"""
+    hot_prefix: int
+    """keys that are hot, from the first on"""
+    hot_bytes: int
+    one_device: bool
+    """of several devices, all of the prefix is probably on one"""
+
+
+NO_SIZES = Sizes(0, 0, 0, 0, False)
 
 
 class Telling:
@@ -14,6 +37,33 @@ class Telling:
     def watch(self, scope: Scope, sink: EventSink | None) -> None:
         """Tell ``sink`` what appears and vanishes in a namespace from now on; None: nobody any more."""
         self._context.index.watch(scope, sink)
+
+    def sizes(self, scope: Scope, keys: Sequence[bytes], *, beyond: bool = False) -> Sizes:
+        """What a load of the present prefix of ``keys`` would be; ``beyond``: and of those that follow a gap."""
+        context = self._context
+        namespace = context.index.peek(scope)
+        count, nbytes = context.prefix(namespace, keys)
+        rest = beyond and count < len(keys)
+        if not count and not rest:
+            return NO_SIZES
+        wanted = keys if count == len(keys) or rest else keys[:count]
+        hot_count = hot_bytes = 0
+        if context.hot is not None and namespace.hot.count:
+            ready = State.READY
+            slots = namespace.hot.get_all(wanted)
+            lengths = [0 if slot is None or slot.state is not ready else slot.length for slot in slots]
+            hot_bytes = sum(lengths)
+            hot_count = min(lengths.index(0), count) if 0 in lengths else count
+        if rest:
+            found = [place for place in namespace.get_all(keys[count:]) if place is not None]
+            nbytes += sum([context.lives[life_of(place)].table.length[number_of(place)] for place in found])
+        return Sizes(count, nbytes, hot_count, hot_bytes, self._on_one_device(namespace, wanted))
+
+    def _on_one_device(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> bool:
+        lives, first, last = self._context.lives, namespace.get(keys[0]), namespace.get(keys[-1])
+        if len(self._context.logs) == 1 or first is None or last is None:
+            return False
+        return lives[life_of(first)].log is lives[life_of(last)].log
 
     def count(self, scope: Scope) -> int:
         """Chunks present in a namespace."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from mezzo import AsyncClient
@@ -16,6 +18,7 @@ from mezzo_server.frontend.calls import Context, parse, time_left
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.room import Room, aligned
+from mezzo_server.frontend.way import Way
 
 WINDOW_BYTES = 8 * 1024 * 1024
 """Chunk bytes read at a time for one call, or one chunk if that is more: what a slow reader holds."""
@@ -41,7 +44,9 @@ class Gets:
         *,
         piece_bytes: int,
         stall_s: float,
+        way: Way,
     ) -> None:
+        self._way = way
         self._namespaces = namespaces
         self._room = room
         self._numbers = numbers
@@ -71,11 +76,29 @@ class Gets:
             else:
                 chunks = await self._sizes(client, keys, capacities, timeout_s)
             windows = list(cut_windows(chunks, self._window_bytes))
-            for number, window in enumerate(windows):
-                last = number == len(windows) - 1
-                await self._send_window(context, client, keys, window, part, bool(capacities), lengths, last)
-            if not windows:
-                await self._write(context, encode_get((), _result(lengths)))
+            with self._timed(sum([chunk.room_bytes for chunk in chunks]), timeout_s):
+                for number, window in enumerate(windows):
+                    last = number == len(windows) - 1
+                    await self._send_window(
+                        context, client, keys, window, part, bool(capacities), lengths, last
+                    )
+                if not windows:
+                    await self._write(context, encode_get((), _result(lengths)))
+
+    @contextmanager
+    def _timed(self, nbytes: int, timeout_s: float) -> Iterator[None]:
+        """For a load of so many bytes. Raises DeadlineExceeded if it would take longer than its caller waits."""
+        expected_s = self._way.seconds(nbytes)
+        if expected_s > timeout_s:
+            raise DeadlineExceeded(
+                f"loading {nbytes} bytes would take about {expected_s * 1000:.1f} ms, which is beyond the deadline"
+            )
+        began, raw_s, whole = time.monotonic(), self._way.begin(nbytes), False
+        try:
+            yield
+            whole = True
+        finally:
+            self._way.end(nbytes, raw_s, time.monotonic() - began, whole=whole)
 
     async def _sizes(
         self, client: AsyncClient, keys: list[bytes], capacities: Sequence[int], timeout_s: float

@@ -41,6 +41,7 @@ from mezzo_server.frontend.room import Room
 from mezzo_server.frontend.session import SessionHandlers, session_service
 from mezzo_server.frontend.store import NUMBERS_NAMESPACE, StoreHandlers, store_service
 from mezzo_server.frontend.tls import server_credentials
+from mezzo_server.frontend.way import Way
 from mezzo_server.metrics.calls import frontend_sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.gathering import LoopGatherer
@@ -210,14 +211,16 @@ class Frontend:
             put_bytes_max=settings.put_bytes_max,
             stall_s=settings.stall_s,
         )
+        way = Way()
         gets = Gets(
             self._namespaces,
             self._room,
             self.numbers,
             piece_bytes=settings.piece_bytes,
             stall_s=settings.stall_s,
+            way=way,
         )
-        handlers = StoreHandlers(self._namespaces, self._leases, time.monotonic)
+        handlers = StoreHandlers(self._namespaces, self._leases, time.monotonic, way)
         events = EventHandlers(self._namespaces, readers_max=settings.events_max, stall_s=settings.stall_s)
         return store_service(self.calls, handlers, puts, gets, events)
 

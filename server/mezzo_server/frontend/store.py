@@ -11,6 +11,7 @@ import grpc
 from mezzo.errors import Gone, InvalidArgument, TooLarge
 from mezzo.frontend.exchange import STORE_SERVICE
 from mezzo.protocol.messages import KEYS_MAX
+from mezzo.results import LookupResult
 from mezzo.v1 import store_pb2
 from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls
@@ -19,6 +20,7 @@ from mezzo_server.frontend.get import Gets
 from mezzo_server.frontend.leases import LeaseTable
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.put import Puts
+from mezzo_server.frontend.way import Way
 
 NUMBERS_NAMESPACE = "default"
 """whose connection asks for numbers: every tenant has a namespace of this name"""
@@ -27,7 +29,11 @@ NUMBERS_NAMESPACE = "default"
 class StoreHandlers:
     """Handlers of ``mezzo.v1.StoreService`` but for ``Put`` and ``Get``: the SDK's calls."""
 
-    def __init__(self, namespaces: Namespaces, leases: LeaseTable, now: Callable[[], float]) -> None:
+    def __init__(
+        self, namespaces: Namespaces, leases: LeaseTable, now: Callable[[], float], way: Way
+    ) -> None:
+        """``way``: how long chunks take through the front-end."""
+        self._way = way
         self._namespaces = namespaces
         self._leases = leases
         self._now = now
@@ -36,9 +42,7 @@ class StoreHandlers:
         """See ``Lookup``."""
         async with self._namespaces.use(request.namespace) as namespace:
             found = await namespace.client.lookup(_keys(request), timeout_s=timeout_s)
-        return store_pb2.LookupResponse(
-            prefix=found.prefix, bytes=found.bytes, load_us=math.ceil(found.load_s * 1e6)
-        )
+        return store_pb2.LookupResponse(prefix=found.prefix, bytes=found.bytes, **self._told(found))
 
     async def acquire(self, request: store_pb2.AcquireRequest, timeout_s: float) -> store_pb2.AcquireResponse:
         """See ``Acquire``."""
@@ -49,15 +53,28 @@ class StoreHandlers:
             client = namespace.client
             lease = await client.acquire(_keys(request), request.lease_ms / 1000, timeout_s=timeout_s)
             if not lease.prefix:
-                return store_pb2.AcquireResponse(load_us=math.ceil(lease.load_s * 1e6))
+                return store_pb2.AcquireResponse(**self._told(lease.found))
             name = self._leases.add(lease, namespace)
         return store_pb2.AcquireResponse(
             lease=name,
             prefix=lease.prefix,
             bytes=lease.bytes,
             lease_ms=max(0, math.floor((lease.expires - self._now()) * 1000)),
-            load_us=math.ceil(lease.load_s * 1e6),
+            **self._told(lease.found),
         )
+
+    def _told(self, found: LookupResult) -> dict[str, Any]:
+        """What a get through this front-end would take: the shard's time, or that of the way if it is longer."""
+        way_s = self._way.seconds(found.bytes)
+        return {
+            "load_us": math.ceil(max(found.load_s, way_s) * 1e6),
+            "load_high_us": math.ceil(max(found.load_high_s, way_s) * 1e6),
+            "hot_prefix": found.hot_prefix,
+            "hot_bytes": found.hot_bytes,
+            "hot_load_us": math.ceil(found.hot_load_s * 1e6),
+            "device_load_us": math.ceil(found.device_load_s * 1e6),
+            "load_wait_us": math.floor(found.load_wait_s * 1e6),
+        }
 
     async def renew(self, request: store_pb2.RenewRequest, timeout_s: float) -> store_pb2.RenewResponse:
         """See ``Renew``."""

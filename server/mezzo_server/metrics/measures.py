@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mezzo.errors import ErrorCode
 from mezzo.protocol.messages import Kind
 from mezzo_server.blockstore.io import DeviceTime
+from mezzo_server.blockstore.loads import Tier
 
 SECONDS = (
     0.00001,
@@ -32,6 +33,8 @@ SECONDS = (
     5.0,
 )
 """Upper bounds of the buckets of durations, seconds: from a lookup to a put that waits for space."""
+RATIOS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+"""Upper bounds of the buckets of ratios: 0.8 to 1.25 is within a fifth, either way."""
 HOLD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)
 """Upper bounds of the buckets of the loop's callbacks, seconds."""
 
@@ -102,7 +105,7 @@ class Histogram:
 class Measures:
     """What one shard's requests did. Owner: `Service`; touched by the loop's thread only."""
 
-    __slots__ = ("bytes_in", "bytes_out", "cancelled", "device", "duration", "errors", "failed")
+    __slots__ = ("bytes_in", "bytes_out", "cancelled", "device", "duration", "errors", "failed", "load_ratio")
 
     def __init__(self) -> None:
         size = max(REQUEST_KINDS) + 1
@@ -114,6 +117,8 @@ class Measures:
         """requests that were answered with an error, by number of the kind"""
         self.cancelled = [0] * size
         """requests that the client gave up, by number of the kind"""
+        self.load_ratio = {tier: Histogram(RATIOS) for tier in Tier}
+        """time that loads took over what was estimated when they began"""
         self.errors = dict.fromkeys(ErrorCode, 0)
         self.bytes_in = dict.fromkeys(TRANSPORTS, 0)
         """payload of chunks that were stored"""
@@ -127,6 +132,10 @@ class Measures:
         duration.total += seconds
         if time.device_began:
             self.device[kind].observe(time.device_s)
+
+    def load_took(self, tier: Tier, ratio: float) -> None:
+        """A load that came whole took so many times what was estimated."""
+        self.load_ratio[tier].observe(ratio)
 
     @property
     def count(self) -> int:
@@ -158,5 +167,6 @@ class Measures:
         """Copies of the histograms: by name, then by kind of request."""
         return {
             "request": {kind.name.lower(): self.duration[kind].copy() for kind in REQUEST_KINDS},
+            "load_ratio": {tier.name.lower(): told.copy() for tier, told in self.load_ratio.items()},
             "request_device": {kind.name.lower(): self.device[kind].copy() for kind in TRANSFER_KINDS},
         }

@@ -80,6 +80,15 @@ REQUEST_METRICS: tuple[Metric, ...] = (
         ("kind",),
         advice="Rising: the devices are busy or slow; look at transfers in flight and waiting.",
     ),
+    _histogram(
+        "load_ratio",
+        "Time that gets took over what was estimated when they began, by tier: all hot, some from a device, or over"
+        " a stream.",
+        Histograms("load_ratio"),
+        ("tier",),
+        advice="Half of them should be between 0.8 and 1.25 under a steady load; far above: a device has become slow,"
+        " or loads come in bursts, and `deadline_s` and `should_load` decide badly meanwhile.",
+    ),
     _counter(
         "request_own_seconds",
         "Time of requests that was not device time: decisions, checksums, copies, waiting for memory, and"

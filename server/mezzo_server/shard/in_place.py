@@ -12,6 +12,8 @@ from mezzo.errors import InvalidArgument, MezzoError
 from mezzo.protocol.messages import PLACE_NUMBERS, Acquire, Acquired, ArenaOpen, ArenaOpened, InPlace, Kind
 from mezzo_server.hot.slots import Slot
 from mezzo_server.shard.descriptor_passing import close_in, pass_descriptor
+from mezzo_server.shard.estimates import tell_load
+from mezzo_server.shard.leases import Granted
 from mezzo_server.shard.request import Request
 
 if TYPE_CHECKING:
@@ -68,27 +70,30 @@ def open_arena(session: Session, body: ArenaOpen, channel: int) -> ArenaOpened:
 def _acquired(session: Session, body: Acquire) -> Acquired:
     service = session.service
     granted = service.leases.acquire(session, session.scope, body.keys, body.lease_ms / 1000, in_place=True)
-    places, hot_bytes = _places(granted.slots)
-    load_us = int(service.store.load_estimate_s(granted.bytes, hot_bytes) * 1e6) if granted.bytes else 0
-    return Acquired(
-        granted.lease, granted.prefix, granted.bytes, round(granted.lease_s * 1000), load_us, places
-    )
+    return acquired(session, body, granted, _places(granted.slots))
 
 
-def _places(slots: Sequence[Slot | None]) -> tuple[list[int], int]:
-    """The numbers of `Acquired.places`, and the bytes that are in place."""
+def acquired(session: Session, body: Acquire, granted: Granted, places: list[int]) -> Acquired:
+    """The answer to an acquire that was granted this."""
+    keys = body.keys
+    told = tell_load(session, keys if granted.prefix == len(keys) else keys[: granted.prefix])[2]
+    lease_ms = round(granted.lease_s * 1000)
+    return Acquired(granted.lease, granted.prefix, granted.bytes, lease_ms, told.load_us, places, *told[1:])
+
+
+def _places(slots: Sequence[Slot | None]) -> list[int]:
+    """The numbers of `Acquired.places`."""
     if None in slots:
         hot = [(0, 0, 0, 0) if s is None else (s.arena, s.page, s.length, s.generation) for s in slots]
-        return [number for place in hot for number in place], sum([place[2] for place in hot])
+        return [number for place in hot for number in place]
     held = [slot for slot in slots if slot is not None]
     # Column by column: half the time of one place after the other.
     places = [0] * (PLACE_NUMBERS * len(held))
-    lengths = [slot.length for slot in held]
     places[0::4] = [slot.arena for slot in held]
     places[1::4] = [slot.page for slot in held]
-    places[2::4] = lengths
+    places[2::4] = [slot.length for slot in held]
     places[3::4] = [slot.generation for slot in held]
-    return places, sum(lengths)
+    return places
 
 
 class _Loading(Request):

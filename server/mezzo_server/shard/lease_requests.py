@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from mezzo.errors import Gone
 from mezzo.protocol.messages import (
     Acquire,
-    Acquired,
     Kind,
     LeaseRenew,
     LeaseRenewed,
@@ -16,7 +15,8 @@ from mezzo.protocol.messages import (
     Release,
     Released,
 )
-from mezzo_server.shard.in_place import acquire_in_place
+from mezzo_server.shard.estimates import tell_load
+from mezzo_server.shard.in_place import acquire_in_place, acquired
 
 if TYPE_CHECKING:
     from mezzo_server.shard.session import Session
@@ -25,31 +25,20 @@ if TYPE_CHECKING:
 def lookup(session: Session, request_id: int, body: Lookup) -> None:
     """How many keys are present. Prolongs nothing, and is no use of any chunk."""
     session.check_keys(body.keys)
-    store = session.service.store
-    count, nbytes = store.prefix(session.scope, body.keys)
-    hot_bytes = store.hot_bytes(session.scope, body.keys[:count]) if store.hot is not None else 0
-    load_us = int(store.load_estimate_s(nbytes, hot_bytes) * 1e6) if nbytes else 0
-    session.send(Kind.LOOKED_UP, request_id, LookedUp(count, nbytes, load_us))
+    count, nbytes, told = tell_load(session, body.keys)
+    session.send(Kind.LOOKED_UP, request_id, LookedUp(count, nbytes, *told))
 
 
 def acquire(session: Session, request_id: int, body: Acquire) -> None:
     """A lookup, and a lease on what it finds."""
     session.check_keys(body.keys)
     if body.in_place:
-        acquired = acquire_in_place(session, request_id, body)
-        if acquired is not None:
-            session.send(Kind.ACQUIRED, request_id, acquired)
+        answer = acquire_in_place(session, request_id, body)
+        if answer is not None:
+            session.send(Kind.ACQUIRED, request_id, answer)
         return
-    service = session.service
-    granted = service.leases.acquire(session, session.scope, body.keys, body.lease_ms / 1000)
-    store = service.store
-    hot_bytes = store.hot_bytes(session.scope, body.keys[: granted.prefix]) if store.hot is not None else 0
-    load_us = int(store.load_estimate_s(granted.bytes, hot_bytes) * 1e6) if granted.bytes else 0
-    session.send(
-        Kind.ACQUIRED,
-        request_id,
-        Acquired(granted.lease, granted.prefix, granted.bytes, round(granted.lease_s * 1000), load_us),
-    )
+    granted = session.service.leases.acquire(session, session.scope, body.keys, body.lease_ms / 1000)
+    session.send(Kind.ACQUIRED, request_id, acquired(session, body, granted, []))
 
 
 def renew(session: Session, request_id: int, body: LeaseRenew) -> None:

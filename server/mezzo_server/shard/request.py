@@ -14,6 +14,8 @@ from mezzo.identity import Identity
 from mezzo.protocol.bitmap import pack
 from mezzo.protocol.messages import Body, Kind, Put
 from mezzo_server.blockstore.io import DeviceTime
+from mezzo_server.blockstore.loads import Load
+from mezzo_server.blockstore.pace import Pace
 from mezzo_server.shard.naming import check_identity_lengths
 from mezzo_server.shard.regions import Region
 
@@ -31,7 +33,7 @@ class Request(DeviceTime):
     It is handed to the store as the one whom its transfers are for.
     """
 
-    __slots__ = ("began", "cancelled", "deadline", "id", "kind", "region", "session")
+    __slots__ = ("began", "cancelled", "deadline", "id", "kind", "load", "region", "session")
 
     def __init__(
         self,
@@ -48,6 +50,8 @@ class Request(DeviceTime):
         self.id = request_id
         self.kind = kind
         self.region = region
+        self.load: Load | None = None
+        """what is expected of it, if it is a get"""
         self.cancelled = False
         """the client gave it up, or is gone"""
         self.deadline = session.service.now() + deadline_ms / 1000 if deadline_ms else None
@@ -60,11 +64,17 @@ class Request(DeviceTime):
 
     def finish(self, kind: Kind, body: Body) -> None:
         """It is answered."""
+        load, self.load = self.load, None
+        if load is not None:
+            load.end(whole=not self.cancelled)
         self.session.end(self, kind, body)
         self._release()  # after its answer: a removal that waits for it is answered behind it
 
     def fail(self, error: MezzoError) -> None:
         """It is answered with an error."""
+        load, self.load = self.load, None
+        if load is not None:
+            load.end(whole=False)
         self.session.end_with_error(self, error)
         self._release()
 
@@ -73,15 +83,26 @@ class Request(DeviceTime):
         if self.deadline is not None and self.session.service.now() >= self.deadline:
             raise DeadlineExceeded("the deadline passed before the request could end")
 
-    def check_load(self, keys: Sequence[bytes], nbytes: int) -> None:
-        """DeadlineExceeded if reading these chunks, ``nbytes`` in all, would end too late."""
-        if self.deadline is None:
-            return
-        service = self.session.service
-        store = service.store
-        load_s = store.load_estimate_s(nbytes, store.hot_bytes(self.session.scope, keys))
-        if service.now() + load_s > self.deadline:
-            raise DeadlineExceeded(f"reading {nbytes} bytes would take about {load_s * 1000:.1f} ms")
+    def begin_load(self, keys: Sequence[bytes], bytes_max: int, network: Pace | None = None) -> None:
+        """Chunks, ``bytes_max`` bytes at most, are about to be loaded, over ``network`` if not into a region.
+
+        Raises:
+            DeadlineExceeded: that would end too late. The message says how long it would take.
+        """
+        session = self.session
+        store = session.service.store
+        sizes = store.sizes(session.scope, keys, beyond=True)
+        nbytes = min(sizes.bytes, bytes_max)
+        hot = min(sizes.hot_bytes, nbytes)
+        tenant = session.scope.tenant
+        load = store.loads.begin(tenant, hot, nbytes - hot, network, one_device=sizes.one_device)
+        seconds = load.estimate.seconds
+        if self.deadline is not None and session.service.now() + seconds > self.deadline:
+            load.end(whole=False)
+            raise DeadlineExceeded(
+                f"loading {nbytes} bytes would take about {seconds * 1000:.1f} ms, which is beyond the deadline"
+            )
+        self.load = load
 
     def _release(self) -> None:
         region, self.region = self.region, None
@@ -165,6 +186,8 @@ class SlicedRequest(Request):
         """A slice that was begun has ended."""
         if error is not None and self.error is None:
             self.error = error
+        if self.load is not None:
+            self.load.moved(nbytes)
         self.running -= 1
         self.session.window_give(nbytes)
         if self.running == 0 and (self.next_index >= self.count or self.error is not None or self.cancelled):

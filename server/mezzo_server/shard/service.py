@@ -159,6 +159,7 @@ class Service:
         )
         self.sessions: set[Session] = set()
         self.measures = Measures()
+        store.loads.observe = self.measures.load_took
         self._began = now()
         self._weighed_at = 0.0
         self._lent_wanted = 0, 0.0

@@ -42,6 +42,8 @@ from mezzo.protocol.messages import (
     Stated,
 )
 from mezzo_server.blockstore.api import ChunkInfo
+from mezzo_server.blockstore.loads import NETWORK_LATENCY_START_S, NETWORK_RATE_START
+from mezzo_server.blockstore.pace import Pace
 from mezzo_server.metrics.measures import SECONDS
 from mezzo_server.quota.account import Account
 from mezzo_server.shard import (
@@ -129,6 +131,10 @@ class Session:
         """payloads granted to the client that have not begun to come"""
         self.granted_at = 0.0
         """when payload was last granted"""
+        self.network = Pace(NETWORK_RATE_START, NETWORK_LATENCY_START_S)
+        """how fast payload goes out on this connection"""
+        self.streams = not shm
+        """whether its gets go out on it"""
         self.told_at = 0.0
         """when a reader of events was last answered that had waited"""
         self._window_used = 0

@@ -101,12 +101,12 @@ class ShmGet(ShmRequest):
 
     def start(self) -> None:
         """Begin. The answer comes through the session."""
-        if self.deadline is not None:
-            try:
-                self.check_load(self.keys, sum(self.weigh(index)[0] for index in range(self.count)))
-            except MezzoError as error:
-                self.fail(error)
-                return
+        try:
+            self.begin_load(self.keys, sum([self.weigh(index)[0] for index in range(self.count)]))
+        except MezzoError as error:
+            self.fail(error)
+            return
+        self.session.streams = False
         self.run()
 
     def begin_slice(self, first: int, last: int, nbytes: int) -> None:

@@ -140,7 +140,7 @@ class _Sending:
 class TcpGet(Request):
     """A get whose bytes follow on the same stream."""
 
-    __slots__ = ("_ahead", "_body", "_busy", "_lengths", "_next_index", "_open", "_queued")
+    __slots__ = ("_ahead", "_body", "_busy", "_lengths", "_next_index", "_open", "_queued", "_unsent")
 
     def __init__(self, session: Session, request_id: int, body: Get) -> None:
         if body.capacities and len(body.capacities) != len(body.keys):
@@ -155,6 +155,7 @@ class TcpGet(Request):
         self._open: set[_Sending] = set()
         self._queued = False
         self._busy = False
+        self._unsent = 0
 
     def start(self) -> None:
         """Begin: check that all fits, then queue for output."""
@@ -208,7 +209,11 @@ class TcpGet(Request):
                         f"chunk {index} of {length} bytes is over its capacity ({body.capacities[index]})"
                     )
             if last == len(body.keys):
-                self.check_load(body.keys, nbytes)
+                session = self.session
+                self.begin_load(body.keys, nbytes, session.network)
+                session.streams = True
+                session.network.begin(nbytes, session.service.now())
+                self._unsent = nbytes
         except MezzoError as error:
             self.fail(error)
             return
@@ -259,6 +264,7 @@ class TcpGet(Request):
 
     def chunk_sent(self, sending: _Sending) -> None:
         """All of a chunk was sent."""
+        self._told(sending.length)
         self._end_chunk(sending)
         self._maybe_finish()
 
@@ -312,6 +318,17 @@ class TcpGet(Request):
         if sending.end() and not self.cancelled:
             self._lengths[sending.index] = sending.length
 
+    def _told(self, nbytes: int) -> None:
+        nbytes = min(nbytes, self._unsent)
+        if nbytes:
+            self._unsent -= nbytes
+            self.session.network.moved(nbytes, self.session.service.now())
+            if self.load is not None:
+                self.load.moved(nbytes)
+
     def _maybe_finish(self) -> None:
         if self._next_index == len(self._lengths) and not self._open and self.session.holds(self):
+            if self._unsent:
+                self.session.network.drop(self._unsent, self.session.service.now())
+                self._unsent = 0
             self.finish(Kind.GOT, got(self._lengths))

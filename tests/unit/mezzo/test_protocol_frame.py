@@ -209,10 +209,11 @@ def test_the_payload_is_as_long_as_its_parts():
 
 
 def test_fields_that_a_newer_peer_appends_are_skipped():
-    body = bytes.fromhex("94" + "05" + "06" + "07" + "a3616263")
+    told = range(5, 5 + len(LookedUp.__struct_fields__))
+    body = bytes([0x90 + len(told) + 1, *told]) + bytes.fromhex("a3616263")
     reader = FrameReader(FROM_SERVER, **LIMITS)
     events = feed(reader, header(kind=Kind.LOOKED_UP, body_bytes=len(body)) + body)
-    assert events[0].body == LookedUp(5, 6, 7)
+    assert events[0].body == LookedUp(*told)
 
 
 def test_fields_that_an_older_peer_leaves_out_have_defaults():

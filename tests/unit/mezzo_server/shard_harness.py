@@ -56,12 +56,13 @@ class Shard:
         limits: Limits | None = None,
         hot_bytes: int = 0,
         incarnation: bytes = bytes(16),
+        device: Callable[[Clock], MemoryDevice] | None = None,
     ) -> None:
         self.clock = Clock()
         self.limits = limits or Limits(
             staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB, chunk_bytes_max=4 * MIB
         )
-        self.device = MemoryDevice(device_bytes)
+        self.device = MemoryDevice(device_bytes) if device is None else device(self.clock)
         self.workers = InlineWorkers()
         self.store_staging = StagingPool(16 * MIB)
         self.staging = StagingPool(self.limits.staging_bytes)

@@ -428,11 +428,12 @@ def test_cancelling_a_get_through_a_region_waits_for_its_transfers(
 
 def test_deadlines(shard: Shard, client: FakeClient, region: ClientRegion) -> None:
     put_shm(client, region, 1, {b"a": bytes(MIB)})
-    shard.store.load_estimate_s = lambda size, hot_bytes=0: 0.5  # type: ignore[method-assign]
-    get = Get([b"a"], 1, [[0, MIB]], deadline_ms=499)
+    pace = shard.store._context.logs[0].pace
+    pace._bytes, pace._seconds, pace.latency_s = float(MIB), 0.5, 0.0
+    get = Get([b"a"], 1, [[0, MIB]], deadline_ms=480)
     assert client.fails(Kind.GET, get).code == ErrorCode.DEADLINE
-    assert client.fails(Kind.GET, Get([b"a"], deadline_ms=499)).code == ErrorCode.DEADLINE
-    assert client.ask(Kind.GET, Get([b"a"], 1, [[0, MIB]], deadline_ms=501), Got).count == 1
+    assert client.fails(Kind.GET, Get([b"a"], deadline_ms=480)).code == ErrorCode.DEADLINE
+    assert client.ask(Kind.GET, Get([b"a"], 1, [[0, MIB]], deadline_ms=510), Got).count == 1
     request_id = client.start(
         Kind.PUT, Put([b"%d" % n for n in range(9)], [4 * MIB - 8192] * 9, deadline_ms=100)
     )

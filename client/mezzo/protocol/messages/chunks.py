@@ -36,7 +36,19 @@ class LookedUp(Body, frozen=True):
     prefix: U32
     bytes: U
     load_us: U
-    """estimate of the time that a get of them would take now, microseconds"""
+    """estimate of the time that a get of them on this connection would take now, microseconds"""
+    hot_prefix: U32 = 0
+    """keys that are in the hot tier, from the first on"""
+    hot_bytes: U = 0
+    """bytes of the prefix that are in the hot tier"""
+    hot_load_us: U = 0
+    """of the estimate, what the hot bytes take"""
+    device_load_us: U = 0
+    """of the estimate, what the others take; over a stream the two and the sending go on at the same time"""
+    load_high_us: U = 0
+    """nine of ten such gets take no longer"""
+    load_wait_us: U = 0
+    """of the estimate, what passes before the first byte: what is queued ahead, and latencies"""
 
 
 class Get(Body, frozen=True):

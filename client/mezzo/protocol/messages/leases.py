@@ -48,6 +48,13 @@ class Acquired(Body, frozen=True):
     lease_ms: U32
     load_us: U
     places: Annotated[list[U64], Meta(max_length=PLACE_NUMBERS * KEYS_MAX)] = []
+    hot_prefix: U32 = 0
+    """this and what follows: as in `LookedUp`"""
+    hot_bytes: U = 0
+    hot_load_us: U = 0
+    device_load_us: U = 0
+    load_high_us: U = 0
+    load_wait_us: U = 0
 
 
 class ArenaOpen(Body, frozen=True):

@@ -480,19 +480,24 @@ def test_without_a_hot_tier() -> None:
 def test_a_slow_device_does_not_make_hot_chunks_slow() -> None:
     rig = Rig(hot={"bytes_max": 1 << 20})
     keys = rig.fill("k", 3, 60_000)
-    assert rig.store.hot_bytes(SCOPE, [*keys, b"missing"]) == 180_000
-    memory = Memory.anonymous(1 << 20)
-    for _ in range(200):
+    loads, pace = rig.store.loads, audit.context_of(rig.store).logs[0].pace
+    for _ in range(50):
         # a MiB from the device takes half a second
-        rig.store._estimate.begin(1 << 20, rig.time)
+        pace.begin(1 << 20, rig.time)
         rig.time += 0.5
-        rig.store._estimate.end(1 << 20, rig.time - 0.5, rig.time)
-    assert rig.store.load_estimate_s(180_000) > 0.05
-    assert rig.store.load_estimate_s(180_000, 180_000) < 0.001
-    before = rig.store.load_estimate_s(180_000)
+        pace.moved(1 << 20, rig.time)
+
+    def estimate(hot: int, cold: int) -> float:
+        return loads.estimate(SCOPE.tenant, hot, cold, None, one_device=False).seconds
+
+    before = estimate(0, 180_000)
+    assert before > 0.05
+    assert estimate(180_000, 0) < 0.001
+    assert rig.store.sizes(SCOPE, [*keys, b"missing"])[:4] == (3, 180_000, 3, 180_000)
+    memory = Memory.anonymous(1 << 20)
     for key in keys * 5:
         rig.get_outcome([GetChunk(key, (memory.span(0, 60_000),))])
-    assert rig.store.load_estimate_s(180_000) == before, "hot gets say nothing about devices"
+    assert estimate(0, 180_000) == before, "hot gets say nothing about devices"
 
 
 def test_what_is_used_in_place_counts_as_read_on_its_device() -> None:
