@@ -161,6 +161,32 @@ class Usage(_message.Message):
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
+class NamespaceUsage(_message.Message):
+    """What a namespace uses of one shard now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    chunks: _builtins.int
+    """That can be read."""
+    bytes: _builtins.int
+    """Of them on devices."""
+    def __init__(
+        self,
+        *,
+        chunks: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "chunks", b"chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamespaceUsage: _TypeAlias = NamespaceUsage  # noqa: Y015
+
+@_typing.final
 class Tenant(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -317,7 +343,7 @@ class Namespace(_message.Message):
         """Zeros: as the tenant's."""
 
     @_builtins.property
-    def usage(self) -> Global___Usage:
+    def usage(self) -> Global___NamespaceUsage:
         """With GetNamespace, if the shard could be asked."""
 
     def __init__(
@@ -331,7 +357,7 @@ class Namespace(_message.Message):
         lifetime: Global___Lifetime | None = ...,
         created_s: _builtins.int = ...,
         deleted: _builtins.bool = ...,
-        usage: Global___Usage | None = ...,
+        usage: Global___NamespaceUsage | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "lifetime", b"lifetime", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

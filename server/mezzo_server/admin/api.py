@@ -27,11 +27,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class NamespaceUsage:
+    """What a namespace uses of one shard now."""
+
+    chunks: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class TenantUsage:
     """A tenant's, in all and for each of its namespaces."""
 
     total: Usage
-    namespaces: Mapping[bytes, Usage] = field(default_factory=dict)
+    namespaces: Mapping[bytes, NamespaceUsage] = field(default_factory=dict)
     """by id"""
 
 
@@ -150,7 +158,7 @@ class Admin(ABC):
         """A tenant's, by name."""
 
     @abstractmethod
-    async def namespace(self, tenant: str, name: str) -> tuple[Namespace, Usage | None]:
+    async def namespace(self, tenant: str, name: str) -> tuple[Namespace, NamespaceUsage | None]:
         """One, and what it uses; None: the shard cannot be asked."""
 
     @abstractmethod

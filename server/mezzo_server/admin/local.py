@@ -20,6 +20,7 @@ from mezzo_server.admin.api import (
     CredentialInfo,
     IssuedCredential,
     LifetimeChange,
+    NamespaceUsage,
     TenantChange,
     TenantUsage,
     Usage,
@@ -168,13 +169,13 @@ class LocalAdmin(Admin):
         owner = await self._registry.tenant(tenant)
         return await self._registry.namespaces(owner.id, deleted=deleted)
 
-    async def namespace(self, tenant: str, name: str) -> tuple[Namespace, Usage | None]:
+    async def namespace(self, tenant: str, name: str) -> tuple[Namespace, NamespaceUsage | None]:
         owner = await self._registry.tenant(tenant)
         namespace = await self._registry.namespace(owner.id, name)
         usage = await self._used(owner.id)
         if usage is None:
             return namespace, None
-        return namespace, usage.namespaces.get(namespace.id, Usage(0, 0, 0, 0))
+        return namespace, usage.namespaces.get(namespace.id, NamespaceUsage(0, 0))
 
     async def set_namespace(self, tenant: str, name: str, change: LifetimeChange) -> Namespace:
         async def work() -> Namespace:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from mezzo.errors import InvalidArgument, ProtocolError
 from mezzo.frontend.naming import identity_message, identity_of
 from mezzo.v1 import admin_pb2
-from mezzo_server.admin.api import CredentialInfo, IssuedCredential, LifetimeChange, TenantChange, Usage
+from mezzo_server.admin.api import (
+    CredentialInfo,
+    IssuedCredential,
+    LifetimeChange,
+    NamespaceUsage,
+    TenantChange,
+    Usage,
+)
 from mezzo_server.tenancy.model import Lifetime, Limit, Namespace, Quota, Tenant
 
 ADMIN_SERVICE = "mezzo.v1.AdminService"
@@ -115,7 +122,14 @@ def tenant_of(message: admin_pb2.Tenant) -> Tenant:
     )
 
 
-def namespace_message(namespace: Namespace, tenant: str, usage: Usage | None = None) -> admin_pb2.Namespace:
+def namespace_usage_of(message: admin_pb2.NamespaceUsage) -> NamespaceUsage:
+    """What a namespace uses."""
+    return NamespaceUsage(message.chunks, message.bytes)
+
+
+def namespace_message(
+    namespace: Namespace, tenant: str, usage: NamespaceUsage | None = None
+) -> admin_pb2.Namespace:
     """A namespace."""
     return admin_pb2.Namespace(
         id=namespace.id,
@@ -126,7 +140,7 @@ def namespace_message(namespace: Namespace, tenant: str, usage: Usage | None = N
         lifetime=lifetime_message(namespace.lifetime),
         created_s=namespace.created_s,
         deleted=namespace.deleted,
-        usage=None if usage is None else usage_message(usage),
+        usage=None if usage is None else admin_pb2.NamespaceUsage(chunks=usage.chunks, bytes=usage.bytes),
     )
 
 

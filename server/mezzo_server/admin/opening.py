@@ -26,15 +26,14 @@ def audit_of(node: NodeConfig) -> Audit:
 def tenant_keys_of(node: NodeConfig) -> Callable[[bytes], TenantKey] | None:
     """Makes a tenant's key, wrapped with the master key; None: there is no master key.
 
-    Raises:
-        InvalidArgument: the file of the master key cannot be used.
+    The file is read when a key is made: InvalidArgument then if it cannot be used.
     """
     settings = node.encryption
-    keys = read_master_keys(settings.master_key, settings.former_master_keys)
-    if not keys:
+    if not settings.master_key:
         return None
 
     def make(tenant_id: bytes) -> TenantKey:
+        keys = read_master_keys(settings.master_key, settings.former_master_keys)
         return keys.current.wrap(tenant_id, new_tenant_key(os.urandom), os.urandom)
 
     return make

@@ -24,6 +24,7 @@ from mezzo_server.admin.api import (
     CredentialInfo,
     IssuedCredential,
     LifetimeChange,
+    NamespaceUsage,
     TenantChange,
     Usage,
 )
@@ -34,6 +35,7 @@ from mezzo_server.admin.messages import (
     issued_of,
     lifetime_message,
     namespace_of,
+    namespace_usage_of,
     quota_message,
     tenant_of,
     usage_of,
@@ -153,10 +155,10 @@ class RemoteAdmin(Admin):
         answer = await self._call("ListNamespaces", request, pb.ListNamespacesResponse)
         return [namespace_of(one) for one in answer.namespaces]
 
-    async def namespace(self, tenant: str, name: str) -> tuple[Namespace, Usage | None]:
+    async def namespace(self, tenant: str, name: str) -> tuple[Namespace, NamespaceUsage | None]:
         request = pb.GetNamespaceRequest(tenant=tenant, name=name)
         found = (await self._call("GetNamespace", request, pb.GetNamespaceResponse)).namespace
-        return namespace_of(found), usage_of(found.usage) if found.HasField("usage") else None
+        return namespace_of(found), namespace_usage_of(found.usage) if found.HasField("usage") else None
 
     async def set_namespace(self, tenant: str, name: str, change: LifetimeChange) -> Namespace:
         request = pb.SetNamespaceRequest(tenant=tenant, name=name, lifetime=lifetime_message(change))

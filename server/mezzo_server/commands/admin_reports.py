@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import msgspec
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from mezzo.identity import Identity
 from mezzo.sizes import about_size
-from mezzo_server.admin.api import CredentialInfo, IssuedCredential, Usage
+from mezzo_server.admin.api import CredentialInfo, IssuedCredential, NamespaceUsage, Usage
 from mezzo_server.commands.operator import shown_limit, shown_seconds, shown_time
 from mezzo_server.tenancy.model import Lifetime, Namespace, Quota, Tenant
 
@@ -94,7 +95,9 @@ def credential_report(credential: CredentialInfo, token: str | None = None) -> C
     return CredentialReport(**asdict(credential), token=token)
 
 
-def namespace_report(namespace: Namespace, tenant: str, usage: Usage | None = None) -> NamespaceReport:
+def namespace_report(
+    namespace: Namespace, tenant: str, usage: NamespaceUsage | None = None
+) -> NamespaceReport:
     """A namespace, for JSON."""
     return NamespaceReport(
         namespace.id.hex(),
@@ -186,7 +189,7 @@ def namespaces_table(namespaces: Sequence[Namespace]) -> Table:
     return table
 
 
-def namespace_table(namespace: Namespace, tenant: str, usage: Usage | None) -> Table:
+def namespace_table(namespace: Namespace, tenant: str, usage: NamespaceUsage | None) -> Table:
     """All of one namespace."""
     table = _facts()
     table.add_row("namespace", escape(namespace.name))
@@ -235,24 +238,18 @@ def _add_lifetime(table: Table, lifetime: Lifetime, none: str) -> None:
         table.add_row(name, shown_seconds(value) if value else none)
 
 
-def _add_usage(table: Table, usage: Usage | None) -> None:
+def _add_usage(table: Table, usage: Usage | NamespaceUsage | None) -> None:
     if usage is None:
         return
     table.add_row("chunks", f"{usage.chunks:,}")
     table.add_row("on devices", about_size(usage.bytes))
-    table.add_row("in the hot tier", about_size(usage.hot_bytes))
-    table.add_row("under leases", about_size(usage.leased_bytes))
+    if isinstance(usage, Usage):
+        table.add_row("in the hot tier", about_size(usage.hot_bytes))
+        table.add_row("under leases", about_size(usage.leased_bytes))
 
 
-def _usage(usage: Usage | None) -> dict[str, int] | None:
-    if usage is None:
-        return None
-    return {
-        "chunks": usage.chunks,
-        "bytes": usage.bytes,
-        "hot_bytes": usage.hot_bytes,
-        "leased_bytes": usage.leased_bytes,
-    }
+def _usage(usage: Usage | NamespaceUsage | None) -> dict[str, int] | None:
+    return None if usage is None else dataclasses.asdict(usage)
 
 
 def _table(*titles: str) -> Table:

@@ -87,8 +87,8 @@ def add_health(server: grpc.aio.Server, watched: Health) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(watched.servicer, server)
 
 
-def add_tools(server: grpc.aio.Server) -> None:
-    """Reflection and channelz."""
-    names = (*SERVICES[1:], "grpc.health.v1.Health", CHANNELZ_SERVICE, reflection.SERVICE_NAME)
+def add_tools(server: grpc.aio.Server, services: tuple[str, ...] = ()) -> None:
+    """Reflection and channelz; ``services``: those of this server besides."""
+    names = (*SERVICES[1:], *services, "grpc.health.v1.Health", CHANNELZ_SERVICE, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     channelz.add_channelz_servicer(server)

@@ -14,8 +14,10 @@ import grpc
 import grpc.aio
 import structlog
 
+from mezzo import AsyncClient
 from mezzo.errors import Busy, Denied, InternalError, MezzoError, Unauthenticated
 from mezzo_server.access.principal import Principal
+from mezzo_server.admin.api import NamespaceUsage, TenantUsage, Usage
 from mezzo_server.admin.audit import Actor, Audit, Outcome
 from mezzo_server.admin.local import LocalAdmin, UsageOf
 from mezzo_server.admin.messages import ADMIN_SERVICE
@@ -33,6 +35,12 @@ CALLS_MAX = 16
 STRANGERS_MAX = 30
 """attempts without a valid credential that are told in `STRANGERS_S`"""
 STRANGERS_S = 60.0
+USAGE_S_MAX = 2.0
+"""for the shard to tell what a tenant uses"""
+
+
+def _ignore() -> None:
+    """Nobody wants to know."""
 
 
 class Administration:
@@ -47,15 +55,19 @@ class Administration:
         now: Callable[[], float],
         now_s: Callable[[], float],
         usage: UsageOf | None = None,
+        changed: Callable[[], None] = _ignore,
         new_key: Callable[[bytes], TenantKey] | None = None,
     ) -> None:
-        """``now``: a clock for intervals; ``now_s``: Unix time. ``new_key``: see `LocalAdmin`."""
+        """``now``: a clock for intervals; ``now_s``: Unix time. ``changed`` is called when something may have
+        been changed. ``new_key``: see `LocalAdmin`.
+        """
         self.audit = audit
         self._gate = gate
         self._registry = registry
         self._now = now
         self._now_s = now_s
         self._usage = usage
+        self._changed = changed
         self._new_key = new_key
         self._calls = 0
         self._strangers_since = now()
@@ -104,6 +116,7 @@ class Administration:
             )
             # Once begun it goes on, and is told, whether or not the caller still waits.
             message = await asyncio.shield(answer(admin, parse(kind, data)))
+            self._changed()
             return message.SerializeToString()
         finally:
             self._calls -= 1
@@ -134,3 +147,16 @@ class Administration:
             self._strangers_since, self._strangers = now, 0
         self._strangers += 1
         return self._strangers <= STRANGERS_MAX
+
+
+async def usage_of(tenant_id: bytes, registry: Registry, shard: AsyncClient) -> TenantUsage | None:
+    """What a tenant uses, as the shard tells an operator; None: it cannot be asked."""
+    try:
+        ids = [namespace.id for namespace in await registry.namespaces(tenant_id)]
+        told = await shard.tenant_stat(tenant_id, ids, timeout_s=USAGE_S_MAX)
+    except MezzoError as error:
+        log.info("what a tenant uses is not known", error=str(error))
+        return None
+    each = {use.namespace: NamespaceUsage(use.chunks, use.bytes) for use in told.namespaces}
+    chunks = sum(use.chunks for use in each.values())
+    return TenantUsage(Usage(chunks, told.bytes, told.hot_bytes, told.leased_bytes), each)

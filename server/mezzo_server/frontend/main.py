@@ -22,11 +22,14 @@ from msgspec import Struct
 from mezzo import TLS, AsyncClient
 from mezzo.errors import InvalidArgument, Unavailable
 from mezzo_server.access.principal import Principal
+from mezzo_server.admin.messages import ADMIN_SERVICE
+from mezzo_server.admin.opening import audit_of, tenant_keys_of
 from mezzo_server.config import FrontendConfig, NodeConfig
 from mezzo_server.config.addresses import Address, host_and_port, parse_host_port
 from mezzo_server.config.reach import check_reach, frontend_guard
 from mezzo_server.frontend.access import OPERATOR, Access
 from mezzo_server.frontend.admin import OWN_SERVICES, Health, add_health, add_tools
+from mezzo_server.frontend.administration import Administration, usage_of
 from mezzo_server.frontend.calls import Calls, refuse
 from mezzo_server.frontend.events import EventHandlers
 from mezzo_server.frontend.gate import Guard
@@ -99,6 +102,8 @@ class Frontend:
             self.access = Access(config)
         else:
             self.access = Access(config, self.metadata.catalog, self.metadata.credentials, self.metadata.look)
+        self.administration = None if self.metadata is None else self._administration(self.metadata)
+        """of operators; None: there is nothing that they could look after"""
         self.calls = Calls(self.numbers, settings.calls_max, self.access.gate)
         ensure = None if self.metadata is None else self.metadata.open_namespace
         self._namespaces = Namespaces(self._client, settings.namespaces_max, ensure)
@@ -132,9 +137,13 @@ class Frontend:
         data_server = grpc.aio.server(interceptors=(guard,), options=server_options(settings))
         data_server.add_generic_rpc_handlers((self._store(), self._sessions(), self._naming()))
         add_health(data_server, self._health)
-        admin_server = grpc.aio.server(interceptors=(guard,), options=server_options(settings))
+        own = (*OWN_SERVICES, f"/{ADMIN_SERVICE}/")
+        admin_guard = Guard(self.access.gate, refuse, own)
+        admin_server = grpc.aio.server(interceptors=(admin_guard,), options=server_options(settings))
         add_health(admin_server, self._health)
-        add_tools(admin_server)
+        if self.administration is not None:
+            admin_server.add_generic_rpc_handlers((self.administration.service(),))
+        add_tools(admin_server, () if self.administration is None else (ADMIN_SERVICE,))
         self._servers = [data_server, admin_server]
         ports = [_bind(data_server, listen, self.certificates), _bind(admin_server, admin, self.certificates)]
         self._endpoint = self._open_endpoint()
@@ -184,6 +193,7 @@ class Frontend:
                 self.certificates,
                 self.access.authentication,
                 None if self.metadata is None else self.metadata.numbers(),
+                None if self.administration is None else self.administration.audit,
             ),
         )
         return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
@@ -232,6 +242,18 @@ class Frontend:
 
     def _naming(self) -> grpc.GenericRpcHandler:
         return namespace_service(self.calls, NamespaceHandlers(self.metadata))
+
+    def _administration(self, metadata: FrontendMetadata) -> Administration:
+        return Administration(
+            self.access.gate,
+            metadata.registry,
+            audit_of(self._node),
+            now=time.monotonic,
+            now_s=time.time,
+            usage=lambda tenant_id: usage_of(tenant_id, metadata.registry, self._probe),
+            changed=metadata.refresh,
+            new_key=tenant_keys_of(self._node),
+        )
 
     def _tick(self) -> None:
         self.calls.end_unwelcome(self.access.unwelcome)

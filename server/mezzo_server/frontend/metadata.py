@@ -47,6 +47,10 @@ class FrontendMetadata:
         """In force; None: none was loaded yet."""
         return self._watcher.catalog
 
+    def refresh(self) -> None:
+        """Have the catalog follow now what was written here."""
+        self._watcher.refresh(lambda error: None)
+
     def numbers(self) -> Mapping[str, int | float]:
         """How the metadata are followed."""
         return self._watcher.numbers()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mezzo_server.access.authentication import Authentication
+from mezzo_server.admin.audit import Audit
 from mezzo_server.frontend.numbers import SECONDS, FrontendNumbers
 from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.measures import Histogram
@@ -32,6 +33,7 @@ def frontend_sample(
     certificates: Certificates | None = None,
     authentication: Authentication | None = None,
     catalog: Mapping[str, int | float] | None = None,
+    audit: Audit | None = None,
 ) -> Sample:
     """Of a front-end's numbers; called in its loop. ``catalog``: those of the watcher of the metadata."""
     durations: dict[str, Histogram] = {}
@@ -44,12 +46,14 @@ def frontend_sample(
             **{name: int(getattr(numbers, name)) for name in PLAIN},
             **certificate_numbers(certificates),
             **(NOTHING_FOLLOWED if catalog is None else catalog),
+            "audit_lost": 0 if audit is None else audit.lost,
             "uptime_s": uptime_s,
         },
         histograms={"call": durations},
         tables={
             "calls": {(method,): count for method, count in numbers.calls.items()},
             "errors": {(code,): count for code, count in numbers.errors.items()},
+            "audit": {} if audit is None else {(name,): count for name, count in audit.counts.items()},
             "authentications": {} if authentication is None else {**authentication.counts},
         },
         words={"version": version()},

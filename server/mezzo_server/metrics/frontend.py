@@ -32,6 +32,22 @@ METRICS: tuple[Metric, ...] = (
         "docs/access.md says what each reason means. Many of `unknown` or `malformed`: somebody guesses.",
     ),
     Metric(
+        "mezzo_frontend_audit_records_total",
+        Kind.COUNTER,
+        "Records of the audit log that this front-end wrote, by outcome: done, refused, failed.",
+        Table("audit"),
+        ("outcome",),
+        "docs/tenants.md says what is in it. Many of `refused`: somebody tries what he may not.",
+    ),
+    Metric(
+        "mezzo_frontend_audit_lost_total",
+        Kind.COUNTER,
+        "Records of the audit log that could not be written, after what they tell of had been done.",
+        one("audit_lost"),
+        (),
+        "The disk of the audit log is full or gone; the log of the front-end says what was lost.",
+    ),
+    Metric(
         "mezzo_frontend_call_duration_seconds",
         Kind.HISTOGRAM,
         "Time of gRPC calls, by method.",

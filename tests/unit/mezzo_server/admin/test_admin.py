@@ -12,7 +12,15 @@ import pytest
 
 from mezzo.errors import Conflict, InvalidArgument, MezzoError, Unavailable
 from mezzo.identity import derived_name, make_identity
-from mezzo_server.admin.api import OPERATORS, Admin, LifetimeChange, TenantChange, TenantUsage, Usage
+from mezzo_server.admin.api import (
+    OPERATORS,
+    Admin,
+    LifetimeChange,
+    NamespaceUsage,
+    TenantChange,
+    TenantUsage,
+    Usage,
+)
 from mezzo_server.admin.audit import Actor, make_audit
 from mezzo_server.admin.local import LocalAdmin
 from mezzo_server.admin.remote import RemoteAdmin
@@ -250,13 +258,13 @@ def test_usage_is_told_where_somebody_can_tell(rig: Rig) -> None:
 
     async def usage(tenant_id: bytes) -> TenantUsage | None:
         assert tenant_id == tenant.id
-        return TenantUsage(Usage(3, 30, 20, 10), {default.id: Usage(1, 2, 3, 4)})
+        return TenantUsage(Usage(3, 30, 20, 10), {default.id: NamespaceUsage(1, 2)})
 
     rig.usage = usage
     assert rig.do(lambda admin: admin.tenant("acme"))[1] == Usage(3, 30, 20, 10)
-    assert rig.do(lambda admin: admin.namespace("acme", "default"))[1] == Usage(1, 2, 3, 4)
+    assert rig.do(lambda admin: admin.namespace("acme", "default"))[1] == NamespaceUsage(1, 2)
     rig.do(lambda admin: admin.add_namespace("acme", "empty", None))
-    assert rig.do(lambda admin: admin.namespace("acme", "empty"))[1] == Usage(0, 0, 0, 0)
+    assert rig.do(lambda admin: admin.namespace("acme", "empty"))[1] == NamespaceUsage(0, 0)
 
 
 def test_a_tenant_with_a_key(rig: Rig) -> None:
