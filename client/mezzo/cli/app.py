@@ -151,8 +151,22 @@ def _root(
         bool,
         typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True),
     ] = False,
+    tls_ca: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="Authorities that servers' certificates may be signed by, PEM."),
+    ] = "",
+    tls_certificate: Annotated[
+        str, typer.Option(metavar="FILE", help="Certificate to show to servers that ask for one, PEM.")
+    ] = "",
+    tls_key: Annotated[str, typer.Option(metavar="FILE", help="Private key of that certificate, PEM.")] = "",
+    tls_server_name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name that the server's certificate must have.")
+    ] = "",
 ) -> None:
     """Options that come before the command; `version` has done its work by now."""
+    # Every client that a command makes reads them there.
+    given = {"CA": tls_ca, "CERTIFICATE": tls_certificate, "KEY": tls_key, "SERVER_NAME": tls_server_name}
+    os.environ.update({f"MEZZO_TLS_{name}": value for name, value in given.items() if value})
 
 
 def installed_version() -> str:

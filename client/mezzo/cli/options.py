@@ -47,7 +47,7 @@ Address = Annotated[
         "--address",
         "-a",
         envvar="MEZZO_ADDRESS",
-        help="The shard: unix:///path (shared memory) or tcp://host:port.",
+        help="The shard: unix:///path (shared memory), tcp://host:port, or tcps://host:port for TLS.",
     ),
 ]
 

@@ -12,6 +12,7 @@ from mezzo.address import UNIX_PATH_BYTES_MAX
 from mezzo.errors import InvalidArgument
 from mezzo_server.doctor import kernel, limits, processor, software, storage
 from mezzo_server.doctor.finding import Finding, State
+from mezzo_server.doctor.tls import examine_tls
 from mezzo_server.machine import Host
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def _configuration(host: Host, path: Path, *, write: bool) -> list[Section]:
         return [Section(title, [Finding("settings", State.BROKEN, str(error), f"mend {path}")])]
     findings = [Finding("settings", State.GOOD, "every key is known, every value fits")]
     findings += [_address(host, address) for address in config.shard.listen]
+    findings += _run(lambda host: examine_tls(config.tls), host)
     sections = [Section(title, findings)]
     if not config.shard.devices:
         advice = "mezzo setup proposes one"
