@@ -45,6 +45,10 @@ def setup(
             help="Address: unix:///path or tcp://host:port. Repeatable.", show_default="a Unix socket"
         ),
     ] = None,
+    metadata: Annotated[
+        bool,
+        typer.Option("--metadata", help="Propose a file for tenants, namespaces and credentials, too."),
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print what was found and decided as JSON, the file within it.")
     ] = False,
@@ -54,7 +58,7 @@ def setup(
     Nothing on the machine is changed, and a device that holds data is never proposed. Then:
     mezzo setup > mezzo.toml && mezzo serve --config mezzo.toml
     """
-    proposal = propose(Host(), Wishes(tuple(device or ()), capacity, hot, tuple(listen or ())))
+    proposal = propose(Host(), Wishes(tuple(device or ()), capacity, hot, tuple(listen or ()), metadata))
     text = write_toml(proposal)
     if json:
         json_result(msgspec.json.encode({**msgspec.to_builtins(proposal), "toml": text}))

@@ -167,6 +167,23 @@ def file_place(host: Host, path: str) -> Place | None:
     return Place(path, "file", size_bytes, max(0, spare_bytes), text, mount.point if mount else folder)
 
 
+def metadata_file(host: Host, beside: str | None) -> str:
+    """Where the file of the metadata goes: beside a device that is a file, else in the folder for state.
+
+    Raises:
+        InvalidArgument: there is no folder that may be written.
+    """
+    folders = [os.path.dirname(os.path.abspath(beside))] if beside is not None else []
+    folders = [folder for folder in folders if host.may_write(folder)] + _folders(host)
+    mounts = [(folder, mount_of(host, folder)) for folder in folders]
+    good = [folder for folder, mount in mounts if mount is None or worry(mount.kind) is None]
+    if not folders:
+        raise InvalidArgument("--metadata: there is no folder that this user may write to")
+    folder = (good or folders)[0]
+    ours = os.path.basename(folder.rstrip("/")) == "mezzo"
+    return os.path.join(folder, "metadata.db" if ours else "mezzo.metadata.db")
+
+
 def _free_name(host: Host, folder: str) -> Place | None:
     """A file of ours in a folder, or a name that is free."""
     base = os.path.join(folder, _file_name(folder))

@@ -13,7 +13,7 @@ from mezzo_server.config.addresses import parse_address
 from mezzo_server.machine import Host
 from mezzo_server.machine.memory import MemorySeen, memory_seen
 from mezzo_server.setup.capacity import choose_capacity
-from mezzo_server.setup.places import Place, named, nice_floor, state_file, unused_disks
+from mezzo_server.setup.places import Place, metadata_file, named, nice_floor, state_file, unused_disks
 
 HOT_SHARE = 0.25
 HOT_BYTES_MAX = 64 * 1024**3
@@ -32,6 +32,8 @@ class Wishes(Struct, frozen=True):
     capacity_bytes: int | None = None
     hot_bytes: int | None = None
     listen: tuple[str, ...] = ()
+    metadata: bool = False
+    """a place for tenants, namespaces and credentials"""
 
 
 class Choice(Struct, frozen=True):
@@ -93,6 +95,8 @@ def propose(host: Host, wishes: Wishes) -> Proposal:
         )
     choices += _hot(memory, wishes.hot_bytes, notes)
     choices += _frontend(host)
+    if wishes.metadata:
+        choices.append(_metadata(host, places))
     _remark(host, devices, memory, notes)
     machine = MachineSeen(cores, memory.usable_bytes, host.kernel(), host.architecture(), host.user())
     return Proposal(machine, devices, choices, notes)
@@ -190,6 +194,15 @@ def _frontend(host: Host) -> list[Choice]:
         return []
     why = "gRPC is not installed: pip install 'mezzo[server]' and remove this line."
     return [Choice("frontend", "enabled", False, why)]
+
+
+def _metadata(host: Host, places: list[Place]) -> Choice:
+    beside = next((place.path for place in places if place.kind == "file"), None)
+    why = (
+        "Where tenants, namespaces and credentials are kept: a small file, as asked for. Back it up. Callers without "
+        'a credential are of the tenant "default"; [access] anonymous = "" refuses them (docs/access.md).'
+    )
+    return Choice("metadata", "engine", f"sqlite://{metadata_file(host, beside)}", why)
 
 
 def _remark(host: Host, devices: list[DeviceSeen], memory: MemorySeen, notes: list[str]) -> None:

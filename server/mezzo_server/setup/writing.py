@@ -22,6 +22,8 @@ def write_toml(proposal: Proposal) -> str:
         "# as `mezzo setup` saw it. Start it with: mezzo serve --config FILE",
         "# All other keys: docs/configuration.md",
     ]
+    if all(choice.table != "metadata" for choice in proposal.choices):
+        lines.append("# One tenant, no credentials; for more of both: mezzo setup --metadata")
     for table, choices in groupby(proposal.choices, key=lambda choice: choice.table):
         lines += ["", f"[{table}]"]
         for choice in choices:

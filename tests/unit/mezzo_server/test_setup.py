@@ -100,6 +100,21 @@ def test_a_little_more_or_less_free_changes_nothing() -> None:
     assert write_toml(propose(host, Wishes())) == text
 
 
+def test_a_place_for_metadata() -> None:
+    host = PlayedHost()
+    assert written(host, metadata=True)["metadata"] == {
+        "engine": "sqlite:///home/me/.local/state/mezzo.metadata.db"
+    }
+    host.folders.add("/home/me/.local/state/mezzo")
+    host.writable.add("/home/me/.local/state/mezzo")
+    config = written(host, metadata=True)
+    assert config["metadata"] == {"engine": "sqlite:///home/me/.local/state/mezzo/metadata.db"}
+    assert config["shard"]["devices"] == ["/home/me/.local/state/mezzo/chunks"]
+    # What is asked of a disk is not asked of it.
+    host, _ = with_disk()
+    assert written(host, metadata=True)["metadata"] == {"engine": "sqlite:///var/lib/mezzo.metadata.db"}
+
+
 # Devices
 
 
