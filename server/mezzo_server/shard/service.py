@@ -360,4 +360,4 @@ class Service:
 
 def _places_differ(before: Catalog, now: Catalog) -> bool:
     """Whether something was made, purged or deleted."""
-    return before.tenants != now.tenants or before.namespaces != now.namespaces
+    return before.tenants is not now.tenants or before.namespaces is not now.namespaces

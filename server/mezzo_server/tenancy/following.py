@@ -112,10 +112,12 @@ class Following:
     def compacted(self) -> None:
         """The watch cannot go on from where it was: everything is loaded anew."""
         self._loaded = False
+        self._loader.distrust()
 
     def failed(self, now: float) -> bool:
         """The engine did not answer; whether this is the first failure since it last did."""
         self._loaded = False
+        self._loader.distrust()
         self.failures += 1
         first = not self._backoff.failures
         self._backoff.failed(now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from mezzo.errors import InternalError
@@ -16,6 +16,7 @@ from mezzo_server.tenancy.entries import (
     TENANTS,
     TICKET_KEYS,
     R,
+    Record,
     decode,
     key_of,
 )
@@ -41,30 +42,37 @@ class CatalogLoader:
         self._credentials: dict[str, Credential] = {}
         self._ticket_keys: dict[str, TicketKey] = {}
         self._tenant_keys: dict[str, TenantKey] = {}
+        self._changed: set[type[Record]] = set()
+        """kinds of records that are not as in the last catalog"""
+        self._last = Catalog()
 
     @property
     def revision(self) -> int:
         """The revision that the records are of."""
         return self._revision
 
+    def distrust(self) -> None:
+        """Revisions say nothing any more: it may be another file, with another past."""
+        self._revisions = dict.fromkeys(self._revisions, 0)
+
     def load(self, scan: Scan) -> bool:
-        """All records, of a scan of `CATALOG`; whether any is another than before.
+        """All records, of a scan of `CATALOG`; whether any is another than in the last `catalog`.
 
         Entries that are known in their revision are not decoded again.
         """
         found = {entry.key: entry.revision for entry in scan.entries}
-        # Revisions that fall are those of a restored backup: then an equal number says nothing.
-        known = self._revisions if scan.revision >= self._revision else {}
+        if scan.revision < self._revision:
+            self.distrust()  # a backup was restored
         changes = [
             Change(entry.key, entry.value, entry.revision)
             for entry in scan.entries
-            if known.get(entry.key) != entry.revision
+            if self._revisions.get(entry.key) != entry.revision
         ]
         changes += [Change(key, None, scan.revision) for key in self._revisions if key not in found]
         self._revision = 0
         self.apply(changes)
         self._revision = scan.revision
-        return bool(changes)
+        return bool(self._changed)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Changes of keys under `CATALOG`, in order."""
@@ -92,41 +100,71 @@ class CatalogLoader:
             self._complain(key, "this release knows no such records")
 
     def _set(self, records: dict[str, R], kind: type[R], change: Change) -> None:
-        # What cannot be read is not known any more either: what it said may have been taken back.
-        records.pop(change.key, None)
-        if change.value is None:
+        before = records.get(change.key)
+        after = None
+        if change.value is not None:
+            try:
+                after = decode(kind, change.key, change.value)
+            except InternalError as error:
+                # What cannot be read is not known any more either: what it said may have been taken back.
+                self._complain(change.key, str(error))
+        if after == before:
             return
-        try:
-            records[change.key] = decode(kind, change.key, change.value)
-        except InternalError as error:
-            self._complain(change.key, str(error))
+        self._changed.add(kind)
+        if after is None:
+            del records[change.key]
+        else:
+            records[change.key] = after
 
     def catalog(self) -> Catalog:
-        """What is known now."""
-        tenants = {tenant.id: tenant for tenant in self._tenants.values()}
-        namespaces = {namespace.id: namespace for namespace in self._namespaces.values()}
-        tenant_ids: dict[str, bytes] = {}
-        namespace_ids: dict[tuple[bytes, str], bytes] = {}
+        """What is known now. Parts that are as before are the same objects as before."""
+        last, changed = self._last, self._changed
+        tenants, namespaces, credentials = last.tenants, last.namespaces, last.credentials
+        ticket_keys, tenant_keys = last.ticket_keys, last.tenant_keys
+        tenant_ids, namespace_ids = last.tenant_ids, last.namespace_ids
+        if Tenant in changed:
+            tenants = {tenant.id: tenant for tenant in self._tenants.values()}
+            tenant_ids = self._tenant_ids()
+        if Namespace in changed:
+            namespaces = {namespace.id: namespace for namespace in self._namespaces.values()}
+        if Tenant in changed or Namespace in changed:
+            namespace_ids = self._namespace_ids(tenants)
+        if Credential in changed:
+            credentials = {credential.id: credential for credential in self._credentials.values()}
+        if TicketKey in changed:
+            ticket_keys = {key.id: key for key in self._ticket_keys.values()}
+        if TenantKey in changed:
+            tenant_keys = {key.tenant_id: key for key in self._tenant_keys.values()}
+        self._last = Catalog(
+            revision=self._revision,
+            tenants=tenants,
+            namespaces=namespaces,
+            credentials=credentials,
+            ticket_keys=ticket_keys,
+            tenant_keys=tenant_keys,
+            tenant_ids=tenant_ids,
+            namespace_ids=namespace_ids,
+        )
+        self._changed = set()
+        return self._last
+
+    def _tenant_ids(self) -> dict[str, bytes]:
+        ids: dict[str, bytes] = {}
         for tenant in _oldest_first(self._tenants.values()):
-            if not tenant.deleted and tenant_ids.setdefault(tenant.name, tenant.id) != tenant.id:
+            if not tenant.deleted and ids.setdefault(tenant.name, tenant.id) != tenant.id:
                 self._complain(key_of(tenant), f"an older tenant is named {tenant.name!r} as well")
+        return ids
+
+    def _namespace_ids(self, tenants: Mapping[bytes, Tenant]) -> dict[tuple[bytes, str], bytes]:
+        ids: dict[tuple[bytes, str], bytes] = {}
         for namespace in _oldest_first(self._namespaces.values()):
             owner = tenants.get(namespace.tenant_id)
             if namespace.deleted or owner is None or owner.deleted:
                 continue
             name = (namespace.tenant_id, namespace.name)
-            if namespace_ids.setdefault(name, namespace.id) != namespace.id:
+            if ids.setdefault(name, namespace.id) != namespace.id:
                 self._complain(key_of(namespace), f"an older namespace is named {namespace.name!r} as well")
-        return Catalog(
-            revision=self._revision,
-            tenants=tenants,
-            namespaces=namespaces,
-            credentials={credential.id: credential for credential in self._credentials.values()},
-            ticket_keys={key.id: key for key in self._ticket_keys.values()},
-            tenant_keys={key.tenant_id: key for key in self._tenant_keys.values()},
-            tenant_ids=tenant_ids,
-            namespace_ids=namespace_ids,
-        )
+        return ids
 
 
 def _oldest_first(records: Iterable[N]) -> Sequence[N]:

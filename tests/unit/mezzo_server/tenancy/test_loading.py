@@ -92,6 +92,7 @@ def test_what_is_known_is_not_decoded_again():
     loader = CatalogLoader(lambda key, why: complaints.append(key))
     listed = [*entries(Tenant(id=A, name="a")), Entry("catalog/tenants/x", b"", 2)]
     assert loader.load(Scan(listed, 2))
+    loader.catalog()
     assert not loader.load(Scan(listed, 3))
     assert complaints == ["catalog/tenants/x"]
     assert loader.revision == 3
@@ -99,6 +100,34 @@ def test_what_is_known_is_not_decoded_again():
     assert loader.load(Scan(entries(Tenant(id=B, name="b")), 1))
     assert set(loader.catalog().tenants) == {B}
     assert loader.catalog().revision == 1
+
+
+def test_another_past_with_the_same_numbers_is_seen():
+    """A backup was restored, and written to until its revisions had caught up."""
+    loader = CatalogLoader(lambda key, why: None)
+    loader.load(Scan(entries(Tenant(id=A, name="a")), 5))
+    loader.catalog()
+    loader.distrust()
+    assert loader.load(Scan(entries(Tenant(id=A, name="a", generation=1)), 5))
+    assert loader.catalog().tenants[A].generation == 1
+
+
+def test_what_is_as_before_is_the_same_object():
+    loader = CatalogLoader(lambda key, why: None)
+    records = [Tenant(id=A, name="a"), Namespace(id=A, tenant_id=A, name="n")]
+    loader.load(Scan(entries(*records), 2))
+    first = loader.catalog()
+    loader.apply([Change(key_of(records[0]), encode(records[0]), 3)])
+    loader.distrust()
+    assert not loader.load(Scan(entries(*records), 3))
+    loader.apply(
+        [Change("catalog/credentials/" + "0" * 16, encode(Credential(id="0" * 16, hash=bytes(32))), 4)]
+    )
+    second = loader.catalog()
+    assert second.tenants is first.tenants
+    assert second.namespaces is first.namespaces
+    assert second.namespace_ids is first.namespace_ids
+    assert second.credentials is not first.credentials
 
 
 RECORDS = strategies.sampled_from(
