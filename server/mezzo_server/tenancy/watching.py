@@ -161,8 +161,9 @@ class CatalogWatcher:
         try:
             scan = await engine.scan(CATALOG)
             self._took(self._following.loaded(scan, self._now()))
-        except Exception as error:
-            _tell(asked, error if isinstance(error, MezzoError) else InternalError(str(error)))
+        except BaseException:
+            with self._lock:
+                self._asked = asked + self._asked  # whoever handles it answers them
             raise
         if self._reason is not None:
             log.info("the metadata are reached again", revision=scan.revision)
