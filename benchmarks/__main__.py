@@ -43,6 +43,7 @@ BENCHMARKS = {
     "restart": Benchmark("restart", "Restart", "disk"),
     "commit": Benchmark("commit_order", "Order of commit: header after the payload, or at once", "disk"),
     "reclaim": Benchmark("reclaim", "What reclaim costs", "disk"),
+    "fairness": Benchmark("fairness", "A loud neighbour", "disk"),
     "encryption": Benchmark("encryption", "What encryption at rest costs"),
 }
 
