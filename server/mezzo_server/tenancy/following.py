@@ -70,6 +70,11 @@ class Following:
         self.loads = 0
         self.changes = 0
 
+    @property
+    def revision(self) -> int:
+        """What is known is all up to this revision."""
+        return self._loader.revision
+
     def next_step(self, now: float) -> Load | Watch | Wait:
         """What to do now."""
         if self._backoff.not_before > now:

@@ -25,7 +25,7 @@ REFRESHES_MAX = 4096
 """who waits for a look at a time"""
 STOP_S = 10.0
 PROBE = CATALOG + "probe"
-"""a key that is looked up to see whether the engine answers; nothing is there"""
+"""what is looked up to see whether the engine answers, and at which revision; nothing is there"""
 
 Done = Callable[[MezzoError | None], None]
 
@@ -156,11 +156,16 @@ class CatalogWatcher:
             await asyncio.sleep(min(REFRESH_GAP_S, max(0.0, seconds - (self._now() - began))))
         return True
 
-    async def _load(self, engine: Engine) -> None:
+    async def _load(self, engine: Engine, *, known: bool = False) -> None:
+        """Read everything; if so much is ``known`` by a watch, only if there is anything new at all."""
         asked = self._take()
         try:
-            scan = await engine.scan(CATALOG)
-            self._took(self._following.loaded(scan, self._now()))
+            scan = await engine.scan(PROBE) if known else None
+            if scan is None or scan.revision > self._following.revision:
+                scan = await engine.scan(CATALOG)
+                self._took(self._following.loaded(scan, self._now()))
+            else:
+                self._following.confirmed(self._now())
         except BaseException:
             with self._lock:
                 self._asked = asked + self._asked  # whoever handles it answers them
@@ -180,7 +185,7 @@ class CatalogWatcher:
                 if watching.done() or self._stopping:
                     break
                 if self._wanted.is_set():
-                    await self._load(engine)
+                    await self._load(engine, known=True)
                     await asyncio.sleep(REFRESH_GAP_S)
                 else:
                     await engine.get(PROBE)

@@ -75,6 +75,20 @@ def test_many_who_ask_get_one_look(watched):
     assert watched.engine.calls - before <= 4
 
 
+def test_a_look_that_finds_nothing_new_reads_nothing(watched):
+    """Whoever names what is not there must not make everything be read again and again."""
+    watched.tenancy.do(watched.tenancy.registry.create_tenant("acme"))
+    watched.watcher.start()
+    watched.watcher.wait_first(HANG_S)
+    loads = watched.watcher.numbers()["catalog_loads"]
+    for _ in range(3):
+        assert watched.refresh() is None
+    assert watched.watcher.numbers()["catalog_loads"] == loads
+    tenant = watched.tenancy.do(watched.tenancy.registry.create_tenant("new"))
+    assert watched.refresh() is None
+    assert watched.watcher.catalog.tenant(tenant.id) == tenant
+
+
 def test_an_engine_that_is_away(watched):
     tenant = watched.tenancy.do(watched.tenancy.registry.create_tenant("acme"))
     watched.watcher.start()
