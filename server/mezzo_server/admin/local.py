@@ -27,6 +27,7 @@ from mezzo_server.admin.api import (
 )
 from mezzo_server.admin.audit import Actor, Audit, Outcome
 from mezzo_server.tenancy.credentials import Issued
+from mezzo_server.tenancy.keys import MasterKeys
 from mezzo_server.tenancy.model import Credential, Lifetime, Limit, Namespace, Quota, Tenant, TenantKey
 from mezzo_server.tenancy.registry import Registry
 
@@ -79,6 +80,30 @@ class LocalAdmin(Admin):
         return await self._change(
             "tenant.create", create, **about, quota=_limits(quota), lifetime=asdict(lifetime)
         )
+
+    async def rewrap_keys(self, keys: MasterKeys, entropy: Callable[[int], bytes]) -> list[bytes]:
+        """Wrap the tenants' keys that a former master key wrapped with the current one; whose they are.
+
+        Raises:
+            InvalidArgument: a key can be unwrapped by none of them: nothing was changed, and the master key
+                that wrapped it must not be thrown away.
+        """
+
+        async def rewrap() -> list[bytes]:
+            current = keys.current
+            kept = await self._registry.tenant_keys()
+            opened, closed = keys.unwrap_all(kept)
+            if closed:
+                raise InvalidArgument(
+                    f"the keys of {len(closed)} tenants were wrapped with another master key than these "
+                    f"(the first: tenant {closed[0].hex()}); name it in encryption.former_master_keys"
+                )
+            due = [one.tenant_id for one in kept if one.master_id != current.id]
+            for tenant_id in due:
+                await self._registry.set_tenant_key(current.wrap(tenant_id, opened[tenant_id], entropy))
+            return due
+
+        return await self._change("key.rewrap", rewrap)
 
     async def tenants(self, *, deleted: bool = False) -> list[Tenant]:
         return await self._registry.tenants(deleted=deleted)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -26,6 +26,9 @@ from mezzo_server.admin.opening import audit_of, tenant_keys_of
 from mezzo_server.config import NodeConfig, load_with_origins
 from mezzo_server.logs import configure_logs
 from mezzo_server.tenancy.model import Limit
+
+if TYPE_CHECKING:
+    from mezzo_server.admin.local import LocalAdmin
 
 T = TypeVar("T")
 
@@ -101,7 +104,7 @@ async def _act(config: Path | None, admin: str, token: str, work: Callable[[Admi
     return await on_metadata(node, work)
 
 
-async def on_metadata(node: NodeConfig, work: Callable[[Admin], Awaitable[T]]) -> T:
+async def on_metadata(node: NodeConfig, work: Callable[[LocalAdmin], Awaitable[T]]) -> T:
     """Do something on the metadata of a node's settings. Raises InvalidArgument if it has none of its own."""
     from mezzo_server.admin.local import LocalAdmin
     from mezzo_server.metadata.opening import make_engine

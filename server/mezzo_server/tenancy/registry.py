@@ -18,6 +18,7 @@ from mezzo_server.metadata.engine import Check, Engine, Write
 from mezzo_server.tenancy.credentials import Credentials
 from mezzo_server.tenancy.entries import (
     NAMESPACES,
+    TENANT_KEYS,
     TENANTS,
     namespace_key,
     namespace_name_key,
@@ -153,6 +154,10 @@ class Registry:
             return plan
 
         return await self._records.change(think)
+
+    async def tenant_keys(self) -> list[TenantKey]:
+        """The wrapped keys of all tenants whose chunks are encrypted."""
+        return [found.record for found in await self._records.all(TenantKey, TENANT_KEYS)]
 
     async def set_tenant_key(self, key: TenantKey) -> None:
         """Keep a tenant's key wrapped anew. Raises InvalidArgument: the tenant's chunks are not encrypted."""

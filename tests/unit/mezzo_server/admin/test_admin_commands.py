@@ -206,3 +206,30 @@ def test_times() -> None:
         "2h",
         "2d",
     ]
+
+
+def test_a_master_key_is_changed(shell: Shell, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.key", tmp_path / "second.key"
+    for path in (first, second):
+        assert run(make_app, ["key", "new", str(path)]) == 0
+    metadata = shell.config.read_text()
+
+    def settings(current: Path, *former: Path) -> None:
+        listed = ", ".join(f'"{path}"' for path in former)
+        shell.config.write_text(
+            f'{metadata}\n[encryption]\nmaster_key = "{current}"\nformer_master_keys = [{listed}]\n'
+        )
+
+    assert "mezzo key new" in shell.mezzo("key", "rewrap", status=2)[1]
+    settings(first)
+    tenant = shell.json("tenant", "create", "secret", "--encrypted")["tenant"]
+    assert tenant["encrypted"]
+    settings(second)
+    assert "former_master_keys" in shell.mezzo("key", "rewrap", status=2)[1]
+    settings(second, first)
+    rewrapped = shell.json("key", "rewrap")
+    assert len(rewrapped["tenants"]) == 1
+    settings(second)
+    assert shell.json("key", "rewrap")["tenants"] == []
+    settings(first)
+    assert "former_master_keys" in shell.mezzo("key", "rewrap", status=2)[1]
