@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -26,8 +26,9 @@ from mezzo.sizes import format_size
 if TYPE_CHECKING:
     from mezzo.replay.node import NodeProcess, NodeSettings
     from mezzo.replay.report import Report
+    from mezzo.replay.tenants import Isolation
     from mezzo.replay.trace import Trace
-    from mezzo.replay.worker import ReplayOptions
+    from mezzo.replay.worker import ReplayOptions, StoreClient
 
 MIB = 1024**2
 GIB = 1024**3
@@ -99,6 +100,7 @@ class Shown(Struct, frozen=True):
     replay: Report
     restart: Restart
     grpc: Through
+    tenants: Isolation
     metrics: dict[str, str]
     """URL of each process's metrics while it ran"""
     series: int
@@ -145,11 +147,13 @@ def demo(
     plot: opt.Plot = True,
     json: opt.Json = False,
 ) -> None:  # fmt: skip
-    """Start a node, replay a trace through it, kill its shard and check what is left.
+    """Start a node with two tenants, replay a trace as one of them, kill its shard and check what is left.
 
-    Needs the server extra. Exit status 1 if a byte was wrong or a chunk was lost by the restart.
+    Needs the server extra. Exit status 1 if a byte was wrong, a chunk was lost by the restart, or the
+    other tenant saw anything.
     """
     from mezzo.replay.node import NodeSettings
+    from mezzo.replay.tenants import TENANTS
     from mezzo.replay.worker import ReplayOptions
 
     loaded = opt.load_trace(trace, seed).head(requests)
@@ -165,7 +169,7 @@ def demo(
         listen = f"unix://{scratch}/s" if transport is Transport.SHM else "tcp://127.0.0.1:0"
         settings = NodeSettings(
             device=f"{scratch}/device.mezzo", capacity_bytes=capacity_bytes, listen=[listen],
-            hot_bytes=hot_bytes, fill=fill,
+            hot_bytes=hot_bytes, fill=fill, tenants=TENANTS,
         )  # fmt: skip
         shown = _demo(loaded, options, settings, Path(scratch), results)
     write_results(shown.replay, results, plot=plot)
@@ -177,7 +181,8 @@ def demo(
         _show(shown)
         show_folder(results)
         _show_next(loaded)
-    if shown.replay.wrong_bytes or not shown.restart.well or shown.grpc.wrong_bytes:
+    wrong = shown.replay.wrong_bytes or shown.grpc.wrong_bytes
+    if wrong or not shown.restart.well or not shown.tenants.well:
         raise typer.Exit(1)
 
 
@@ -232,7 +237,9 @@ def _demo(
 ) -> Shown:
     import time
 
+    from mezzo.replay import tenants
     from mezzo.replay.node import NodeProcess
+    from mezzo.replay.payload import Pattern
     from mezzo.replay.verify import present_blocks, verify
 
     with NodeProcess(settings, folder=scratch, log=results / "node.log") as node:
@@ -243,8 +250,15 @@ def _demo(
         )
         if node.metrics:
             remark("metrics, while it runs: " + ", ".join(node.metrics.values()))
-        report = run_replay(trace, options, node.address, "default", 30.0)
-        with connect(node.address, "default", 30.0) as client:
+        remark(f"tenants {' and '.join(node.tokens)}, each with a token; the replay is {tenants.OWNER}'s")
+        token = node.tokens[tenants.OWNER]
+        with tenants.open_typed(node.grpc, token, options.block_bytes) as typed:
+            typed.ping()
+        report = run_replay(
+            trace, options, node.grpc, tenants.NAMESPACE, 30.0,
+            token=token, operator=node.operator_token, via="direct",
+        )  # fmt: skip
+        with _as_owner(node) as client:
             before = present_blocks(client, trace, options)
         remark("killing the shard (SIGKILL); its supervisor starts it again")
         started_s = time.monotonic()
@@ -252,9 +266,11 @@ def _demo(
         _await_shard(node)
         start_s = time.monotonic() - started_s
         count = min(len(before), COMPARE_BYTES_MAX // options.block_bytes)
-        with progress("compare", count) as told, connect(node.address, "default", 30.0) as client:
+        with progress("compare", count) as told, _as_owner(node) as client:
             verified = verify(client, trace, options, bytes_max=COMPARE_BYTES_MAX, progress=told)
+            there = present_blocks(client, trace, options)
         through = _through_grpc(node)
+        isolation = tenants.look(node.grpc, node.tokens, there, Pattern(options.block_bytes, options.salt))
         series = _series(node.metrics.get("shard", ""))
         metrics = node.metrics
     restart = Restart(
@@ -265,7 +281,16 @@ def _demo(
         wrong_bytes=verified.wrong_bytes,
         start_s=start_s,
     )
-    return Shown(replay=report, restart=restart, grpc=through, metrics=metrics, series=series)
+    return Shown(
+        replay=report, restart=restart, grpc=through, tenants=isolation, metrics=metrics, series=series
+    )
+
+
+def _as_owner(node: NodeProcess) -> AbstractContextManager[StoreClient]:
+    """A client of the tenant that the chunks belong to, directly at the shard."""
+    from mezzo.replay import tenants
+
+    return connect(node.grpc, tenants.NAMESPACE, 30.0, token=node.tokens[tenants.OWNER], via="direct")
 
 
 def _await_shard(node: NodeProcess) -> None:
@@ -275,7 +300,7 @@ def _await_shard(node: NodeProcess) -> None:
     deadline_s = time.monotonic() + RESTART_S
     while True:
         try:
-            with connect(node.address, "default", 5.0) as client:
+            with _as_owner(node) as client:
                 client.stat([b"anybody there?"])
         except (Busy, DeadlineExceeded, Unavailable):
             if time.monotonic() > deadline_s:
@@ -294,13 +319,15 @@ def _through_grpc(node: NodeProcess) -> Through:
 
     import mezzo
     from mezzo.replay.payload import Pattern
+    from mezzo.replay.tenants import OWNER
 
     pattern = Pattern(GRPC_BYTES, "by way of the front-end")
+    token = node.tokens[OWNER]
     put_s = get_s = 0.0
     wrong = 0
     with (
-        mezzo.Client(node.grpc, via="proxy", timeout_s=30.0) as client,
-        mezzo.Client(node.address, timeout_s=30.0) as direct,
+        mezzo.Client(node.grpc, via="proxy", timeout_s=30.0, token=token) as client,
+        mezzo.Client(node.grpc, via="direct", timeout_s=30.0, token=token) as direct,
     ):
         for number in range(GRPC_CHUNKS):
             data, back, again = (bytearray(GRPC_BYTES) for _ in range(3))
@@ -343,6 +370,14 @@ def _show(shown: Shown) -> None:
         f"gRPC      {through.bytes // MIB} MiB {times} through the front-end,",
         f"          and got from the shard directly: {through.wrong_bytes:,} wrong bytes",
     ]
+    apart = shown.tenants
+    seen = f"{apart.other_sees:,} found, {apart.other_bytes:,} bytes"
+    wrong = "refused" if apart.wrong_token_refused else "TAKEN"
+    lines += [
+        f"tenants   {apart.owner} sees {apart.owner_sees:,} of {apart.asked:,} chunks in its namespace {apart.namespace};",
+        f"          {apart.other} asks for the same by name, identity and keys: {seen};",
+        f"          a token with one character changed is {wrong}",
+    ]
     if "shard" in shown.metrics:
         lines.append(f"metrics   {shown.series:,} values at {shown.metrics['shard']} while the shard ran")
     console().print("\n".join(lines), markup=False, soft_wrap=True)
@@ -351,6 +386,7 @@ def _show(shown: Shown) -> None:
 def _show_next(trace: Trace) -> None:
     steps = [
         ("mezzo setup > mezzo.toml; mezzo serve --config mezzo.toml", "a node of yours"),
+        ("mezzo tenant create acme --config mezzo.toml", "tenants of yours; docs/tenants.md"),
         ("mezzo top", "watch it"),
         ("mezzo replay", "this again, against it; --in-place reads hot chunks where they lie"),
         ("mezzo workload --preset agents --out agents.jsonl", "another load; docs/workload.md"),

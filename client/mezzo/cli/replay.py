@@ -12,6 +12,7 @@ from mezzo.cli import options as opt
 from mezzo.cli.output import console, json_result, progress, result
 
 if TYPE_CHECKING:
+    from mezzo.frontend.via import Via
     from mezzo.replay.report import Report
     from mezzo.replay.trace import Trace
     from mezzo.replay.worker import ReplayOptions, StoreClient
@@ -76,17 +77,30 @@ def replay(
         raise typer.Exit(1)
 
 
-def connect(address: str, namespace: str, timeout_s: float) -> AbstractContextManager[StoreClient]:
+def connect(
+    address: str, namespace: str, timeout_s: float, *, token: str | None = None, via: Via = "auto"
+) -> AbstractContextManager[StoreClient]:
     """A client; it connects with its first call."""
     import mezzo
 
-    return mezzo.Client(address, namespace=namespace, timeout_s=timeout_s)
+    return mezzo.Client(address, namespace=namespace, timeout_s=timeout_s, token=token, via=via)
 
 
 def run_replay(
-    trace: Trace, options: ReplayOptions, address: str, namespace: str, timeout_s: float
+    trace: Trace,
+    options: ReplayOptions,
+    address: str,
+    namespace: str,
+    timeout_s: float,
+    *,
+    token: str | None = None,
+    operator: str | None = None,
+    via: Via = "auto",
 ) -> Report:
-    """Run a trace, with a bar on a terminal, and sum it up."""
+    """Run a trace, with a bar on a terminal, and sum it up.
+
+    ``operator``: token of who is told the numbers of the whole shard, if that is not everybody.
+    """
     import time
 
     import mezzo
@@ -94,11 +108,12 @@ def run_replay(
     from mezzo.replay.runner import Replay
     from mezzo.replay.tiers import TierSampler
 
-    with mezzo.Client(address, namespace=namespace, timeout_s=timeout_s) as observer:
+    watching = token if operator is None else operator
+    with mezzo.Client(address, namespace=namespace, timeout_s=timeout_s, token=watching, via=via) as observer:
         before = observer.shard_stat()
         sampler = TierSampler(observer.shard_stat, time.monotonic)
         sampler.take(before)
-        run = Replay(lambda: connect(address, namespace, timeout_s), trace, options)
+        run = Replay(lambda: connect(address, namespace, timeout_s, token=token, via=via), trace, options)
         with progress("replay", len(trace.requests)) as told:
 
             def look(done: int) -> None:

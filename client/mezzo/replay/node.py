@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import msgspec
 from msgspec import Struct
@@ -37,6 +37,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     """addresses of the shard"""
     hot_bytes: int = 0
     fill: str = "puts"
+    tenants: Sequence[str] = ()
+    """those that it has, each with a token; none: there is no metadata engine, and everybody is of one tenant"""
 
 
 class NodeProcess:
@@ -55,6 +57,9 @@ class NodeProcess:
         self._start_s = start_s
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
+        self.tokens: dict[str, str] = {}
+        """by tenant"""
+        self.operator_token = ""
         self.ready: dict[str, object] = {}
         """what the node said when it was ready"""
 
@@ -131,6 +136,9 @@ class NodeProcess:
             "[metrics]",
             *(f'{name} = "127.0.0.1:0"' for name in ("shard", "frontend", "supervisor")),
         ]
+        if settings.tenants:
+            engine = f"sqlite://{self._config.parent.resolve()}/metadata.db"
+            lines += ["[metadata]", f"engine = {json.dumps(engine)}", "[access]", 'anonymous = ""']
         self._config.write_text("\n".join(lines) + "\n")
 
     def start(self) -> None:
@@ -139,6 +147,8 @@ class NodeProcess:
         command = [sys.executable, "-m", "mezzo_server", "serve", "--json", "--config", str(self._config)]
         # Settings of a node of yours are not meant for this one.
         environ = {name: value for name, value in os.environ.items() if not name.startswith("MEZZO_")}
+        if self._settings.tenants:
+            self._make_tenants(environ)
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environ
@@ -164,6 +174,20 @@ class NodeProcess:
         except msgspec.DecodeError:
             self.stop()
             raise Unavailable(f"the node said {line[:200]!r} where one line of JSON was due") from None
+
+    def _make_tenants(self, environ: dict[str, str]) -> None:
+        """As an operator does before the first start."""
+        for tenant in self._settings.tenants:
+            made = self._operator(environ, "tenant", "create", tenant)
+            self.tokens[tenant] = made["credential"]["token"]
+        self.operator_token = self._operator(environ, "credential", "issue", "--operator")["token"]
+
+    def _operator(self, environ: dict[str, str], *arguments: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "mezzo_server", *arguments, "--json", "--config", str(self._config)]
+        done = subprocess.run(command, capture_output=True, env=environ, timeout=self._start_s, check=False)
+        if done.returncode:
+            raise Unavailable(f"{' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
+        return msgspec.json.decode(done.stdout, type=dict[str, Any])
 
     def stop(self) -> None:
         """Ask it to stop (SIGTERM) and wait; kill it if it takes too long. Harmless if it has ended."""

@@ -66,3 +66,16 @@ def setup(
     sys.stdout.write(text)
     for note in proposal.notes:
         remark(f"note: {note}")
+    for step in next_steps(metadata):
+        remark(f"next: {step}")
+
+
+def next_steps(metadata: bool) -> list[str]:
+    """What to do with the file, in order."""
+    if not metadata:
+        return ["mezzo serve --config mezzo.toml   (if that is what the file is called)"]
+    return [
+        "mezzo tenant create NAME --config mezzo.toml   (a tenant and its token, which is shown once)",
+        "mezzo credential issue --operator --config mezzo.toml   (for mezzo tenant ... --admin HOST:PORT)",
+        "mezzo serve --config mezzo.toml",
+    ]
