@@ -12,6 +12,7 @@ from mezzo.address import UNIX_PATH_BYTES_MAX
 from mezzo.errors import InvalidArgument
 from mezzo_server.doctor import kernel, limits, processor, software, storage
 from mezzo_server.doctor.finding import Finding, State
+from mezzo_server.doctor.metadata import examine_metadata
 from mezzo_server.doctor.tls import examine_tls
 from mezzo_server.machine import Host
 
@@ -95,6 +96,7 @@ def _configuration(host: Host, path: Path, *, write: bool) -> list[Section]:
     findings = [Finding("settings", State.GOOD, "every key is known, every value fits")]
     findings += [_address(host, address) for address in config.shard.listen]
     findings += _run(lambda host: examine_tls(config.tls), host)
+    findings += _run(lambda host: examine_metadata(host, config.metadata), host)
     sections = [Section(title, findings)]
     if not config.shard.devices:
         advice = "mezzo setup proposes one"
