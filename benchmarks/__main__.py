@@ -44,6 +44,7 @@ BENCHMARKS = {
     "commit": Benchmark("commit_order", "Order of commit: header after the payload, or at once", "disk"),
     "reclaim": Benchmark("reclaim", "What reclaim costs", "disk"),
     "fairness": Benchmark("fairness", "A loud neighbour", "disk"),
+    "timing_attack": Benchmark("timing_attack", "Timing of another tenant's chunks (S2)"),
     "encryption": Benchmark("encryption", "What encryption at rest costs"),
 }
 
