@@ -91,6 +91,8 @@ class Session:
         self.refused: MezzoError | None = None
         """the server has refused to go on: the driver ends the connection with this"""
         self.scope = b""
+        self.receive_bytes_max = RECEIVE_BYTES_MAX
+        """the driver's choice: what `buffer` gives at most"""
         self.stripes = 1
         """connections that share the gets and puts of this one's link"""
         self.arenas: dict[int, Arena] = {}
@@ -238,7 +240,7 @@ class Session:
 
     def buffer(self) -> memoryview:
         """Where the next bytes from the socket go."""
-        return self._reader.buffer()[:RECEIVE_BYTES_MAX]
+        return self._reader.buffer()[: self.receive_bytes_max]
 
     def received(self, count: int) -> None:
         """``count`` bytes are in what `buffer` gave."""

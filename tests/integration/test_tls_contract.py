@@ -9,7 +9,8 @@ import pytest
 import uvloop
 
 from mezzo import TLS, AsyncClient, Client
-from mezzo.testing.contract import Blocking, ClientContract
+from mezzo.testing.blocking import Blocking
+from mezzo.testing.contract import ClientContract
 from mezzo.testing.in_place import NotInPlaceContract
 from mezzo_server.testing import running_frontend, running_shard
 from tests.contract.certificates import Authority

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from mezzo import TLS, AsyncClient, Client, ConnectionLost, InvalidArgument, MezzoError, Unavailable
-from mezzo.protocol.messages import Get, GetData, Kind, Ping, Pong, Refuse
+from mezzo.protocol.frame import encode
+from mezzo.protocol.messages import Get, GetData, Kind, Ping, Pong, Put, PutData, PutGrant, Refuse
 from mezzo_server.testing import running_shard
 from tests.contract.certificates import Authority
 from tests.integration.shard_wire import PATIENCE_S, Wire, eventually
@@ -272,6 +273,39 @@ def test_a_peer_that_vanishes_in_the_middle_of_a_record_leaves_nothing(shard, au
     socket.socket.send(wire.sock, b"\x17\x03\x03\x40\x00" + b"\xaa" * 100)
     os.close(wire.sock.detach())
     at_rest(shard)
+
+
+def begin_put(wire: TlsWire, key: bytes, length: int, sent: int) -> None:
+    """Announce a chunk, and send a part of it once it is granted."""
+    wire.send(Kind.PUT, 7, Put([key], [length], [], 0, [], 0, 0))
+    assert wire.expect(PutGrant).indexes == [0]
+    wire.sock.sendall(encode(Kind.PUT_DATA, 7, PutData(0, [0]), length) + bytes(sent))
+
+
+def test_one_that_vanishes_in_the_middle_of_a_payload_leaves_nothing(shard, authority):
+    wires = [TlsWire(shard, authority) for _ in range(3)]
+    for number, wire in enumerate(wires):
+        begin_put(wire, b"half %d" % number, 7 * MIB, (3 + number) * MIB + number)
+    for wire in wires:
+        os.close(wire.sock.detach())
+    at_rest(shard)
+
+
+def test_one_that_stalls_in_the_middle_of_a_payload_is_told_and_cut_off(authority, tmp_path):
+    config = table(authority.issue("stalling")) + "[shard.limits]\nstall_timeout_s = 0.3\n"
+    listen = [f"unix://{tmp_path}/s", "tcps://127.0.0.1:0"]
+    with running_shard(listen=listen, config=config) as shard:
+        with TlsWire(shard, authority) as wire:
+            begin_put(wire, b"stalled", 7 * MIB, 5 * MIB + 1)
+            assert "payload did not come" in wire.expect(Refuse).message
+            assert wire.ended()
+        with TlsWire(shard, authority) as reader, Client(shard.unix) as client:
+            # One that reads nothing of what it asked for has more under way than any buffer holds.
+            keys = [b"unread %d" % index for index in range(16)]
+            client.put(keys, [bytes(4 * MIB)] * 16)
+            reader.send(Kind.GET, 1, Get(keys, 0, [], 0, 0, [4 * MIB] * 16, 0))
+            eventually(lambda: numbers(shard)["connections"] == 2, "it is cut off")
+        at_rest(shard)
 
 
 def test_a_record_that_was_tampered_with_ends_the_connection(shard, authority):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 TURN_BYTES = 512 << 10
 """Moved in each direction before other connections of the thread get their turn."""
-REPORT_BYTES = 512 << 10
-"""Sent before the loop hears of it, unless all is sent: about a piece of a chunk, so that it queues the next while
-the thread has two more, and has its other work interrupted no more often than that."""
+REPORT_BYTES = 1 << 20
+"""Sent before the loop hears of it, unless all is sent: two of the three pieces of a chunk that are handed over at a
+time, so that it queues the next while the thread has one, and is interrupted no more often than that."""
 REPORT_S = 1.0
 """Of a slow reader's progress it hears after so long."""
 HANDSHAKE_RECORD = 0x16
@@ -96,10 +96,13 @@ class TlsPipe:
 
     # -- the loop's side
 
-    def send(self, views: Iterable[memoryview]) -> None:
+    def send(self, views: Sequence[memoryview]) -> None:
         """Send these, after those that were given before. They stay as they are until they were taken as sent."""
-        self._outgoing.extend(views)
-        self.thread.poke(self)
+        outgoing = self._outgoing
+        outgoing.extend(views)
+        # While others are before them the thread is at it, or waits for the socket: it needs no waking.
+        if len(outgoing) <= len(views):
+            self.thread.poke(self)
 
     def receive_into(self, room: memoryview, *, whole: bool) -> None:
         """Receive into ``room``: until it is full if ``whole``, else whatever comes first.
@@ -246,12 +249,16 @@ class TlsPipe:
         try:
             while outgoing:
                 view = outgoing[0]
-                count = send(view)
-                sent += count
-                if count == len(view):
-                    outgoing.popleft()
-                else:
-                    outgoing[0] = view[count:]
+                size, done = len(view), 0
+                try:
+                    while done < size:  # a record of 16 KiB each
+                        done += send(view[done:])
+                finally:
+                    sent += done
+                    if done == size:
+                        outgoing.popleft()
+                    elif done:
+                        outgoing[0] = view[done:]
                 if sent >= TURN_BYTES:
                     more = True
                     break
