@@ -22,9 +22,13 @@ class Anchoring:
 
     def tick(self) -> None:
         """Write another one if chunks with a deadline are there, and the last one is old."""
-        context = self._context
-        if context.expiry.places and context.clock.due and not self.writing and not context.closing:
+        if self.wanted and self._context.clock.due and not self.writing and not self._context.closing:
             self.begin()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything depends on what time it is."""
+        return self._context.expiry.places > 0
 
     def begin(self) -> None:
         """Write one now, on all devices of the set."""

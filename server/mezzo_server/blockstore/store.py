@@ -439,6 +439,9 @@ class BlockStore(Pumping, Keeping, Telling):
             for segment in list(log.open.values()):
                 log.close_segment(segment)
         self._run_until(self._at_rest)
+        if self._anchoring.wanted:
+            self._anchoring.begin()
+            self._run_until(lambda: not self._anchoring.writing)
         for log in context.logs:
             if log.fenced is None:
                 context.start(self._last_flush(log))
