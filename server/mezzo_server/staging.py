@@ -3,7 +3,12 @@
 Invariants: every page of the arena is in exactly one free block, one piece kept for reuse or one
 piece taken; a free block's buddy of the same size is never free too (they merge at once); pieces kept
 for reuse are merged before a take fails; requests are served strictly in order, and nothing overtakes
-one that waits.
+one that waits, but for owners that have had their part.
+
+An *owner* (a tenant) may hold twice as much as is free, or one piece: alone two thirds of the arena, two of them
+two fifths each, so that something is always left for who comes (dynamic thresholds: Choudhury and Hahne,
+"Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6(2),
+1998).  What is over that waits in a queue of the owner's, and holds up nobody else.
 """
 
 from __future__ import annotations
@@ -14,14 +19,18 @@ from collections.abc import Callable
 from mezzo.errors import Busy, Gone, InternalError, InvalidArgument, TooLarge
 from mezzo_server.memory import PAGE_BYTES, Memory, Span
 
+OWNER_TIMES_FREE = 2
+"""An owner may hold so many times what is free."""
+
 
 class StagingRequest:
     """A piece that was asked for; made by `StagingPool.request`."""
 
-    __slots__ = ("_ready", "length")
+    __slots__ = ("_ready", "length", "owner")
 
-    def __init__(self, length: int, ready: Callable[[Span], None]) -> None:
+    def __init__(self, length: int, ready: Callable[[Span], None], owner: bytes | None = None) -> None:
         self.length = length
+        self.owner = owner
         self._ready: Callable[[Span], None] | None = ready
 
     @property
@@ -62,6 +71,13 @@ class StagingPool:
         self._kept: dict[int, list[int]] = {}
         self._taken: dict[int, int] = {}
         self._waiting: deque[StagingRequest] = deque()
+        self._owners: dict[int, bytes] = {}
+        """by where a piece begins, of those that have one"""
+        self._held: dict[bytes, int] = {}
+        """pages by owner"""
+        self._held_back: dict[bytes, deque[StagingRequest]] = {}
+        """requests of owners that have had their part"""
+        self._held_back_count = 0
         self._serving = False
         self._closed = False
         self._merge(0, pages)
@@ -84,20 +100,26 @@ class StagingPool:
     @property
     def requests_waiting(self) -> int:
         """Requests that wait for room (cancelled ones in the queue's middle included)."""
-        return len(self._waiting)
+        return len(self._waiting) + self._held_back_count
 
-    def take(self, length: int) -> Span | None:
+    def held_bytes(self, owner: bytes) -> int:
+        """Bytes of an owner's pieces, whole pages."""
+        return self._held.get(owner, 0) * PAGE_BYTES
+
+    def take(self, length: int, owner: bytes | None = None) -> Span | None:
         """A piece of exactly ``length`` bytes; None without room, or while requests wait for theirs.
 
         Contents are whatever was there.  TooLarge over `piece_bytes_max`.
         """
         self._check(length)
         self._drop_cancelled()
-        if self._waiting:
+        if self._waiting or not self._may(length, owner):
             return None
-        return self._take(length)
+        return self._take(length, owner)
 
-    def request(self, length: int, ready: Callable[[Span], None]) -> StagingRequest:
+    def request(
+        self, length: int, ready: Callable[[Span], None], owner: bytes | None = None
+    ) -> StagingRequest:
         """Call ``ready`` with a piece: from within this call if there is room, else in turn.
 
         ``ready`` may take, give and request again, and must not raise.  What it requests is served
@@ -106,9 +128,13 @@ class StagingPool:
         """
         self._check(length)
         self._drop_cancelled()
-        request = StagingRequest(length, ready)
-        if len(self._waiting) >= self.waiting_max:
+        request = StagingRequest(length, ready, owner)
+        if self.requests_waiting >= self.waiting_max:
             raise Busy(f"{self.waiting_max} requests wait for staging memory already")
+        if not self._may(length, owner) and owner is not None:
+            self._held_back.setdefault(owner, deque()).append(request)
+            self._held_back_count += 1
+            return request
         self._waiting.append(request)
         if len(self._waiting) == 1:
             self._serve()
@@ -126,16 +152,26 @@ class StagingPool:
             raise InternalError(f"staging piece at {span.offset}+{span.length} is not taken: given twice?")
         self._kept.setdefault(pages, []).append(span.offset)
         self._free_pages += pages
-        if self._waiting:
+        owner = self._owners.pop(span.offset, None)
+        if owner is not None:
+            left = self._held[owner] - pages
+            if left:
+                self._held[owner] = left
+            else:
+                del self._held[owner]
+        if self._waiting or self._held_back:
             self._serve()
 
     def close(self) -> None:
         """Cancel what waits and unmap. InternalError while pieces are taken. May be called again."""
         if self._closed:
             return
-        for request in self._waiting:
-            request.cancel()
+        for requests in (self._waiting, *self._held_back.values()):
+            for request in requests:
+                request.cancel()
         self._waiting.clear()
+        self._held_back.clear()
+        self._held_back_count = 0
         if self._taken:
             raise InternalError(f"{len(self._taken)} staging pieces are still taken")
         self._closed = True
@@ -155,6 +191,35 @@ class StagingPool:
         if length > self.piece_bytes_max:
             raise TooLarge(f"{length} bytes are over the longest staging piece, {self.piece_bytes_max}")
 
+    def _may(self, length: int, owner: bytes | None) -> bool:
+        """Whether an owner may have so much more now."""
+        if owner is None:
+            return True
+        if owner in self._held_back:
+            return False
+        return self._is_within(length, owner)
+
+    def _is_within(self, length: int, owner: bytes) -> bool:
+        held = self._held.get(owner, 0)
+        return not held or held - (-length // PAGE_BYTES) <= OWNER_TIMES_FREE * self._free_pages
+
+    def _let_one_go_on(self) -> None:
+        """The first request of an owner that was held back and may go on, in turn, joins those that wait."""
+        for owner, requests in tuple(self._held_back.items()):
+            while requests and not requests[0].waiting:
+                requests.popleft()
+                self._held_back_count -= 1
+            goes_on = bool(requests) and self._is_within(requests[0].length, owner)
+            if goes_on:
+                self._held_back_count -= 1
+                self._waiting.append(requests.popleft())
+            if goes_on or not requests:
+                del self._held_back[owner]
+            if requests and goes_on:
+                self._held_back[owner] = requests  # behind the others
+            if goes_on:
+                return
+
     def _drop_cancelled(self) -> None:
         while self._waiting and not self._waiting[0].waiting:
             self._waiting.popleft()
@@ -166,17 +231,20 @@ class StagingPool:
             return
         self._serving = True
         try:
-            self._drop_cancelled()
-            while self._waiting:
-                span = self._take(self._waiting[0].length)
+            while True:
+                self._drop_cancelled()
+                if not self._waiting and self._held_back:
+                    self._let_one_go_on()
+                if not self._waiting:
+                    return
+                span = self._take(self._waiting[0].length, self._waiting[0].owner)
                 if span is None:
                     return
                 self._waiting.popleft()._serve(span)
-                self._drop_cancelled()
         finally:
             self._serving = False
 
-    def _take(self, length: int) -> Span | None:
+    def _take(self, length: int, owner: bytes | None) -> Span | None:
         pages = -(-length // PAGE_BYTES)
         if pages > self._free_pages:
             return None
@@ -194,6 +262,9 @@ class StagingPool:
             offset = first * PAGE_BYTES
         self._free_pages -= pages
         self._taken[offset] = pages
+        if owner is not None:
+            self._owners[offset] = owner
+            self._held[owner] = self._held.get(owner, 0) + pages
         return Span(self.memory, offset, length)
 
     def _split(self, pages: int) -> int:

@@ -185,12 +185,13 @@ class TimedShard:
         session.scope = self.scope(tenant)
         session.meter = Meter(session, self.accounts.of(session.scope.tenant))
         self.clients.append(client)
-        client.region(1, slots * self.chunk_bytes)
+        client.region(1, slots * self.chunk_bytes + 4096)
         return client
 
-    def get(self, tenant: str, client: FakeClient, keys: Sequence[bytes]) -> None:
-        """Ask for chunks, into the first slots of the region."""
-        targets = [[number * self.chunk_bytes, self.chunk_bytes] for number in range(len(keys))]
+    def get(self, tenant: str, client: FakeClient, keys: Sequence[bytes], *, shift: int = 0) -> None:
+        """Ask for chunks, into the first slots of the region, so many bytes off."""
+        size = self.chunk_bytes
+        targets = [[number * size + shift, size] for number in range(len(keys))]
         self._ask(tenant, client, Kind.GET, Get(keys=list(keys), region=1, targets=targets))
 
     def put(self, tenant: str, client: FakeClient, keys: Sequence[bytes]) -> None:

@@ -217,7 +217,7 @@ class _Get:
     def _stage(self, read: ChunkRead, need: int, ready: list[ChunkRead]) -> None:
         """Get staging for a read: at once if there is some, so that it can be merged with others."""
         staging = self._gets.context.staging
-        piece = staging.take(need)
+        piece = staging.take(need, read.tenant)
         if piece is not None:
             read.staged(piece)
             ready.append(read)
@@ -228,7 +228,7 @@ class _Get:
             submit([read])
 
         try:
-            staging.request(need, came)
+            staging.request(need, came, read.tenant)
         except (Busy, TooLarge):
             self._gets.context.counters["gets_without_memory"] += 1
             read._end(False)

@@ -108,7 +108,7 @@ class HotReads:
     def _stage(self, read: ChunkRead, need: int, reads: list[ChunkRead]) -> None:
         """An encrypted chunk needs memory to lie in before it is decrypted into its slot."""
         staging = self._context.staging
-        piece = staging.take(need)
+        piece = staging.take(need, read.tenant)
         if piece is not None:
             read.staged(piece)
             reads.append(read)
@@ -119,7 +119,7 @@ class HotReads:
             self._submit([read])
 
         try:
-            staging.request(need, came)
+            staging.request(need, came, read.tenant)
         except (Busy, TooLarge):
             self._context.counters["gets_without_memory"] += 1
             self._context.later.add(read.abandon)

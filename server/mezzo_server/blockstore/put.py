@@ -283,7 +283,9 @@ class _Group:
         header = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
         try:
             staging = ticket._puts.context.staging
-            self._request = staging.request(header + size, lambda piece: self._stage(piece, header))
+            self._request = staging.request(
+                header + size, lambda piece: self._stage(piece, header), ticket._namespace.scope.tenant
+            )
         except (Busy, TooLarge) as error:
             self._ended(error)
 

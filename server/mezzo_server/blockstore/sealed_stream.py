@@ -58,7 +58,7 @@ class SealedStream:
         context.streams.add(self)
         try:
             # Both at once: streams that each held one piece and waited for another could wait for ever.
-            context.staging.request(self._stored_bytes + self.length, self._room)
+            context.staging.request(self._stored_bytes + self.length, self._room, self.namespace.scope.tenant)
         except (Busy, TooLarge):
             context.counters["gets_without_memory"] += 1
             self._read.abandon()

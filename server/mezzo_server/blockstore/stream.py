@@ -191,7 +191,7 @@ class ChunkStream:
             log.transfer(Op.READ, offset - skip, (span,), moved, self.time, tenant=tenant)
 
         try:
-            self._context.staging.request(whole, staged)
+            self._context.staging.request(whole, staged, self.namespace.scope.tenant)
         except (Busy, TooLarge):
             piece.here = piece.failed = True
 

@@ -66,6 +66,8 @@ class Greeting:
         session.guest = guest
         session.scope, session.identity = session.place.scope, session.place.identity
         session.meter = Meter(session, service.accounts.of(session.scope.tenant))
+        if service.catalog is not None:
+            session.share.owner = session.scope.tenant
         session.greeted = True
         session.send(
             Kind.WELCOME,

@@ -35,6 +35,8 @@ class StagingShare:
     def __init__(self, pool: StagingPool, bytes_max: int) -> None:
         self._pool = pool
         self.bytes_max = bytes_max
+        self.owner: bytes | None = None
+        """the tenant, of whose part of the pool it is; None: nobody shares with him"""
         self.bytes_held = 0
         """bytes of pieces handed out, and of the one that the pool was asked for"""
         self._waiting: deque[Ask] = deque()
@@ -92,7 +94,7 @@ class StagingShare:
         self.bytes_held += ask.length
         self._asked = ask
         try:
-            request = self._pool.request(ask.length, self._arrived)
+            request = self._pool.request(ask.length, self._arrived, self.owner)
         except MezzoError:
             self._asked = None
             self.bytes_held -= ask.length

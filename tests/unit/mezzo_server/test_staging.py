@@ -217,3 +217,132 @@ def test_close(pool):
     assert served == []
     with pytest.raises(Gone):
         pool.take(1)
+
+
+# -- owners
+
+A, B, C = b"a", b"b", b"c"
+
+
+def pool_of(pages: int) -> StagingPool:
+    return StagingPool(pages * PAGE_BYTES)
+
+
+def hold(pool: StagingPool, owner: bytes, pages: int = 1) -> list[Span]:
+    """Take until nothing more is given."""
+    spans = []
+    while (span := pool.take(pages * PAGE_BYTES, owner)) is not None:
+        spans.append(span)
+    return spans
+
+
+def test_an_owner_alone_has_two_thirds_and_something_is_left_for_who_comes() -> None:
+    pool = pool_of(90)
+    first = hold(pool, A)
+    assert len(first) == 60
+    second = hold(pool, B)
+    assert len(second) == 20
+    assert hold(pool, C)
+    for span in (*first, *second):
+        pool.give(span)
+    assert pool.held_bytes(A) == pool.held_bytes(B) == 0
+
+
+def test_an_owner_that_has_had_his_part_holds_up_nobody() -> None:
+    pool = pool_of(30)
+    spans = hold(pool, A)
+    mine: list[Span] = []
+    waiting = [pool.request(PAGE_BYTES, mine.append, A) for _ in range(5)]
+    assert all(request.waiting for request in waiting)
+    others: list[Span] = []
+    pool.request(PAGE_BYTES, others.append, B)
+    pool.request(PAGE_BYTES, others.append)
+    assert len(others) == 2
+    assert pool.requests_waiting == 5
+    for span in spans[:4]:
+        pool.give(span)
+    assert [request.waiting for request in waiting[:2]] == [False, False], "his own go on, in order"
+    for span in spans[4:]:
+        pool.give(span)
+    assert len(mine) == 5
+    assert pool.requests_waiting == 0
+
+
+def test_a_piece_larger_than_his_part_is_given_to_who_holds_nothing() -> None:
+    pool = StagingPool(32 * PAGE_BYTES)
+    span = pool.take(32 * PAGE_BYTES, A)
+    assert span is not None
+    pool.give(span)
+
+
+def test_held_back_requests_can_be_given_up() -> None:
+    pool = pool_of(12)
+    spans = hold(pool, A)
+    came: list[Span] = []
+    first, second = (pool.request(PAGE_BYTES, came.append, A) for _ in range(2))
+    first.cancel()
+    pool.give(spans.pop())
+    pool.give(spans.pop())
+    assert len(came) == 1
+    assert not second.waiting
+    last = pool.request(PAGE_BYTES, came.append, A)
+    for span in spans:
+        pool.give(span)
+    while came:
+        pool.give(came.pop())
+    assert not last.waiting
+    pool.close()
+
+
+class OwnersMachine(RuleBasedStateMachine):
+    """Whoever waits is served in the end, in the order of his requests; and all room comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = StagingPool(PAGES * PAGE_BYTES, waiting_max=20)
+        self.taken: list[Span] = []
+        self.order: dict[bytes | None, list[int]] = {A: [], B: [], None: []}
+        self.served: dict[bytes | None, list[int]] = {A: [], B: [], None: []}
+        self.requests: list[tuple[bytes | None, int, object]] = []
+        self.count = 0
+
+    @rule(pages=st.integers(1, 8), owner=st.sampled_from((A, B, None)), gives=st.booleans())
+    def request(self, pages: int, owner: bytes | None, gives: bool) -> None:
+        number = self.count
+        self.count += 1
+
+        def ready(span: Span) -> None:
+            self.served[owner].append(number)
+            if gives:
+                self.pool.give(span)  # from within
+            else:
+                self.taken.append(span)
+
+        try:
+            self.pool.request(pages * PAGE_BYTES, ready, owner)
+        except Busy:
+            assert self.pool.requests_waiting == 20
+            return
+        self.order[owner].append(number)
+
+    @precondition(lambda self: self.taken)
+    @rule(which=st.integers(0, 100))
+    def give(self, which: int) -> None:
+        self.pool.give(self.taken.pop(which % len(self.taken)))
+
+    @invariant()
+    def in_order(self) -> None:
+        for owner, served in self.served.items():
+            assert served == self.order[owner][: len(served)]
+
+    def teardown(self) -> None:
+        while self.taken:
+            self.pool.give(self.taken.pop())
+        assert self.served == self.order, "somebody waits for ever"
+        assert self.pool.free_bytes == self.pool.total_bytes
+        assert self.pool.held_bytes(A) == self.pool.held_bytes(B) == 0
+        self.pool.close()
+
+
+TestOwners = OwnersMachine.TestCase
+TestOwners.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
