@@ -11,6 +11,7 @@ from mezzo_server.config import Limits
 from mezzo_server.tenancy.model import Limit, Quota, Tenant
 from tests.simulation.seeds import repeatable, seeds
 from tests.simulation.timed import MIB, TimedShard
+from tests.unit.mezzo_server.shard_harness import FakeClient
 
 CHUNK = 64 << 10
 RATE = 100e6
@@ -91,6 +92,45 @@ def test_nor_does_it_where_all_goes_through_staging_memory() -> None:
     loud, shard = p99_beside(10 * QUOTA, NONE, 0, shift=8)
     assert set(shard.loads["mine"].ended) == {"ok"}
     assert loud <= 1.2 * calm + QUEUE_S
+    shard.close()
+
+
+def puts_beside(load: float, seed: int) -> tuple[float, TimedShard]:
+    """p99 of a tenant's puts on a full device, while another puts ``load`` bytes a second."""
+    shard = TimedShard(
+        seed=seed,
+        tenants=tenants(NONE),
+        bytes_per_s=RATE,
+        device_queue_s=QUEUE_S,
+        device_bytes=64 * MIB,
+        options={"waiting_bytes_max": 64 * MIB},
+    )
+    me = [shard.client("mine") for _ in range(2)]
+    others = [shard.client("loud") for _ in range(6)]
+    pick, fresh = shard.random, count()
+    with shard.no_time():
+        for _ in range(60):
+            shard.put("loud", others[0], [b"fill-%d" % next(fresh) for _ in range(16)])
+            shard.run(0.05)
+    shard.loads.clear()
+    until = shard.now + SECONDS
+
+    def put(tenant: str, clients: list[FakeClient], chunks: int) -> None:
+        shard.put(tenant, pick.choice(clients), [b"%d" % next(fresh) for _ in range(chunks)])
+
+    shard.arrivals(MINE / 4 / CHUNK, until, lambda: put("mine", me, 1))
+    shard.arrivals(load / (4 * CHUNK), until, lambda: put("loud", others, 4))
+    shard.run(SECONDS + 1.0)
+    return shard.loads["mine"].p99(), shard
+
+
+def test_puts_on_a_full_device_are_no_worse_off() -> None:
+    """Space that reclaim makes is shared as well, and so is what may wait for it."""
+    calm, shard = puts_beside(0.9 * QUOTA, 0)
+    shard.close()
+    loud, shard = puts_beside(10 * QUOTA, 0)
+    assert set(shard.loads["mine"].ended) == {"ok"}, "none of mine is refused"
+    assert loud <= 1.2 * calm + QUEUE_S, f"{loud * 1e3:.2f} ms beside {calm * 1e3:.2f} ms"
     shard.close()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from mezzo.errors import ErrorCode
 from mezzo.protocol.messages import Body, ErrorReply, Get, Kind, Put
@@ -281,23 +282,27 @@ class TimedShard:
 
     def stock(self, tenant: str, keys: Sequence[bytes]) -> None:
         """Put chunks in no time."""
+        with self.no_time():
+            client = self.client(tenant)
+            for start in range(0, len(keys), 16):
+                self.put(tenant, client, keys[start : start + 16])
+                self.settle()
+        assert self.loads[tenant].ended["ok"] == -(-len(keys) // 16), self.loads[tenant].ended
+        self.loads.pop(tenant)
+
+    @contextmanager
+    def no_time(self) -> Iterator[None]:
+        """The device takes no time, and nobody has a quota."""
         rate, latency = self.device.bytes_per_s, self.device.latency_s
-        quota = self.tenants[tenant]
         self.accounts.tenants_are({})
         self.device.bytes_per_s, self.device.latency_s = float("inf"), 0.0
-        client = self.client(tenant)
-        for start in range(0, len(keys), 16):
-            self.put(tenant, client, keys[start : start + 16])
-            self.settle()
+        yield
         self.accounts.tenants_are({one.id: one for one in self.tenants.values()})
         self.device.bytes_per_s, self.device.latency_s = rate, latency
         self.device._free_at = self.now
         for log in self.store._context.logs:
             # what was learnt of it was of another device
             log.schedule = Schedule(self._device_queue_s, 0.2, self.now)
-        assert self.loads[tenant].ended["ok"] == -(-len(keys) // 16), self.loads[tenant].ended
-        assert quota.id == self.scope(tenant).tenant
-        self.loads.pop(tenant)
 
     def close(self) -> None:
         """Everything is given back."""

@@ -91,8 +91,7 @@ class Puts:
                 raise InvalidArgument(
                     f"the source of chunk {number} has {total(chunk.source)} bytes, its parts {length}"
                 )
-        if self.waiting_bytes and self.waiting_bytes + size > self.context.options.waiting_bytes_max:
-            raise Busy(f"{self.waiting_bytes} bytes of puts are waiting already", retry_after_s=0.05)
+        self.space.check_waiting(namespace.scope.tenant, self.waiting_bytes, size)
         self.space.admit_new(namespace, [(chunk.key, sum(chunk.parts)) for chunk in chunks])
         return PutTicket(self, namespace, chunks, done, deadline, size, time)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from mezzo.errors import OverQuota, TooLarge
+from mezzo.errors import Busy, OverQuota, TooLarge
 from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.context import Context
@@ -33,6 +33,7 @@ HEADROOM_SHARE = 32
 HEADROOM_BYTES_MAX = 256 << 20
 """Trimming begins before the limit is reached, so that puts seldom meet it: at the limit less a 32nd of it,
 or less this."""
+WAITING_TIMES_FREE = 2
 RETRY_TRIMMING_S = 0.02
 RETRY_HELD_S = 0.5
 """When to try again: chunks are being trimmed; or all that there is is leased, or being put."""
@@ -97,6 +98,22 @@ class TenantSpace:
         return work
 
     # -- puts
+
+    def check_waiting(self, tenant: bytes, waiting_bytes: int, nbytes: int) -> None:
+        """Busy if too many bytes of puts wait already; where several share, if the tenant has had its part.
+
+        Its part is twice what is free, so that something is left for who comes (as in staging.py).
+        """
+        most = self._context.options.waiting_bytes_max
+        if waiting_bytes and waiting_bytes + nbytes > most:
+            raise Busy(f"{waiting_bytes} bytes of puts are waiting already", retry_after_s=0.05)
+        own = self._putting[tenant]
+        if (
+            own
+            and self._context.shares.divided
+            and own + nbytes > WAITING_TIMES_FREE * (most - waiting_bytes)
+        ):
+            raise Busy(f"{own} bytes of the tenant's puts are waiting already", retry_after_s=0.05)
 
     def admit_new(self, namespace: NamespaceIndex, chunks: Sequence[tuple[bytes, int]]) -> None:
         """`admit` for those of some chunks (keys, lengths) that are not there yet."""

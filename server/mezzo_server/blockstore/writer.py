@@ -7,7 +7,6 @@ completed; what proves it after a crash are the payloads' own checksums (docs/fo
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -22,6 +21,7 @@ from mezzo_server.blockstore.options import Durability
 from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.segment import Purpose, Segment
 from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX
+from mezzo_server.blockstore.waiting import Waiting
 from mezzo_server.memory import PAGE_BYTES, Span
 
 TRANSFER_BYTES = 1 << 20
@@ -118,7 +118,7 @@ class Writer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._waiting: deque[RecordWrite] = deque()
+        self._waiting = Waiting(lambda: context.shares)
         self.need_space: Callable[[], None] = lambda: None
 
     @property
@@ -133,38 +133,36 @@ class Writer:
             self._wait(write)
 
     def _wait(self, write: RecordWrite) -> None:
-        """Puts wait in order, tombstones before them; survivors do not: only reclaim makes space."""
+        """Puts wait (waiting.py), tombstones before them; survivors do not: only reclaim makes space."""
         if write.purpose is Purpose.SURVIVORS or self._context.closing:
             self._context.later.add(lambda: write.done(Busy("no free segment")))
             return
         self._context.counters["writes_waited"] += 1
-        if write.purpose is Purpose.TOMBSTONES:
-            self._waiting.appendleft(write)
-        else:
-            self._waiting.append(write)
+        if self._waiting.add(write):
+            # None of its tenant's waits: it may fit where others do not.
+            self.space_came()
         self.need_space()
 
     def space_came(self) -> None:
         """Go on with what waits."""
-        while self._waiting and self._try(self._waiting[0]):
-            self._waiting.popleft()
+        moved = True
+        while moved and self._waiting:
+            moved = False
+            for write in self._waiting.heads():
+                if self._try(write):
+                    self._waiting.went(write)
+                    moved = True
+                    break
 
     def expire(self, now: float) -> None:
         """Refuse what has waited for too long."""
-        late = [write for write in self._waiting if write.deadline <= now]
-        if late:
-            # before any callback: one may add to those that wait, or take back some
-            self._waiting = deque(write for write in self._waiting if write.deadline > now)
-        for write in late:
+        # All before any callback: one may add to those that wait, or take back some.
+        for write in self._waiting.take_late(now):
             write.done(Busy("no space on the devices came free in time", retry_after_s=0.1))
 
     def drop(self, write: RecordWrite) -> bool:
         """Take back a record that waits; False: it does not wait."""
-        try:
-            self._waiting.remove(write)
-        except ValueError:
-            return False
-        return True
+        return self._waiting.remove(write)
 
     def _try(self, write: RecordWrite) -> bool:
         """Begin the write if there is room (or none will ever come: then it fails)."""
