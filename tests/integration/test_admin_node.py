@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mezzo import Client
 from mezzo.cli.app import make_app, run
-from mezzo.errors import Conflict, MezzoError, TooLarge, Unauthenticated
+from mezzo.errors import Conflict, Denied, InvalidArgument, MezzoError, TooLarge, Unauthenticated
 from mezzo_server.testing import running_node
 
 KEYS = [b"k1", b"k2"]
@@ -116,6 +116,25 @@ def test_a_day_of_an_operator(node: Node) -> None:
         soon(lambda: prod.lookup(KEYS).prefix == 0)
         assert node.json("namespace", "show", "a", "prod")["usage"]["chunks"] == 0
 
+    # Who may only read sees what is there, and makes nothing.
+    reader = node.json("credential", "issue", "a", "--scopes", "read")
+    for via in ("proxy", "direct"):
+        with (
+            node.client(reader["token"], via=via) as client,
+            client.namespace(**IDENTITY, name="prod") as prod,
+        ):
+            assert prod.lookup(KEYS).prefix == 0
+            with pytest.raises(Denied):
+                prod.put(KEYS, CHUNKS)
+        with (
+            node.client(reader["token"], via=via) as client,
+            client.namespace(**IDENTITY, name="new") as new_one,
+            pytest.raises(InvalidArgument, match="no namespace 'new'"),
+        ):
+            new_one.lookup(KEYS)
+    assert {one["name"] for one in node.json("namespace", "list", "a")} == {"default", "prod"}
+    node.mezzo("credential", "revoke", reader["id"], "--yes")
+
     # Tokens: a new one beside, the old one revoked, and the tenant deleted.
     (new,) = node.json("tenant", "rotate", "a", "--yes", "--overlap", "1h")
     with node.client(new["token"], via="proxy") as client:
@@ -142,7 +161,7 @@ def test_a_day_of_an_operator(node: Node) -> None:
         ("credential.issue", "done"),
         ("tenant.create", "done"), ("credential.issue", "done"),
         ("tenant.create", "done"), ("credential.issue", "done"),
-        ("namespace.purge", "done"), ("tenant.rotate", "done"), ("credential.revoke", "done"), ("tenant.delete", "done"),
+        ("namespace.purge", "done"), ("credential.issue", "done"), ("credential.revoke", "done"), ("tenant.rotate", "done"), ("credential.revoke", "done"), ("tenant.delete", "done"),
         ("ListTenants", "refused"), ("ListTenants", "refused"), ("ListTenants", "refused"),
     ]  # fmt: skip
     assert [line["who"] for line in lines[-3:]] == [new["id"], "", ""]

@@ -10,9 +10,9 @@ from contextlib import suppress
 
 import structlog
 
-from mezzo.errors import Busy, MezzoError, Unavailable
-from mezzo.identity import Identity
-from mezzo_server.access.principal import Principal
+from mezzo.errors import Busy, Conflict, MezzoError, Unavailable
+from mezzo.identity import Identity, conflict_message
+from mezzo_server.access.principal import Principal, Scopes
 from mezzo_server.config import NodeConfig
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.tenancy.catalog import Catalog
@@ -80,8 +80,11 @@ class FrontendMetadata:
     async def open_namespace(self, principal: Principal, name: str, identity: Identity | None = None) -> None:
         """See to it that the caller's tenant has a namespace of this name, of this identity if one is given.
 
+        Who may only read makes none.
+
         Raises:
             Conflict: it has another identity.
+            InvalidArgument: there is none, and the caller may not write.
             OverQuota: the tenant has too many.
             Unavailable: it is new, and the metadata are away.
         """
@@ -91,7 +94,12 @@ class FrontendMetadata:
         known = None if catalog is None else catalog.namespace(principal.tenant, name)
         if known is not None and (identity is None or identity == known.identity):
             return
-        await self.registry.open_namespace(principal.tenant, name, identity)
+        if Scopes.WRITE in principal.scopes:
+            await self.registry.open_namespace(principal.tenant, name, identity)
+        else:
+            there = await self.registry.namespace(principal.tenant, name)
+            if identity is not None and identity != there.identity:
+                raise Conflict(conflict_message(name, there.identity, identity))
         self._watcher.refresh(lambda error: None)
 
     async def _make_first_tenant(self) -> None:
