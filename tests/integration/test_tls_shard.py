@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
@@ -369,6 +370,17 @@ def test_a_lost_stripe_costs_its_part_only_and_is_opened_again(shard, trust):
         socket.socket.shutdown(client._link._first._sock, socket.SHUT_RDWR)
         assert client.get(keys, [bytearray(MIB) for _ in keys]).count == len(keys)
         assert client.statistics().connections == 2
+    at_rest(shard)
+
+
+def test_a_client_that_is_forgotten_takes_its_threads_with_it(shard, trust):
+    before = threading.active_count()
+    client = Client(shard.tcps, tls=trust, stripes=2)
+    client.put([b"forgotten 1", b"forgotten 2"], [os.urandom(2 * MIB), os.urandom(2 * MIB)])
+    assert threading.active_count() > before
+    del client
+    gc.collect()
+    eventually(lambda: threading.active_count() == before, "its threads end")
     at_rest(shard)
 
 

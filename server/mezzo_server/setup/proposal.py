@@ -105,6 +105,11 @@ def propose(host: Host, wishes: Wishes) -> Proposal:
 def _listen(host: Host, asked: Sequence[str]) -> list[Choice]:
     if asked:
         parsed = [parse_address(text) for text in asked]
+        if any(address.tls for address in parsed):
+            raise InvalidArgument(
+                "--listen: a tcps:// address needs a certificate, which this cannot make up: let it propose the rest, then "
+                "add the address and a table [tls] with certificate and key (docs/tls.md)"
+            )
         choices = [Choice("shard", "listen", list(asked), "Where clients find the shard, as asked for.")]
         if not all(address.is_local for address in parsed):
             why = "Other hosts can reach it, and nothing is encrypted: only on a network that you trust."
@@ -117,7 +122,7 @@ def _listen(host: Host, asked: Sequence[str]) -> list[Choice]:
     if owner not in (None, host.user()) and host.user() and runtime and host.may_write(runtime):
         path = f"{runtime}/mezzo.sock"
         why = f"Where clients on this host find the shard ({DEFAULT_SOCKET} belongs to another user)."
-    why += ' For other hosts add "tcp://ADDRESS:7700", and insecure = true if you trust the network.'
+    why += ' For other hosts add "tcp://ADDRESS:7700", and insecure = true if you trust the network, or "tcps://" (docs/tls.md).'
     return [Choice("shard", "listen", [f"unix://{path}"], why)]
 
 
