@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import time
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from mezzo_server.metadata.schema import APPLICATION_ID, MIGRATIONS, VERSION
 
 BUSY_S = 2.0
 """how long a call waits for another process's"""
+RETRY_S = 0.02
 PAGES_MAX = 1 << 20
 """4 GiB with SQLite's pages of 4 KiB"""
 
@@ -32,21 +34,31 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
         FormatError: it is damaged, or no metadata of ours.
     """
     _prepare(path, create=create)
-    connection = None
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return _connect(path)
+        except sqlite3.Error as error:
+            # SQLite does not wait itself where two who make the file could wait for each other.
+            if not _is_busy(error) or time.monotonic() >= deadline:
+                raise translate(path, error, opening=True) from None
+        time.sleep(RETRY_S)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         _settings(connection, path)
         _check(connection, path)
         _migrate(connection, path)
-    except sqlite3.Error as error:
-        if connection is not None:
-            connection.close()
-        raise translate(path, error, opening=True) from None
-    except MezzoError:
-        if connection is not None:
-            connection.close()
+    except BaseException:
+        connection.close()
         raise
     return connection
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def translate(path: Path, error: sqlite3.Error, *, opening: bool = False) -> MezzoError:
@@ -55,7 +67,7 @@ def translate(path: Path, error: sqlite3.Error, *, opening: bool = False) -> Mez
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         message = _damaged(path, str(error))
         return FormatError(message) if opening else Unavailable(message)
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if _is_busy(error):
         return Unavailable(f"{path}: other processes held the metadata for {BUSY_S:g} s")
     if primary == sqlite3.SQLITE_FULL:
         return Unavailable(f"{path}: no room for metadata is left on its file system (or over 4 GiB)")
@@ -101,9 +113,12 @@ def _settings(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
+    # As of one moment: another process may be making the file.
+    connection.execute("BEGIN")
     (ours,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    connection.execute("COMMIT")
     if ours != APPLICATION_ID and (tables or version):
         raise FormatError(f"{path} is a SQLite database of something else; name another file")
     if version > VERSION:
