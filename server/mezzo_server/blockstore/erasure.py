@@ -22,7 +22,7 @@ from mezzo_server.blockstore.segment import life_of, number_of
 if TYPE_CHECKING:
     from mezzo_server.blockstore.context import Context
 
-STEP_CHUNKS = 256
+STEP_CHUNKS = 128
 """Chunks cleared away in one turn."""
 STEP_SCOPES = 512
 """Namespaces looked at in one turn."""

@@ -20,7 +20,7 @@ from mezzo_server.blockstore.wheel import Wheel
 if TYPE_CHECKING:
     from mezzo_server.blockstore.context import Context
 
-STEP_CHUNKS = 256
+STEP_CHUNKS = 128
 """Places looked at in one turn."""
 GONE_MIN = 1 << 16
 """Places of chunks that are gone which may be in the wheel without being looked for."""

@@ -168,6 +168,7 @@ class Shard:
                 ciphers=self._ciphers,
                 standing=standing,
             )
+            _tell_unknown(self._store)
             # Devices that were added are open beside those of the configuration, which may have left.
             stack.callback(lambda: [device.close() for device in self._store.devices])
             stack.callback(self._store.close)
@@ -375,6 +376,17 @@ def _options(config: ShardConfig) -> StoreOptions:
         device_queue_s=config.device_queue_ms / 1000,
         background_share=config.background_share,
     )
+
+
+def _tell_unknown(store: BlockStore) -> None:
+    """Chunks of tenants that the metadata do not know are not recovered: once, loudly."""
+    count = store.recovered.chunks_unknown
+    if count:
+        log.warning(
+            "chunks of unknown tenants or namespaces were found and left out: is metadata.engine the one that they "
+            "were put with? Their space is taken by and by",
+            chunks=count,
+        )
 
 
 def _device_state(device: Device) -> DeviceState:
