@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given, settings, strategies
 
 from mezzo_server.metadata.engine import Change, Entry, Scan
@@ -165,3 +166,53 @@ def test_changes_lead_to_what_a_scan_gives(steps, cut):
             state[key] = Entry(key, value, number + 1)
     loader.apply(changes)
     assert loader.catalog() == loaded(Scan(list(state.values()), len(steps)))[0]
+
+
+KINDS = strategies.sampled_from(
+    ["tenants", "namespaces", "credentials", "ticket-keys", "tenant-keys", "x", ""]
+)
+JSON = strategies.recursive(
+    strategies.one_of(
+        strategies.none(), strategies.booleans(), strategies.integers(), strategies.text(max_size=40)
+    ),
+    lambda inner: strategies.one_of(
+        strategies.lists(inner, max_size=4),
+        strategies.dictionaries(
+            strategies.sampled_from(
+                ["id", "name", "tenant_id", "identity", "generation", "quota", "deleted", "hash"]
+            ),
+            inner,
+            max_size=6,
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150)
+@given(
+    stored=strategies.lists(
+        strategies.tuples(
+            KINDS,
+            strategies.text(max_size=20),
+            strategies.one_of(strategies.binary(max_size=60), JSON.map(msgspec.json.encode)),
+        ),
+        max_size=5,
+    )
+)
+def test_no_bytes_take_the_catalog_away(stored):
+    good = Tenant(id=A, name="good")
+    listed = [Entry(f"catalog/{kind}/{name}", value, 1) for kind, name, value in stored]
+    catalog, _ = loaded(Scan([*entries(good), *listed], 1))
+    assert catalog.tenant_named("good") == good
+
+
+def test_what_is_nested_without_end_is_malformed():
+    value = b'{"id":' + b"[" * 200_000
+    catalog, complaints = loaded(
+        Scan([*entries(Tenant(id=A, name="a")), Entry("catalog/tenants/x", value, 1)], 1)
+    )
+    assert complaints == ["catalog/tenants/x"]
+    assert catalog.tenant_named("a")
+    value = b'{"scopes":' + b"[" * 200_000
+    assert loaded(Scan([Entry("catalog/credentials/x", value, 1)], 1))[1] == ["catalog/credentials/x"]
