@@ -271,3 +271,17 @@ def test_a_new_front_end_has_new_keys_and_nobody_notices(pod: Tenants) -> None:
         with pod.client("a") as after:
             assert after.lookup(KEYS).prefix == 4
         assert before.statistics().connections == 1
+
+
+def test_a_token_from_a_function_is_asked_for(pod: Tenants) -> None:
+    given = []
+
+    def token() -> str:
+        given.append(pod.jwt())
+        return given[-1]
+
+    for way in WAYS:
+        client = Client(pod.node.grpc, token=token, via="proxy" if way == "proxy" else "direct")
+        with client:
+            assert client.put([way.encode()], [b"x" * 100]).stored == 1
+    assert len(given) == 3
