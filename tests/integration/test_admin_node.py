@@ -1,4 +1,4 @@
-"""Operators of a node: the first token in place, everything else through the admin port, and what tenants see of it."""
+"""Operators of a node: the first token in place, all else over TLS through the admin port, and what tenants see of it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mezzo import Client
 from mezzo.cli.app import make_app, run
 from mezzo.errors import Conflict, Denied, InvalidArgument, MezzoError, TooLarge, Unauthenticated
 from mezzo_server.testing import running_node
+from tests.contract.certificates import Authority
 
 KEYS = [b"k1", b"k2"]
 CHUNKS = [b"x" * 5000, b"y" * 5000]
@@ -28,7 +29,7 @@ class Node:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.config = folder / "mezzo.toml"
         self.audit = folder / "audit.jsonl"
-        self.grpc = self.admin = ""
+        self.grpc = self.admin = self.ca = ""
         self.token = ""
         self.capsys = capsys
 
@@ -62,12 +63,18 @@ def node(
     for name in ("MEZZO_CONFIG", "MEZZO_ADMIN", "MEZZO_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     node = Node(tmp_path, capsys)
-    config = f'[metadata]\nengine = "sqlite://{tmp_path}/metadata.db"\n[access]\nanonymous = ""\n'
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("node")
+    config = (
+        f'[metadata]\nengine = "sqlite://{tmp_path}/metadata.db"\n[access]\nanonymous = ""\n'
+        f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
+    )
+    monkeypatch.setenv("MEZZO_TLS_CA", authority.ca)
     node.config.write_text(config)
     node.token = node.json("credential", "issue", "--operator")["token"]
     with running_node(config=config) as running:
         frontend: Any = running.readiness["frontend"]
-        node.grpc, node.admin = running.grpc, frontend["admin"]
+        node.grpc, node.admin, node.ca = running.grpc, f"grpcs://{frontend['admin']}", authority.ca
         yield node
 
 
@@ -147,10 +154,14 @@ def test_a_day_of_an_operator(node: Node) -> None:
         soon(lambda: refused(client))
     assert [one["name"] for one in node.json("tenant", "list")] == ["a"]
 
+    # An operator has no namespaces, and nothing of a tenant's is read with his token.
+    with node.client(node.token) as client, client.namespace(**IDENTITY) as nowhere, pytest.raises(Denied):
+        nowhere.lookup(KEYS)
     # Nobody else does any of this, and every attempt is told.
     for token, status in ((new["token"], "operators"), ("", "no credential"), (a["token"], "no credential")):
         assert status in node.mezzo("tenant", "list", token=token, status=2)[1]
-    with grpc.insecure_channel(node.admin) as channel:
+    credentials = grpc.ssl_channel_credentials(Path(node.ca).read_bytes())
+    with grpc.secure_channel(node.admin.removeprefix("grpcs://"), credentials) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
         metadata = [("authorization", f"Bearer {node.token}")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from mezzo.errors import InvalidArgument
+from mezzo.errors import Denied, InvalidArgument
 from mezzo.frontend.naming import NAMESPACE_SERVICE, OPEN_NAMESPACE, identity_of
 from mezzo.identity import NAME_CHARACTERS_MAX, bound_name, derived_name
 from mezzo.v1 import namespace_pb2
@@ -33,6 +33,8 @@ class NamespaceHandlers:
         if len(name) > NAME_CHARACTERS_MAX:
             raise InvalidArgument(f"name has {len(name)} characters, over {NAME_CHARACTERS_MAX}")
         if self._metadata is not None:
+            if caller().is_operator:
+                raise Denied("an operator's credential belongs to no tenant, and so has no namespaces")
             await self._metadata.open_namespace(caller(), name, identity)
         elif identity is not None:
             # Nobody keeps which identity a name has, so the identity is part of the name.
