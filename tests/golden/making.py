@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.attach import write_superblock
+from mezzo_server.blockstore.clock import Anchor
 from mezzo_server.blockstore.devices.memory import MemoryDevice
 from mezzo_server.blockstore.entries import EntryTable
 from mezzo_server.blockstore.format import record, segment_header, superblock, table
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
+from tests.simulation.audit import context_of
 from tests.unit.mezzo_server.blockstore_format.driver import Driver, device_of, payload_of
 
 FOLDER = Path(__file__).parent / "format-1"
@@ -44,6 +47,9 @@ SUPERBLOCK = superblock.Superblock(
     created_s=1_700_000_000,
     written=9,
     retired=(3, 39),
+)
+ANCHORED = replace(
+    SUPERBLOCK, anchor=Anchor(1_700_000_123_456, 86_400_001, bytes(range(0xB0, 0xC0))), written=10
 )
 SEGMENT_HEADER = segment_header.SegmentHeader(bytes(range(17, 33)), 7, INCARNATION, 300, 70_000, 1)
 CHUNKS = (
@@ -76,6 +82,7 @@ def structures() -> dict[str, bytes]:
     _, table_bytes = table.encode(entries, SEGMENT_BLOCKS, end, 300, INCARNATION)
     return {
         "superblock": superblock.encode(SUPERBLOCK),
+        "superblock with an anchor": superblock.encode(ANCHORED),
         "segment header": segment_header.encode(SEGMENT_HEADER),
         "record of chunks": record.encode(LLAMA, 1, chunk_blocks, chunks, INCARNATION),
         "record of tombstones": record.encode(
@@ -94,6 +101,14 @@ def packed(data: bytes) -> str:
         if any(line):
             pieces.append(f"{at:05x} {line.hex()}")
     return "\n".join([*pieces, f"{len(data):05x}"])
+
+
+def checksums(driver: Driver, scope: Scope, key: bytes) -> Sequence[int]:
+    """Of a chunk's parts, as the index has them."""
+    context = context_of(driver.store)
+    place = context.find(context.index.peek(scope), key)
+    assert place is not None
+    return place[0].table.part_checksums(place[1])
 
 
 # -- a whole device --------------------------------------------------------------------------------
@@ -139,7 +154,7 @@ def image() -> tuple[MemoryDevice, dict[str, object]]:
                 | {
                     "generations": [scope.tenant_generation, scope.namespace_generation],
                     "parts": list(info.parts),
-                    "checksums": [f"{checksum:016x}" for checksum in info.checksums],
+                    "checksums": [f"{checksum:016x}" for checksum in checksums(driver, scope, key)],
                     "sequence": info.sequence,
                     "position": info.position,
                     "sha256": hashlib.sha256(payload).hexdigest(),

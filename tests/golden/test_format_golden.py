@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,6 @@ from mezzo_server.blockstore.devices.memory import MemoryDevice
 from mezzo_server.blockstore.format import record, segment_header, superblock, table
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from tests.golden import making
-from tests.simulation.audit import context_of
 from tests.unit.mezzo_server.blockstore_format.driver import Driver
 
 
@@ -58,14 +56,6 @@ def test_files_are_small() -> None:
     assert sum(path.stat().st_size for path in making.FOLDER.iterdir()) < 200 << 10
 
 
-def checksums(driver: Driver, scope: Scope, key: bytes) -> Sequence[int]:
-    """Of the parts, as the index has them."""
-    context = context_of(driver.store)
-    place = context.find(context.index.peek(scope), key)
-    assert place is not None
-    return place[0].table.part_checksums(place[1])
-
-
 def test_everything_on_the_device_is_read(expected: dict[str, list[dict[str, object]]]) -> None:
     golden = device()
     driver = Driver(golden, seed="reader")
@@ -78,7 +68,9 @@ def test_everything_on_the_device_is_read(expected: dict[str, list[dict[str, obj
             info = driver.store.info(scope, key)
             assert info is not None
             assert list(info.parts) == chunk["parts"]
-            assert [f"{checksum:016x}" for checksum in checksums(driver, scope, key)] == chunk["checksums"]
+            assert [f"{checksum:016x}" for checksum in making.checksums(driver, scope, key)] == chunk[
+                "checksums"
+            ]
             assert (info.sequence, info.position) == (chunk["sequence"], chunk["position"])
             payload = driver.get(key, scope)
             assert payload is not None
@@ -134,6 +126,7 @@ def test_structures_have_the_same_bytes(name: str) -> None:
 
 def test_structures_mean_the_same() -> None:
     assert superblock.decode(structure("superblock")) == making.SUPERBLOCK
+    assert superblock.decode(structure("superblock with an anchor")) == making.ANCHORED
     header = making.SEGMENT_HEADER
     assert segment_header.decode(structure("segment header"), header.device_id, header.segment) == header
     chunk_blocks, chunks = making.placed(1, making.CHUNKS)

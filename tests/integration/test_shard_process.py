@@ -156,14 +156,23 @@ def test_a_restart_keeps_the_cache(device: str, io: str, end: str) -> None:
         with Client(shard.unix) as client:
             assert client.put(list(chunks), list(chunks.values())).stored == 40
             assert client.delete([b"0"]).count == 1
+            # One whose time is over before a process can be there again, and one that has an hour.
+            assert client.put([b"short", b"long"], [b"s", b"l"], ttl_s=3600.0).stored == 2
+            assert client.delete([b"short"]).count == 1
+            assert client.put([b"short"], [b"s"], ttl_s=0.02).stored == 1
         getattr(shard, end)()
         shard.start()
-        assert shard.readiness["chunks"] == 39
+        assert shard.readiness["chunks"] == 40
         with Client(shard.tcp) as client:
             outs = [bytearray(len(data)) for data in chunks.values()]
             got = client.get(list(chunks), outs)
             assert got.found == (False, *[True] * 39)
             assert outs[1:] == list(chunks.values())[1:]
+            short, long = client.stat([b"short", b"long"])
+            assert short is None
+            assert long is not None
+            assert 3_400_000 < long.ttl_ms < 3_600_000
+            assert client.shard_stat()["anchor_age_s"] >= 0
 
 
 def test_a_stop_tells_clients_and_ends_at_once() -> None:
