@@ -126,7 +126,7 @@ class Context:
         segment_bytes = max(log.superblock.segment_bytes for log in logs)
         self.rewrites = RewriteBudget(self.options.write_amplification, BURST_SEGMENTS * segment_bytes)
         found = [segment for log in logs for segment in log.segments.values()]
-        self.policy.begin(capacity, sorted(found, key=lambda segment: segment.life))
+        self.policy.begin(capacity, sorted(found, key=lambda segment: segment.life), self.rewrites)
 
     def draw_sequence(self) -> int:
         """A sequence for one put or delete."""

@@ -290,7 +290,7 @@ class DeviceLog:
         """Room for a record: its segment and first block. None: no space before reclaim makes some."""
         if self.fenced is not None:
             return None
-        kind = class_of(self, purpose, scope.tenant, lane)
+        kind = class_of(self, purpose, scope.tenant, lane, entries[0].expiry_ms if entries else 0)
         rows = sum(len(entry.parts) for entry in entries if len(entry.parts) > 1)
         key_bytes = sum(len(entry.key) for entry in entries)
         need = (blocks, len(entries), rows, key_bytes)

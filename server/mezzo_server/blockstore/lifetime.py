@@ -15,23 +15,36 @@ OPEN_SHARE = 8
 """at most one in so many segments of a device is open for new chunks"""
 IDLE_SEGMENTS = 4
 """an open segment is idle when so many segments for each open one were written since it was written last"""
-Class = tuple[Purpose, bytes, int]
-"""why a segment is open, for which tenant (empty: any), and the policy's lane"""
+TTL_STEP_MS = 60_000
+TTL_CLASSES = 8
+Class = tuple[Purpose, bytes, int, int]
+"""why a segment is open, for which tenant (empty: any), the policy's lane, and about how long its chunks live"""
 
 
-def class_of(log: DeviceLog, purpose: Purpose, tenant: bytes, lane: int = 0) -> Class:
-    """The class of a record: those of a large tenant, and those of a lane, keep to themselves.
+def class_of(log: DeviceLog, purpose: Purpose, tenant: bytes, lane: int = 0, expiry_ms: int = 0) -> Class:
+    """The class of a record: those of a large tenant, of a lane, and of about the same time to live keep
+    to themselves.  ``expiry_ms`` is that of its chunks, 0: they do not expire.
 
     Over the bound on open segments the least special class takes what would need one more: a segment that
     is closed before it is full wastes space.
     """
     if purpose is not Purpose.CHUNKS:
-        return (purpose, b"", 0)
+        return (purpose, b"", 0, 0)
+    ttl = _ttl_class(expiry_ms - log.context.clock.now_ms()) if expiry_ms else 0
     large = log.tenant_bytes[tenant] > LARGE_TENANT_SEGMENTS * log.superblock.segment_bytes
-    for kind in ((purpose, tenant if large else b"", lane), (purpose, b"", lane)):
+    for kind in (
+        (purpose, tenant if large else b"", lane, ttl),
+        (purpose, b"", lane, ttl),
+        (purpose, b"", 0, ttl),
+    ):
         if kind in log.open or _may_open(log):
             return kind
-    return (purpose, b"", 0)
+    return (purpose, b"", 0, 0)
+
+
+def _ttl_class(left_ms: int) -> int:
+    """1 for what expires within a minute, one more for each four times as long."""
+    return 1 + min(max(left_ms, 0) // TTL_STEP_MS, 1 << 2 * TTL_CLASSES - 5).bit_length() // 2
 
 
 def open_max(log: DeviceLog) -> int:

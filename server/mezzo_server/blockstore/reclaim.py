@@ -39,6 +39,9 @@ PICKS_MAX = 16
 """Segments looked at for one victim when most of them must be rewritten."""
 GAIN_SHARE_MIN = 1 / 16
 """A victim that would free less is not worth its rewriting."""
+LASTING_SHARE = 0.1
+"""What expires before this share of the device has been reclaimed is not worth rewriting."""
+INTERVAL_WEIGHT = 0.1
 TRY_BYTES = 1 << 20
 STREAM_STALL_S = 0.1
 STREAM_PATIENCE_S = 2.0
@@ -62,6 +65,9 @@ class Reclaim:
         """`Context.changes` when all segments had been rewritten and no space was gained"""
         self._draining: Segment | None = None
         self._drains_since = 0.0
+        self._reclaimed_at = 0.0
+        self._interval_s = 0.0
+        """between two victims, on average"""
         self._rewriter = Rewriter(context, log, writer, deletes)
 
     @property
@@ -276,7 +282,8 @@ class Reclaim:
             wanted, budget = list(live), float(segment_bytes)
         else:
             sealed = [segment for segment in self._log.segments.values() if segment.state is State.SEALED]
-            wanted = context.policy.survivors(victim, live, [victim, *sealed])
+            lasting = self._lasting(victim, live)
+            wanted = context.policy.survivors(victim, lasting, [victim, *sealed])
             budget = min(context.rewrites.credit, SURVIVORS_SHARE_MAX * segment_bytes - forced)
         spent = 0
         for number in wanted:
@@ -287,6 +294,19 @@ class Reclaim:
             keep.append(number)
         context.rewrites.spend(spent)
 
+    def _lasting(self, victim: Segment, live: Sequence[int]) -> Sequence[int]:
+        """Those of the live entries that do not expire soon: before a share of the device is written again."""
+        expiry_ms = victim.table.expiry_ms
+        now = self._context.now()
+        if self._reclaimed_at:
+            self._interval_s += INTERVAL_WEIGHT * (now - self._reclaimed_at - self._interval_s)
+        self._reclaimed_at = now
+        if not any(expiry_ms):
+            return live
+        turnover_s = self._interval_s * self._log.superblock.segment_count
+        least = self._context.clock.now_ms() + int(1000 * LASTING_SHARE * turnover_s)
+        return [number for number in live if not 0 < expiry_ms[number] < least]
+
     def _evict(self, victim: Segment, number: int) -> None:
         namespace = namespace_of(self._context, victim, number)
         key = victim.table.keys[number]
@@ -294,12 +314,12 @@ class Reclaim:
         if shares.divided and shares.within_quota(namespace.scope.tenant):
             return
         # A lease may have come since, and a key that is being deleted is not ours to touch.
-        if key not in namespace.pins and self._context.forget(
-            namespace, key, victim, number, why=EventKind.EVICTED
-        ):
-            self._context.policy.evicted(victim, number, namespace.salt)
-            self._context.counters["chunks_evicted"] += 1
-            self._context.counters["bytes_evicted"] += victim.table.length[number]
+        if key in namespace.pins or namespace.get(key) != victim.base + number:
+            return
+        self._context.policy.evicted(victim, number, namespace.salt)
+        self._context.forget(namespace, key, victim, number, why=EventKind.EVICTED)
+        self._context.counters["chunks_evicted"] += 1
+        self._context.counters["bytes_evicted"] += victim.table.length[number]
 
     async def _evict_rest(self, victim: Segment) -> bool:
         """Evict what could not be rewritten, unless it is leased. True: leased chunks remain."""

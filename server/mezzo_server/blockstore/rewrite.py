@@ -198,9 +198,9 @@ class Rewriter:
         segment = write.segment
         for new, (number, _) in zip(write.numbers, good, strict=True):
             key = table.keys[number]
+            context.policy.rewritten(victim, number, segment, new)
             moves = context.forget(namespace, key, victim, number, moves=True)
             if moves or lies_here(victim, namespace, number):
-                context.policy.rewritten(victim, number, segment, new)
                 context.appear(namespace, key, segment, new, moves=moves)
             else:
                 # lost while it was rewritten: the new copy must not outlive the old one's tombstone

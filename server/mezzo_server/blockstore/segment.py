@@ -7,6 +7,7 @@ completed, never before.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING
@@ -49,6 +50,9 @@ class Segment:
         "blockers",
         "expires_ms",
         "incarnation",
+        "evaluated",
+        "seen",
+        "stamps",
         "lane",
         "last_block",
         "life",
@@ -100,6 +104,11 @@ class Segment:
         """the policy's: what it keeps apart; 0 after a restart"""
         self.order = float(life)
         """the policy's: place in its queue"""
+        self.evaluated = -1
+        """the policy's: when it looked at the segment last"""
+        self.seen = (-1, -1)
+        self.stamps: tuple[tuple[int, int], ...] = ()
+        """the policy's: (stamp, how many have it), as of when `touched_sum` and `live_count` were ``seen``"""
         self.last_block = 0
         """`DeviceLog.written_blocks` when a record went here last"""
         self.table = EntryTable()
@@ -161,6 +170,14 @@ class Segment:
         if table.expiry_ms[number]:
             self.log.expiring += sign
         self.touched_sum += sign * table.touched[number]
+        if sign < 0:
+            table.touched[number] = 0
+
+    def restamp(self, stamp: int) -> None:
+        """Give all entries this stamp, after a restart."""
+        table = self.table
+        table.touched = array("I", [stamp]) * len(table)
+        self.touched_sum = stamp * self.live_count
 
 
 def number_of(location: int) -> int:

@@ -11,7 +11,7 @@ from mezzo.cli.options import size
 from mezzo.cli.output import console, json_result, progress, remark, result
 from mezzo.errors import InvalidArgument
 
-POLICIES = "fifo,lru,s3fifo,sieve"
+POLICIES = "density,fifo,lru,s3fifo,sieve"
 BUDGETS = "1.0,1.1,1.25"
 CAPACITIES = "5,10,20,50"
 RUNS_MAX = 10_000

@@ -14,6 +14,7 @@ from typing import ClassVar
 import xxhash
 
 from mezzo_server.blockstore.api import PutChunk
+from mezzo_server.blockstore.policies.rewrites import RewriteBudget
 from mezzo_server.blockstore.segment import Segment
 
 STAMP_BITS = 32
@@ -24,8 +25,8 @@ LANES_MAX = 4
 class ReclaimPolicy(ABC):
     """Decides by what segments know and by one stamp for each chunk.
 
-    Stamps are 32-bit numbers in ``segment.table.touched``; what they mean is the policy's own, and 0 is
-    what chunks have after a restart.  Each call is O(1) for a chunk and O(segments) for a victim; what a
+    Stamps are 32-bit numbers in ``segment.table.touched``; what they mean is the policy's own.  0 is what
+    chunks have after a restart, and what is left of the stamp of one that is not live any more.  Each call is O(1) for a chunk and O(segments) for a victim; what a
     policy remembers beside the stamps has a fixed bound.
 
     A *mark* is what a policy says of a chunk that arrives: its stamp, and above that its lane.  Chunks of
@@ -34,8 +35,8 @@ class ReclaimPolicy(ABC):
 
     name: ClassVar[str]
 
-    def begin(self, capacity_bytes: int, segments: Sequence[Segment]) -> None:
-        """The store was opened: its capacity, and the segments that it found, oldest first."""
+    def begin(self, capacity_bytes: int, segments: Sequence[Segment], budget: RewriteBudget) -> None:
+        """The store was opened: its capacity, the segments that it found, oldest first, and what may be rewritten."""
 
     def opened(self, segment: Segment) -> None:
         """A segment was opened; ``segment.lane`` is set."""
@@ -64,7 +65,7 @@ class ReclaimPolicy(ABC):
         """A survivor was written anew as entry ``copy`` of ``target``, which is not live yet."""
 
     def evicted(self, segment: Segment, number: int, salt: int) -> None:
-        """A chunk is gone, or about to be, because its segment is reclaimed."""
+        """A live chunk is about to go because its segment is reclaimed."""
 
     @abstractmethod
     def victim(self, candidates: Sequence[Segment], log_segments: Sequence[Segment]) -> Segment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 
 GHOSTS_MAX = 1 << 18
 """16 bytes each"""
@@ -25,10 +26,12 @@ class Ghost:
         self._mask = slots - 1
         self._added = self.size
 
-    def add(self, hashed: int, note: int = 0) -> None:
-        """Remember a key."""
+    def add(self, hashed: int, note: int = 0, forgotten: Callable[[int], None] | None = None) -> None:
+        """Remember a key; ``forgotten`` gets the note of one that gives way to it."""
         self._added += 1
         place = hashed & self._mask
+        if forgotten is not None and self._notes[place]:
+            forgotten(self._notes[place] & 0xFFFFFFFF)
         self._hashes[place] = _signed(hashed)
         self._notes[place] = (self._added & 0xFFFFFFFF) << 32 | note
 

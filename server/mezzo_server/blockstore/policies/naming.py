@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from mezzo.errors import InvalidArgument
 from mezzo_server.blockstore.policies.base import ReclaimPolicy
+from mezzo_server.blockstore.policies.density import Density
 from mezzo_server.blockstore.policies.fifo import FifoReinsertion
 from mezzo_server.blockstore.policies.lru import Lru
 from mezzo_server.blockstore.policies.s3fifo import S3Fifo
 from mezzo_server.blockstore.policies.sieve import Sieve
 
 POLICIES: dict[str, Callable[[], ReclaimPolicy]] = {
-    kind.name: kind for kind in (FifoReinsertion, Lru, S3Fifo, Sieve)
+    kind.name: kind for kind in (Density, FifoReinsertion, Lru, S3Fifo, Sieve)
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mezzo_server.blockstore.api import PutChunk
 from mezzo_server.blockstore.policies.base import STAMP_BITS, ReclaimPolicy, key_hash, set_stamp
 from mezzo_server.blockstore.policies.ghost import Ghost
+from mezzo_server.blockstore.policies.rewrites import RewriteBudget
 from mezzo_server.blockstore.segment import Purpose, Segment
 
 SMALL_SHARE = 0.1
@@ -34,7 +35,7 @@ class S3Fifo(ReclaimPolicy):
     def __init__(self) -> None:
         self._ghost = Ghost(GHOSTS_START)
 
-    def begin(self, capacity_bytes: int, segments: Sequence[Segment]) -> None:
+    def begin(self, capacity_bytes: int, segments: Sequence[Segment], budget: RewriteBudget) -> None:
         for segment in segments:
             self.opened(segment)
 

@@ -9,6 +9,7 @@ from mezzo_server.blockstore.api import PutChunk, Scope
 from mezzo_server.blockstore.format.record import Entry
 from mezzo_server.blockstore.policies import ReclaimPolicy
 from mezzo_server.blockstore.policies.base import STAMP_MAX
+from mezzo_server.blockstore.policies.rewrites import RewriteBudget
 from mezzo_server.blockstore.segment import Purpose, Segment
 
 SCOPE = Scope(b"t" * 16, b"n" * 16)
@@ -32,7 +33,7 @@ class Ring:
         self.log = Log()
         self.life = 0
         self.segments: list[Segment] = []
-        policy.begin(capacity << 20, [])
+        policy.begin(capacity << 20, [], RewriteBudget(2.0, 4 << 20))
 
     @property
     def keys(self) -> set[bytes]:
