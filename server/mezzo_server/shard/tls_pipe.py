@@ -78,6 +78,8 @@ class TlsPipe:
         """nothing can be sent any more"""
         self.moved: Callable[[], None] = _nothing
         """called in the loop when there is something to `take`"""
+        self.readable = True
+        """whether something may be there to receive: the thread's to set when the socket says so"""
         self.fd = sock.fileno()
         self._outgoing: deque[memoryview] = deque()
         self._room: memoryview | None = None
@@ -278,7 +280,7 @@ class TlsPipe:
 
     def _receive(self) -> bool:
         room = self._room
-        if room is None:
+        if room is None or not self.readable:
             return False
         receive_into = self.sock.recv_into
         got, size = 0, len(room)
@@ -291,7 +293,9 @@ class TlsPipe:
                     ended = True
                     break
                 got += count
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+        except (ssl.SSLWantReadError, BlockingIOError):
+            more = self.readable = False
+        except ssl.SSLWantWriteError:  # for an answer of TLS itself; the socket says when it takes it
             more = False
         except OSError as error:
             self.error, ended = self.error or str(error), True

@@ -127,10 +127,12 @@ class CipherThread:
         active: dict[TlsPipe, None] = {}
         asked = self._asked
         while not self._stopping:
-            for fd, _ in self._wait(idle=not active):
+            for fd, events in self._wait(idle=not active):
                 pipe = self._pipes.get(fd)
                 if pipe is not None:
                     active[pipe] = None
+                    if events & ~select.EPOLLOUT:
+                        pipe.readable = True
                 elif fd == self._wake_fd:
                     os.eventfd_read(fd)
             while asked:
