@@ -182,6 +182,14 @@ class AsyncOpening(ClientBase):
         return proxied.ticket()
 
     async def _open_proxy(self, deadline: float) -> AsyncProxyLink:
+        try:
+            return await self._link_to_proxy(deadline)
+        except Unauthenticated:
+            if not self._bearer.forget():
+                raise
+        return await self._link_to_proxy(deadline)
+
+    async def _link_to_proxy(self, deadline: float) -> AsyncProxyLink:
         return await async_proxy_link().open(
             self.address,
             self.tls,

@@ -265,9 +265,7 @@ class ClientBase:
         """A request was refused: `Stale` if another ticket, or token, may be had for the next attempt."""
         if self._tickets.used:
             self._tickets.refused()
-        elif self._bearer.changes:
-            self._bearer.forget()
-        else:
+        elif not self._bearer.forget():
             return error
         return Stale(str(error))
 

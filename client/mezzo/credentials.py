@@ -17,6 +17,8 @@ TOKEN_CHARACTERS_MAX = 8192
 TICKET_BYTES_MAX = 4096
 FRESH_S = 30.0
 """How long what a callable gave is used before it is asked again."""
+ASKED_NOW_S = 1.0
+"""A callable that was asked so short a time ago would say the same."""
 RETRY_S = 5.0
 """After an attempt to renew a ticket failed that is good for a while yet."""
 RENEW_S_MAX = 1.0
@@ -62,20 +64,18 @@ class Bearer:
         """Whether `refresh` is to be called first. It calls the caller's function, which may take its time."""
         return self._call is not None and self._now() - self._called >= FRESH_S
 
-    @property
-    def changes(self) -> bool:
-        """Whether another try may bring another token."""
-        return self._call is not None
-
     def refresh(self) -> None:
         """Ask the callable. What it raises goes to the caller; InvalidArgument if it gives no token."""
         if self._call is not None:
             self._text = _checked(self._call())
             self._called = self._now()
 
-    def forget(self) -> None:
-        """What was given last was refused: ask again."""
+    def forget(self) -> bool:
+        """What was given last was refused: ask again. False: it was given just now, or nobody can be asked."""
+        if self._call is None or self._now() - self._called < ASKED_NOW_S:
+            return False
         self._called = -math.inf
+        return True
 
     def metadata(self) -> Metadata | None:
         """For a gRPC call."""

@@ -131,6 +131,11 @@ class Opening(ClientBase):
                 if tickets.expired:
                     raise
                 return
+            except Exception:  # the caller's own function: its error counts when nothing goes on without it
+                tickets.failed()
+                if tickets.expired:
+                    raise
+                return
             self._ticket = ticket
             tickets.took(ticket)
         finally:
@@ -145,6 +150,14 @@ class Opening(ClientBase):
         return proxied.ticket()
 
     def _open_proxy(self, deadline: float) -> ProxyLink:
+        try:
+            return self._link_to_proxy(deadline)
+        except Unauthenticated:
+            if not self._bearer.forget():
+                raise
+        return self._link_to_proxy(deadline)
+
+    def _link_to_proxy(self, deadline: float) -> ProxyLink:
         return proxy_link()(
             self.address,
             self.tls,

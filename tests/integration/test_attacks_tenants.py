@@ -134,6 +134,11 @@ def test_scopes_and_numbers(pod: Tenants, way: str) -> None:
         assert operator.shard_stat()["bytes_live"] > 0
         with pytest.raises(Denied):
             operator.lookup(KEYS)
+        if way == "unix":
+            # Whoever he is on this host, a tenant does not look after the server; an operator who is its user does.
+            assert operator.devices()
+            with pod.client("a", way) as tenant, pytest.raises(Denied, match="operators"):
+                tenant.devices()
 
 
 # -- S3
@@ -274,14 +279,20 @@ def test_a_new_front_end_has_new_keys_and_nobody_notices(pod: Tenants) -> None:
 
 
 def test_a_token_from_a_function_is_asked_for(pod: Tenants) -> None:
-    given = []
+    """Also when what it gave before has expired in the meantime."""
+    given: list[str] = []
 
     def token() -> str:
-        given.append(pod.jwt())
+        given.append(pod.jwt(exp=int(time.time()) + (600 if given else -60)))
         return given[-1]
 
     for way in WAYS:
+        given.clear()
         client = Client(pod.node.grpc, token=token, via="proxy" if way == "proxy" else "direct")
         with client:
-            assert client.put([way.encode()], [b"x" * 100]).stored == 1
-    assert len(given) == 3
+            with pytest.raises(Unauthenticated):
+                client.lookup(KEYS)
+            assert len(given) == 1
+            time.sleep(1.05)
+            assert client.put([f"jwt-{way}".encode()], [b"x" * 100]).stored == 1
+            assert len(given) == 2

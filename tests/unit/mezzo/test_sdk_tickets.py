@@ -105,16 +105,17 @@ def test_an_idle_client_renews_before_it_asks(client, network, start, clock):
     result()
 
 
-def test_what_cannot_be_renewed_yet_is_tried_again(client, network, start, clock, tickets):
+@pytest.mark.parametrize("error", [mezzo.Unavailable, OSError])
+def test_what_cannot_be_renewed_yet_is_tried_again(client, network, start, clock, tickets, error):
     peer = connected(client, network, start)
-    tickets.fails = mezzo.Unavailable("the front-end is away")
+    tickets.fails = error("the front-end is away")
     clock[0] += 60.0
     for _ in range(3):
         result = start(client.ping)
         pong(peer)
         result()
     clock[0] += 60.0
-    with pytest.raises(mezzo.Unavailable, match="the front-end is away"):
+    with pytest.raises(error, match="the front-end is away"):
         client.ping()
     tickets.fails = None
     clock[0] += 10.0
@@ -242,8 +243,13 @@ def test_a_callable_is_asked_when_what_it_gave_is_old():
     assert bearer.stale
     bearer.refresh()
     assert bearer.metadata() == (("authorization", "Bearer token-1"),)
-    bearer.forget()
+    # Refused, and given just now: it would say the same.
+    assert not bearer.forget()
+    assert not bearer.stale
+    clock[0] += 1.0
+    assert bearer.forget()
     assert bearer.stale
+    assert not Bearer("text", lambda: 0.0).forget()
 
 
 @pytest.mark.parametrize("token", ["a b", "a\nb", "a\r\nx-header: 1", "ü", "x" * 8193, 7, b"bytes"])
