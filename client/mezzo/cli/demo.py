@@ -385,7 +385,7 @@ def _show(shown: Shown) -> None:
 
 def _show_next(trace: Trace) -> None:
     steps = [
-        ("mezzo setup > mezzo.toml; mezzo serve --config mezzo.toml", "a node of yours"),
+        ("mezzo setup --metadata > mezzo.toml; mezzo serve --config mezzo.toml", "a node of yours"),
         ("mezzo tenant create acme --config mezzo.toml", "tenants of yours; docs/tenants.md"),
         ("mezzo top", "watch it"),
         ("mezzo replay", "this again, against it; --in-place reads hot chunks where they lie"),
