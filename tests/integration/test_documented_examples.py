@@ -12,6 +12,7 @@ EXPECTED = {
     "first_steps.py": "4 of 5 chunks are there",
     "engine_load.py": "loaded 3 of 4 chunks",
     "in_place.py": "loaded 4 of 4 chunks",
+    "namespaces.py": "0 chunks in Llama-3.1-8B-fp8-",
     "layers.py": "layers 24 to 31: 131072 bytes",
     "follow_events.py": "present: []",
     "asynchronous.py": "64 chunks loaded",
