@@ -7,6 +7,7 @@ import pytest
 from mezzo_server.blockstore.devices.faults import Fault, FaultKind
 from mezzo_server.blockstore.io import Op
 from mezzo_server.blockstore.options import Durability
+from tests.simulation import audit
 from tests.simulation.seeds import repeatable, seeds
 from tests.simulation.world import World, options
 
@@ -76,3 +77,25 @@ def test_two_thousand_kills() -> None:
 @pytest.mark.parametrize("durability", list(Durability))
 def test_ten_thousand_power_cuts(durability: Durability) -> None:
     cuts(durability, 1_700, 10_000)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["kill", "cut"])
+def test_tenants_that_may_have_no_more(cut: bool) -> None:
+    """What is trimmed is a miss, what was deleted besides never comes back, and nobody has more than he may."""
+    trimmed = 0
+    for seed in seeds(6):
+        with repeatable(seed):
+            world = World(
+                seed,
+                devices=1 + seed % 2,
+                segments=12,
+                churn=seed % 3 == 0,
+                capacity_bytes=(200 + 100 * (seed % 3)) << 10,
+            )
+            for _ in range(3):
+                world.run(world.random.randint(40, 120))
+                trimmed += audit.counters(world.store)["chunks_trimmed"]
+                world.restart(cut=cut)
+            world.settle()
+            world.close()
+    assert trimmed > 30

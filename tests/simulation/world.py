@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import xxhash
 
 from mezzo.checksum import part_seed
-from mezzo.errors import Busy, Gone, MezzoError
+from mezzo.errors import Busy, Gone, MezzoError, TooLarge
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus, Scope
 from mezzo_server.blockstore.devices.faults import Fault
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
@@ -25,6 +25,7 @@ from mezzo_server.blockstore.io import Job
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.put import PutTicket
 from mezzo_server.blockstore.segment import Purpose, State
+from mezzo_server.blockstore.shares import Shares
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.blockstore.stream import ChunkStream
 from mezzo_server.blockstore.streams import Stream
@@ -69,6 +70,16 @@ class ShuffledWorkers(InlineWorkers):
         return chosen
 
 
+class Capped(Shares):
+    """Every tenant may have so much."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity_bytes = capacity_bytes
+
+    def capacity_bytes_max(self, tenant: bytes) -> int:
+        return self._capacity_bytes
+
+
 class World:
     """See the module. ``perfect``: devices neither lie nor fail, so what was acknowledged is binding."""
 
@@ -87,11 +98,14 @@ class World:
         deletes: bool = True,
         churn: bool = False,
         hot_bytes: int | None = None,
+        capacity_bytes: int = 0,
     ) -> None:
         """``churn``: large chunks and many deletes, so that reclaim never rests.
 
         ``hot_bytes``: of the hot tier; by default every second seed has a small one.  Every third seed encrypts
         the chunks of one tenant.
+
+        ``capacity_bytes``: the most that each tenant may have; 0: no limit.
 
         ``deletes`` are binding: what holds tombstones neither lies nor loses them.
         """
@@ -112,6 +126,9 @@ class World:
         self.hot_bytes = hot_bytes if hot_bytes is not None else (1 << 20) * (seed % 2)
         self.tenant_keys = {bytes([1]) * 16: self.random.randbytes(32)} if seed % 3 == 1 else {}
         self.generations = Generations()
+        self.capacity_bytes = capacity_bytes
+        self.found_bytes = 0
+        """that a tenant had at most after the last start, which finds again what was trimmed"""
         self.ghosts: list[tuple[Scope, bytes]] = []
         """what was erased, by the names that it had"""
         self.held: list[_Held] = []
@@ -169,6 +186,10 @@ class World:
             standing=self.generations.standing(),
         )
         self.store.set_tenant_keys(self.tenant_keys)
+        if self.capacity_bytes:
+            self.store.shares = Capped(self.capacity_bytes)
+            space = self.store.space
+            self.found_bytes = max(map(space.live_bytes, space.tenants()), default=0)
         if not any("fenced" in device.state for device in self.store.report().devices):
             audit.check_rest(self.store)
 
@@ -181,6 +202,10 @@ class World:
             if self.random.random() < 0.7:
                 self.store.pump()
             audit.check_space(self.store)
+            if self.capacity_bytes:
+                most = max(self.capacity_bytes, self.found_bytes)
+                space = self.store.space
+                assert all(space.used_bytes(tenant) <= most for tenant in space.tenants())
             if self.step % 16 == 0:
                 audit.check_counts(self.store)
                 audit.check_hot(self.store)
@@ -329,7 +354,7 @@ class World:
 
         try:
             ticket = self.store.put(scope, [chunk for _, _, chunk in items], self._once(done))
-        except Busy:
+        except (Busy, TooLarge):
             self.pending -= 1
             for _, version, _ in items:
                 version.fate = Fate.EXISTS

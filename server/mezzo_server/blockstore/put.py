@@ -23,7 +23,7 @@ from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.sealing import OVERHEAD_BYTES, sealed_parts
 from mezzo_server.blockstore.spans import copy, cut, direct, total
-from mezzo_server.blockstore.tenant_space import TenantSpace
+from mezzo_server.blockstore.tenant_space import TenantSpace, block_bytes
 from mezzo_server.blockstore.writer import RecordWrite, Writer
 from mezzo_server.hot.slots import Slot
 from mezzo_server.memory import Span
@@ -92,7 +92,7 @@ class Puts:
                     f"the source of chunk {number} has {total(chunk.source)} bytes, its parts {length}"
                 )
         self.space.check_waiting(namespace.scope.tenant, self.waiting_bytes, size)
-        self.space.admit_new(namespace, [(chunk.key, sum(chunk.parts)) for chunk in chunks])
+        self.space.admit_new(namespace, [(chunk.key, block_bytes(chunk.parts, sealed)) for chunk in chunks])
         return PutTicket(self, namespace, chunks, done, deadline, size, time)
 
 
@@ -137,7 +137,7 @@ class PutTicket:
         self._groups: list[_Group] = []
         puts.waiting_bytes += size
         tenant = namespace.scope.tenant
-        puts.space.put_began(tenant, sum([blocks_of(sum(chunk.parts)) for chunk in chunks]) * BLOCK_BYTES)
+        puts.space.put_began(tenant, sum([block_bytes(chunk.parts, self.sealed) for chunk in chunks]))
         puts.in_flight += 1
         namespace.users += 1
         if not chunks:
@@ -207,9 +207,9 @@ class PutTicket:
             outcome.error = error
         self._left -= 1
         puts = self._puts
-        length = sum(self._chunks[number].parts)
-        puts.waiting_bytes -= length
-        puts.space.put_ended(self._namespace.scope.tenant, blocks_of(length) * BLOCK_BYTES)
+        parts = self._chunks[number].parts
+        puts.waiting_bytes -= sum(parts)
+        puts.space.put_ended(self._namespace.scope.tenant, block_bytes(parts, self.sealed))
         if not self._left:
             puts.in_flight -= 1
             self._namespace.users -= 1

@@ -52,7 +52,7 @@ from mezzo_server.blockstore.segment import Segment, State
 from mezzo_server.blockstore.shares import Shares
 from mezzo_server.blockstore.streams import Stream, Streams
 from mezzo_server.blockstore.telling import Telling
-from mezzo_server.blockstore.tenant_space import TenantSpace
+from mezzo_server.blockstore.tenant_space import TenantSpace, block_bytes
 from mezzo_server.blockstore.writer import Writer
 from mezzo_server.hot.slots import ArenaMemory
 from mezzo_server.hot.tier import HotTier
@@ -238,7 +238,8 @@ class BlockStore(Pumping, Keeping, Telling):
         Raises TooLarge or OverQuota, as `put` would; a chunk that is there already takes nothing.
         """
         if self._context.shares.capacity_bytes_max(scope.tenant):
-            self.space.admit_new(self._context.index.peek(scope), list(zip(keys, lengths, strict=True)))
+            sizes = [block_bytes((length,), sealed=False) for length in lengths]
+            self.space.admit_new(self._context.index.peek(scope), list(zip(keys, sizes, strict=True)))
 
     def put(
         self,

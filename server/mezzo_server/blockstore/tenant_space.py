@@ -21,6 +21,7 @@ from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.sealing import OVERHEAD_BYTES
 from mezzo_server.blockstore.segment import Segment, State
 from mezzo_server.blockstore.tasks import Task
 
@@ -37,6 +38,11 @@ WAITING_TIMES_FREE = 2
 RETRY_TRIMMING_S = 0.02
 RETRY_HELD_S = 0.5
 """When to try again: chunks are being trimmed; or all that there is is leased, or being put."""
+
+
+def block_bytes(parts: Sequence[int], sealed: bool) -> int:
+    """Bytes that a chunk takes, in whole blocks; ``sealed``: it is encrypted."""
+    return blocks_of(sum(parts) + (OVERHEAD_BYTES * len(parts) if sealed else 0)) * BLOCK_BYTES
 
 
 class _Trimming:
@@ -65,6 +71,10 @@ class TenantSpace:
         """bytes of puts under way, in whole blocks"""
         self._trimmings: dict[bytes, _Trimming] = {}
         """of tenants that have, or had, a limit"""
+        self._kept: tuple[NamespaceIndex, set[bytes]] | None = None
+        """what is not to be trimmed now: it is being put again"""
+        self._kept_some = False
+        """whether that kept any in the pass that was begun last"""
         self._running = 0
         self._to_look_at: list[bytes] = []
 
@@ -116,14 +126,20 @@ class TenantSpace:
             raise Busy(f"{own} bytes of the tenant's puts are waiting already", retry_after_s=0.05)
 
     def admit_new(self, namespace: NamespaceIndex, chunks: Sequence[tuple[bytes, int]]) -> None:
-        """`admit` for those of some chunks (keys, lengths) that are not there yet."""
+        """Room for those of some chunks (keys, bytes in whole blocks) that are not there yet; see `_admit`."""
         tenant = namespace.scope.tenant
         if self._context.shares.capacity_bytes_max(tenant):
-            find = self._context.find
-            new = [length for key, length in chunks if find(namespace, key) is None]
-            self.admit(tenant, sum(map(blocks_of, new)) * BLOCK_BYTES)
+            find, busy = self._context.find, namespace.busy
+            # What is there and busy may be on its way out.
+            new = [nbytes for key, nbytes in chunks if find(namespace, key) is None or key in busy]
+            # Nor may room for some be made of others that are put again.
+            self._kept = namespace, {key for key, _ in chunks}
+            try:
+                self._admit(tenant, sum(new))
+            finally:
+                self._kept = None
 
-    def admit(self, tenant: bytes, nbytes: int) -> None:
+    def _admit(self, tenant: bytes, nbytes: int) -> None:
         """Room for a put that adds ``nbytes``, by trimming if it must be.
 
         Raises:
@@ -218,8 +234,9 @@ class TenantSpace:
         while gained < excess and steps > 0 and trimming.fruitless_at != context.changes:
             if not trimming.places:
                 if not trimming.gained:
-                    trimming.fruitless_at = context.changes
                     trimming.gained = True
+                    if not self._kept_some:
+                        trimming.fruitless_at = context.changes
                     break
                 self._begin_pass(tenant, trimming)
             life, start = trimming.places.popleft()
@@ -242,6 +259,7 @@ class TenantSpace:
             trimmed &= context.on_disk
         trimming.places.extend((life, 0) for life in sorted(context.lives))
         trimming.gained = False
+        self._kept_some = False
         if not trimming.places:
             trimming.places.append((0, 0))
 
@@ -272,6 +290,9 @@ class TenantSpace:
         key = table.keys[number]
         namespace = context.index.peek(table.scopes[table.scope[number]])
         if key in namespace.pins or key in namespace.busy:
+            return 0
+        if self._kept is not None and namespace is self._kept[0] and key in self._kept[1]:
+            self._kept_some = True
             return 0
         if not context.forget(namespace, key, segment, number, why=EventKind.EVICTED):
             return 0
