@@ -17,6 +17,7 @@ from mezzo_server.access.keysets import PublicKey
 from mezzo_server.access.mtls import CertificateRule
 from mezzo_server.access.principal import (
     ALL_SCOPES,
+    MAY_BE_NEW,
     NO_TENANT,
     Principal,
     Reason,
@@ -27,8 +28,6 @@ from mezzo_server.access.tokens import check_token, is_token
 from mezzo_server.tenancy.catalog import Catalog
 
 SCHEME = "bearer "
-MAY_BE_NEW = frozenset({Reason.UNKNOWN, Reason.TENANT})
-"""Reasons that a catalog which is behind would give as well."""
 KINDS = ("token", "jwt", "certificate", "anonymous")
 EVERYBODY = Principal(tenant=NO_TENANT, tenant_name="default", scopes=ALL_SCOPES, credential="")
 """Who calls a node without a metadata engine: there is one tenant, and no credential."""
@@ -107,7 +106,7 @@ class Authentication:
             try:
                 found = await self._recognised(kind, authorization, certificate)
             except Refused as refused:
-                if refused.reason not in MAY_BE_NEW or self._look is None:
+                if refused.reason not in MAY_BE_NEW or isinstance(refused, UnknownKey) or self._look is None:
                     raise
                 await self._look()
                 found = await self._recognised(kind, authorization, certificate)

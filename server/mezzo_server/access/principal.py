@@ -62,6 +62,10 @@ class Reason(StrEnum):
     """what it is to be checked against is not there"""
 
 
+MAY_BE_NEW = frozenset({Reason.UNKNOWN_KEY, Reason.UNKNOWN, Reason.TENANT})
+"""Reasons that who has not heard of the newest metadata would give as well: worth a look."""
+
+
 class Refused(Unauthenticated):
     """A credential is refused. Its text is the same for all reasons; ``reason`` is for us."""
 

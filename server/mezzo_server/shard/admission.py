@@ -160,15 +160,13 @@ class TicketAdmission:
         anonymous: Anonymous | None,
         now: Callable[[], float],
         now_s: Callable[[], float],
-        look: Callable[[], None],
     ) -> None:
-        """``now``: the shard's clock; ``now_s``: Unix time; ``look`` asks the watcher to look at once."""
+        """``now``: the shard's clock; ``now_s``: Unix time."""
         self._catalog = catalog
         self._pod = pod
         self._anonymous = anonymous
         self._now = now
         self._now_s = now_s
-        self._look = look
         self._swept: Catalog | None = None
         self._swept_at = -math.inf
         self.refused: dict[Reason, int] = {}
@@ -237,7 +235,6 @@ class TicketAdmission:
             raise Refused(Reason.MISSING)
         tenant = catalog.tenant_named(anonymous.tenant)
         if tenant is None:
-            self._look()
             raise Refused(Reason.TENANT)
         principal = Principal(tenant.id, tenant.name, anonymous.scopes, "anonymous")
         return Guest(principal, math.inf, _allowed(principal))
@@ -249,15 +246,10 @@ class TicketAdmission:
             key = catalog.ticket_keys.get(key_id)
             return None if key is None or now_s >= key.expires_s + SKEW_S else key.public
 
-        try:
-            ticket = verify(data, public_of, pod=self._pod, now_s=now_s)
-            reason = unwelcome(ticket.tenant, ticket.credential, catalog, now_s)
-            if reason is not None:
-                raise Refused(reason)
-        except Refused as refused:
-            if refused.reason in (Reason.UNKNOWN_KEY, Reason.UNKNOWN, Reason.TENANT):
-                self._look()  # it may be new
-            raise
+        ticket = verify(data, public_of, pod=self._pod, now_s=now_s)
+        reason = unwelcome(ticket.tenant, ticket.credential, catalog, now_s)
+        if reason is not None:
+            raise Refused(reason)
         tenant = catalog.tenant(ticket.tenant)
         principal = Principal(
             tenant=ticket.tenant,

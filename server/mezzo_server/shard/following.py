@@ -75,7 +75,6 @@ class MetadataFollower:
             anonymous=anonymous,
             now=service.now,
             now_s=time.time,
-            look=lambda: self._look(lambda error: None),
         )
         self._take()
 

@@ -8,7 +8,7 @@ from mezzo.errors import MezzoError
 from mezzo.identity import Identity
 from mezzo.protocol.connection import negotiate
 from mezzo.protocol.messages import KEY_BYTES_MAX, Hello, Kind, Welcome
-from mezzo_server.access.principal import Reason, Refused
+from mezzo_server.access.principal import MAY_BE_NEW, Refused
 from mezzo_server.shard.charging import Meter
 from mezzo_server.shard.directory import NoSuchNamespace
 from mezzo_server.shard.naming import identity_in
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from mezzo_server.shard.session import Session
 
 SERVER_NAME = "mezzo"
-MAY_BE_NEW = frozenset({Reason.UNKNOWN_KEY, Reason.UNKNOWN, Reason.TENANT})
-"""Refusals for what the catalog may not know yet."""
 
 
 class Greeting:

@@ -79,7 +79,6 @@ class Pod:
             anonymous=None,
             now=self.shard.clock,
             now_s=lambda: UNIX_S,
-            look=lambda: None,
         )
         service.catalog_is(CATALOG)
         self.owner = self.enter(A)
