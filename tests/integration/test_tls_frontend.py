@@ -10,7 +10,7 @@ import pytest
 
 import mezzo
 from mezzo import TLS, Client, Unavailable
-from mezzo_server.testing import running_frontend, running_shard
+from mezzo_server.testing import running_frontend, running_node, running_shard
 from tests.contract.certificates import Authority
 
 
@@ -165,3 +165,25 @@ def test_a_certificate_that_cannot_be_used_keeps_a_server_from_starting(tmp_path
     assert certificates.look() is False
     assert certificates.identity is before
     assert certificates.reload_failures == 1
+
+
+def test_a_whole_node_is_served_over_tls(authority):
+    """All by way of the supervisor: its front-end reaches its shard over TLS, and so do clients that it leads there."""
+    files = authority.issue("node")
+    config = settings(*files, f"ca = {authority.ca!r}")
+    trust = TLS(ca=authority.ca)
+    with running_node(listen=["tcps://127.0.0.1:0"], config=config) as node:
+        assert node.grpc.startswith("grpcs://")
+        with (
+            Client(node.grpc, via="direct", tls=trust) as direct,
+            Client(node.grpc, via="proxy", tls=trust) as proxied,
+        ):
+            direct.put([b"node"], [b"y" * 50_000])
+            target = bytearray(50_000)
+            assert proxied.get([b"node"], [target]).count == 1
+            assert target == b"y" * 50_000
+            assert direct.shard_stat()["tls_connections"] >= 2
+        node.kill_frontend()
+        node.wait_until_ready()
+        with Client(node.grpc, via="direct", tls=trust) as again:
+            assert again.lookup([b"node"]).prefix == 1

@@ -415,6 +415,37 @@ def test_a_killed_shard_is_an_error_of_the_calls_under_way_and_no_more(authority
             client.ping()
 
 
+def test_a_stop_under_load_is_clean(authority, trust):
+    config = table(authority.issue("stopped"))
+    with running_shard(listen=["tcps://127.0.0.1:0"], config=config) as shard:
+        stopped = threading.Event()
+
+        def work(number: int) -> None:
+            keys = [b"%d/%d" % (number, index) for index in range(8)]
+            try:
+                with Client(shard.tcps, tls=trust, stripes=2) as client:
+                    client.put(keys, [bytes(MIB)] * 8)
+                    while not stopped.is_set():
+                        client.get(keys, [bytearray(MIB) for _ in keys])
+            except Unavailable:
+                pass
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        with Client(shard.tcps, tls=trust) as client:
+            eventually(
+                lambda: client.shard_stat()["chunks_got_hot"] + client.shard_stat()["chunks_got_device"] > 30,
+                "it is loaded",
+            )
+        assert shard.stop() == 0
+        stopped.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert "fault" not in shard.log.read_text()
+        assert "Traceback" not in shard.log.read_text()
+
+
 def test_certificates_rotate_under_load_without_a_failed_call(tmp_path):
     """S8 on both planes: every client, old and new, is served while the files change under the node."""
     authority = Authority(tmp_path)

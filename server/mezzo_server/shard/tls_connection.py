@@ -69,6 +69,7 @@ class TlsConnection(Connection):
         self._room_left = 0
         self._input_ended = False
         self._recalling = False
+        self._has_let_go = False
         super().__init__(runtime, pipe.sock, pipe.peer)
         pipe.moved = runtime.turn(self.session, self._on_moved)
 
@@ -178,14 +179,17 @@ class TlsConnection(Connection):
 
     def close(self) -> None:
         """End it, and give everything back once the thread has let go of it."""
-        if self._state is State.CLOSED:
-            return
-        self._state = State.CLOSED
-        self._pipe.close(self._let_go)
+        if self._state is not State.CLOSED:
+            self._state = State.CLOSED
+            self._pipe.close(self._let_go)
+        elif self._pipe.thread.stopped:
+            self._let_go()  # the loop has stopped before it heard that the thread let go
 
     def _let_go(self) -> None:
-        super()._let_go()
-        self._gone()
+        if not self._has_let_go:
+            self._has_let_go = True
+            super()._let_go()
+            self._gone()
 
     def _retire(self, last: bytes) -> None:
         # The room that the thread has may be the session's memory, which is given back now.

@@ -40,7 +40,8 @@ class CipherThread:
         self._asked: deque[TlsPipe | Callable[[], None]] = deque()
         self._asleep = False
         self._stopping = False
-        self._stopped = False
+        self.stopped = False
+        """whether it has ended: then what it is asked for is done at once, by whoever asks"""
         self.faults = 0
         self.connections = 0
         """that it has, those in their handshake included; counted by the loop"""
@@ -52,13 +53,13 @@ class CipherThread:
 
     def stop(self) -> None:
         """End all connections; on return nothing of anybody's memory is touched any more."""
-        if self._stopped:
+        if self.stopped:
             return
         self._stopping = True
         os.eventfd_write(self._wake_fd, 1)
         if self._thread.ident is not None:
             self._thread.join()
-        self._stopped = True
+        self.stopped = True
         while self._asked:
             item = self._asked.popleft()
             if not isinstance(item, TlsPipe):
@@ -84,13 +85,13 @@ class CipherThread:
 
     def poke(self, pipe: TlsPipe) -> None:
         """There is something to do for ``pipe``."""
-        if not self._stopped:
+        if not self.stopped:
             self._asked.append(pipe)
             self._wake()
 
     def call(self, step: Callable[[], None]) -> None:
         """Call ``step`` in the thread; at once if it has stopped."""
-        if self._stopped:
+        if self.stopped:
             step()
             return
         self._asked.append(step)
@@ -100,7 +101,7 @@ class CipherThread:
 
     def tell(self, step: Callable[[], None]) -> None:
         """Call ``step`` in the loop; at once if the thread has stopped, since the loop is what asks then."""
-        if self._stopped:
+        if self.stopped:
             step()
             return
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
