@@ -9,13 +9,14 @@ loads stay under, is for who wants to be sure.  All of it is O(1) for a request.
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.pace import Pace
+from mezzo_server.blockstore.put import Puts
 from mezzo_server.blockstore.schedule import BEHIND_WEIGHT
 
 HOT_RATE_START = 4e9
@@ -29,6 +30,8 @@ EASY_BYTES = 4 << 20
 STEP_FIRST, STEP = 0.3, 0.03
 """How far one load moves a correction, as a share of it: at first, and in the long run."""
 CORRECTION_MAX = 32.0
+LOOK_S = 0.0005
+"""How long is relied on what was seen of the devices' pace."""
 HIGH = 0.9
 """The share of loads that should not take longer than ``high_s``."""
 
@@ -40,6 +43,12 @@ class Tier(IntEnum):
     DEVICE = 1
     STREAM = 2
     """its bytes go over a stream (tcp), wherever they lie"""
+
+
+HOT, DEVICE, STREAM = 0, 1, 2
+TIERS = 3
+TIER = (Tier.HOT, Tier.DEVICE, Tier.STREAM)
+"""The same as plain numbers: this is on the way of every lookup."""
 
 
 class Estimate(NamedTuple):
@@ -57,25 +66,30 @@ class Estimate(NamedTuple):
     """of ``seconds``, what passes before the first byte: what is queued ahead, and latencies"""
 
 
-NOTHING = Estimate(0.0, 0.0, 0.0, 0.0, 0.0)
-
-
 class Quantile:
     """A quantile of positive numbers, followed by small steps: how large an outlier is does not matter."""
 
-    __slots__ = ("_share", "_step", "value")
+    __slots__ = ("_down", "_step", "_up", "value")
 
     def __init__(self, share: float) -> None:
-        self._share = share
+        self._up, self._down = 2 * share, 2 * (1 - share)
         self._step = STEP_FIRST
         self.value = 1.0
 
     def add(self, number: float) -> None:
         """Another number."""
-        up = number > self.value
-        self.value *= 1 + 2 * self._step * (self._share if up else self._share - 1)
-        self.value = min(max(self.value, 1 / CORRECTION_MAX), CORRECTION_MAX)
-        self._step = max(STEP, self._step * 0.9)
+        step, value = self._step, self.value
+        if number > value:
+            value *= 1 + step * self._up
+            if value > CORRECTION_MAX:
+                value = CORRECTION_MAX
+        else:
+            value *= 1 - step * self._down
+            if value < 1 / CORRECTION_MAX:
+                value = 1 / CORRECTION_MAX
+        self.value = value
+        if step > STEP:
+            self._step = max(STEP, step * 0.9)
 
 
 class Load:
@@ -91,134 +105,150 @@ class Load:
         "_raw_s",
         "_size",
         "_tenant",
-        "estimate",
+        "seconds",
     )
 
     def __init__(
-        self, loads: Loads, tenant: bytes, hot: int, cold: int, kind: int, raw_s: float, estimate: Estimate
+        self, loads: Loads, tenant: bytes, hot: int, cold: int, kind: int, raw_s: float, seconds: float
     ) -> None:
         self._loads = loads
         self._tenant = tenant
-        self._hot = hot
-        self._cold = cold
         self._size = self._left = hot + cold
         self._kind = kind
         self._raw_s = raw_s
         self._began = loads.now()
-        self.estimate = estimate
+        self.seconds = seconds
         """what was expected of it"""
-        if kind % len(Tier) == Tier.STREAM:
-            cold = min(cold, EASY_BYTES)
-            self._cold = cold
+        if kind % TIERS == STREAM:
+            hot, cold = 0, min(cold, EASY_BYTES)
         elif hot:
             loads.hot.begin(hot, self._began)
-        loads.queue(tenant, cold)
+        self._hot, self._cold = hot, cold
+        if cold:
+            loads.queue(tenant, cold)
 
     def moved(self, nbytes: int) -> None:
         """So much of it has arrived; of which tier is not told, so it is taken to be of both alike."""
-        left = max(self._left - nbytes, 0)
-        self._settle(left, given_up=False)
+        left = self._left - nbytes
+        if left > 0:
+            self._settle(left, given_up=False)
+        # else: it is about to end
 
     def end(self, *, whole: bool) -> None:
         """It is over; ``whole``: all that was expected has arrived."""
         loads = self._loads
-        self._settle(0, given_up=not whole)
-        if whole and self._size:
-            loads.took(self._kind, loads.now() - self._began, self._raw_s, self.estimate.seconds)
+        if self._left:
+            self._settle(0, given_up=not whole)
+            if whole:
+                loads.took(self._kind, loads.now() - self._began, self._raw_s, self.seconds)
 
     def _settle(self, left: int, *, given_up: bool) -> None:
         loads, size, before = self._loads, self._size, self._left
         self._left = left
-        if left == before or not size:
-            return
-        cold = self._cold * before // size - self._cold * left // size
-        loads.queue(self._tenant, -cold)
-        hot = self._hot * before // size - self._hot * left // size
-        if hot and self._kind % len(Tier) != Tier.STREAM:
+        if self._cold:
+            cold = self._cold
+            loads.queue(self._tenant, cold * left // size - cold * before // size)
+        if self._hot:
+            hot = self._hot * before // size - self._hot * left // size
             (loads.hot.drop if given_up else loads.hot.moved)(hot, loads.now())
 
 
 class Loads:
     """The loads of one store. Owner of their queue, of the pace of copies, and of the corrections."""
 
-    def __init__(self, context: Context, writing: Callable[[], int]) -> None:
-        """``writing``: bytes of puts that are under way."""
+    def __init__(self, context: Context, puts: Puts) -> None:
         self._context = context
-        self._writing = writing
+        self._puts = puts
         self.now = context.now
         self.hot = Pace(HOT_RATE_START, HOT_LATENCY_START_S)
         """of copies out of the hot tier"""
-        self._queued: Counter[bytes] = Counter()
+        self.queued = 0
+        """bytes of loads that wait for the devices"""
+        self._queued: dict[bytes, int] = {}
         self._weights: dict[bytes, float] = {}
-        self._all = 0
-        kinds = len(Tier) * (len(SIZES) + 1)
+        kinds = TIERS * (len(SIZES) + 1)
         self._median = [Quantile(0.5) for _ in range(kinds)]
         self._high = [Quantile(HIGH) for _ in range(kinds)]
+        self._looked_at = float("-inf")
+        self._devices = 1
+        self._byte_s = self._latency_s = 0.0
         self.observe: Callable[[Tier, float], None] = lambda tier, ratio: None
         """told of each load that came whole: its time over what was expected"""
 
     def estimate(
-        self, tenant: bytes, hot: int, cold: int, network: Pace | None, *, one_device: bool
+        self, tenant: bytes, hot: int, cold: int, network: Pace | None, one_device: bool
     ) -> Estimate:
         """What a load of so many bytes would take; ``network``: of its connection, if they go over a stream.
 
-        ``one_device``: all of the cold ones lie on one.
+        ``one_device``: of several devices, all of the cold ones lie on one.
         """
-        return self._estimate(tenant, hot, cold, network, one_device)[2]
+        kind, raw_s, hot_s, device_s, wait_s = self._raw(tenant, hot, cold, network, one_device)
+        median = self._median[kind].value
+        high = self._high[kind].value
+        return Estimate(
+            hot_s * median,
+            device_s * median,
+            raw_s * median,
+            raw_s * (high if high > median else median),
+            wait_s * median,
+        )
 
-    def begin(self, tenant: bytes, hot: int, cold: int, network: Pace | None, *, one_device: bool) -> Load:
+    def begin(self, tenant: bytes, hot: int, cold: int, network: Pace | None, one_device: bool) -> Load:
         """Such a load begins."""
-        kind, raw_s, estimate = self._estimate(tenant, hot, cold, network, one_device)
-        return Load(self, tenant, hot, cold, kind, raw_s, estimate)
+        kind, raw_s, _, _, _ = self._raw(tenant, hot, cold, network, one_device)
+        return Load(self, tenant, hot, cold, kind, raw_s, raw_s * self._median[kind].value)
 
-    def _estimate(
+    def _raw(
         self, tenant: bytes, hot: int, cold: int, network: Pace | None, one_device: bool
-    ) -> tuple[int, float, Estimate]:
+    ) -> tuple[int, float, float, float, float]:
+        """Kind and, uncorrected, seconds: in all, of hot bytes, of the others, and before the first byte."""
         size = hot + cold
-        tier = Tier.STREAM if network is not None else Tier.DEVICE if cold else Tier.HOT
-        kind = len(Tier) * sum(size > limit for limit in SIZES) + tier
+        kind = TIERS * bisect_left(SIZES, size)
         if not size:
-            return kind, 0.0, NOTHING
-        device_s, wait_s = self._device_s(tenant, cold, one_device) if cold else (0.0, 0.0)
-        hot_s = 0.0
+            return kind, 0.0, 0.0, 0.0, 0.0
+        device_s = wait_s = 0.0
+        if cold:
+            device_s, wait_s = self._device_s(tenant, cold, one_device)
         if network is not None:
             # A piece is sent while the next one is read.
-            raw_s = max(device_s, network.seconds(size))
+            raw_s = network.seconds(size)
             if raw_s > device_s:
                 wait_s = network.seconds(0)
-        else:
-            hot_s = self.hot.seconds(hot) if hot else 0.0
-            raw_s = hot_s + device_s
-            if not cold:
-                wait_s = self.hot.seconds(0)
-        median = self._median[kind].value
-        high = max(self._high[kind].value, median)
-        if network is not None and hot:
-            hot_s = raw_s * hot / size
-        return (
-            kind,
-            raw_s,
-            Estimate(hot_s * median, device_s * median, raw_s * median, raw_s * high, wait_s * median),
-        )
+            else:
+                raw_s = device_s
+            return kind + STREAM, raw_s, raw_s * hot / size, device_s, wait_s
+        if not hot:
+            return kind + DEVICE, device_s, 0.0, device_s, wait_s
+        hot_s = self.hot.seconds(hot)
+        if cold:
+            return kind + DEVICE, hot_s + device_s, hot_s, device_s, wait_s
+        return kind + HOT, hot_s, hot_s, 0.0, self.hot.seconds(0)
 
     def _device_s(self, tenant: bytes, size: int, one_device: bool) -> tuple[float, float]:
         """Seconds of a load from the devices, and of these before its first byte."""
-        logs = [log for log in self._context.logs if log.fenced is None] or self._context.logs
-        rate = sum([log.pace.rate for log in logs])
-        latency_s = logs[0].pace.latency_s
-        nbytes = size * len(logs) if one_device else size
-        writing = self._writing()
+        now = self.now()
+        if now - self._looked_at > LOOK_S:
+            self._looked_at = now
+            logs = [log for log in self._context.logs if log.fenced is None] or self._context.logs
+            self._devices = len(logs)
+            self._byte_s = 1 / sum([log.pace.rate for log in logs])
+            self._latency_s = logs[0].pace.latency_s
+        byte_s, latency_s = self._byte_s, self._latency_s
+        if one_device:
+            size *= self._devices
+        writing = self._puts.waiting_bytes
+        ahead = self.queued + writing
         own = self._queued.get(tenant, 0)
-        ahead = self._all + writing
-        if self._all > own:
+        if self.queued > own:
             # Others have work too: it waits for its own share's worth, or until all of it is done.
             weight = self._weight(tenant)
             others = sum(self._weights.values()) - self._weights.get(tenant, 0.0)
             slower = (weight + others) / weight
-            shared = (own + writing + nbytes) * slower
-            if shared < ahead + nbytes:
-                return latency_s + shared / rate, latency_s + (shared - nbytes * slower) / rate
-        return latency_s + (ahead + nbytes) / rate, latency_s + ahead / rate
+            shared = (own + writing + size) * slower
+            if shared < ahead + size:
+                return latency_s + shared * byte_s, latency_s + (shared - size * slower) * byte_s
+        wait_s = latency_s + ahead * byte_s
+        return wait_s + size * byte_s, wait_s
 
     def _weight(self, tenant: bytes) -> float:
         shares = self._context.shares
@@ -226,25 +256,22 @@ class Loads:
 
     def queue(self, tenant: bytes, nbytes: int) -> None:
         """So many more bytes of a tenant wait for the devices (or fewer)."""
-        if not nbytes:
-            return
-        if tenant not in self._queued:
+        self.queued += nbytes
+        own = self._queued.get(tenant, 0)
+        if not own:
             self._weights[tenant] = self._weight(tenant)
-        self._queued[tenant] += nbytes
-        self._all += nbytes
-        if not self._queued[tenant]:
-            del self._queued[tenant]
+        own += nbytes
+        if own:
+            self._queued[tenant] = own
+        else:
+            self._queued.pop(tenant, None)
             del self._weights[tenant]
 
     def took(self, kind: int, seconds: float, raw_s: float, expected_s: float) -> None:
         """A load of this kind took so long."""
         if seconds <= 0 or raw_s <= 0:
             return
-        self._median[kind].add(seconds / raw_s)
-        self._high[kind].add(seconds / raw_s)
-        self.observe(Tier(kind % len(Tier)), seconds / expected_s)
-
-    @property
-    def queued(self) -> int:
-        """Bytes of loads that wait for the devices."""
-        return self._all
+        ratio = seconds / raw_s
+        self._median[kind].add(ratio)
+        self._high[kind].add(ratio)
+        self.observe(TIER[kind % TIERS], seconds / expected_s)

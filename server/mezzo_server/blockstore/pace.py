@@ -43,10 +43,9 @@ class Pace:
         """Bytes a second."""
         return self._bytes / self._seconds
 
-    def seconds(self, nbytes: float, ahead: float | None = None) -> float:
-        """Until ``nbytes`` more will have ended; ``ahead`` of them are so many, or all that are queued."""
-        queued = self.queued if ahead is None else ahead
-        return self.latency_s + (queued + nbytes) * self._seconds / self._bytes
+    def seconds(self, nbytes: float) -> float:
+        """Until all that are queued and ``nbytes`` more will have ended."""
+        return self.latency_s + (self.queued + nbytes) * self._seconds / self._bytes
 
     def begin(self, nbytes: int, now: float) -> None:
         """So many bytes are queued."""

@@ -74,7 +74,7 @@ class BlockStore(Pumping, Keeping, Telling):
         self._puts = Puts(context, self._writer, self.space)
         self._gets = Gets(context, self._deletes.drop)
         self._streams = Streams(context, self._gets)
-        self.loads = Loads(context, lambda: self._puts.waiting_bytes)
+        self.loads = Loads(context, self._puts)
         """how long loads take"""
         self._parts = DeviceParts(context, self._writer, self._deletes)
         self._hot_scrub = None if context.hot is None else HotScrub(context, context.hot)

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mezzo_server.blockstore.api import EventSink, Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.sealing import plain_length
 from mezzo_server.blockstore.segment import life_of, number_of
 from mezzo_server.hot.slots import State
 
-
-class Sizes(NamedTuple):
-    """What there would be to load."""
-
-    prefix: int
-    """keys present, from the first on"""
-    bytes: int
-    """of the prefix; and of what follows it, if that was asked for"""
-    hot_prefix: int
-    """keys that are hot, from the first on"""
-    hot_bytes: int
-    one_device: bool
-    """of several devices, all of the prefix is probably on one"""
-
-
-NO_SIZES = Sizes(0, 0, 0, 0, False)
+Sizes = tuple[int, int, int, int, bool]
+"""What there would be to load: keys of the prefix, bytes, leading keys that are hot, bytes that are hot, and whether,
+of several devices, all of it is probably on one."""
+NO_SIZES: Sizes = (0, 0, 0, 0, False)
 
 
 class Telling:
@@ -38,17 +26,38 @@ class Telling:
         """Tell ``sink`` what appears and vanishes in a namespace from now on; None: nobody any more."""
         self._context.index.watch(scope, sink)
 
-    def sizes(self, scope: Scope, keys: Sequence[bytes], *, beyond: bool = False) -> Sizes:
-        """What a load of the present prefix of ``keys`` would be; ``beyond``: and of those that follow a gap."""
+    def sizes(
+        self,
+        scope: Scope,
+        keys: Sequence[bytes],
+        *,
+        beyond: bool = False,
+        known: tuple[int, int] | None = None,
+    ) -> Sizes:
+        """What a load of the present prefix of ``keys`` would be; ``beyond``: and of those that follow a gap.
+
+        ``known``: what `BlockStore.prefix` has just told.
+        """
         context = self._context
         namespace = context.index.peek(scope)
-        count, nbytes = context.prefix(namespace, keys)
+        if known is not None:
+            count, nbytes = known
+        elif len(keys) == 1:
+            place = context.find(namespace, keys[0])
+            if place is None:
+                return NO_SIZES
+            count, nbytes = 1, plain_length(place[0].table, place[1])
+        else:
+            count, nbytes = context.prefix(namespace, keys)
         rest = beyond and count < len(keys)
         if not count and not rest:
             return NO_SIZES
+        hot = context.hot is not None and namespace.hot.count
+        if not (hot or rest) and len(context.logs) == 1:
+            return count, nbytes, 0, 0, False
         wanted = keys if count == len(keys) or rest else keys[:count]
         hot_count = hot_bytes = 0
-        if context.hot is not None and namespace.hot.count:
+        if hot:
             ready = State.READY
             slots = namespace.hot.get_all(wanted)
             lengths = [0 if slot is None or slot.state is not ready else slot.length for slot in slots]
@@ -57,7 +66,7 @@ class Telling:
         if rest:
             found = [place for place in namespace.get_all(keys[count:]) if place is not None]
             nbytes += sum([context.lives[life_of(place)].table.length[number_of(place)] for place in found])
-        return Sizes(count, nbytes, hot_count, hot_bytes, self._on_one_device(namespace, wanted))
+        return count, nbytes, hot_count, hot_bytes, self._on_one_device(namespace, wanted)
 
     def _on_one_device(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> bool:
         lives, first, last = self._context.lives, namespace.get(keys[0]), namespace.get(keys[-1])

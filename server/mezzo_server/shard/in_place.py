@@ -75,10 +75,21 @@ def _acquired(session: Session, body: Acquire) -> Acquired:
 
 def acquired(session: Session, body: Acquire, granted: Granted, places: list[int]) -> Acquired:
     """The answer to an acquire that was granted this."""
-    keys = body.keys
-    told = tell_load(session, keys if granted.prefix == len(keys) else keys[: granted.prefix])[2]
-    lease_ms = round(granted.lease_s * 1000)
-    return Acquired(granted.lease, granted.prefix, granted.bytes, lease_ms, told.load_us, places, *told[1:])
+    told = tell_load(session, body.keys, (granted.prefix, granted.bytes))
+    return Acquired(
+        granted.lease,
+        granted.prefix,
+        granted.bytes,
+        round(granted.lease_s * 1000),
+        told.load_us,
+        places,
+        told.hot_prefix,
+        told.hot_bytes,
+        told.hot_load_us,
+        told.device_load_us,
+        told.load_high_us,
+        told.load_wait_us,
+    )
 
 
 def _places(slots: Sequence[Slot | None]) -> list[int]:

@@ -10,7 +10,6 @@ from mezzo.protocol.messages import (
     Kind,
     LeaseRenew,
     LeaseRenewed,
-    LookedUp,
     Lookup,
     Release,
     Released,
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 def lookup(session: Session, request_id: int, body: Lookup) -> None:
     """How many keys are present. Prolongs nothing, and is no use of any chunk."""
     session.check_keys(body.keys)
-    count, nbytes, told = tell_load(session, body.keys)
-    session.send(Kind.LOOKED_UP, request_id, LookedUp(count, nbytes, *told))
+    session.send(Kind.LOOKED_UP, request_id, tell_load(session, body.keys))
 
 
 def acquire(session: Session, request_id: int, body: Acquire) -> None:

@@ -91,12 +91,11 @@ class Request(DeviceTime):
         """
         session = self.session
         store = session.service.store
-        sizes = store.sizes(session.scope, keys, beyond=True)
-        nbytes = min(sizes.bytes, bytes_max)
-        hot = min(sizes.hot_bytes, nbytes)
-        tenant = session.scope.tenant
-        load = store.loads.begin(tenant, hot, nbytes - hot, network, one_device=sizes.one_device)
-        seconds = load.estimate.seconds
+        _, nbytes, _, hot, one_device = store.sizes(session.scope, keys, beyond=True)
+        nbytes = min(nbytes, bytes_max)
+        hot = min(hot, nbytes)
+        load = store.loads.begin(session.scope.tenant, hot, nbytes - hot, network, one_device)
+        seconds = load.seconds
         if self.deadline is not None and session.service.now() + seconds > self.deadline:
             load.end(whole=False)
             raise DeadlineExceeded(
