@@ -35,6 +35,7 @@ BENCHMARKS = {
     "cost": Benchmark("cost", "Our own cost, on the null device"),
     "tcp": Benchmark("tcp", "TCP"),
     "lookup": Benchmark("lookup", "Lookup"),
+    "estimates": Benchmark("estimates", "Estimates of load times", "disk"),
     "tls": Benchmark("tls", "TLS"),
     "hot": Benchmark("hot", "Hot tier"),
     "in_place": Benchmark("in_place", "Use in place"),

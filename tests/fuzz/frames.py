@@ -17,7 +17,7 @@ import time
 import tracemalloc
 
 from mezzo.errors import MezzoError
-from mezzo.operations import Acquire, Delete, Lookup, Stat
+from mezzo.operations import Acquire, Delete, Lookup, ReadEvents, Renew, Stat
 from mezzo.places import Place
 from mezzo.protocol.connection import ANSWERS, ServerConnection
 from mezzo.protocol.frame import FROM_CLIENT, HEADER_BYTES, Frame, FrameReader, encode
@@ -27,11 +27,15 @@ from mezzo.protocol.messages import (
     Cancelled,
     Deleted,
     ErrorReply,
+    Events,
+    EventsAre,
     Get,
     GetData,
     Got,
     Hello,
     Kind,
+    LeaseRenew,
+    LeaseRenewed,
     LookedUp,
     Put,
     PutData,
@@ -66,6 +70,9 @@ def from_client() -> Frames:
         encode(Kind.PUT, 4, Put(KEYS[:2], [5, 6], [[2, 3], [6]])),
         encode(Kind.PUT_DATA, 4, PutData(0, [1, 2]), 5) + b"bytes",
         encode(Kind.CANCEL, 4, Cancel()),
+        encode(Kind.LEASE_RENEW, 5, LeaseRenew(7, 1000, bytes(16))),
+        encode(Kind.EVENTS, 6, Events(bytes(16), 3, 100, 1000)),
+        encode(Kind.EVENTS, 7, Events(part=1, parts=2)),
         encode(Kind.PUT_DATA, 4, PutData(1, [3]), 30000) + bytes(30000),
     ]
 
@@ -84,6 +91,8 @@ def from_server() -> Frames:
         encode(Kind.DELETED, 5, Deleted(1, b"\1")),
         encode(Kind.ACQUIRED, 6, Acquired(1, 2, 3, 4, 5)),
         encode(Kind.STATED, 7, Stated([None] * 20)),
+        encode(Kind.LEASE_RENEWED, 8, LeaseRenewed(1000)),
+        encode(Kind.EVENTS_ARE, 9, EventsAre(bytes(16), 2, 0, b"\0\2", KEYS[:2], [1, 2], 3)),
         encode(Kind.CANCELLED, 4, Cancelled()),
     ]
 
@@ -179,7 +188,17 @@ def ask(stream: bytes, chance: random.Random) -> None:
     lookup, unanswered = Lookup(KEYS), Lookup(KEYS)
     get = GetOperation(KEYS[:2], places, region=None, scope=bytes(32), part=(0, 0), counters=counters)
     put = PutOperation(KEYS[:2], places, parts=[], region=None, scope=bytes(32), position=0)
-    operations = [lookup, get, put, unanswered, Delete(KEYS), Acquire(KEYS, 5), Stat(KEYS)]
+    operations = [
+        lookup,
+        get,
+        put,
+        unanswered,
+        Delete(KEYS),
+        Acquire(KEYS, 5),
+        Stat(KEYS),
+        Renew(1, 5),
+        ReadEvents(Events()),
+    ]
     begun = False
 
     def received(count: int) -> None:
