@@ -31,12 +31,12 @@ STEP_SCOPES = 512
 class Remains:
     """What is left to clear away of one erased namespace."""
 
-    __slots__ = ("namespace", "shards")
+    __slots__ = ("namespace", "shadows", "shards")
 
-    def __init__(self, namespace: NamespaceIndex, shards: list[dict[bytes, int]]) -> None:
+    def __init__(self, namespace: NamespaceIndex) -> None:
         self.namespace = namespace
-        self.shards = shards
-        """as in `NamespaceIndex`"""
+        self.shards, self.shadows = namespace.erase()
+        """as they were in the namespace"""
 
 
 class Erasure:
@@ -89,7 +89,7 @@ class Erasure:
         context = self._context
         for stream in [stream for stream in context.streams if stream.namespace is namespace]:
             stream.revoke()
-        self._remains.append(Remains(namespace, namespace.erase()))
+        self._remains.append(Remains(namespace))
         if len(self._remains) == 1:
             context.start(self._clear())
 
@@ -116,6 +116,13 @@ class Erasure:
                 step += 1
                 key, location = shard.popitem()
                 self._end(remains.namespace, key, location)
+        # To let go of a large dictionary takes as long as to empty it.
+        for rest in (remains.shadows, remains.namespace.pins):
+            while rest:
+                rest.popitem()
+                step += 1
+                if step % STEP_CHUNKS == 0:
+                    await context.later.turn()
         # What was being filled when the namespace was erased, and is no chunk of the index yet.
         hot = context.hot
         for slot in list(remains.namespace.hot) if hot is not None else ():

@@ -115,13 +115,13 @@ class NamespaceIndex:
         """Whether nothing would be lost without it."""
         return not (self.count or self.users or self.busy or self.pins or self.shadows)
 
-    def erase(self) -> list[dict[bytes, int]]:
-        """Empty it for good, at once; what its shards were is the caller's to clear away."""
+    def erase(self) -> tuple[list[dict[bytes, int]], dict[bytes, frozenset[int]]]:
+        """Empty it for good, at once; what its shards and shadows were is the caller's to clear away."""
         shards, self.shards = self.shards, [{}]
+        shadows, self.shadows = self.shadows, {}
         self.mask = self.count = 0
-        self.shadows = {}
         self.erased = True
-        return shards
+        return shards, shadows
 
     def shade(self, key: bytes, life: int) -> None:
         """A copy in this life is outdated now, and nothing but a restart's comparison says so."""
