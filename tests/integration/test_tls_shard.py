@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mezzo import TLS, AsyncClient, Client, ConnectionLost, InvalidArgument, MezzoError, Unavailable
+from mezzo.cli.app import make_app, run
 from mezzo.protocol.frame import encode
 from mezzo.protocol.messages import Get, GetData, Kind, Ping, Pong, Put, PutData, PutGrant, Refuse
 from mezzo_server.testing import running_shard
@@ -497,3 +498,22 @@ def test_certificates_rotate_under_load_without_a_failed_call(tmp_path):
         for thread in threads:
             thread.join()
         assert errors == []
+
+
+def test_the_command_line_takes_whom_to_trust_before_the_command(
+    shard, authority, tmp_path, monkeypatch, capfd
+):
+    for name in ("CA", "CERTIFICATE", "KEY", "SERVER_NAME"):
+        monkeypatch.setenv(f"MEZZO_TLS_{name}", "")  # put back at the end
+    (tmp_path / "chunk").write_bytes(b"z" * 5000)
+
+    def mezzo(*arguments: str) -> int:
+        return run(make_app, [*arguments])
+
+    where = ("--server", shard.tcps)
+    assert mezzo("--tls-ca", authority.ca, "put", "by-hand", str(tmp_path / "chunk"), *where) == 0
+    assert mezzo("--tls-ca", authority.ca, "lookup", "by-hand", *where) == 0
+    monkeypatch.setenv("MEZZO_TLS_CA", "")
+    capfd.readouterr()
+    assert mezzo("lookup", "by-hand", *where) == 2
+    assert "MEZZO_TLS_CA" in capfd.readouterr().err
