@@ -28,6 +28,9 @@ from mezzo_server.access.tokens import check_token, is_token
 from mezzo_server.tenancy.catalog import Catalog
 
 SCHEME = "bearer "
+LOOKERS_MAX = 32
+"""Callers that wait for a look at what may be new, at a time: strangers with made-up credentials must not hold
+all the calls that a front-end takes. One more is refused at once."""
 KINDS = ("token", "jwt", "certificate", "anonymous")
 EVERYBODY = Principal(tenant=NO_TENANT, tenant_name="default", scopes=ALL_SCOPES, credential="")
 """Who calls a node without a metadata engine: there is one tenant, and no credential."""
@@ -81,6 +84,7 @@ class Authentication:
         """
         self._catalog = catalog
         self._look = look
+        self._lookers = 0
         self._now_s = now_s
         self._anonymous = anonymous
         self._jwt_rules = jwt_rules
@@ -106,9 +110,11 @@ class Authentication:
             try:
                 found = await self._recognised(kind, authorization, certificate)
             except Refused as refused:
-                if refused.reason not in MAY_BE_NEW or isinstance(refused, UnknownKey) or self._look is None:
+                look = self._look
+                if refused.reason not in MAY_BE_NEW or isinstance(refused, UnknownKey) or look is None:
                     raise
-                await self._look()
+                if not await self._waited(look):
+                    raise
                 found = await self._recognised(kind, authorization, certificate)
             outcome = "ok"
             return found
@@ -136,6 +142,16 @@ class Authentication:
         self._check_certificate(found, certificate)
         return found
 
+    async def _waited(self, look: Callable[[], Awaitable[bool | None]]) -> bool:
+        """Wait for a look. False: it was not made, or too many wait already."""
+        if self._lookers >= LOOKERS_MAX:
+            return False
+        self._lookers += 1
+        try:
+            return await look() is not False
+        finally:
+            self._lookers -= 1
+
     def _as_anonymous(self, catalog: Catalog) -> Principal:
         anonymous = self._anonymous
         if anonymous is None:
@@ -155,7 +171,7 @@ class Authentication:
         try:
             return check_jwt(text, rules, sets.keys, catalog, self._now_s())
         except UnknownKey:
-            looked = await sets.look()
+            looked = await self._waited(sets.look)
             if not sets.keys:
                 raise Unavailable("the keys of JSON Web Tokens could not be had yet") from None
             if not looked:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mezzo.errors import InvalidArgument, Unavailable
-from mezzo_server.access.authentication import Anonymous, Authentication, Certificates
+from mezzo_server.access.authentication import LOOKERS_MAX, Anonymous, Authentication, Certificates
 from mezzo_server.access.jwt import JwtRules, UnknownKey, check_jwt
 from mezzo_server.access.keysets import PublicKey, parse_key_set
 from mezzo_server.access.mtls import CertificateRule
@@ -480,6 +480,26 @@ def test_a_credential_that_is_new_is_looked_for() -> None:
     assert len(looks) == 3
     assert refusal(lambda: who(asked, "Bearer mz_nonsense")) is Reason.MALFORMED
     assert len(looks) == 3
+
+
+def test_strangers_that_wait_for_a_look_are_few() -> None:
+    async def play() -> None:
+        release = asyncio.Event()
+
+        async def look() -> None:
+            await release.wait()
+
+        asked = Authentication(lambda: KNOWN, now_s=lambda: NOW, look=look)
+        made_up = [f"Bearer mz_{number:016x}{TEXT[19:]}" for number in range(100, 140)]
+        tasks = [asyncio.ensure_future(asked.principal([header], None)) for header in made_up]
+        await asyncio.sleep(0)
+        assert sum(task.done() for task in tasks) == 40 - LOOKERS_MAX
+        assert (await asked.principal([f"Bearer {TEXT}"], None)).tenant == A
+        release.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(outcome, Refused) for outcome in outcomes)
+
+    asyncio.run(play())
 
 
 def test_without_a_catalog_nobody_is_anybody() -> None:
