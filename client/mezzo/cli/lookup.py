@@ -25,6 +25,12 @@ class LookupReport(Struct, frozen=True):
     """their bytes in all"""
     load_s: float
     """estimate of the time that a get of them would take now, in seconds"""
+    load_high_s: float
+    """nine of ten such gets take no longer"""
+    hot_prefix: int
+    """keys in the hot tier, counted from the first one on"""
+    hot_bytes: int
+    """bytes of them in the hot tier"""
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +55,15 @@ def lookup(
     wanted = parse_keys(keys)
     with chunk_client.open_client(address, namespace, timeout_s) as client:
         found = client.lookup(wanted)
-    report = LookupReport(len(wanted), found.prefix, found.bytes, found.load_s)
+    report = LookupReport(
+        len(wanted),
+        found.prefix,
+        found.bytes,
+        found.load_s,
+        found.load_high_s,
+        found.hot_prefix,
+        found.hot_bytes,
+    )
     if json:
         json_result(msgspec.json.encode(report))
     else:

@@ -31,7 +31,7 @@ STEP_FIRST, STEP = 0.3, 0.03
 """How far one load moves a correction, as a share of it: at first, and in the long run."""
 CORRECTION_MAX = 32.0
 LOOK_S = 0.0005
-"""How long is relied on what was seen of the devices' pace."""
+"""How long is relied on what was seen of the devices' pace, and of tenants' weights."""
 HIGH = 0.9
 """The share of loads that should not take longer than ``high_s``."""
 
@@ -166,6 +166,9 @@ class Loads:
         """bytes of loads that wait for the devices"""
         self._queued: dict[bytes, int] = {}
         self._weights: dict[bytes, float] = {}
+        """of tenants with loads queued, as of ``_weighed_at``"""
+        self._weighed_at = float("-inf")
+        self._weights_sum = 0.0
         kinds = TIERS * (len(SIZES) + 1)
         self._median = [Quantile(0.5) for _ in range(kinds)]
         self._high = [Quantile(HIGH) for _ in range(kinds)]
@@ -242,7 +245,11 @@ class Loads:
         if self.queued > own:
             # Others have work too: it waits for its own share's worth, or until all of it is done.
             weight = self._weight(tenant)
-            others = sum(self._weights.values()) - self._weights.get(tenant, 0.0)
+            if now - self._weighed_at > LOOK_S or len(self._weights) != len(self._queued):
+                self._weighed_at = now
+                self._weights = {other: self._weight(other) for other in self._queued}
+                self._weights_sum = sum(self._weights.values())
+            others = self._weights_sum - self._weights.get(tenant, 0.0)
             slower = (weight + others) / weight
             shared = (own + writing + size) * slower
             if shared < ahead + size:
@@ -257,15 +264,11 @@ class Loads:
     def queue(self, tenant: bytes, nbytes: int) -> None:
         """So many more bytes of a tenant wait for the devices (or fewer)."""
         self.queued += nbytes
-        own = self._queued.get(tenant, 0)
-        if not own:
-            self._weights[tenant] = self._weight(tenant)
-        own += nbytes
+        own = self._queued.get(tenant, 0) + nbytes
         if own:
             self._queued[tenant] = own
         else:
             self._queued.pop(tenant, None)
-            del self._weights[tenant]
 
     def took(self, kind: int, seconds: float, raw_s: float, expected_s: float) -> None:
         """A load of this kind took so long."""
