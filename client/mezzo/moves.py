@@ -149,7 +149,8 @@ def put_result(states: Sequence[PutState]) -> PutResult:
     """Counts for per-key states."""
     stored = states.count(PutState.STORED)
     exists = states.count(PutState.EXISTS)
-    return PutResult(tuple(states), stored, exists, len(states) - stored - exists)
+    declined = states.count(PutState.DECLINED)
+    return PutResult(tuple(states), stored, exists, len(states) - stored - exists - declined, declined)
 
 
 def _get(context: Context, keys: list[bytes], targets: list[Place], part: tuple[int, int]) -> Call[GetResult]:

@@ -15,6 +15,8 @@ class PutState(IntEnum):
     """the key was there; its first bytes stay, these were not looked at"""
     FAILED = 2
     """not stored: the device failed, or the bytes changed while they were read"""
+    DECLINED = 3
+    """not stored: the server does not think it worth the device's writes now; a put again later may be taken"""
 
 
 class PutResult(Struct, frozen=True):
@@ -26,7 +28,9 @@ class PutResult(Struct, frozen=True):
     exists: int
     """chunks that were there already"""
     failed: int
-    """chunks not stored"""
+    """chunks not stored, though the server would have taken them"""
+    declined: int = 0
+    """chunks that the server did not take"""
 
 
 class GetResult(Struct, frozen=True):

@@ -286,14 +286,17 @@ class Put(Operation):
         done = expect(body, messages.PutDone)
         stored = unpack(done.stored, len(self.keys))
         exists = unpack(done.exists, len(self.keys))
+        declined = unpack(done.declined, len(self.keys)) if done.declined else [False] * len(self.keys)
         states = []
         for index in range(len(self.keys)):
-            if stored[index] and exists[index]:
-                raise ProtocolError(f"PUT_DONE says of index {index} that it was stored and that it existed")
+            if stored[index] + exists[index] + declined[index] > 1:
+                raise ProtocolError(f"PUT_DONE says more than one thing of index {index}")
             if stored[index]:
                 states.append(PutState.STORED)
+            elif exists[index]:
+                states.append(PutState.EXISTS)
             else:
-                states.append(PutState.EXISTS if exists[index] else PutState.FAILED)
+                states.append(PutState.DECLINED if declined[index] else PutState.FAILED)
         self.states = tuple(states)
 
     def renew(self) -> None:

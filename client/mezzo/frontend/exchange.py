@@ -48,6 +48,7 @@ PUT_STATES = {
     store_pb2.PUT_STATE_STORED: PutState.STORED,
     store_pb2.PUT_STATE_EXISTS: PutState.EXISTS,
     store_pb2.PUT_STATE_FAILED: PutState.FAILED,
+    store_pb2.PUT_STATE_DECLINED: PutState.DECLINED,
 }
 
 EVENT_KINDS = {

@@ -42,6 +42,8 @@ class _PutStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PutState.Val
     """The key was there already; its first bytes stay, these were not looked at."""
     PUT_STATE_FAILED: _PutState.ValueType  # 3
     """Not stored: the device failed."""
+    PUT_STATE_DECLINED: _PutState.ValueType  # 4
+    """Not stored: the server does not think it worth the device's writes now."""
 
 class PutState(_PutState, metaclass=_PutStateEnumTypeWrapper): ...
 
@@ -52,6 +54,8 @@ PUT_STATE_EXISTS: PutState.ValueType  # 2
 """The key was there already; its first bytes stay, these were not looked at."""
 PUT_STATE_FAILED: PutState.ValueType  # 3
 """Not stored: the device failed."""
+PUT_STATE_DECLINED: PutState.ValueType  # 4
+"""Not stored: the server does not think it worth the device's writes now."""
 Global___PutState: _TypeAlias = PutState  # noqa: Y015
 
 class _EventKind:

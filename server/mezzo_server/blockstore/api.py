@@ -57,6 +57,8 @@ class PutStatus(IntEnum):
     EXISTS = 1
     FAILED = 2
     """I/O error; the error is in the outcome"""
+    DECLINED = 3
+    """not taken: it is not worth the device's writes now (`admission`)"""
 
 
 @dataclass(slots=True)
@@ -73,6 +75,8 @@ class PutChunk:
     """when its time is over, on the clock of `BlockStore.now_ms`; 0: never"""
     priority: int = PRIORITY_DEFAULT
     """0 to 7: policies keep what has a higher one longer"""
+    admitted: bool = False
+    """admission was asked already (`BlockStore.takes`)"""
 
 
 @dataclass(slots=True)

@@ -7,13 +7,24 @@ from dataclasses import dataclass
 
 from mezzo_server.blockstore.api import PutChunk
 from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.sealing import sealed_parts
 
 GROUP_BYTES = 4 << 20
 GROUP_CHUNKS = 128
 """A put is cut into records of about this size, so that checksums of one overlap writes of another."""
 GROUP_SEGMENT_SHARE = 4
 """No record of several chunks is larger than a segment divided by this: it must fit, and waste little."""
+
+ENTRY_BYTES_MAX = 128
+PART_BYTES = 12
+"""Upper bounds of a row in a record's header or in a table, key included, and of a part's."""
+
+
+def record_weight(parts: Sequence[int]) -> int:
+    """Bytes that a chunk adds to a segment, at most: payload, and its rows in header and table."""
+    return blocks_of(sum(parts)) * BLOCK_BYTES + 2 * (ENTRY_BYTES_MAX + PART_BYTES * len(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +37,33 @@ class Arrivals:
     lane: int
 
 
+def admitted(
+    context: Context, namespace: NamespaceIndex, chunks: Sequence[PutChunk], fresh: Sequence[int]
+) -> Sequence[int]:
+    """Those of the chunks that are taken."""
+    admission = context.admission
+    if admission.takes_all:
+        return fresh
+    salt = namespace.salt
+    return [n for n in fresh if chunks[n].admitted or admission.takes(salt, chunks[n])]
+
+
 def arrivals(
     context: Context,
     namespace: NamespaceIndex,
     chunks: Sequence[PutChunk],
     fresh: Sequence[int],
-    weight: Callable[[PutChunk], int],
+    *,
+    sealed: bool,
 ) -> Iterator[Arrivals]:
-    """Those of a request's chunks that are not stored yet, in groups.
-
-    ``weight`` says how many bytes a chunk adds to a segment.
-    """
+    """Those of a request's chunks that are not stored yet, in groups. ``sealed``: they are encrypted."""
     if not fresh:
         return
     policy = context.policy
+
+    def weight(chunk: PutChunk) -> int:
+        return record_weight(sealed_parts(chunk.parts) if sealed else chunk.parts)
+
     most = min(GROUP_BYTES, context.segment_bytes_min // GROUP_SEGMENT_SHARE)
     marks = policy.arriving(namespace.salt, chunks, fresh)
     if marks is None:

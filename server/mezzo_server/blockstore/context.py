@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mezzo.checksum import chunk_seed, part_seed
 from mezzo.protocol.messages import EventKind
+from mezzo_server.blockstore.admission.admission import Admission
 from mezzo_server.blockstore.clock import Clock
 from mezzo_server.blockstore.counters import counters
 from mezzo_server.blockstore.erasure import Erasure
 from mezzo_server.blockstore.expiry import Expiry
+from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.blockstore.index import Index, NamespaceIndex
 from mezzo_server.blockstore.io import Job, Task, Workers
 from mezzo_server.blockstore.options import StoreOptions
@@ -73,6 +75,7 @@ class Context:
         self.entropy = entropy
         self.policy: ReclaimPolicy = policy(options.policy)
         self.rewrites = RewriteBudget(options.write_amplification, 0.0)
+        self.admission = Admission(options.admission, 0, lambda: 0, now)
         self.index = Index(options.namespaces_max)
         self.clock = clock
         """what deadlines of chunks are measured by"""
@@ -125,8 +128,13 @@ class Context:
         capacity = sum(log.superblock.segment_count * log.superblock.segment_bytes for log in logs)
         segment_bytes = max(log.superblock.segment_bytes for log in logs)
         self.rewrites = RewriteBudget(self.options.write_amplification, BURST_SEGMENTS * segment_bytes)
+        self.admission = Admission(self.options.admission, capacity, self.written_bytes, self.now)
         found = [segment for log in logs for segment in log.segments.values()]
         self.policy.begin(capacity, sorted(found, key=lambda segment: segment.life), self.rewrites)
+
+    def written_bytes(self) -> int:
+        """Bytes of records written to all devices since the store was opened."""
+        return sum([log.written_blocks for log in self.logs]) * BLOCK_BYTES
 
     def draw_sequence(self) -> int:
         """A sequence for one put or delete."""

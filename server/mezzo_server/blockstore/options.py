@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from mezzo_server.blockstore.admission.admission import TAKES_ALL, AdmissionOptions
+
 
 class Durability(Enum):
     """What a power loss may take of what was acknowledged. Killing a process never takes anything."""
@@ -22,6 +24,8 @@ class StoreOptions:
     durability: Durability = Durability.PROCESS
     policy: str = "fifo"
     """which chunks go when space is needed: one of `policies.POLICIES`"""
+    admission: AdmissionOptions = TAKES_ALL
+    """which puts are taken"""
     chunk_bytes_max: int = 64 << 20
     segment_bytes: int = 0
     """used when formatting; 0: chosen from the device's size (`attach.segment_bytes_for`)"""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from mezzo.errors import Busy, DeadlineExceeded, Gone, InternalError, InvalidArgument, TooLarge
 from mezzo.protocol.messages.types import PRIORITY_MAX
 from mezzo_server.blockstore.api import PutChunk, PutDone, PutOutcome, PutStatus
-from mezzo_server.blockstore.arrivals import Arrivals, arrivals
+from mezzo_server.blockstore.arrivals import Arrivals, admitted, arrivals
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.entries import SEALED
 from mezzo_server.blockstore.format import record
@@ -32,14 +32,6 @@ from mezzo_server.staging import StagingRequest
 SLICE_CHUNKS = 128
 """Chunks considered in one turn."""
 KEY_BYTES_MAX = 64
-ENTRY_BYTES_MAX = 128
-PART_BYTES = 12
-"""Upper bounds of a row in a record's header or in a table, key included, and of a part's."""
-
-
-def record_weight(parts: Sequence[int]) -> int:
-    """Bytes that a chunk adds to a segment, at most: payload, and its rows in header and table."""
-    return blocks_of(sum(parts)) * BLOCK_BYTES + 2 * (ENTRY_BYTES_MAX + PART_BYTES * len(parts))
 
 
 class Puts:
@@ -192,13 +184,16 @@ class PutTicket:
             self._write([number])
 
     def _write(self, numbers: Sequence[int]) -> None:
-        for arriving in arrivals(self._puts.context, self._namespace, self._chunks, numbers, self._weight):
+        context, namespace = self._puts.context, self._namespace
+        taken = admitted(context, namespace, self._chunks, numbers)
+        for arriving in arrivals(context, namespace, self._chunks, taken, sealed=self.sealed):
             group = _Group(self, arriving)
             self._groups.append(group)
             group.begin()
-
-    def _weight(self, chunk: PutChunk) -> int:
-        return record_weight(sealed_parts(chunk.parts) if self.sealed else chunk.parts)
+        for number in numbers if len(taken) < len(numbers) else ():
+            if number not in taken:
+                self._answer(number, PutStatus.DECLINED)
+                namespace.end(self._chunks[number].key)
 
     def _answer(self, number: int, status: PutStatus, error: Exception | None = None) -> None:
         outcome = self._outcome

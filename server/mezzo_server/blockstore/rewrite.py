@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from mezzo_server.blockstore.arrivals import record_weight
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.delete import Deletes
 from mezzo_server.blockstore.device_log import DeviceLog
@@ -17,7 +18,6 @@ from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import Op, Transfer
-from mezzo_server.blockstore.put import record_weight
 from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.segment import Purpose, Segment
 from mezzo_server.blockstore.tasks import Event

@@ -241,6 +241,14 @@ class BlockStore(Pumping, Keeping, Telling):
             sizes = [block_bytes((length,), sealed=False) for length in lengths]
             self.space.admit_new(self._context.index.peek(scope), list(zip(keys, sizes, strict=True)))
 
+    def takes(self, scope: Scope, chunk: PutChunk) -> bool:
+        """Whether a chunk that is not there would be taken, for who is about to ask for its bytes.
+
+        Asked once: the put says so (`PutChunk.admitted`).
+        """
+        admission = self._context.admission
+        return admission.takes_all or admission.takes(self._context.index.peek(scope).salt, chunk)
+
     def put(
         self,
         scope: Scope,
@@ -412,6 +420,7 @@ class BlockStore(Pumping, Keeping, Telling):
         counters["anchor_age_s"] = context.clock.anchor_age_ms // 1000
         counters["chunks_expired_at_start"] = self.recovered.chunks_expired
         counters["puts_waiting"] = self._writer.waiting
+        counters.update(context.admission.report(counters["bytes_put"]))
         counters["put_bytes_waiting"] = self._puts.waiting_bytes
         counters["put_block_bytes_under_way"] = self.space.putting_bytes
         if context.hot is not None:

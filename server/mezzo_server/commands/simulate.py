@@ -45,6 +45,9 @@ def policies(
         ),
     ] = 64 << 10,
     segments: Annotated[int, typer.Option(min=8, max=65536, help="Segments of the device.")] = 256,
+    admissions: Annotated[
+        str, typer.Option("--admission", help="Admission: none, second_touch; separated by commas.")
+    ] = "none",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Runs of each setting.")] = 1,
     requests: Annotated[int, typer.Option(min=0, help="Requests, at most; 0: all.")] = 0,
     columns: Annotated[
@@ -75,6 +78,7 @@ def policies(
         _numbers("--budgets", budgets, 1.0, 16.0),
         [share / 100 for share in _numbers("--capacities", capacities, 0.1, 1000.0)],
         seeds,
+        _admissions(admissions),
     )
     if not 0 < len(wanted) <= RUNS_MAX:
         raise InvalidArgument(f"{len(wanted)} runs; 1 to {RUNS_MAX} are possible")
@@ -112,6 +116,13 @@ def _numbers(option: str, text: str, least: float, most: float) -> list[float]:
     if not values or not all(least <= value <= most for value in values):
         raise InvalidArgument(f"{option} {text!r}: numbers from {least:g} to {most:g}, separated by commas")
     return values
+
+
+def _admissions(text: str) -> list[str]:
+    modes = [cell.strip() for cell in text.split(",")]
+    if not modes or not set(modes) <= {"none", "second_touch"}:
+        raise InvalidArgument(f"--admission {text!r}: none, second_touch, or both")
+    return modes
 
 
 def _columns(text: str) -> tuple[int, int, int]:

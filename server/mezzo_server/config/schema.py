@@ -120,6 +120,21 @@ class QuotaConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """seconds of a rate that may be used at once by who used nothing before"""
 
 
+class AdmissionConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which puts are taken. What is not taken is answered so (`declined`), and is not stored."""
+
+    mode: Literal["none", "second_touch", "size_position"] = "none"
+    """what is taken: everything, what was put before not long ago, or what is within the two limits below"""
+    chunk_bytes_max: Natural = 0
+    """with ``size_position``: longer chunks are declined; 0: none for its size"""
+    position_max: Natural = 0
+    """with ``size_position``: chunks behind more than so many others of their prefix are declined; 0: none"""
+    writes_per_day: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    """device writes a day, as a multiple of the capacity (DWPD); over it the least useful puts are declined. 0: no limit"""
+    endurance_bytes: Natural = 0
+    """what the devices together may still be written in their life, by their rating; only for the metric. 0: unknown"""
+
+
 class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of one shard."""
 
@@ -163,6 +178,7 @@ class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     limits: Limits = Limits()
     hot: HotConfig = HotConfig()
     quota: QuotaConfig = QuotaConfig()
+    admission: AdmissionConfig = AdmissionConfig()
 
 
 class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

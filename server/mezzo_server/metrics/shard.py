@@ -19,6 +19,7 @@ from mezzo_server.metrics.declaring import histogram as _histogram
 from mezzo_server.metrics.following import catalog_metrics
 from mezzo_server.metrics.shard_requests import REQUEST_METRICS, TRANSFERS, US
 from mezzo_server.metrics.tenants import TENANT_METRICS
+from mezzo_server.metrics.writes import WRITE_METRICS
 
 CHUNK_METRICS = (
     _gauge("chunks", "Chunks that are present.", one("chunks")),
@@ -461,6 +462,7 @@ METRICS: tuple[Metric, ...] = (
     *LEASE_METRICS,
     *HOT_METRICS,
     *TENANT_METRICS,
+    *WRITE_METRICS,
     *tls.SHARD_METRICS,
     *PROCESS_METRICS,
 )

@@ -18,6 +18,7 @@ import structlog
 from msgspec import Struct
 
 from mezzo.errors import InvalidArgument
+from mezzo_server.blockstore.admission.admission import AdmissionOptions, Mode
 from mezzo_server.blockstore.devices.opening import probe
 from mezzo_server.blockstore.io import Device
 from mezzo_server.blockstore.options import Durability, StoreOptions
@@ -369,6 +370,13 @@ def _options(config: ShardConfig) -> StoreOptions:
         durability=Durability(config.durability),
         policy=config.policy,
         write_amplification=config.write_amplification,
+        admission=AdmissionOptions(
+            Mode(config.admission.mode),
+            config.admission.chunk_bytes_max,
+            config.admission.position_max,
+            config.admission.writes_per_day,
+            config.admission.endurance_bytes,
+        ),
         chunk_bytes_max=config.limits.chunk_bytes_max,
         segment_bytes=config.segment_bytes,
         scrub_bytes_per_s=float(config.scrub_bytes_per_s),

@@ -240,4 +240,7 @@ def put_done(statuses: Sequence[PutStatus]) -> PutDone:
     """The answer to a put."""
     stored, stored_count = bitmap([status is PutStatus.STORED for status in statuses])
     exists, exists_count = bitmap([status is PutStatus.EXISTS for status in statuses])
-    return PutDone(stored, exists, stored_count, exists_count)
+    if PutStatus.DECLINED not in statuses:
+        return PutDone(stored, exists, stored_count, exists_count)
+    declined, declined_count = bitmap([status is PutStatus.DECLINED for status in statuses])
+    return PutDone(stored, exists, stored_count, exists_count, declined, declined_count)

@@ -191,18 +191,7 @@ class TcpPut(Request):
         if not self._ready:
             return
         batch, self._ready, self._ready_bytes = self._ready, [], 0
-        chunks = [
-            PutChunk(
-                self._keys[index],
-                self._parts[index],
-                (span,),
-                self._position + index,
-                checksums,
-                self._expiry_ms,
-                self._priority,
-            )
-            for index, span, checksums in batch
-        ]
+        chunks = [self._chunk(index, (span,), checksums) for index, span, checksums in batch]
         ended = False
         ticket: PutTicket | None = None
 
@@ -236,6 +225,20 @@ class TcpPut(Request):
         if not ended:
             ticket = begun
             self._tickets.append(begun)
+
+    def _chunk(
+        self, index: int, source: tuple[Span, ...], checksums: tuple[int, ...] | None = None
+    ) -> PutChunk:
+        return PutChunk(
+            self._keys[index],
+            self._parts[index],
+            source,
+            self._position + index,
+            checksums,
+            self._expiry_ms,
+            self._priority,
+            admitted=True,
+        )
 
     def give_up(self) -> None:
         """Take back what was granted and has not come, abandon what waits in the store."""
@@ -277,6 +280,8 @@ class TcpPut(Request):
             self._next_index += 1
             if store.prefix(scope, (self._keys[index],))[0]:
                 self._statuses[index] = PutStatus.EXISTS
+            elif not store.takes(scope, self._chunk(index, ())):
+                self._statuses[index] = PutStatus.DECLINED
             else:
                 self._ask_for(index)
         self._granting = None

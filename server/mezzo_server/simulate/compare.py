@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from mezzo.errors import InvalidArgument
+from mezzo_server.blockstore.admission.admission import AdmissionOptions, Mode
 from mezzo_server.blockstore.arrivals import GROUP_SEGMENT_SHARE
 from mezzo_server.blockstore.attach import SEGMENTS_MIN
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
@@ -34,6 +35,8 @@ class Setting(Struct, frozen=True):
     capacity_share: float
     """of the workload's distinct bytes"""
     seed: int = 1
+    admission: str = "none"
+    """admission mode"""
 
 
 class Outcome(Struct, frozen=True):
@@ -76,12 +79,18 @@ class Comparison(Struct, frozen=True):
 
 
 def settings(
-    policies: Sequence[str], budgets: Sequence[float], capacities: Sequence[float], seeds: int
+    policies: Sequence[str],
+    budgets: Sequence[float],
+    capacities: Sequence[float],
+    seeds: int,
+    admissions: Sequence[str] = ("none",),
 ) -> list[Setting]:
     """Every combination, capacity by capacity."""
     return [
-        Setting(policy, budget, capacity, seed)
-        for capacity, policy, budget, seed in product(capacities, policies, budgets, range(1, seeds + 1))
+        Setting(policy, budget, capacity, seed, admission)
+        for capacity, policy, admission, budget, seed in product(
+            capacities, policies, admissions, budgets, range(1, seeds + 1)
+        )
     ]
 
 
@@ -92,8 +101,9 @@ def simulate(
     chunk_bytes: int = CHUNK_BYTES_DEFAULT,
     segments: int = SEGMENTS_DEFAULT,
     best: float | None = None,
+    admission: AdmissionOptions | None = None,
 ) -> Outcome:
-    """One run. ``best`` is the optimum, if it is known."""
+    """One run. ``best`` is the optimum, if it is known; ``admission`` more than the setting's mode."""
     distinct = workload.distinct_bytes(chunk_bytes)
     longest = max((max(r.sizes) for r in workload.requests if r.sizes), default=chunk_bytes)
     segment_bytes = _segment_bytes(distinct * setting.capacity_share, segments, longest)
@@ -106,6 +116,7 @@ def simulate(
     options = StoreOptions(
         policy=setting.policy,
         write_amplification=setting.budget,
+        admission=admission or AdmissionOptions(Mode(setting.admission)),
         segment_bytes=segment_bytes,
         scrub_bytes_per_s=0,
         chunk_bytes_max=max(longest, BLOCK_BYTES),

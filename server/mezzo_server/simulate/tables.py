@@ -18,7 +18,8 @@ def rows(comparison: Comparison) -> tuple[list[float], list[tuple[Row, list[list
     found: dict[Row, dict[float, list[Outcome]]] = {}
     for outcome in comparison.outcomes:
         setting = outcome.setting
-        row = found.setdefault((setting.policy, setting.budget), {})
+        name = setting.policy if setting.admission == "none" else f"{setting.policy}, {setting.admission}"
+        row = found.setdefault((name, setting.budget), {})
         row.setdefault(setting.capacity_share, []).append(outcome)
     ordered = sorted(found, key=lambda row: (row[1], list(found).index(row)))
     return capacities, [(row, [found[row].get(share, []) for share in capacities]) for row in ordered]

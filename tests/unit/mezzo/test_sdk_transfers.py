@@ -155,6 +155,16 @@ class TestPutOverTheStream:
         assert (done.stored, done.exists, done.failed) == (1, 1, 1)
         assert client.statistics().bytes_put == 5
 
+    def test_what_the_server_does_not_take(self, client, network, start):
+        result = start(client.put, [b"a", b"b", b"c"], [b"a", b"b", b"c"])
+        peer = network.accept()
+        put = peer.expect(Kind.PUT)
+        peer.send(Kind.PUT_DONE, put.request_id, PutDone(b"", b"\1", 0, 1, b"\4", 1))
+        done = result()
+        assert done.states == (mezzo.PutState.EXISTS, mezzo.PutState.FAILED, mezzo.PutState.DECLINED)
+        assert (done.stored, done.exists, done.failed, done.declined) == (0, 1, 1, 1)
+        assert client.statistics().bytes_put == 0
+
     def test_checksums_of_parts_over_several_buffers(self, client, network, start):
         result = start(client.put, [b"k"], [[b"abc", b"defg", b"h"]], parts=[2, 5, 1])
         peer = network.accept()
@@ -175,7 +185,10 @@ class TestPutOverTheStream:
         with pytest.raises(ProtocolError):
             result()
 
-    @pytest.mark.parametrize("done", [PutDone(b"\1", b"\1", 1, 1), PutDone(b"\2", b"\0", 1, 0)])
+    @pytest.mark.parametrize(
+        "done",
+        [PutDone(b"\1", b"\1", 1, 1), PutDone(b"\2", b"\0", 1, 0), PutDone(b"\1", b"", 1, 0, b"\1", 1)],
+    )
     def test_an_end_that_does_not_fit(self, client, network, start, done):
         result = start(client.put, [b"k"], [b"bytes"])
         peer = network.accept()

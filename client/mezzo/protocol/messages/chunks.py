@@ -121,12 +121,15 @@ class PutData(Body, frozen=True):
 
 
 class PutDone(Body, frozen=True):
-    """End of a put. A key in neither bitmap was not stored (its sender's bytes did not check)."""
+    """End of a put. A key in no bitmap was not stored (its sender's bytes did not check)."""
 
     stored: Bitmap
     exists: Bitmap
     stored_count: U32
     exists_count: U32
+    declined: Bitmap = b""
+    """not taken, since they are not worth the device's writes now; empty: none"""
+    declined_count: U32 = 0
 
 
 class Delete(Body, frozen=True):
