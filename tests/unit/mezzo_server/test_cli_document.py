@@ -20,6 +20,12 @@ from mezzo.cli.lookup import LookupReport
 from mezzo.cli.put import PutChunk, PutReport
 from mezzo.cli.rm import RemovedChunk, RemoveReport
 from mezzo.cli.stat import StatChunk, StatReport
+from mezzo_server.commands.admin_reports import (
+    CredentialReport,
+    NamespaceReport,
+    NewTenantReport,
+    TenantReport,
+)
 from mezzo_server.doctor import Examination, Finding
 from mezzo_server.doctor.examine import Section
 from mezzo_server.setup.proposal import Choice, DeviceSeen, MachineSeen, Proposal
@@ -96,6 +102,8 @@ FIELDS = {
     "put": (PutReport, PutChunk), "get": (GetReport, GotChunk), "lookup": (LookupReport,),
     "events": (EventReport,), "rm": (RemoveReport, RemovedChunk), "stat": (StatReport, StatChunk), "doctor": (Examination, Section, Finding),
     "kvsize": (SizeReport, SizeTerm),
+    "tenant create": (NewTenantReport,), "tenant show": (TenantReport,), "namespace show": (NamespaceReport,),
+    "credential issue": (CredentialReport,),
     "setup": (Proposal, MachineSeen, DeviceSeen, Choice),
 }  # fmt: skip
 
