@@ -85,8 +85,9 @@ class _Sieve:
         table = segment.table
         standings = [self._index.standing(scope) for scope in table.scopes]
         kept = self._standing(segment, standings) if any(standings) else None
-        last = max(table.expiry_ms, default=0)
-        return kept if not last else self._expired(segment, kept, last)
+        # Mostly none has a deadline: looked at as bytes, that is known at memory speed.
+        some = table.expiry_ms.tobytes().strip(b"\0")
+        return self._expired(segment, kept, max(table.expiry_ms)) if some else kept
 
     def _expired(self, segment: Segment, kept: Kept, last: int) -> Kept:
         """Also leave out what is over; ``last``: when the last of the segment's chunks expires."""
