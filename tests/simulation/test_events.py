@@ -63,8 +63,12 @@ class Reader:
         log = self.world.hub.log(self.scope)
         if self.parts_left or self.incarnation != log.incarnation or self.after != log.last:
             return
-        index = audit.context_of(self.world.store).index.peek(self.scope)
-        assert self.present == {key for shard in index.shards for key in shard}, f"step {self.world.step}"
+        context = audit.context_of(self.world.store)
+        index = context.index.peek(self.scope)
+        here = {key for shard in index.shards for key in shard}
+        # What is over its time, or on a device that has failed, is a miss some turns before it leaves the index.
+        served = {key for key in here if context.find(index, key) is not None}
+        assert served <= self.present <= here, f"step {self.world.step}"
 
 
 class Watched(World):
@@ -122,7 +126,8 @@ def totals(readers: Iterable[Reader]) -> tuple[Counter[GapReason], Counter[Event
 def test_replayed_events_are_the_present_keys() -> None:
     gaps: Counter[GapReason] = Counter()
     kinds: Counter[EventKind] = Counter()
-    for seed in seeds(6):
+    chosen = list(seeds(6))
+    for seed in chosen:
         with repeatable(seed):
             world = Watched(seed, devices=1 + seed % 2, segments=8 + seed % 3, churn=seed % 3 == 0)
             for _ in range(3):
@@ -134,9 +139,10 @@ def test_replayed_events_are_the_present_keys() -> None:
             lazy, _ = totals(world.lazy)
             _, told = totals(world.readers)
             gaps, kinds = gaps + lazy, kinds + told
-    # or it has not seen what it is to prove
-    assert min(gaps[reason] for reason in GapReason if reason) > 0
-    assert min(kinds[kind] for kind in (EventKind.STORED, EventKind.DELETED, EventKind.EVICTED)) > 0
+    if len(chosen) > 1:  # or it has not seen what it is to prove
+        assert min(gaps[reason] for reason in GapReason if reason) > 0
+        told_of = (EventKind.STORED, EventKind.DELETED, EventKind.EVICTED, EventKind.EXPIRED)
+        assert min(kinds[kind] for kind in told_of) > 0
 
 
 def test_what_a_device_loses_is_told() -> None:
