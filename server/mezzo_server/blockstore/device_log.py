@@ -295,7 +295,9 @@ class DeviceLog:
         key_bytes = sum(len(entry.key) for entry in entries)
         need = (blocks, len(entries), rows, key_bytes)
         segment = self.open.pop(kind, None)
-        if segment is None and kind[0] is Purpose.TOMBSTONES:
+        short = len(self.free) <= RESERVED_FROM[kind[0]]
+        if segment is None and (kind[0] is Purpose.TOMBSTONES or (short and kind[0] is Purpose.SURVIVORS)):
+            # Also survivors, rather than that reclaim cannot go on.
             for other_kind, other in self.open.items():
                 if self._fits(other, *need):
                     segment, kind = other, other_kind
@@ -304,7 +306,7 @@ class DeviceLog:
             self.close_segment(segment)
             segment = None
         if segment is None:
-            if len(self.free) <= RESERVED_FROM[kind[0]]:
+            if short:
                 return None
             segment = self._open(kind)
             if not self._fits(segment, *need):

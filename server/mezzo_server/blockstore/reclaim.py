@@ -9,7 +9,7 @@ chunks stay in limbo (a restart would find them) until the erased header is flus
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.api import Scope
@@ -99,12 +99,18 @@ class Reclaim:
     async def _run(self) -> None:
         log = self._log
         most, newest = log.gained, self._context.next_life
+        vain: set[int] = set()
+        """lives that could not be reclaimed"""
         try:
             while self._wanted():
                 await self._context.erasure.over()
-                victim = self._choose()
-                if victim is None or not await self._reclaim(victim):
+                victim = self._choose(vain)
+                if victim is None:
                     break
+                if not await self._reclaim(victim):
+                    # Its survivors found no room, maybe: another one may have none.
+                    vain.add(victim.life)
+                    continue
                 log.retiring = any(segment.retire for segment in log.segments.values())
                 if log.gained > most:
                     most, newest = log.gained, self._context.next_life
@@ -117,8 +123,12 @@ class Reclaim:
         finally:
             self.running = False
 
-    def _choose(self) -> Segment | None:
-        sealed = [segment for segment in self._log.segments.values() if segment.state is State.SEALED]
+    def _choose(self, vain: Container[int] = ()) -> Segment | None:
+        sealed = [
+            segment
+            for segment in self._log.segments.values()
+            if segment.state is State.SEALED and segment.life not in vain
+        ]
         # Empty and failed segments first: they cost nothing, or should be left as soon as possible.
         for segment in sealed:
             if segment.retire or not (segment.live_count or self._carries(segment)):
