@@ -12,7 +12,7 @@ from tests.simulation.seeds import repeatable, seeds
 from tests.simulation.world import World, options
 
 
-@pytest.mark.parametrize("policy", ["fifo", "lru"])
+@pytest.mark.parametrize("policy", ["density", "fifo", "lru"])
 @pytest.mark.parametrize("devices", [1, 3])
 def test_traffic(policy: str, devices: int) -> None:
     for seed in seeds(6):

@@ -154,7 +154,7 @@ class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """transfers in flight on one device"""
     durability: Literal["process", "power"] = "process"
     """what an acknowledged put survives: the end of the process, or of the power too"""
-    policy: Literal["density", "fifo", "lru", "s3fifo", "sieve"] = "fifo"
+    policy: Literal["density", "fifo", "lru", "s3fifo", "sieve"] = "density"
     """which chunks go when space is needed"""
     write_amplification: Annotated[float, Meta(ge=1, le=16)] = 1.1
     """bytes that may be written for each byte put, to keep chunks whose segment is reclaimed; leases and quotas go beyond it"""

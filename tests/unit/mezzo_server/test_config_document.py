@@ -48,7 +48,7 @@ def test_what_is_in_force_and_where_it_came_from(tmp_path: Path) -> None:
     assert set(told) == set(keys())
     assert told["shard.capacity_bytes"] == {"value": 2 << 30, "from": str(file)}
     assert told["shard.depth"] == {"value": 9, "from": "MEZZO_SHARD_DEPTH"}
-    assert told["shard.policy"] == {"value": "fifo", "from": "default"}
+    assert told["shard.policy"] == {"value": "density", "from": "default"}
     status, out, _ = run("config", "show", "--changed", MEZZO_SHARD_DEPTH="9")
     assert status == 0
     assert out.split() == ["key", "value", "from", "shard.depth", "9", "MEZZO_SHARD_DEPTH"]

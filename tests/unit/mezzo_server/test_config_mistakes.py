@@ -65,7 +65,10 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "no number": ("[supervisor]\nstart_s = nan", ("supervisor.start_s: nan", "seconds, a number")),
     "endless": ("[supervisor]\nstart_s = inf", ("supervisor.start_s: inf", "seconds")),
     "zero seconds": ("[supervisor]\nstart_s = 0", ("supervisor.start_s: 0", "more than 0")),
-    "choice": ("[shard]\npolicy = 'best'", ("shard.policy: 'best'", "one of fifo, lru")),
+    "choice": (
+        "[shard]\npolicy = 'best'",
+        ("shard.policy: 'best'", "one of density, fifo, lru, s3fifo, sieve"),
+    ),
     "choice in capitals": ("[log]\nlevel = 'INFO'", ("log.level: 'INFO'", "debug, info, warning, error")),
     "share": ("[shard.hot]\nheld_fraction = 1.5", ("shard.hot.held_fraction: 1.5", "at most 1")),
     "size": ("[shard]\ncapacity_bytes = 'many'", ("shard.capacity_bytes: 'many'", '"64MiB"')),
@@ -76,7 +79,7 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "duration": ("[supervisor]\nstop_s = 'soon'", ("supervisor.stop_s: 'soon'", '"5min"')),
     "fraction of a millisecond": ("[shard.limits]\nlease_ms_max = '1.5ms'", ("lease_ms_max: '1.5ms'",)),
     "zero byte": ('[shard.hot]\nbytes = "\\u0000"', ("shard.hot.bytes", "not allowed")),
-    "long": (f"[shard]\npolicy = '{'x' * 500}'", ("...", "fifo, lru")),
+    "long": (f"[shard]\npolicy = '{'x' * 500}'", ("...", "fifo, lru, s3fifo, sieve")),
     # together
     "no address": ("[shard]\nlisten = []", ("shard.listen", "at least one address")),
     "no such scheme": ("[shard]\nlisten = ['http://x:1']", ("shard.listen", "http://x:1", "tcp://host:port")),

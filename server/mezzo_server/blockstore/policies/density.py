@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from heapq import nsmallest
 
 from mezzo.protocol.messages import PRIORITY_DEFAULT, PRIORITY_MAX
 from mezzo_server.blockstore.api import PutChunk
-from mezzo_server.blockstore.policies.base import (
-    LANES_MAX,
-    STAMP_BITS,
-    STAMP_MAX,
-    ReclaimPolicy,
-    key_hash,
-    set_stamp,
-)
+from mezzo_server.blockstore.policies.base import ReclaimPolicy, key_hash, set_stamp
 from mezzo_server.blockstore.policies.ghost import Ghost
 from mezzo_server.blockstore.policies.hazards import SPAN, TIME_BITS, TIME_MASK, UNITS, Hazards, age_of
 from mezzo_server.blockstore.policies.rewrites import RewriteBudget
@@ -36,15 +30,15 @@ CLASSES = UNKNOWN + 1
 PRIORITY_SHIFT = 5
 KIND_MASK = (1 << PRIORITY_SHIFT) - 1
 
-LEARN_UNITS = 8
+LEARN_UNITS = 32
 """One class is learned anew when so much was put."""
 GHOSTS = 1 << 16
 SAMPLE = 512
 """Chunks of a segment that are looked at to tell what it is worth."""
-EVALUATIONS = 8
+EVALUATIONS = 12
 """Segments evaluated for one victim, apart from those that are evaluated in turn."""
 IN_TURN = 8
-ALL_AT_ONCE = 256
+ALL_AT_ONCE = 32
 """Where there are not more segments, all are evaluated for each victim."""
 PACE = 0.1
 """By how much the threshold for survivors moves with each victim, at most."""
@@ -59,8 +53,7 @@ class Density(ReclaimPolicy):
     """The segment goes whose chunks promise the fewest hits; those of its chunks live on that promise most.
 
     What a chunk promises is learned while serving, by class and age (`hazards.py`): the class says what its
-    request was like, or how often it was used.  Age is counted in bytes put.  New chunks of about the same
-    promise share segments, so that those of little promise are soon gone, whole.  Which survivors are
+    request was like, or how often it was used.  Age is counted in bytes put.  Which survivors are
     rewritten is a matter of price: the threshold rises while the budget is short and falls while there is
     plenty, so that over time the best get it.
 
@@ -78,8 +71,8 @@ class Density(ReclaimPolicy):
         self._bytes = 0
         self._time = 1
         self._turn = 0
-        self._arrived = [1.0] * CLASSES
-        self._lanes = [0] * CLASSES
+        self._next = 0
+        """segment that is evaluated in turn"""
         self._threshold = 0.0
         self._given_up = 0.0
         """worth of what reclaim met lately, on average"""
@@ -95,6 +88,10 @@ class Density(ReclaimPolicy):
                 UNITS - 1
             ) * place // len(segments)
             segment.restamp(stamp)
+            segment.order = 0.0
+
+    def opened(self, segment: Segment) -> None:
+        segment.order = 0.0  # looked at first
 
     # -- chunks come and are used
 
@@ -105,7 +102,7 @@ class Density(ReclaimPolicy):
         kind = run * STARTS + start
         last = len(chunks) - 1
         now = self._time & TIME_MASK
-        take, lanes, arrived, came = self._ghost.take, self._lanes, self._arrived, self._hazards.came
+        take, came = self._ghost.take, self._hazards.came
         marks = []
         for number in fresh:
             note = take(key_hash(salt, chunks[number].key))
@@ -114,23 +111,22 @@ class Density(ReclaimPolicy):
             else:
                 mine = LAST if number == last else kind
             came(mine, self._time)
-            arrived[mine] += 1.0
-            stamp = (chunks[number].priority << PRIORITY_SHIFT | mine) << TIME_BITS | now
-            marks.append(lanes[mine] << STAMP_BITS | stamp)
+            marks.append((chunks[number].priority << PRIORITY_SHIFT | mine) << TIME_BITS | now)
         return marks
 
     def stored(self, segment: Segment, numbers: range, marks: Sequence[int] | None) -> None:
         if marks is not None:
             touched = segment.table.touched
             for number, mark in zip(numbers, marks, strict=True):
-                touched[number] = mark & STAMP_MAX
+                touched[number] = mark
 
     def used(self, segment: Segment, number: int) -> None:
-        stamp = segment.table.touched[number]
-        kind = self._again(stamp)
-        self._hazards.came(kind, self._time)
+        stamp, now = segment.table.touched[number], self._time
+        kind = stamp >> TIME_BITS & KIND_MASK
+        after = USED if kind < USED or kind == UNKNOWN else min(kind + 1, USED + COUNTS - 1)
+        self._hazards.moved(kind, now - (now - stamp & TIME_MASK), after, now)
         priority = stamp >> TIME_BITS & ~KIND_MASK
-        set_stamp(segment, number, (priority | kind) << TIME_BITS | self._time & TIME_MASK)
+        set_stamp(segment, number, (priority | after) << TIME_BITS | now & TIME_MASK)
 
     def _again(self, stamp: int) -> int:
         """The class of a chunk that is wanted again."""
@@ -156,14 +152,15 @@ class Density(ReclaimPolicy):
             for segment in candidates:
                 self._evaluate(segment)
             return min(candidates, key=_worth)
-        for segment in sorted(candidates, key=_evaluated)[:IN_TURN]:
+        first = self._next % len(candidates)
+        self._next = first + IN_TURN
+        for segment in candidates[first : self._next]:
             self._evaluate(segment)
-        for _ in range(EVALUATIONS):
-            best = min(candidates, key=_worth)
-            if best.evaluated == self._time:
-                break
-            self._evaluate(best)
-        return min(candidates, key=_worth)
+        # What was worth least when it was looked at last may have been used since.
+        least = nsmallest(EVALUATIONS, candidates, key=_worth)
+        for segment in least:
+            self._evaluate(segment)
+        return min(least, key=_worth)
 
     def _evaluate(self, segment: Segment) -> None:
         """What the chunks of a segment promise together, for each byte of the segment."""
@@ -220,23 +217,11 @@ class Density(ReclaimPolicy):
             if not self._time % LEARN_UNITS:
                 self._turn = (self._turn + 1) % CLASSES
                 self._hazards.learn(self._turn, self._time)
-                if not self._turn:
-                    self._choose_lanes()
             if not self._time % SPAN:
                 self._hazards.pass_on(self._time)
             if not self._time % (UNITS // 2):
                 self._hazards.forget()
-                self._arrived = [0.5 * count + 0.1 for count in self._arrived]
         self._time += max(passed - UNITS, 0)
-
-    def _choose_lanes(self) -> None:
-        """Lanes by promise at arrival, so that as much comes to each."""
-        order = sorted(range(CLASSES), key=lambda kind: -self._hazards.worth[kind][0])
-        whole, before = sum(self._arrived), 0.0
-        for kind in order:
-            middle = before + self._arrived[kind] / 2
-            self._lanes[kind] = min(int(LANES_MAX * middle / whole), LANES_MAX - 1)
-            before += self._arrived[kind]
 
 
 def _supposed() -> list[float]:
@@ -249,7 +234,3 @@ def _supposed() -> list[float]:
 
 def _worth(segment: Segment) -> float:
     return segment.order
-
-
-def _evaluated(segment: Segment) -> int:
-    return segment.evaluated

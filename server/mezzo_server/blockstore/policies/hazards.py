@@ -77,6 +77,18 @@ class Hazards:
         self.ended(kind, since, now)
         self._uses[kind][age_of(now - since)] += 1.0
 
+    def moved(self, kind: int, since: int, after: int, now: int) -> None:
+        """`used`, and `came` of the class ``after``, in one call: it is on the way of every get."""
+        span, began = now // SPAN, since // SPAN
+        if span - began < COHORTS:
+            waiting = self._waiting[kind]
+            cohort = began % COHORTS
+            if waiting[cohort]:
+                waiting[cohort] -= 1
+        self._waiting[after][span % COHORTS] += 1
+        step = span - began
+        self._uses[kind][_LOOKUP[step] if step < len(_LOOKUP) else AGES - 1] += 1.0
+
     def ended(self, kind: int, since: int, now: int) -> None:
         """A chunk that was of that class ``since`` is watched no more."""
         if now // SPAN - since // SPAN < COHORTS:
@@ -136,4 +148,7 @@ def _worths(rates: Sequence[float]) -> list[float]:
             if left < 1e-4:
                 break
         worths.append(best)
+    # Never less than when it will be older: what comes must have its chance, or those that were here first stay.
+    for age in range(AGES - 2, -1, -1):
+        worths[age] = max(worths[age], worths[age + 1])
     return worths

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,9 +46,9 @@ def test_learns_what_is_wanted_again_and_when() -> None:
             hazards.pass_on(now)
     soon, late = age_of(UNITS // 2 - SPAN), age_of(2 * UNITS)
     assert hazards.worth[0][0] > 10 * hazards.worth[1][0]
-    assert hazards.worth[0][soon] > hazards.worth[0][0] > hazards.worth[0][late]
-    # Half of them after half a capacity: one hit for about three quarters of a capacity of waiting.
-    assert hazards.worth[0][0] * UNITS == pytest.approx(0.5 / 0.5, rel=0.35)
+    assert hazards.worth[0][soon] > 5 * hazards.worth[0][late]
+    # Who has not reached that age yet is worth no less: he must have his chance.
+    assert hazards.worth[0] == sorted(hazards.worth[0], reverse=True)
 
 
 @given(
@@ -116,7 +115,7 @@ def test_higher_priority_lives_longer() -> None:
         rig.store.pump()
     rig.drain()
     left = {p: sum(rig.has(b"p%d-%d" % (p, n)) for n in range(500)) for p in (0, 3, PRIORITY_MAX)}
-    assert left[PRIORITY_MAX] > left[3] >= left[0]
+    assert left[PRIORITY_MAX] > left[3] + left[0]
 
 
 def test_goes_on_after_a_restart() -> None:
