@@ -129,7 +129,7 @@ class StagingPool:
         self._check(length)
         self._drop_cancelled()
         request = StagingRequest(length, ready, owner)
-        if self.requests_waiting >= self.waiting_max:
+        if len(self._waiting) + self._held_back_count >= self.waiting_max:
             raise Busy(f"{self.waiting_max} requests wait for staging memory already")
         if not self._may(length, owner) and owner is not None:
             self._held_back.setdefault(owner, deque()).append(request)
@@ -197,7 +197,7 @@ class StagingPool:
             return True
         if owner in self._held_back:
             return False
-        return self._is_within(length, owner)
+        return owner not in self._held or self._is_within(length, owner)
 
     def _is_within(self, length: int, owner: bytes) -> bool:
         held = self._held.get(owner, 0)

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mezzo.protocol.messages.types import PRIORITY_DEFAULT
 from mezzo_server.memory import Span
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """A tenant's namespace. Ids are random 128-bit numbers; generations erase what came before."""
+class Scope(NamedTuple):
+    """A tenant's namespace. Ids are random 128-bit numbers; generations erase what came before.
+
+    A tuple, since what is asked of a store begins with looking its scope up: a data class would be hashed
+    in the interpreter.
+    """
 
     tenant: bytes
     namespace: bytes

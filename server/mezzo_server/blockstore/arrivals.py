@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mezzo_server.blockstore.api import PutChunk
@@ -27,7 +27,7 @@ def record_weight(parts: Sequence[int]) -> int:
     return blocks_of(sum(parts)) * BLOCK_BYTES + 2 * (ENTRY_BYTES_MAX + PART_BYTES * len(parts))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrivals:
     """Chunks of one request that become one record."""
 
@@ -55,40 +55,37 @@ def arrivals(
     fresh: Sequence[int],
     *,
     sealed: bool,
-) -> Iterator[Arrivals]:
+) -> list[Arrivals]:
     """Those of a request's chunks that are not stored yet, in groups. ``sealed``: they are encrypted."""
     if not fresh:
-        return
+        return []
     policy = context.policy
-
-    def weight(chunk: PutChunk) -> int:
-        return record_weight(sealed_parts(chunk.parts) if sealed else chunk.parts)
-
     most = min(GROUP_BYTES, context.segment_bytes_min // GROUP_SEGMENT_SHARE)
     marks = policy.arriving(namespace.salt, chunks, fresh)
     if marks is None:
-        for numbers in _cut(chunks, fresh, weight, most):
-            yield Arrivals(numbers, None, 0)
-        return
+        return [Arrivals(numbers, None, 0) for numbers in _cut(chunks, fresh, sealed, most)]
     of = dict(zip(fresh, marks, strict=True))
     lanes = list(map(policy.lane, marks))
+    result = []
     for lane in sorted(set(lanes)):
         mine = [number for number, one in zip(fresh, lanes, strict=True) if one == lane]
-        for numbers in _cut(chunks, mine, weight, most):
-            yield Arrivals(numbers, [of[number] for number in numbers], lane)
+        for numbers in _cut(chunks, mine, sealed, most):
+            result.append(Arrivals(numbers, [of[number] for number in numbers], lane))
+    return result
 
 
-def _cut(
-    chunks: Sequence[PutChunk], numbers: Sequence[int], weight: Callable[[PutChunk], int], most: int
-) -> Iterator[list[int]]:
+def _cut(chunks: Sequence[PutChunk], numbers: Sequence[int], sealed: bool, most: int) -> list[list[int]]:
+    if len(numbers) == 1:
+        return [list(numbers)]
+    groups: list[list[int]] = []
     group: list[int] = []
     size = 0
     for number in numbers:
-        weighs = weight(chunks[number])
-        if group and (size + weighs > most or len(group) >= GROUP_CHUNKS):
-            yield group
+        parts = chunks[number].parts
+        weighs = record_weight(sealed_parts(parts) if sealed else parts)
+        if not group or size + weighs > most or len(group) >= GROUP_CHUNKS:
             group, size = [], 0
+            groups.append(group)
         group.append(number)
         size += weighs
-    if group:
-        yield group
+    return groups

@@ -153,7 +153,7 @@ class Context:
     @property
     def segment_bytes_min(self) -> int:
         """Smallest segment of any device: what every record must fit into."""
-        return min(log.superblock.segment_bytes for log in self.logs)
+        return min([log.superblock.segment_bytes for log in self.logs])
 
     def call(self, done: Callable[[T], None], outcome: T) -> None:
         """Answer a caller. What he raises is his fault: kept for `BlockStore.pump`, not let in here."""

@@ -291,8 +291,8 @@ class DeviceLog:
         if self.fenced is not None:
             return None
         kind = class_of(self, purpose, scope.tenant, lane, entries[0].expiry_ms if entries else 0)
-        rows = sum(len(entry.parts) for entry in entries if len(entry.parts) > 1)
-        key_bytes = sum(len(entry.key) for entry in entries)
+        rows = sum([len(entry.parts) for entry in entries if len(entry.parts) > 1])
+        key_bytes = sum([len(entry.key) for entry in entries])
         need = (blocks, len(entries), rows, key_bytes)
         segment = self.open.pop(kind, None)
         short = len(self.free) <= RESERVED_FROM[kind[0]]

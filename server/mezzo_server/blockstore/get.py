@@ -50,14 +50,12 @@ class Gets:
         if first_part < 0 or part_count < 0:
             raise InvalidArgument(f"parts {first_part}+{part_count} make no sense")
         parts = (first_part, part_count)
-        targets = []
         for number, chunk in enumerate(chunks):
             place = self.context.find(namespace, chunk.key)
             room = total(chunk.target)
             length = -1 if place is None else _length(place, parts)
             if length > room:
                 raise TooLarge(f"chunk {number} has {length} bytes, its target has {room}")
-            targets.append(room)
         _Get(self, namespace, chunks, done, parts, time)
 
 
@@ -237,9 +235,9 @@ class _Get:
         self._lengths[number] = length
         self._left -= 1
         if not self._left:
-            came = [place for place, length in enumerate(self._lengths) if length > 0]
-            if came and self._namespace.erased:
+            if self._namespace.erased and max(self._lengths) > 0:
                 # erased while it was read: nothing of it stays with the caller
+                came = [place for place, length in enumerate(self._lengths) if length > 0]
                 targets = [cut(self._chunks[place].target, 0, self._lengths[place]) for place in came]
                 self._lengths = [-1] * len(self._lengths)
                 self._from_hot = [0, 0]
@@ -249,15 +247,20 @@ class _Get:
 
     def _end(self) -> None:
         counters = self._gets.context.counters
-        hits = [length for length in self._lengths if length >= 0]
-        counters["chunks_got"] += len(hits)
-        counters["bytes_got"] += sum(hits)
+        lengths = self._lengths
+        missed = lengths.count(-1)
+        count = len(lengths) - missed
+        nbytes = sum(lengths) + missed  # a miss is -1
+        counters["chunks_got"] += count
+        counters["bytes_got"] += nbytes
         hot_chunks, hot_bytes = self._from_hot
-        counters["chunks_got_hot"] += hot_chunks
-        counters["bytes_got_hot"] += hot_bytes
-        counters["chunks_got_device"] += len(hits) - hot_chunks
-        counters["bytes_got_device"] += sum(hits) - hot_bytes
-        counters["chunks_missed"] += len(self._lengths) - len(hits)
+        if hot_chunks:
+            counters["chunks_got_hot"] += hot_chunks
+            counters["bytes_got_hot"] += hot_bytes
+        counters["chunks_got_device"] += count - hot_chunks
+        counters["bytes_got_device"] += nbytes - hot_bytes
+        if missed:
+            counters["chunks_missed"] += missed
         self._gets.in_flight -= 1
         self._gets.context.call(self._done, GetOutcome(self._lengths))
 

@@ -33,6 +33,7 @@ class NamespaceIndex:
         "hot",
         "mask",
         "pins",
+        "salt",
         "scope",
         "shadows",
         "shards",
@@ -42,6 +43,8 @@ class NamespaceIndex:
 
     def __init__(self, scope: Scope, vetted: StandingOf | None = None) -> None:
         self.scope = scope
+        self.salt = int.from_bytes(scope.namespace[:8], "little") ^ scope.namespace_generation
+        """64 bits that tell this namespace from others"""
         self.vetted = vetted
         """what told last that it is not erased"""
         self.erased = False
@@ -103,12 +106,6 @@ class NamespaceIndex:
             rest = parts - 1
             return [key for key in self.shards[part & mask] if hash(key) >> HASH_SHIFT & rest == part]
         return [key for shard in self.shards[part : mask + 1 : parts] for key in shard]
-
-    @property
-    def salt(self) -> int:
-        """64 bits that tell this namespace from others."""
-        scope = self.scope
-        return int.from_bytes(scope.namespace[:8], "little") ^ scope.namespace_generation
 
     @property
     def idle(self) -> bool:
@@ -202,7 +199,9 @@ class Index:
 
         TooLarge over the limit, if not one of those looked at is empty.  Gone if it was erased.
         """
-        namespace = self._living(scope)
+        namespace = self._namespaces.get(scope)
+        if namespace is None or namespace.vetted is not self._standing:
+            namespace = self._living(scope)
         if namespace is None:
             if self.is_erased(scope):
                 raise Gone("the namespace, or its tenant, was deleted or purged")
@@ -227,6 +226,9 @@ class Index:
 
     def peek(self, scope: Scope) -> NamespaceIndex:
         """The index of a namespace, for who only looks: an empty one that is not kept if there is none."""
+        namespace = self._namespaces.get(scope)
+        if namespace is not None and namespace.vetted is self._standing:
+            return namespace  # as nearly always
         return self._living(scope) or NamespaceIndex(scope)
 
     def recover(self, scope: Scope) -> NamespaceIndex:

@@ -71,7 +71,7 @@ class Transfer:
         self.op = op
         self.offset = offset
         self.spans = spans
-        self.length = sum(span.length for span in spans)
+        self.length = spans[0].length if len(spans) == 1 else sum([span.length for span in spans])
         self.done = done
         self.context = context
         self.time = time

@@ -31,12 +31,11 @@ def class_of(log: DeviceLog, purpose: Purpose, tenant: bytes, lane: int = 0, exp
     if purpose is not Purpose.CHUNKS:
         return (purpose, b"", 0, 0)
     ttl = _ttl_class(expiry_ms - log.context.clock.now_ms()) if expiry_ms else 0
-    large = log.tenant_bytes[tenant] > LARGE_TENANT_SEGMENTS * log.superblock.segment_bytes
-    for kind in (
-        (purpose, tenant if large else b"", lane, ttl),
-        (purpose, b"", lane, ttl),
-        (purpose, b"", 0, ttl),
-    ):
+    large = log.tenant_bytes.get(tenant, 0) > LARGE_TENANT_SEGMENTS * log.superblock.segment_bytes
+    kind = (purpose, tenant if large else b"", lane, ttl)
+    if kind in log.open or _may_open(log):
+        return kind
+    for kind in ((purpose, b"", lane, ttl), (purpose, b"", 0, ttl)):
         if kind in log.open or _may_open(log):
             return kind
     return (purpose, b"", 0, 0)

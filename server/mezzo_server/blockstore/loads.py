@@ -196,6 +196,21 @@ class Loads:
             wait_s * median,
         )
 
+    def microseconds(
+        self, tenant: bytes, hot: int, cold: int, network: Pace | None, one_device: bool
+    ) -> tuple[int, int, int, int, int]:
+        """`estimate` for every lookup: hot, device, all, high and wait, in whole microseconds."""
+        kind, raw_s, hot_s, device_s, wait_s = self._raw(tenant, hot, cold, network, one_device)
+        median = self._median[kind].value * 1e6
+        high = self._high[kind].value * 1e6
+        return (
+            int(hot_s * median),
+            int(device_s * median),
+            int(raw_s * median),
+            int(raw_s * (high if high > median else median)),
+            int(wait_s * median),
+        )
+
     def begin(self, tenant: bytes, hot: int, cold: int, network: Pace | None, one_device: bool) -> Load:
         """Such a load begins."""
         kind, raw_s, _, _, _ = self._raw(tenant, hot, cold, network, one_device)

@@ -30,6 +30,7 @@ class Pumping:
         context.later.run(STEPS_PER_PUMP, context.failures.append)
         context.inline_left = context.options.inline_bytes
         moved = 0
+        all_workers = context.all_workers
         for _ in range(ROUNDS_PER_PUMP):
             self._submit()
             ended = 0
@@ -48,7 +49,7 @@ class Pumping:
                 ended += len(reaped)
                 log.schedule.ended(len(reaped), nbytes, now)
                 log.pace.moved(nbytes, now)
-            for workers in context.all_workers:
+            for workers in all_workers:
                 for job in workers.reap():
                     ended += 1
                     if job.done is not None:

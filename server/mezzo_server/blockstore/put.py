@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-from mezzo.errors import Busy, DeadlineExceeded, Gone, InternalError, InvalidArgument, TooLarge
-from mezzo.protocol.messages.types import PRIORITY_MAX
+from mezzo.errors import Busy, DeadlineExceeded, Gone, InternalError, TooLarge
 from mezzo_server.blockstore.api import PutChunk, PutDone, PutOutcome, PutStatus
 from mezzo_server.blockstore.arrivals import Arrivals, admitted, arrivals
 from mezzo_server.blockstore.context import Context
@@ -21,17 +21,18 @@ from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime
-from mezzo_server.blockstore.sealing import OVERHEAD_BYTES, sealed_parts
-from mezzo_server.blockstore.spans import copy, cut, direct, total
-from mezzo_server.blockstore.tenant_space import TenantSpace, block_bytes
+from mezzo_server.blockstore.put_checks import checked
+from mezzo_server.blockstore.sealing import sealed_parts
+from mezzo_server.blockstore.spans import copy, cut, direct
+from mezzo_server.blockstore.tenant_space import TenantSpace
 from mezzo_server.blockstore.writer import RecordWrite, Writer
 from mezzo_server.hot.slots import Slot
+from mezzo_server.hot.tier import HotTier
 from mezzo_server.memory import Span
 from mezzo_server.staging import StagingRequest
 
 SLICE_CHUNKS = 128
 """Chunks considered in one turn."""
-KEY_BYTES_MAX = 64
 
 
 class Puts:
@@ -57,35 +58,16 @@ class Puts:
 
         ``limit`` is the longest chunk that fits, bytes.
         """
-        size = 0
-        sealed = self.context.sealer.seals(namespace.scope.tenant)
-        for number, chunk in enumerate(chunks):
-            length = sum(chunk.parts)
-            size += length
-            stored = length + OVERHEAD_BYTES * len(chunk.parts) if sealed else length
-            if not 1 <= len(chunk.key) <= KEY_BYTES_MAX:
-                raise InvalidArgument(
-                    f"key {number} has {len(chunk.key)} bytes; 1 to {KEY_BYTES_MAX} are allowed"
-                )
-            if not 1 <= len(chunk.parts) <= record.PARTS_MAX or min(chunk.parts) < 1:
-                raise InvalidArgument(
-                    f"chunk {number} has {len(chunk.parts)} parts; 1 to {record.PARTS_MAX} that are not empty are allowed"
-                )
-            if stored > limit:
-                raise TooLarge(
-                    f"chunk {number} has {stored} bytes{' when it is encrypted' if sealed else ''}; {limit} are the most here (chunk_bytes_max, and a segment must hold it)"
-                )
-            if not 0 <= chunk.priority <= PRIORITY_MAX:
-                raise InvalidArgument(
-                    f"priority {chunk.priority} of chunk {number} is not 0 to {PRIORITY_MAX}"
-                )
-            if total(chunk.source) != length:
-                raise InvalidArgument(
-                    f"the source of chunk {number} has {total(chunk.source)} bytes, its parts {length}"
-                )
-        self.space.check_waiting(namespace.scope.tenant, self.waiting_bytes, size)
-        self.space.admit_new(namespace, [(chunk.key, block_bytes(chunk.parts, sealed)) for chunk in chunks])
-        return PutTicket(self, namespace, chunks, done, deadline, size, time)
+        context = self.context
+        tenant = namespace.scope.tenant
+        sealed = context.sealer.seals(tenant)
+        size, sizes = checked(chunks, limit, sealed=sealed)
+        if self.waiting_bytes:
+            self.space.check_waiting(tenant, self.waiting_bytes, size)
+        if context.shares.capacity_bytes_max(tenant):
+            self.space.admit_new(namespace, [chunk.key for chunk in chunks], sizes)
+        self.waiting_bytes += size
+        return PutTicket(self, namespace, chunks, done, deadline, sizes, sealed, time)
 
 
 class PutTicket:
@@ -101,6 +83,7 @@ class PutTicket:
         "_namespace",
         "_outcome",
         "_puts",
+        "_sizes",
         "_time",
         "sealed",
     )
@@ -112,14 +95,16 @@ class PutTicket:
         chunks: Sequence[PutChunk],
         done: PutDone,
         deadline: float,
-        size: int,
+        sizes: Sequence[int],
+        sealed: bool,
         time: DeviceTime | None,
     ) -> None:
+        """``sizes``: what each chunk takes on a device, bytes; ``sealed``: they are encrypted."""
         self._puts = puts
         self._time = time
         self._namespace = namespace
-        self.sealed = puts.context.sealer.seals(namespace.scope.tenant)
-        """its chunks are encrypted"""
+        self.sealed = sealed
+        self._sizes = sizes
         self._chunks = chunks
         self._done = done
         self._deadline = deadline
@@ -127,9 +112,7 @@ class PutTicket:
         self._outcome = PutOutcome([PutStatus.FAILED] * len(chunks))
         self._abandoned = False
         self._groups: list[_Group] = []
-        puts.waiting_bytes += size
-        tenant = namespace.scope.tenant
-        puts.space.put_began(tenant, sum([block_bytes(chunk.parts, self.sealed) for chunk in chunks]))
+        puts.space.put_began(namespace.scope.tenant, sum(sizes))
         puts.in_flight += 1
         namespace.users += 1
         if not chunks:
@@ -163,19 +146,22 @@ class PutTicket:
         if key in namespace.busy:
             namespace.wait(key, lambda: self._again(number))
             return False
-        place = self._puts.context.find(namespace, key)
-        if place is not None:
-            # whoever puts it has just had use for it
-            self._puts.context.policy.used(*place)
-            self._answer(number, PutStatus.EXISTS)
-            return False
+        known = namespace.get(key) is not None
+        if known:
+            place = self._puts.context.find(namespace, key)
+            if place is not None:
+                # whoever puts it has just had use for it
+                self._puts.context.policy.used(*place)
+                self._answer(number, PutStatus.EXISTS)
+                return False
         if self._abandoned:
             self._answer(number, PutStatus.FAILED, DeadlineExceeded("the put was given up"))
             return False
         if namespace.erased:
             self._answer(number, PutStatus.FAILED, _erased())
             return False
-        self._puts.context.make_way(namespace, key)
+        if known:
+            self._puts.context.make_way(namespace, key)
         namespace.begin(key)
         return True
 
@@ -185,7 +171,9 @@ class PutTicket:
 
     def _write(self, numbers: Sequence[int]) -> None:
         context, namespace = self._puts.context, self._namespace
-        taken = admitted(context, namespace, self._chunks, numbers)
+        taken = (
+            numbers if context.admission.takes_all else admitted(context, namespace, self._chunks, numbers)
+        )
         for arriving in arrivals(context, namespace, self._chunks, taken, sealed=self.sealed):
             group = _Group(self, arriving)
             self._groups.append(group)
@@ -202,9 +190,8 @@ class PutTicket:
             outcome.error = error
         self._left -= 1
         puts = self._puts
-        parts = self._chunks[number].parts
-        puts.waiting_bytes -= sum(parts)
-        puts.space.put_ended(self._namespace.scope.tenant, block_bytes(parts, self.sealed))
+        puts.waiting_bytes -= sum(self._chunks[number].parts)
+        puts.space.put_ended(self._namespace.scope.tenant, self._sizes[number])
         if not self._left:
             puts.in_flight -= 1
             self._namespace.users -= 1
@@ -248,8 +235,9 @@ class _Group:
 
     def begin(self) -> None:
         """Ask for staging memory: the header, tails that do not fill a block, what is not aligned."""
-        ticket = self._ticket
-        align = self._align_bytes = max(log.device.memory_align_bytes for log in ticket._puts.context.logs)
+        ticket, sealed = self._ticket, self._ticket.sealed
+        context = ticket._puts.context
+        align = self._align_bytes = max([log.device.memory_align_bytes for log in context.logs])
         size = 0
         for number in self._numbers:
             chunk = ticket._chunks[number]
@@ -263,31 +251,29 @@ class _Group:
                 chunk.expiry_ms,
                 chunk.priority,
             )
-            if ticket.sealed:
+            if sealed:
                 entry.parts = sealed_parts(chunk.parts)
                 entry.flags |= SEALED
                 size += blocks_of(entry.length) * BLOCK_BYTES
             self._entries.append(entry)
-            slot = self._reserve(chunk.key, length)
+            slot = None if context.hot is None else self._reserve(context.hot, chunk.key, length)
             self._slots.append(slot)
-            bounce = slot is None and not ticket.sealed and not direct(chunk.source, align)
+            bounce = slot is None and not sealed and not direct(chunk.source, align)
             self._bounced.append(bounce)
-            if slot is None and not ticket.sealed:
+            if slot is None and not sealed:
                 size += blocks_of(length) * BLOCK_BYTES if bounce else (length % BLOCK_BYTES and BLOCK_BYTES)
         header = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
         try:
-            staging = ticket._puts.context.staging
-            self._request = staging.request(
+            self._request = context.staging.request(
                 header + size, lambda piece: self._stage(piece, header), ticket._namespace.scope.tenant
             )
         except (Busy, TooLarge) as error:
             self._ended(error)
 
-    def _reserve(self, key: bytes, length: int) -> Slot | None:
+    def _reserve(self, hot: HotTier, key: bytes, length: int) -> Slot | None:
         """A slot of the hot tier for a chunk, if it is to become hot and there is room."""
         namespace = self._ticket._namespace
-        hot = self._ticket._puts.context.hot
-        if hot is None or not hot.fill_puts:
+        if not hot.fill_puts:
             return None
         return hot.reserve(namespace.hot, namespace.scope.tenant, key, length)
 
@@ -320,7 +306,7 @@ class _Group:
                 target.view[length:] = bytes(whole - length)
                 self._spans.append([target])
                 self._left += 1
-                context.copy(cut([target], 0, length), chunk.source, self._checksum(place))
+                context.copy(cut([target], 0, length), chunk.source, partial(self._take_checksums, place))
             else:
                 body = length - length % BLOCK_BYTES
                 spans = cut(chunk.source, 0, body) if body else []
@@ -332,7 +318,7 @@ class _Group:
                     spans = [*spans, tail]
                 self._spans.append(spans)
                 self._left += 1
-                self._checksum(place)()
+                self._take_checksums(place)
         self._ready(header)
 
     def _seal(self, place: int, slot: Slot | None, piece: Span, at: int) -> int:
@@ -375,21 +361,17 @@ class _Group:
             context.copy_digest(seed, 0, chunk.parts, [slot.span()], chunk.source, copied)
         return whole
 
-    def _checksum(self, place: int) -> Callable[[], None]:
-        """A callback that takes the checksums of one chunk once its bytes lie where they should."""
+    def _take_checksums(self, place: int) -> None:
+        """Take the checksums of one chunk, whose bytes lie where they should."""
         ticket = self._ticket
         chunk = ticket._chunks[self._numbers[place]]
-        digested = self._digested(place)
-
-        def start() -> None:
-            if chunk.checksums is not None:
-                self._ready()
-                return
-            context = ticket._puts.context
-            spans = cut(self._spans[place], 0, sum(chunk.parts))
-            context.digest(context.seed(ticket._namespace, chunk.key), 0, chunk.parts, spans, digested)
-
-        return start
+        if chunk.checksums is not None:
+            self._ready()
+            return
+        context = ticket._puts.context
+        spans = cut(self._spans[place], 0, sum(chunk.parts))
+        seed = context.seed(ticket._namespace, chunk.key)
+        context.digest(seed, 0, chunk.parts, spans, self._digested(place))
 
     def _digested(self, place: int) -> Callable[[list[int]], None]:
         """A callback that takes over the checksums of one chunk, or compares them with those known."""

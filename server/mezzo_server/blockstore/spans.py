@@ -13,7 +13,9 @@ SPANS_PER_TRANSFER_MAX = 512
 
 def total(spans: Sequence[Span]) -> int:
     """Bytes in all."""
-    return sum(span.length for span in spans)
+    if len(spans) == 1:
+        return spans[0].length
+    return sum([span.length for span in spans])
 
 
 def cut(spans: Sequence[Span], offset: int, length: int) -> list[Span]:

@@ -204,7 +204,7 @@ class BlockStore(Pumping, Keeping, Telling):
     @property
     def chunk_bytes_max(self) -> int:
         """Longest chunk that can be put: the configured limit, or what fits into a segment."""
-        segment = min(log.superblock.segment_bytes for log in self._context.logs)
+        segment = self._context.segment_bytes_min
         return min(self._context.options.chunk_bytes_max, segment - SEGMENT_OVERHEAD_BYTES)
 
     @property
@@ -239,7 +239,7 @@ class BlockStore(Pumping, Keeping, Telling):
         """
         if self._context.shares.capacity_bytes_max(scope.tenant):
             sizes = [block_bytes((length,), sealed=False) for length in lengths]
-            self.space.admit_new(self._context.index.peek(scope), list(zip(keys, sizes, strict=True)))
+            self.space.admit_new(self._context.index.peek(scope), keys, sizes)
 
     def takes(self, scope: Scope, chunk: PutChunk) -> bool:
         """Whether a chunk that is not there would be taken, for who is about to ask for its bytes.

@@ -39,6 +39,10 @@ class Event(Generic[T]):
             yield self
         return self._value
 
+    def was(self, value: T) -> bool:
+        """Whether it has happened, with this value."""
+        return self._happened and self._value == value
+
     def subscribe(self, waiter: Callable[[], None]) -> None:
         """Call ``waiter`` when it happens."""
         if self._happened:

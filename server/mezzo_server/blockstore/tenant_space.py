@@ -12,7 +12,7 @@ A trimmed chunk is still on its device, so the life that it is in is a blocker o
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 
 from mezzo.errors import Busy, OverQuota, TooLarge
@@ -67,7 +67,7 @@ class TenantSpace:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._putting: Counter[bytes] = Counter()
+        self._putting: dict[bytes, int] = {}
         """bytes of puts under way, in whole blocks"""
         self._trimmings: dict[bytes, _Trimming] = {}
         """of tenants that have, or had, a limit"""
@@ -84,7 +84,7 @@ class TenantSpace:
 
     def used_bytes(self, tenant: bytes) -> int:
         """`live_bytes`, and those of puts under way."""
-        return self.live_bytes(tenant) + self._putting[tenant]
+        return self.live_bytes(tenant) + self._putting.get(tenant, 0)
 
     def namespace_use(self, scope: Scope) -> tuple[int, int]:
         """(visible chunks of a namespace, their bytes in whole blocks)."""
@@ -117,7 +117,7 @@ class TenantSpace:
         most = self._context.options.waiting_bytes_max
         if waiting_bytes and waiting_bytes + nbytes > most:
             raise Busy(f"{waiting_bytes} bytes of puts are waiting already", retry_after_s=0.05)
-        own = self._putting[tenant]
+        own = self._putting.get(tenant, 0)
         if (
             own
             and self._context.shares.divided
@@ -125,19 +125,24 @@ class TenantSpace:
         ):
             raise Busy(f"{own} bytes of the tenant's puts are waiting already", retry_after_s=0.05)
 
-    def admit_new(self, namespace: NamespaceIndex, chunks: Sequence[tuple[bytes, int]]) -> None:
-        """Room for those of some chunks (keys, bytes in whole blocks) that are not there yet; see `_admit`."""
-        tenant = namespace.scope.tenant
-        if self._context.shares.capacity_bytes_max(tenant):
-            find, busy = self._context.find, namespace.busy
-            # What is there and busy may be on its way out.
-            new = [nbytes for key, nbytes in chunks if find(namespace, key) is None or key in busy]
-            # Nor may room for some be made of others that are put again.
-            self._kept = namespace, {key for key, _ in chunks}
-            try:
-                self._admit(tenant, sum(new))
-            finally:
-                self._kept = None
+    def admit_new(self, namespace: NamespaceIndex, keys: Sequence[bytes], sizes: Sequence[int]) -> None:
+        """Room for those of some chunks (``sizes``: bytes in whole blocks) that are not there yet; see `_admit`.
+
+        For tenants with a limit: who asks has looked whether there is one, since mostly there is none.
+        """
+        find, busy = self._context.find, namespace.busy
+        # What is there and busy may be on its way out.
+        new = [
+            nbytes
+            for key, nbytes in zip(keys, sizes, strict=True)
+            if find(namespace, key) is None or key in busy
+        ]
+        # Nor may room for some be made of others that are put again.
+        self._kept = namespace, set(keys)
+        try:
+            self._admit(namespace.scope.tenant, sum(new))
+        finally:
+            self._kept = None
 
     def _admit(self, tenant: bytes, nbytes: int) -> None:
         """Room for a put that adds ``nbytes``, by trimming if it must be.
@@ -173,7 +178,7 @@ class TenantSpace:
 
     def put_began(self, tenant: bytes, nbytes: int) -> None:
         """So many bytes are being put."""
-        self._putting[tenant] += nbytes
+        self._putting[tenant] = self._putting.get(tenant, 0) + nbytes
 
     def put_ended(self, tenant: bytes, nbytes: int) -> None:
         """Their put has ended: they are visible, or gone."""

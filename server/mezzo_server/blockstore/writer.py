@@ -20,7 +20,7 @@ from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.options import Durability
 from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.segment import Purpose, Segment
-from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX
+from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX, total
 from mezzo_server.blockstore.waiting import Waiting
 from mezzo_server.memory import PAGE_BYTES, Span
 
@@ -47,6 +47,7 @@ class RecordWrite:
         "deadline",
         "done",
         "entries",
+        "entry_blocks",
         "header",
         "lane",
         "log",
@@ -77,6 +78,8 @@ class RecordWrite:
     ) -> None:
         self.scope = scope
         self.entries = entries
+        self.entry_blocks = [blocks_of(sum(entry.parts)) for entry in entries]
+        """blocks of each entry's payload"""
         self.payloads = payloads
         self.header = header
         self.done = done
@@ -110,7 +113,7 @@ class RecordWrite:
     @property
     def blocks(self) -> int:
         """Blocks that the record takes."""
-        return blocks_of(self.header.length) + sum(blocks_of(entry.length) for entry in self.entries)
+        return blocks_of(self.header.length) + sum(self.entry_blocks)
 
 
 class Writer:
@@ -208,11 +211,11 @@ class Writer:
         write.segment = segment
         write.began = True
         at = block + blocks_of(write.header.length)
-        for entry in write.entries:
+        for entry, size in zip(write.entries, write.entry_blocks, strict=True):
             if not entry.sequence:
                 entry.sequence = context.draw_sequence()
             entry.block = at
-            at += blocks_of(entry.length)
+            at += size
         header = record.encode(write.scope, block, blocks, write.entries, segment.incarnation)
         write.header.view[: len(header)] = header
         pieces: list[list[Span]] = [[write.header.part(0, len(header))], *map(list, write.payloads)]
@@ -228,6 +231,13 @@ class Writer:
             write._left -= 1
             if not write._left:
                 log.queued_bytes -= blocks * BLOCK_BYTES
+                if (
+                    write._error is None
+                    and context.options.durability is not Durability.POWER
+                    and segment.opened.was(True)
+                ):
+                    self._finish(write, log, None)  # `_completed`, for all but a segment's first record
+                    return
                 segment.opened.subscribe(lambda: self._completed(write, log))
 
         offset = segment.offset + block * BLOCK_BYTES
@@ -235,8 +245,9 @@ class Writer:
         write._left = len(transfers)
         segment.hold()
         segment.writes += 1
+        tenant = write.tenant
         for start, spans in transfers:
-            log.transfer(Op.WRITE, start, spans, ended, write.time, tenant=write.tenant)
+            log.transfer(Op.WRITE, start, spans, ended, write.time, tenant=tenant)
 
     def _completed(self, write: RecordWrite, log: DeviceLog) -> None:
         """All writes ended, also that of the segment's header."""
@@ -286,6 +297,6 @@ def _gather(offset: int, pieces: Sequence[Sequence[Span]]) -> list[tuple[int, li
             offset += size
             spans, size = [], 0
         spans.extend(piece)
-        size += sum(span.length for span in piece)
+        size += total(piece)
     result.append((offset, spans))
     return result

@@ -23,17 +23,8 @@ def tell_load(session: Session, keys: Sequence[bytes], known: tuple[int, int] | 
     prefix, nbytes, hot_prefix, hot, one_device = store.sizes(scope, keys, known=known)
     if not prefix:
         return NOTHING
-    hot_s, device_s, seconds, high_s, wait_s = store.loads.estimate(
-        scope.tenant, hot, max(0, nbytes - hot), session.network if session.streams else None, one_device
+    cold = nbytes - hot if hot < nbytes else 0
+    hot_us, device_us, load_us, high_us, wait_us = store.loads.microseconds(
+        scope.tenant, hot, cold, session.network if session.streams else None, one_device
     )
-    return LookedUp(
-        prefix,
-        nbytes,
-        int(seconds * 1e6),
-        hot_prefix,
-        hot,
-        int(hot_s * 1e6),
-        int(device_s * 1e6),
-        int(high_s * 1e6),
-        int(wait_s * 1e6),
-    )
+    return LookedUp(prefix, nbytes, load_us, hot_prefix, hot, hot_us, device_us, high_us, wait_us)
