@@ -192,18 +192,24 @@ class Context:
     def prefix(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> tuple[int, int]:
         """(how many keys from the first on are visible, their bytes): `find` for many, in one loop."""
         found = namespace.get_all(keys)
-        locations = [location for location in found if location is not None]
-        if len(locations) < len(found):
-            del locations[found.index(None) :]
-        if not locations:
+        first = found[0] if found else None
+        if first is None:
             return 0, 0
-        first, last = locations[0], locations[-1] + 1
+        # All there, and put together, so one run of one segment's entries, as prefixes mostly are?
+        last = first + len(found)
+        run = found[-1] == last - 1 and found == list(range(first, last))
+        locations: Sequence[int] = range(first, last)
+        if not run:
+            present = [location for location in found if location is not None]
+            if len(present) < len(found):
+                del present[found.index(None) :]
+                last = present[-1] + 1
+                run = last - first == len(present) and present == list(range(first, last))
+            locations = present
         segment = self.lives[life_of(first)]
-        run = last - first == len(locations) and locations == list(range(first, last))
         now_ms = self.clock.now_ms() if segment.expires_ms or not run else 0
         all_last = not segment.expires_ms or segment.expires_ms > now_ms
         if run and segment.log.fenced is None and not segment.table.has_sealed and all_last:
-            # put together, so one run of one segment's entries, as prefixes mostly are
             number = number_of(first)
             return len(locations), sum(segment.table.length[number : number + len(locations)])
         size, now_ms = 0, now_ms or self.clock.now_ms()

@@ -62,7 +62,8 @@ class Gets:
 def _length(place: tuple[Segment, int], parts: tuple[int, int]) -> int:
     segment, number = place
     if not parts[0] and not parts[1]:
-        return plain_length(segment.table, number)
+        table = segment.table
+        return plain_length(table, number) if table.has_sealed else table.length[number]
     first, count = parts
     return sum(plain_parts(segment.table, number)[first : first + count if count else None])
 

@@ -81,7 +81,7 @@ class ChunkRead:
         self.number = number
         table = segment.table
         self.first_part = 0
-        self.sealed = is_sealed(table, number)
+        self.sealed = table.has_sealed and is_sealed(table, number)
         if not parts[0] and not parts[1]:
             offset = 0
             self.length = table.length[number]

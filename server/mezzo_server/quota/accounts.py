@@ -101,7 +101,8 @@ class Accounts(Shares, HotShares):
 
     def capacity_bytes_max(self, tenant: bytes) -> int:
         """The hard limit of its capacity."""
-        return self.of(tenant).quota.capacity_bytes.hard
+        account = self._accounts.get(tenant) or self.of(tenant)  # one call less for each put
+        return account.quota.capacity_bytes.hard
 
     def over_share(self, tenant: bytes) -> bool:
         """Whether it has more on the devices than its share."""
@@ -132,7 +133,8 @@ class Accounts(Shares, HotShares):
 
     def leased_bytes_max(self, tenant: bytes) -> int:
         """The hard limit of its leases; 0: there is none of its own."""
-        return self.of(tenant).quota.leased_bytes.hard
+        account = self._accounts.get(tenant) or self.of(tenant)  # one call less for each lease
+        return account.quota.leased_bytes.hard
 
     # -- what the hot tier asks
 

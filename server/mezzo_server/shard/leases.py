@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mezzo.errors import Busy, OverQuota, TooLarge
+from mezzo.errors import Busy, MezzoError, OverQuota, TooLarge
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.hot.slots import Slot
 
@@ -157,7 +157,9 @@ class LeaseTable:
         tenant = scope.tenant
         of_tenant = self.bytes_by_tenant.get(tenant, 0)
         if self._tenant_bytes_max is not None:
-            self._check_tenant(of_tenant, size, self._tenant_bytes_max(tenant))
+            most = self._tenant_bytes_max(tenant)
+            if of_tenant + size > most:
+                raise self._over_tenants_limit(of_tenant, size, most)
         if self.bytes_leased + size > self.bytes_max:
             raise Busy(
                 f"{self.bytes_leased} bytes are leased, {size} more would be over the limit "
@@ -275,16 +277,15 @@ class LeaseTable:
             self._deadlines = [(entry.ends_at, number) for number, entry in self._leases.items()]
             heapq.heapify(self._deadlines)
 
-    def _check_tenant(self, leased: int, size: int, limit: int) -> None:
+    def _over_tenants_limit(self, leased: int, size: int, limit: int) -> MezzoError:
         if size > limit:
-            raise TooLarge(
+            return TooLarge(
                 f"a lease on {size} bytes is over the limit of the tenant's leased bytes ({limit})"
             )
-        if leased + size > limit:
-            raise OverQuota(
-                f"leases of the tenant hold {leased} bytes, {size} more would be over its limit ({limit})",
-                self._retry_after_s(),
-            )
+        return OverQuota(
+            f"leases of the tenant hold {leased} bytes, {size} more would be over its limit ({limit})",
+            self._retry_after_s(),
+        )
 
     def _unpin(self, held: _Lease) -> None:
         self.bytes_leased -= held.bytes

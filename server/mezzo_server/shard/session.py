@@ -55,7 +55,7 @@ from mezzo_server.shard import (
     ticket_requests,
 )
 from mezzo_server.shard.admission import Guest
-from mezzo_server.shard.charging import Meter
+from mezzo_server.shard.charging import CHARGED, Meter
 from mezzo_server.shard.directory import NOWHERE, Place
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.hello import Greeting
@@ -187,7 +187,12 @@ class Session:
             try:
                 if guest is None or began >= guest.expires or not guest.allowed >> kind & 1:
                     self._check_guest(kind, began)
-                self.meter.begin(frame)
+                if kind in CHARGED:
+                    account = self.meter.account
+                    if account.limited:
+                        self.meter.begin(frame)
+                    else:
+                        account.requests_total += 1  # all that `Meter.begin` would do
                 self._handlers[kind](frame.request_id, frame.body)
             except ProtocolError:
                 raise

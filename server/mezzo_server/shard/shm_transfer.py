@@ -102,7 +102,9 @@ class ShmGet(ShmRequest):
     def start(self) -> None:
         """Begin. The answer comes through the session."""
         try:
-            self.begin_load(self.keys, sum([self.weigh(index)[0] for index in range(self.count)]))
+            # Most have one extent: its length, without another list for each.
+            rooms = [pairs[1] if len(pairs) == 2 else sum(pairs[1::2]) for pairs in self.extents]
+            self.begin_load(self.keys, sum(rooms))
         except MezzoError as error:
             self.fail(error)
             return
