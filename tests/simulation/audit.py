@@ -177,7 +177,7 @@ def check_rest(store: BlockStore) -> None:
     assert store._puts.in_flight == store._gets.in_flight == store._deletes.in_flight == 0
     assert store._writer.waiting == 0
     assert not context.later
-    assert not context.jobs
+    assert not any(jobs.queue or jobs.schedule.waiting for jobs in context.job_queues)
     assert not context.failures
     assert context.closing or not context.erasure.running
     assert not context.streams

@@ -1,7 +1,7 @@
-"""A shard in virtual time, on a device with a latency and a bandwidth, under the load of several tenants.
+"""A shard in virtual time, whose device and worker threads have a bandwidth, under the load of several tenants.
 
 The real block store, service and sessions; frames go in and out of them without sockets.  A request takes no
-time but what the device, the scheduling and the quotas make of it, so that what is measured is fairness.
+time but what the device, the workers, the scheduling and the quotas make of it, so that what is measured is fairness.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from mezzo.errors import ErrorCode
 from mezzo.protocol.messages import Body, ErrorReply, Get, Kind, Put
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.devices.memory import MemoryDevice
-from mezzo_server.blockstore.io import Transfer
+from mezzo_server.blockstore.io import Job, Transfer
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.schedule import Schedule
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.config import Limits
+from mezzo_server.hot.arena import AnonymousArena
+from mezzo_server.hot.tier import HotTier
 from mezzo_server.quota.accounts import Accounts
 from mezzo_server.shard.charging import Meter
 from mezzo_server.shard.service import Service
@@ -84,6 +86,40 @@ class TimedDevice(MemoryDevice):
         return
 
 
+class TimedWorkers(InlineWorkers):
+    """Threads that do one job after the other at a rate, and in the order in which they were given them."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__()
+        self._now = now
+        self.bytes_per_s = float("inf")
+        self._free_at = 0.0
+        self._queue: deque[tuple[float, Job]] = deque()
+
+    @property
+    def next_at(self) -> float:
+        """When the next job ends."""
+        return self._queue[0][0] if self._queue else float("inf")
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        now = self._now()
+        for job in jobs:
+            size = sum(span.length for span in job.target or job.source)
+            self._free_at = max(self._free_at, now) + size / self.bytes_per_s
+            self._queue.append((self._free_at, job))
+
+    def reap(self) -> list[Job]:
+        now, due = self._now(), []
+        while self._queue and self._queue[0][0] <= now:
+            due.append(self._queue.popleft()[1])
+        super().submit(due)
+        return super().reap()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._queue)
+
+
 class Load:
     """What one tenant's clients asked for, and what became of it. Times are virtual seconds."""
 
@@ -118,6 +154,8 @@ class TimedShard:
         limits: Limits | None = None,
         default: Quota | None = None,
         options: dict[str, object] | None = None,
+        workers_bytes_per_s: float = float("inf"),
+        hot_bytes: int = 0,
     ) -> None:
         self.now = 1000.0
         self.random = random.Random(seed)
@@ -135,6 +173,15 @@ class TimedShard:
         )
         # Formatted on a device that takes no time.
         self.device = TimedDevice(device_bytes, self.clock, bytes_per_s=float("inf"), latency_s=0.0)
+        self.workers = TimedWorkers(self.clock)
+        self.hot: HotTier | None = None
+        if hot_bytes:
+            self.hot = HotTier(
+                bytes_max=hot_bytes,
+                arena_bytes=hot_bytes // 8,
+                new_arena=AnonymousArena,
+                fill_puts=True,
+            )
         self.store_staging = StagingPool(16 * MIB)
         self.staging = StagingPool(self.limits.staging_bytes)
         chosen: dict[str, object] = {
@@ -146,11 +193,12 @@ class TimedShard:
         }
         self.store = BlockStore.open(
             [self.device],
-            InlineWorkers(),
+            self.workers,
             self.store_staging,
             StoreOptions(**chosen),  # type: ignore[arg-type]
             now=self.clock,
             entropy=self.random.randbytes,
+            hot=self.hot,
         )
         self.accounts = Accounts(self.clock, default)
         self.service = Service(
@@ -166,6 +214,7 @@ class TimedShard:
         self.tenants = tenants
         self.accounts.tenants_are({tenant.id: tenant for tenant in tenants.values()})
         self.device.bytes_per_s, self.device.latency_s = bytes_per_s, latency_s
+        self.workers.bytes_per_s = workers_bytes_per_s
         self._tick()
 
     def clock(self) -> float:
@@ -260,7 +309,7 @@ class TimedShard:
         until = self.now + seconds
         while True:
             self.settle()
-            when = min(self._events[0][0], self.device.next_at)
+            when = min(self._events[0][0], self.device.next_at, self.workers.next_at)
             if when > until:
                 self.now = until
                 return
@@ -292,7 +341,8 @@ class TimedShard:
 
     @contextmanager
     def no_time(self) -> Iterator[None]:
-        """The device takes no time, and nobody has a quota."""
+        """Device and workers take no time, and nobody has a quota."""
+        jobs_rate, self.workers.bytes_per_s = self.workers.bytes_per_s, float("inf")
         rate, latency = self.device.bytes_per_s, self.device.latency_s
         self.accounts.tenants_are({})
         self.device.bytes_per_s, self.device.latency_s = float("inf"), 0.0
@@ -300,6 +350,7 @@ class TimedShard:
         self.accounts.tenants_are({one.id: one for one in self.tenants.values()})
         self.device.bytes_per_s, self.device.latency_s = rate, latency
         self.device._free_at = self.now
+        self.workers.bytes_per_s = jobs_rate
         for log in self.store._context.logs:
             # what was learnt of it was of another device
             log.schedule = Schedule(self._device_queue_s, 0.2, self.now)
@@ -312,5 +363,7 @@ class TimedShard:
         assert not self.store.busy
         self.device.bytes_per_s, self.device.latency_s = float("inf"), 0.0
         self.store.close()
+        if self.hot is not None:
+            self.hot.close()
         self.staging.close()
         self.store_staging.close()

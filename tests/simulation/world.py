@@ -52,6 +52,8 @@ OPTIONS = StoreOptions(
 )
 STEPS_TO_REST = 20_000
 TTLS_MS = (1, 300, 5_000, 60_000)
+JOBS_BYTES = 40_000
+"""given to worker threads at a time in some worlds, and one job"""
 
 
 class ShuffledWorkers(InlineWorkers):
@@ -186,6 +188,9 @@ class World:
             standing=self.generations.standing(),
         )
         self.store.set_tenant_keys(self.tenant_keys)
+        if self.seed % 3 == 0:
+            for queue in self.store._context.job_queues:
+                queue.schedule.outstanding_max = JOBS_BYTES  # so that jobs wait for their turn
         if self.capacity_bytes:
             self.store.shares = Capped(self.capacity_bytes)
             space = self.store.space

@@ -6,10 +6,9 @@ Owner of every piece of mutable state that more than one part touches.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mezzo.checksum import chunk_seed, part_seed
+from mezzo.checksum import chunk_seed
 from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.admission.admission import Admission
 from mezzo_server.blockstore.clock import Clock
@@ -18,28 +17,19 @@ from mezzo_server.blockstore.erasure import Erasure
 from mezzo_server.blockstore.expiry import Expiry
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.blockstore.index import Index, NamespaceIndex
-from mezzo_server.blockstore.io import Job, Task, Workers
+from mezzo_server.blockstore.io import Workers
+from mezzo_server.blockstore.jobs import JobQueue
 from mezzo_server.blockstore.options import StoreOptions
+from mezzo_server.blockstore.payloads import Payloads
 from mezzo_server.blockstore.policies import ReclaimPolicy, policy
 from mezzo_server.blockstore.policies.rewrites import BURST_SEGMENTS, RewriteBudget
-from mezzo_server.blockstore.sealing import (
-    RUN_BYTES,
-    Sealer,
-    Unseal,
-    bound_to,
-    plain_length,
-    run_seal,
-    run_unseal,
-    sealed_parts,
-)
+from mezzo_server.blockstore.sealing import RUN_BYTES, Sealer, plain_length
 from mezzo_server.blockstore.segment import Segment, life_of, number_of
 from mezzo_server.blockstore.shares import Shares
-from mezzo_server.blockstore.spans import by_part, copy, total
 from mezzo_server.blockstore.tasks import Event, Later
 from mezzo_server.blockstore.tasks import Task as Coro
 from mezzo_server.hot.slots import Slot, State
 from mezzo_server.hot.tier import HotTier
-from mezzo_server.memory import Span
 from mezzo_server.staging import StagingPool
 
 if TYPE_CHECKING:
@@ -49,13 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-COPY_INLINE_BYTES = 64 << 10
-"""`spans.copy` holds the interpreter lock"""
-CIPHER_INLINE_BYTES = 64 << 10
-"""Parts up to this size are encrypted in the loop: handing one over costs more."""
-
-
-class Context:
+class Context(Payloads):
     """Shared state of one store. Owner: `BlockStore`."""
 
     def __init__(
@@ -97,10 +81,11 @@ class Context:
         self.next_sequence = 1
         self.next_life = 1
         self.later = Later()
-        self.jobs: list[Job] = []
+        self.jobs = JobQueue(workers, options, now())
         self.ciphers = ciphers
         """what encrypts and decrypts large parts; None: the loop does"""
-        self.cipher_jobs: list[Job] = []
+        self.cipher_jobs = None if ciphers is None else JobQueue(ciphers, options, now())
+        self.job_queues = [queue for queue in (self.jobs, self.cipher_jobs) if queue is not None]
         self.sealer = Sealer(entropy(RUN_BYTES))
         self.inline_left = options.inline_bytes
         """payload bytes that may still be worked on in this turn, in the loop"""
@@ -276,86 +261,6 @@ class Context:
         if namespace.events is not None and not moves:
             namespace.events.add(EventKind.STORED, key, segment.table.length[number])
 
-    def verify(
-        self,
-        seed: int,
-        first_part: int,
-        lengths: Sequence[int],
-        checksums: Sequence[int],
-        spans: Sequence[Span],
-        done: Callable[[bool], None],
-    ) -> None:
-        """Whether the parts in ``spans`` have these checksums: now if small, else off the loop."""
-
-        def compare(found: list[int]) -> None:
-            done(all(map(int.__eq__, found, checksums)))
-
-        self.digest(seed, first_part, lengths, spans, compare)
-
-    def digest(
-        self,
-        seed: int,
-        first_part: int,
-        lengths: Sequence[int],
-        spans: Sequence[Span],
-        done: Callable[[list[int]], None],
-    ) -> None:
-        """Checksums of the parts that lie in ``spans`` one after the other."""
-        size = spans[0].length if len(spans) == 1 else total(spans)
-        if size <= self.inline_left:
-            self.inline_left -= size
-            checksum = self.workers.checksum
-            parts = enumerate(by_part(spans, lengths), first_part)
-            done([checksum(pieces, part_seed(seed, part)) for part, pieces in parts])
-            return
-        found = [0] * len(lengths)
-        left = len(lengths)
-
-        def one(at: int, job: Job) -> None:
-            nonlocal left
-            found[at] = job.result
-            left -= 1
-            if not left:
-                done(found)
-
-        for at, pieces in enumerate(by_part(spans, lengths)):
-            part = part_seed(seed, first_part + at)
-            self.jobs.append(Job(Task.CHECKSUM, source=pieces, seed=part, done=partial(one, at)))
-
-    def copy_digest(
-        self,
-        seed: int,
-        first_part: int,
-        lengths: Sequence[int],
-        target: Sequence[Span],
-        source: Sequence[Span],
-        done: Callable[[list[int]], None],
-    ) -> None:
-        """Copy parts, and take the checksums of what arrived: now if small, else off the loop."""
-        size = 2 * total(target)  # a copy holds the loop for longer than a checksum
-        parts = list(zip(by_part(target, lengths), by_part(source, lengths), strict=True))
-        if size <= self.inline_left:
-            self.inline_left -= size
-            copy_checksum = self.workers.copy_checksum
-            numbered = enumerate(parts, first_part)
-            done([copy_checksum(pieces, to, part_seed(seed, part)) for part, (to, pieces) in numbered])
-            return
-        found = [0] * len(parts)
-        left = len(parts)
-
-        def one(at: int, job: Job) -> None:
-            nonlocal left
-            found[at] = job.result
-            left -= 1
-            if not left:
-                done(found)
-
-        for at, (to, pieces) in enumerate(parts):
-            part = part_seed(seed, first_part + at)
-            self.jobs.append(
-                Job(Task.COPY_CHECKSUM, source=pieces, target=to, seed=part, done=partial(one, at))
-            )
-
     def ready_slot(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> Slot | None:
         """The slot that holds this visible chunk; None: it is not hot, or not yet."""
         slot = namespace.hot.get(key)
@@ -363,93 +268,8 @@ class Context:
             return None
         return slot
 
-    def copy(self, target: Sequence[Span], source: Sequence[Span], done: Callable[[], None]) -> None:
-        """Copy: now if small, else off the loop."""
-        size = total(target)
-        if size <= min(self.inline_left, COPY_INLINE_BYTES):
-            self.inline_left -= size
-            copy(target, source)
-            done()
-        else:
-            self.jobs.append(Job(Task.COPY, target=target, source=source, done=lambda job: done()))
-
-    def seal(
-        self,
-        namespace: NamespaceIndex,
-        key: bytes,
-        parts: Sequence[int],
-        target: Span,
-        source: Sequence[Span],
-        done: Callable[[int], None],
-    ) -> None:
-        """Encrypt the parts of a chunk, ``parts`` bytes each, one behind the other into ``target``; 0 or ``-errno``."""
-        into = list(by_part([target], sealed_parts(parts)))
-        ended = _all_of(len(parts), done)
-        for part, pieces in enumerate(by_part(source, parts)):
-            seal = self.sealer.seal(namespace.scope, key, part, len(parts))
-            job = Job(Task.SEAL, source=pieces, target=into[part], done=ended, context=seal)
-            if self._here(parts[part]):
-                job.result = run_seal(seal, pieces, into[part])
-                ended(job)
-            else:
-                self.cipher_jobs.append(job)
-
-    def unseal(
-        self,
-        namespace: NamespaceIndex,
-        key: bytes,
-        parts: tuple[int, int],
-        lengths: Sequence[int],
-        source: Span,
-        target: Sequence[Span],
-        done: Callable[[int], None],
-    ) -> None:
-        """Decrypt parts of a chunk that lie one behind the other in ``source``; 0, or the worst ``-errno``.
-
-        ``parts``: number of the first, count of parts of the whole chunk; ``lengths``: of those that are
-        read, bytes, decrypted.
-        """
-        first, count = parts
-        pieces = list(by_part([source], sealed_parts(lengths)))
-        ended = _all_of(len(lengths), done)
-        for at, into in enumerate(by_part(target, lengths)):
-            unseal = Unseal(
-                self.sealer, namespace.scope.tenant, bound_to(namespace.scope, key, first + at, count)
-            )
-            job = Job(Task.UNSEAL, source=pieces[at], target=into, done=ended, context=unseal)
-            if self._here(lengths[at]):
-                job.result = run_unseal(unseal, pieces[at], into)
-                ended(job)
-            else:
-                self.cipher_jobs.append(job)
-
-    def _here(self, size: int) -> bool:
-        """Whether so many bytes are encrypted or decrypted in the loop."""
-        if self.ciphers is not None and size > min(CIPHER_INLINE_BYTES, self.inline_left):
-            return False
-        self.inline_left -= size
-        return True
-
-    def zero(self, target: Sequence[Span], done: Callable[[], None]) -> None:
-        """Fill with zeros, off the loop."""
-        self.jobs.append(Job(Task.ZERO, target=target, done=lambda job: done()))
-
     @staticmethod
     def seed(namespace: NamespaceIndex, key: bytes) -> int:
         """Seed of a chunk's checksums."""
         scope = namespace.scope
         return chunk_seed(scope.tenant + scope.namespace, key)
-
-
-def _all_of(count: int, done: Callable[[int], None]) -> Callable[[Job], None]:
-    """A callback for ``count`` jobs that calls ``done`` once, with the lowest of their results or 0."""
-    worst = 0
-
-    def ended(job: Job) -> None:
-        nonlocal count, worst
-        worst = min(worst, job.result)
-        count -= 1
-        if not count:
-            done(worst)
-
-    return ended

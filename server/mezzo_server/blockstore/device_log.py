@@ -90,7 +90,7 @@ class DeviceLog:
         """what came since the last `submit`"""
         self.pace = Pace(RATE_START, LATENCY_START_S)
         """how fast the device does what it is given"""
-        self.schedule = Schedule(
+        self.schedule: Schedule[Transfer] = Schedule(
             context.options.device_queue_s, context.options.background_share, context.now()
         )
         self.queued_bytes = 0

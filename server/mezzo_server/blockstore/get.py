@@ -242,7 +242,8 @@ class _Get:
                 targets = [cut(self._chunks[place].target, 0, self._lengths[place]) for place in came]
                 self._lengths = [-1] * len(self._lengths)
                 self._from_hot = [0, 0]
-                self._gets.context.zero([span for target in targets for span in target], self._end)
+                spans = [span for target in targets for span in target]
+                self._gets.context.zero(spans, self._end, self._namespace.scope.tenant)
             else:
                 self._end()
 

@@ -77,7 +77,7 @@ class HotReads:
                 # what is stored has other checksums than what lies in the slot
                 lengths = plain_parts(segment.table, number)
                 seed = self._context.seed(namespace, key)
-                self._context.digest(seed, 0, lengths, [filling.span()], digested)
+                self._context.digest(seed, 0, lengths, [filling.span()], digested, read.tenant)
             else:
                 hot.ready(filling, sequence)
 
@@ -141,7 +141,7 @@ class HotReads:
         context, hot = self._context, self.hot
         offset, lengths, checksums = hot_select(slot, *place, *parts)
         first_part = parts[0]
-        seed = context.seed(namespace, slot.key)
+        seed, tenant = context.seed(namespace, slot.key), namespace.scope.tenant
         source = [slot.span(offset, sum(lengths))]
         hot.used(slot)
         hot.use(slot)
@@ -154,18 +154,18 @@ class HotReads:
             if all(map(int.__eq__, found, checksums)):
                 end(True)
             else:
-                context.verify(seed, first_part, lengths, checksums, source, confirmed)
+                context.verify(seed, first_part, lengths, checksums, source, confirmed, tenant)
 
         def confirmed(right: bool) -> None:
             if right:
                 context.counters["mismatches_not_confirmed"] += 1
-                context.copy(target, source, lambda: end(True))
+                context.copy(target, source, lambda: end(True), tenant)
                 return
             context.counters["hot_mismatches"] += 1
             hot.drop(slot)
             end(False)
 
-        context.copy_digest(seed, first_part, lengths, target, source, copied)
+        context.copy_digest(seed, first_part, lengths, target, source, copied, tenant)
 
     def warm(self, namespace: NamespaceIndex, keys: Sequence[bytes], done: Callable[[], None]) -> None:
         """Read into the hot tier what is present and not hot, as far as there is room; then ``done``.

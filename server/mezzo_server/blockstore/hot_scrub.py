@@ -12,6 +12,7 @@ from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.budget import Budget
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.hot_read import hot_select
+from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.scrub import BURST_S
 from mezzo_server.hot.slots import Cut, Slot, State
 from mezzo_server.hot.tier import HotTier
@@ -85,4 +86,4 @@ class HotScrub:
 
         seed = context.seed(namespace, slot.key)
         _, lengths, checksums = hot_select(slot, segment, number, 0, 0)
-        context.verify(seed, 0, lengths, checksums, [slot.span()], verified)
+        context.verify(seed, 0, lengths, checksums, [slot.span()], verified, BACKGROUND)

@@ -168,7 +168,19 @@ class Job:
     (`blockstore.sealing`); ``result`` is 0 or ``-errno``. Only workers with the interpreter do these.
     """
 
-    __slots__ = ("context", "done", "fd", "offset", "result", "seed", "source", "target", "task")
+    __slots__ = (
+        "context",
+        "done",
+        "fd",
+        "length",
+        "offset",
+        "result",
+        "seed",
+        "source",
+        "target",
+        "task",
+        "tenant",
+    )
 
     def __init__(
         self,
@@ -190,6 +202,10 @@ class Job:
         self.offset = offset
         self.done = done
         self.context = context
+        self.tenant: bytes | None = None
+        """for whose work the threads are used (jobs.py)"""
+        self.length = 0
+        """bytes that it works on, for who shares the threads' time"""
         self.result = 0
 
 

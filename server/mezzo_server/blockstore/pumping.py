@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mezzo.errors import DeviceFailed
 from mezzo_server.blockstore.context import Context
-from mezzo_server.blockstore.io import Device, Workers
+from mezzo_server.blockstore.io import Device, Job, Workers
+from mezzo_server.blockstore.spans import total
 
 STEPS_PER_PUMP = 64
 """Deferred steps run in one turn; each takes some tens of microseconds."""
@@ -30,7 +31,6 @@ class Pumping:
         context.later.run(STEPS_PER_PUMP, context.failures.append)
         context.inline_left = context.options.inline_bytes
         moved = 0
-        all_workers = context.all_workers
         for _ in range(ROUNDS_PER_PUMP):
             self._submit()
             ended = 0
@@ -49,9 +49,13 @@ class Pumping:
                 ended += len(reaped)
                 log.schedule.ended(len(reaped), nbytes, now)
                 log.pace.moved(nbytes, now)
-            for workers in all_workers:
-                for job in workers.reap():
-                    ended += 1
+            for queue in context.job_queues:
+                jobs = queue.workers.reap()
+                if not jobs:
+                    continue
+                ended += len(jobs)
+                queue.ended(jobs, context.now())
+                for job in jobs:
                     if job.done is not None:
                         context.call(job.done, job)
             if not ended:
@@ -62,14 +66,22 @@ class Pumping:
             raise context.failures.pop(0)
         return moved
 
+    def run_jobs(self, jobs: Sequence[Job], tenant: bytes) -> None:
+        """Work of the caller's for the workers, in its turn; `pump` calls back what has ended."""
+        queue = self._context.jobs
+        for job in jobs:
+            queue.add(job, tenant, total(job.source) + total(job.target))
+
+    @property
+    def jobs_scheduled(self) -> int:
+        """Jobs that wait for their tenant's turn before the workers are given them."""
+        return sum(queue.schedule.waiting for queue in self._context.job_queues)
+
     def _submit(self) -> None:
         context = self._context
-        if context.jobs:
-            jobs, context.jobs = context.jobs, []
-            context.workers.submit(jobs)
-        if context.cipher_jobs and context.ciphers is not None:
-            jobs, context.cipher_jobs = context.cipher_jobs, []
-            context.ciphers.submit(jobs)
+        for jobs in context.job_queues:
+            if jobs.queue or jobs.schedule.waiting:
+                jobs.submit(context.shares, context.now)
         for log in context.logs:
             if log.queue or log.schedule.waiting:
                 log.submit()
@@ -78,7 +90,7 @@ class Pumping:
     def eager(self) -> bool:
         """Whether `pump` should be called again at once, without waiting for an event."""
         context = self._context
-        queued = context.jobs or context.cipher_jobs or any(log.queue for log in context.logs)
+        queued = any(jobs.queue for jobs in context.job_queues) or any(log.queue for log in context.logs)
         return bool(len(context.later) or queued)
 
     def _run_until(self, reached: Callable[[], bool]) -> None:

@@ -280,7 +280,7 @@ class _Group:
     def _stage(self, piece: Span, header: int) -> None:
         """Copy what cannot go straight, then take checksums of what will be written."""
         ticket = self._ticket
-        context = ticket._puts.context
+        context, tenant = ticket._puts.context, ticket._namespace.scope.tenant
         self._piece = piece
         self._request = None
         at = header
@@ -298,15 +298,17 @@ class _Group:
                 slot.span(length, whole - length).view[:] = bytes(whole - length)
                 self._spans.append([slot.span(0, whole)])
                 self._left += 1
-                seed = context.seed(ticket._namespace, chunk.key)
-                context.copy_digest(seed, 0, chunk.parts, [slot.span()], chunk.source, self._digested(place))
+                seed, digested = context.seed(ticket._namespace, chunk.key), self._digested(place)
+                context.copy_digest(seed, 0, chunk.parts, [slot.span()], chunk.source, digested, tenant)
             elif self._bounced[place]:
                 target = piece.part(at, whole)
                 at += whole
                 target.view[length:] = bytes(whole - length)
                 self._spans.append([target])
                 self._left += 1
-                context.copy(cut([target], 0, length), chunk.source, partial(self._take_checksums, place))
+                context.copy(
+                    cut([target], 0, length), chunk.source, partial(self._take_checksums, place), tenant
+                )
             else:
                 body = length - length % BLOCK_BYTES
                 spans = cut(chunk.source, 0, body) if body else []
@@ -325,6 +327,7 @@ class _Group:
         """Encrypt a chunk, by way of its slot if it becomes hot, into ``piece`` from ``at`` on; bytes taken."""
         ticket = self._ticket
         context, namespace = ticket._puts.context, ticket._namespace
+        tenant = namespace.scope.tenant
         chunk, entry = ticket._chunks[self._numbers[place]], self._entries[place]
         whole = blocks_of(entry.length) * BLOCK_BYTES
         piece.view[at + entry.length : at + whole] = bytes(whole - entry.length)
@@ -341,7 +344,7 @@ class _Group:
                 self._fault = InternalError(f"a chunk could not be encrypted: {os.strerror(-result)}")
                 self._ready()
             else:
-                context.digest(context.seed(namespace, chunk.key), 0, entry.parts, [target], digested)
+                context.digest(context.seed(namespace, chunk.key), 0, entry.parts, [target], digested, tenant)
 
         def copied(found: list[int]) -> None:
             if slot is None:
@@ -358,7 +361,7 @@ class _Group:
             context.seal(namespace, chunk.key, chunk.parts, target, chunk.source, sealed)
         else:
             seed = context.seed(namespace, chunk.key)
-            context.copy_digest(seed, 0, chunk.parts, [slot.span()], chunk.source, copied)
+            context.copy_digest(seed, 0, chunk.parts, [slot.span()], chunk.source, copied, tenant)
         return whole
 
     def _take_checksums(self, place: int) -> None:
@@ -370,8 +373,8 @@ class _Group:
             return
         context = ticket._puts.context
         spans = cut(self._spans[place], 0, sum(chunk.parts))
-        seed = context.seed(ticket._namespace, chunk.key)
-        context.digest(seed, 0, chunk.parts, spans, self._digested(place))
+        seed, tenant = context.seed(ticket._namespace, chunk.key), ticket._namespace.scope.tenant
+        context.digest(seed, 0, chunk.parts, spans, self._digested(place), tenant)
 
     def _digested(self, place: int) -> Callable[[list[int]], None]:
         """A callback that takes over the checksums of one chunk, or compares them with those known."""

@@ -155,7 +155,9 @@ class ChunkRead:
                 )
             spans = self.target
         seed = context.seed(self.namespace, self.key)
-        context.verify(seed, self.first_part, self.lengths, self.checksums, spans, self._verified)
+        context.verify(
+            seed, self.first_part, self.lengths, self.checksums, spans, self._verified, self.tenant
+        )
 
     def _verified(self, right: bool) -> None:
         if not right:
@@ -170,7 +172,7 @@ class ChunkRead:
         """What was verified in staging goes into the target, decrypted if it is encrypted."""
         context = self._context
         if not self.sealed:
-            context.copy(self.target, [source], lambda: self._end(True))
+            context.copy(self.target, [source], lambda: self._end(True), self.tenant)
             return
         parts = (self.first_part, self.segment.table.parts[self.number])
         lengths = [length - OVERHEAD_BYTES for length in self.lengths]
@@ -209,7 +211,9 @@ class ChunkRead:
                 return
             spans = cut([piece], self.skip, self.length)
             seed = self._context.seed(self.namespace, self.key)
-            self._context.verify(seed, self.first_part, self.lengths, self.checksums, spans, self._confirmed)
+            self._context.verify(
+                seed, self.first_part, self.lengths, self.checksums, spans, self._confirmed, self.tenant
+            )
 
         log.transfer(Op.READ, self.start, [piece], moved, self.time, tenant=self.tenant)
 
@@ -235,7 +239,7 @@ class ChunkRead:
         self._zero()
 
     def _zero(self) -> None:
-        self._context.zero(self.target, lambda: self._end(False))
+        self._context.zero(self.target, lambda: self._end(False), self.tenant)
 
     def _give_back(self) -> None:
         if self._staged is not None:

@@ -139,7 +139,8 @@ class Rewriter:
                 verdict: Event[bool] = Event()
                 lengths, checksums = table.part_lengths(number), table.part_checksums(number)
                 seed = context.seed(namespace, table.keys[number])
-                context.verify(seed, 0, lengths, checksums, [span.part(0, table.length[number])], verdict)
+                spans = [span.part(0, table.length[number])]
+                context.verify(seed, 0, lengths, checksums, spans, verdict, BACKGROUND)
                 if await verdict:
                     good.append((number, span))
                     continue

@@ -1,4 +1,4 @@
-"""Whose transfers a device works on next: weighted fair queueing between tenants with queued work.
+"""Whose work a device, or the worker threads, do next: weighted fair queueing between tenants with queued work.
 
 Start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queueing: A Scheduling Algorithm for Integrated
 Services Packet Switching Networks", SIGCOMM 1996): each flow (a tenant, or the background) has a queue; a
@@ -10,6 +10,9 @@ What a device has been given it works on as it likes, so only so much is given t
 *device-queue time*, by the rate that it has shown.  A tenant's flood waits here, where another tenant's
 transfer passes it by, and not in the device, where none could.
 
+Jobs of worker threads are scheduled in the same way (`jobs.py`); below, what is said of a device and its
+transfers is true of them too.
+
 Invariants: a flow's transfers go in order; what is urgent (flushes, headers of segments, tables, superblocks:
 transfers of no flow) never waits; something is with the device whenever something waits.  Nothing else may
 be concluded from the order of transfers: the store relies on completions alone.
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
+from typing import Generic, Protocol, TypeVar
 
 from mezzo_server.blockstore.io import Transfer
 from mezzo_server.blockstore.shares import Shares
@@ -41,6 +45,8 @@ RISE, FALL = 0.5, 0.3
 """How far one window moves the rate towards what it showed."""
 BEHIND_WEIGHT = 1 / 16
 """A tenant over a soft limit weighs so much of what it otherwise would: it comes last, and never not at all."""
+WEIGHT_MIN = 1e-3
+"""Less than any tenant's: a sum below it is that of none, but for rounding."""
 LOOK_S = 0.02
 """How long is relied on what was said of a tenant's weight."""
 FLOWS_MAX = 4096
@@ -50,14 +56,24 @@ SPLIT_BYTES = 4 << 20
 """A longer transfer goes in pieces, since whatever a device has begun nobody passes."""
 
 
-class Flow:
+class Work(Protocol):
+    """A transfer or a job: so many bytes, for a tenant; None: it is urgent."""
+
+    length: int
+    tenant: bytes | None
+
+
+W = TypeVar("W", bound=Work)
+
+
+class Flow(Generic[W]):
     """One tenant's queue for one device."""
 
     __slots__ = ("_looked_at", "bytes", "finish", "queue", "tenant", "wait_s", "weight")
 
     def __init__(self, tenant: bytes) -> None:
         self.tenant = tenant
-        self.queue: deque[tuple[float, Transfer]] = deque()
+        self.queue: deque[tuple[float, W]] = deque()
         """when it came, and what"""
         self.finish = 0.0
         """tag of the transfer that went last"""
@@ -77,16 +93,18 @@ class Flow:
         return self.weight
 
 
-class Schedule:
+class Schedule(Generic[W]):
     """The transfers of one device that wait, and how much the device has. Owner: its `DeviceLog`."""
 
-    def __init__(self, queue_s: float, background_share: float, now: float) -> None:
+    def __init__(
+        self, queue_s: float, background_share: float, now: float, *, rate: float = RATE_START
+    ) -> None:
         """``queue_s``: one device-queue time, 0: all is given at once; ``background_share`` of the device's
-        time is the background's while it and others have work.
+        time is the background's while it and others have work; ``rate``: what it is believed to do at first.
         """
         self._queue_s = queue_s
         self._background_ratio = background_share / (1 - background_share)
-        self.rate = RATE_START
+        self.rate = rate
         """cost that the device has been getting done, bytes a second"""
         self.outstanding = 0
         """cost of what it was given and has not ended"""
@@ -95,8 +113,8 @@ class Schedule:
         self.waiting = 0
         """transfers that wait here"""
         self.waiting_bytes = 0
-        self.flows: dict[bytes, Flow] = {}
-        self._heap: list[tuple[float, int, Flow]] = []
+        self.flows: dict[bytes, Flow[W]] = {}
+        self._heap: list[tuple[float, int, Flow[W]]] = []
         """(start tag, order, flow) of those flows that have transfers queued"""
         self._order = 0
         self._virtual = self._latest = 0.0
@@ -110,7 +128,19 @@ class Schedule:
         self._pressed = False
         """whether something waited all through this window"""
 
-    def next(self, queue: list[Transfer], shares: Shares, now: float) -> list[Transfer]:
+    def passes(self, cost: int) -> bool:
+        """Whether work of this cost may be given at once, in place of `next`; it then counts as given.
+
+        For who cannot afford more on his way: flows are told nothing, and time in which nothing was to do
+        before counts as if something had been, so that less is learnt of the rate and nothing wrong.
+        """
+        if self.waiting or self.outstanding + cost > self.outstanding_max:
+            return False
+        self.outstanding += cost
+        self._pressed = False
+        return True
+
+    def next(self, queue: list[W], shares: Shares, now: float) -> list[W]:
         """Those of ``queue``, which has just come, and of those that wait that the device gets now."""
         if not self.outstanding:
             self._idle_s += now - self._idle_at
@@ -172,13 +202,14 @@ class Schedule:
             return float("inf")
         return max(self.rate * self._queue_s, OUTSTANDING_BYTES_MIN)
 
-    def _flow(self, tenant: bytes) -> Flow:
+    def _flow(self, tenant: bytes) -> Flow[W]:
         if len(self.flows) >= FLOWS_MAX:
             self.flows = {name: flow for name, flow in self.flows.items() if flow.queue}
-        flow = self.flows[tenant] = Flow(tenant)
+        flow: Flow[W] = Flow(tenant)
+        self.flows[tenant] = flow
         return flow
 
-    def _add(self, transfer: Transfer, tenant: bytes, shares: Shares, now: float) -> None:
+    def _add(self, transfer: W, tenant: bytes, shares: Shares, now: float) -> None:
         flow = self.flows.get(tenant) or self._flow(tenant)
         if not flow.queue:
             if tenant != BACKGROUND:
@@ -189,7 +220,7 @@ class Schedule:
         self.waiting += 1
         self.waiting_bytes += transfer.length
 
-    def _take(self, shares: Shares, now: float) -> Transfer:
+    def _take(self, shares: Shares, now: float) -> W:
         start, _, flow = heappop(self._heap)
         came, transfer = flow.queue.popleft()
         self.waiting -= 1
@@ -217,7 +248,8 @@ class Schedule:
         return transfer
 
     def _background_weight(self) -> float:
-        return max(self._background_ratio * self._weights, 1e-3)
+        # Alone it is weighed as beside one tenant, so that who comes then is not before it for long.
+        return self._background_ratio * (self._weights if self._weights > WEIGHT_MIN else 1.0)
 
 
 def split(transfer: Transfer) -> list[Transfer]:

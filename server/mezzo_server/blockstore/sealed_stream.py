@@ -113,7 +113,9 @@ class SealedStream:
             self._arrived(found=True)
 
         span = self._memory.part(self._stored_bytes, self.length)
-        self._context.digest(self.seed, self._first_part, self.part_lengths, [span], digested)
+        self._context.digest(
+            self.seed, self._first_part, self.part_lengths, [span], digested, self._read.tenant
+        )
 
     def _arrived(self, *, found: bool) -> None:
         self._here, self._reading = True, False

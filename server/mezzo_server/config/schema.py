@@ -165,8 +165,8 @@ class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     drain_bytes_per_s: Natural = 256 * MIB
     """rate at which the chunks of a device that is drained move to the others; 0: as fast as it goes"""
     device_queue_ms: Annotated[int, Meta(ge=0, le=10_000)] = 10
-    """how much work a device is given at a time, by the rate that it has shown: what one tenant's flood
-    delays another's request by, at most. More than the device's latency. 0: all that there is"""
+    """how much work a device, or the worker threads, are given at a time, by the rate that they have shown: what
+    one tenant's flood delays another's request by, at most. More than the device's latency. 0: all that there is"""
     background_share: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """share of a device's time for reclaim, scrub and drains, while tenants have work for it too"""
     workers: Annotated[int, Meta(ge=1, le=64)] = 1

@@ -275,6 +275,12 @@ QUEUE_METRICS = (
     _gauge("scheduled_bytes", "Bytes of those transfers.", one("bytes_scheduled")),
     _gauge("worker_jobs", "Jobs with the worker threads.", one("workers_in_flight")),
     _gauge(
+        "jobs_scheduled",
+        "Jobs that wait for their tenant's turn before the worker threads are given them.",
+        one("jobs_scheduled"),
+        advice="Lasting: tenants want more checksums, copies and encryption than the threads do; more `shard.workers` may help.",
+    ),
+    _gauge(
         "staging_bytes",
         "Memory for payload on its way, by pool: of connections, and of the store.",
         by({"connections": "staging_bytes", "store": "store_staging_bytes"}),

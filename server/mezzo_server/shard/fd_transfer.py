@@ -169,7 +169,7 @@ def transfer(
             job = Job(task, source=piece, fd=region.fd, offset=offset, done=done, context=length)
         jobs.append(job)
     left = len(jobs)
-    session.service.run_jobs(jobs)
+    session.service.run_jobs(jobs, session.scope.tenant)
 
 
 def _truncated(region: Region) -> RegionError:

@@ -251,9 +251,9 @@ class Service:
         self.poke()
         return ticket
 
-    def run_jobs(self, jobs: Sequence[Job]) -> None:
-        """Work for the store's workers; they come back with its own."""
-        self.store.workers.submit(jobs)
+    def run_jobs(self, jobs: Sequence[Job], tenant: bytes) -> None:
+        """Work of a tenant for the store's workers; it comes back with the store's own."""
+        self.store.run_jobs(jobs, tenant)
         self.poke()
 
     def tick(self) -> None:
@@ -334,6 +334,7 @@ class Service:
             "store_staging_free_bytes": self.store.staging.free_bytes,
             "store_staging_waiting": self.store.staging.requests_waiting,
             "workers_in_flight": sum(workers.in_flight for workers in self.store.all_workers),
+            "jobs_scheduled": self.store.jobs_scheduled,
             "leased_bytes_max": self.leases.bytes_max,
             "events_namespaces": len(self.events),
             "events_readers": self.events.readers,
