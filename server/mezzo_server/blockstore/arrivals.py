@@ -9,7 +9,6 @@ from mezzo_server.blockstore.api import PutChunk
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.index import NamespaceIndex
-from mezzo_server.blockstore.sealing import sealed_parts
 
 GROUP_BYTES = 4 << 20
 GROUP_CHUNKS = 128
@@ -20,11 +19,13 @@ GROUP_SEGMENT_SHARE = 4
 ENTRY_BYTES_MAX = 128
 PART_BYTES = 12
 """Upper bounds of a row in a record's header or in a table, key included, and of a part's."""
+ROWS_BYTES_MAX = 2 * ENTRY_BYTES_MAX
+"""of a chunk's two rows, without its parts"""
 
 
 def record_weight(parts: Sequence[int]) -> int:
     """Bytes that a chunk adds to a segment, at most: payload, and its rows in header and table."""
-    return blocks_of(sum(parts)) * BLOCK_BYTES + 2 * (ENTRY_BYTES_MAX + PART_BYTES * len(parts))
+    return blocks_of(sum(parts)) * BLOCK_BYTES + ROWS_BYTES_MAX + 2 * PART_BYTES * len(parts)
 
 
 @dataclass(slots=True)
@@ -53,36 +54,37 @@ def arrivals(
     namespace: NamespaceIndex,
     chunks: Sequence[PutChunk],
     fresh: Sequence[int],
-    *,
-    sealed: bool,
+    sizes: Sequence[int],
 ) -> list[Arrivals]:
-    """Those of a request's chunks that are not stored yet, in groups. ``sealed``: they are encrypted."""
+    """Those of a request's chunks that are not stored yet, in groups. ``sizes``: of all chunks, in whole blocks."""
     if not fresh:
         return []
     policy = context.policy
     most = min(GROUP_BYTES, context.segment_bytes_min // GROUP_SEGMENT_SHARE)
     marks = policy.arriving(namespace.salt, chunks, fresh)
     if marks is None:
-        return [Arrivals(numbers, None, 0) for numbers in _cut(chunks, fresh, sealed, most)]
+        return [Arrivals(numbers, None, 0) for numbers in _cut(chunks, fresh, sizes, most)]
     of = dict(zip(fresh, marks, strict=True))
     lanes = list(map(policy.lane, marks))
     result = []
     for lane in sorted(set(lanes)):
         mine = [number for number, one in zip(fresh, lanes, strict=True) if one == lane]
-        for numbers in _cut(chunks, mine, sealed, most):
+        for numbers in _cut(chunks, mine, sizes, most):
             result.append(Arrivals(numbers, [of[number] for number in numbers], lane))
     return result
 
 
-def _cut(chunks: Sequence[PutChunk], numbers: Sequence[int], sealed: bool, most: int) -> list[list[int]]:
+def _cut(
+    chunks: Sequence[PutChunk], numbers: Sequence[int], sizes: Sequence[int], most: int
+) -> list[list[int]]:
     if len(numbers) == 1:
         return [list(numbers)]
     groups: list[list[int]] = []
     group: list[int] = []
     size = 0
     for number in numbers:
-        parts = chunks[number].parts
-        weighs = record_weight(sealed_parts(parts) if sealed else parts)
+        # `record_weight`, of what is known already
+        weighs = sizes[number] + ROWS_BYTES_MAX + 2 * PART_BYTES * len(chunks[number].parts)
         if not group or size + weighs > most or len(group) >= GROUP_CHUNKS:
             group, size = [], 0
             groups.append(group)

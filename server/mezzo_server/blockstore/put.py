@@ -174,7 +174,7 @@ class PutTicket:
         taken = (
             numbers if context.admission.takes_all else admitted(context, namespace, self._chunks, numbers)
         )
-        for arriving in arrivals(context, namespace, self._chunks, taken, sealed=self.sealed):
+        for arriving in arrivals(context, namespace, self._chunks, taken, self._sizes):
             group = _Group(self, arriving)
             self._groups.append(group)
             group.begin()
@@ -207,6 +207,7 @@ class _Group:
         "_bounced",
         "_entries",
         "_fault",
+        "_header_bytes",
         "_left",
         "_numbers",
         "_piece",
@@ -231,6 +232,8 @@ class _Group:
         """where in the hot tier the chunks go, if they do"""
         self._fault: Exception | None = None
         self._align_bytes = 0
+        self._header_bytes = 0
+        """in whole blocks"""
         self._left = 0
 
     def begin(self) -> None:
@@ -262,11 +265,10 @@ class _Group:
             self._bounced.append(bounce)
             if slot is None and not sealed:
                 size += blocks_of(length) * BLOCK_BYTES if bounce else (length % BLOCK_BYTES and BLOCK_BYTES)
-        header = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
+        header = self._header_bytes = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
         try:
-            self._request = context.staging.request(
-                header + size, lambda piece: self._stage(piece, header), ticket._namespace.scope.tenant
-            )
+            tenant = ticket._namespace.scope.tenant
+            self._request = context.staging.request(header + size, self._stage, tenant)
         except (Busy, TooLarge) as error:
             self._ended(error)
 
@@ -277,13 +279,13 @@ class _Group:
             return None
         return hot.reserve(namespace.hot, namespace.scope.tenant, key, length)
 
-    def _stage(self, piece: Span, header: int) -> None:
+    def _stage(self, piece: Span) -> None:
         """Copy what cannot go straight, then take checksums of what will be written."""
         ticket = self._ticket
         context, tenant = ticket._puts.context, ticket._namespace.scope.tenant
         self._piece = piece
         self._request = None
-        at = header
+        at = self._header_bytes
         self._left = 1
         for place, number in enumerate(self._numbers):
             chunk = ticket._chunks[number]
@@ -321,7 +323,7 @@ class _Group:
                 self._spans.append(spans)
                 self._left += 1
                 self._take_checksums(place)
-        self._ready(header)
+        self._ready()
 
     def _seal(self, place: int, slot: Slot | None, piece: Span, at: int) -> int:
         """Encrypt a chunk, by way of its slot if it becomes hot, into ``piece`` from ``at`` on; bytes taken."""
@@ -390,7 +392,7 @@ class _Group:
 
         return digested
 
-    def _ready(self, header: int = 0) -> None:
+    def _ready(self) -> None:
         self._left -= 1
         if self._left:
             return
@@ -403,12 +405,11 @@ class _Group:
             return
         if self._piece is None:
             raise RuntimeError("a group without staging memory is ready")
-        size = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
         self._write = RecordWrite(
             ticket._namespace.scope,
             self._entries,
             self._spans,
-            self._piece.part(0, size),
+            self._piece.part(0, self._header_bytes),
             self._ended,
             deadline=ticket._deadline,
             time=ticket._time,
