@@ -60,7 +60,8 @@ def arrivals(
     if not fresh:
         return []
     policy = context.policy
-    most = min(GROUP_BYTES, context.segment_bytes_min // GROUP_SEGMENT_SHARE)
+    # one alone is a record, however large
+    most = 0 if len(fresh) == 1 else min(GROUP_BYTES, context.segment_bytes_min // GROUP_SEGMENT_SHARE)
     marks = policy.arriving(namespace.salt, chunks, fresh)
     if marks is None:
         return [Arrivals(numbers, None, 0) for numbers in _cut(chunks, fresh, sizes, most)]

@@ -256,7 +256,7 @@ class Loads:
             size *= self._devices
         writing = self._puts.waiting_bytes
         ahead = self.queued + writing
-        own = self._queued.get(tenant, 0)
+        own = self._queued.get(tenant, 0) if self.queued else 0
         if self.queued > own:
             # Others have work too: it waits for its own share's worth, or until all of it is done.
             weight = self._weight(tenant)

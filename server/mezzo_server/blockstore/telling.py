@@ -46,7 +46,8 @@ class Telling:
             place = context.find(namespace, keys[0])
             if place is None:
                 return NO_SIZES
-            count, nbytes = 1, plain_length(place[0].table, place[1])
+            table, number = place[0].table, place[1]
+            count, nbytes = 1, plain_length(table, number) if table.has_sealed else table.length[number]
         else:
             count, nbytes = context.prefix(namespace, keys)
         rest = beyond and count < len(keys)
