@@ -289,14 +289,15 @@ class Put(Operation):
         declined = unpack(done.declined, len(self.keys)) if done.declined else [False] * len(self.keys)
         states = []
         for index in range(len(self.keys)):
-            if stored[index] + exists[index] + declined[index] > 1:
-                raise ProtocolError(f"PUT_DONE says more than one thing of index {index}")
             if stored[index]:
-                states.append(PutState.STORED)
+                state, more = PutState.STORED, exists[index] or declined[index]
             elif exists[index]:
-                states.append(PutState.EXISTS)
+                state, more = PutState.EXISTS, declined[index]
             else:
-                states.append(PutState.DECLINED if declined[index] else PutState.FAILED)
+                state, more = PutState.DECLINED if declined[index] else PutState.FAILED, False
+            if more:
+                raise ProtocolError(f"PUT_DONE says more than one thing of index {index}")
+            states.append(state)
         self.states = tuple(states)
 
     def renew(self) -> None:
