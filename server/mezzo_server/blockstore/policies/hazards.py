@@ -26,6 +26,8 @@ PRIOR = 12.0
 """how many uses a class needs to count as much as its group"""
 FORGET = 0.9
 """of what was learned is left when half of the capacity was put"""
+PATIENCE = 0.7
+"""A chunk is worth at least so much of what it will be worth one age later."""
 
 
 def _edges() -> list[int]:
@@ -148,7 +150,8 @@ def _worths(rates: Sequence[float]) -> list[float]:
             if left < 1e-4:
                 break
         worths.append(best)
-    # Never less than when it will be older: what comes must have its chance, or those that were here first stay.
+    # Not much less than when it will be older: what comes must have its chance, or those that were here first stay.
+    # With 1.0 it has too much of it where space is short, with 0.0 it has none.
     for age in range(AGES - 2, -1, -1):
-        worths[age] = max(worths[age], worths[age + 1])
+        worths[age] = max(worths[age], PATIENCE * worths[age + 1])
     return worths
