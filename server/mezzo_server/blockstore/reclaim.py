@@ -42,6 +42,8 @@ GAIN_SHARE_MIN = 1 / 16
 LASTING_SHARE = 0.1
 """What expires before this share of the device has been reclaimed is not worth rewriting."""
 INTERVAL_WEIGHT = 0.1
+NO_LIFE = float("inf")
+"""above all lives"""
 TRY_BYTES = 1 << 20
 STREAM_STALL_S = 0.1
 STREAM_PATIENCE_S = 2.0
@@ -101,11 +103,17 @@ class Reclaim:
         most, newest = log.gained, self._context.next_life
         vain: set[int] = set()
         """lives that could not be reclaimed"""
+        below = NO_LIFE
+        """only lives below it: what was there before space was last gained"""
         try:
             while self._wanted():
                 await self._context.erasure.over()
-                victim = self._choose(vain)
+                victim = self._choose(vain, below)
                 if victim is None:
+                    if below != NO_LIFE:
+                        # What was there when space was last gained has all been rewritten: leased, or too
+                        # large to lie closer. Again would not help before something changes.
+                        self._fruitless_at = self._context.changes
                     break
                 if not await self._reclaim(victim):
                     # Its survivors found no room, maybe: another one may have none.
@@ -113,27 +121,23 @@ class Reclaim:
                     continue
                 log.retiring = any(segment.retire for segment in log.segments.values())
                 if log.gained > most:
-                    most, newest = log.gained, self._context.next_life
+                    most, newest, below = log.gained, self._context.next_life, NO_LIFE
                 elif victim.life >= newest:
-                    # What was there when space was last gained has all been rewritten: leased, or too
-                    # large to lie closer. Again would not help before something changes.
-                    self._fruitless_at = self._context.changes
-                    break
+                    # The policy would have what was just rewritten again: first what it passed over.
+                    below = newest
                 self._freed()
         finally:
             self.running = False
 
-    def _choose(self, vain: Container[int] = ()) -> Segment | None:
-        sealed = [
-            segment
-            for segment in self._log.segments.values()
-            if segment.state is State.SEALED and segment.life not in vain
-        ]
+    def _choose(self, vain: Container[int], below: float) -> Segment | None:
+        everything = [segment for segment in self._log.segments.values() if segment.state is State.SEALED]
+        sealed = [segment for segment in everything if segment.life not in vain]
         # Empty and failed segments first: they cost nothing, or should be left as soon as possible.
         for segment in sealed:
             if segment.retire or not (segment.live_count or self._carries(segment)):
                 return segment
         most = PINNED_SHARE_MAX * self._log.superblock.segment_bytes
+        sealed = [segment for segment in sealed if segment.life < below]
         fit = [segment for segment in sealed if segment.live_count and segment.pinned_bytes <= most]
         victim = self._pick(fit)
         # Nothing but tombstones that are still needed: rewriting them gains little, so they take their
@@ -144,7 +148,7 @@ class Reclaim:
         if victim is not None:
             return victim
         if (
-            not sealed
+            not everything
             and self._writer.waiting
             and not any(s.state is State.SEALING for s in self._log.segments.values())
         ):

@@ -56,6 +56,27 @@ def test_any_sequence(name: str, steps: list[tuple[str, int]], seed: int) -> Non
     assert all(len(log.free) >= 2 for log in audit.context_of(rig.store).logs), "reclaim makes no progress"
 
 
+def test_a_policy_that_wants_what_it_just_rewrote_does_not_stop_reclaim() -> None:
+    """Found by Hypothesis: density took its own survivors again and gained nothing, and older ones were left."""
+    steps = (
+        "g16 p25 g12 p32 p8 p34 p16 p29 p40 g37 p40 u38 p25 g15 p0 p26 u0 t17 g18 t27 "
+        "u0 p40 p9 p35 p24 t33 u20 p2 p3 p12 g3 g14 p34 g11 p36 u34 g21 p8 p0 p15 "
+        "p24 p0 p31 p15 p39 p14 p20 p28 p0 p32 p0 p0 p27 p0 p24 p0 p34 p0 p0 p24"
+    )
+    rig = Rig(segments=12, options=options(policy="density", write_amplification=BUDGET))
+    for turn, step in enumerate(steps.split()):
+        key = b"k-%d" % int(step[1:])
+        if step[0] == "p":
+            for other in range(6):
+                assert rig.put(b"other-%d-%d" % (turn, other), 40_000) is PutStatus.STORED
+            assert rig.put(key, LENGTHS[int(step[1:]) % 3]) is not PutStatus.FAILED
+        elif step[0] == "g":
+            rig.get(key)
+        elif step[0] == "t":
+            rig.drain(ticks=1)
+    rig.drain()
+
+
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_the_budget_is_kept(name: str) -> None:
     for budget in (1.0, 1.1, 1.5):
