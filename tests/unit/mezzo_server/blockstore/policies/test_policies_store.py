@@ -59,7 +59,7 @@ def test_any_sequence(name: str, steps: list[tuple[str, int]], seed: int) -> Non
 def test_a_policy_that_wants_what_it_just_rewrote_does_not_stop_reclaim() -> None:
     """Found by Hypothesis: density took its own survivors again and gained nothing, and older ones were left."""
     steps = (
-        "g16 p25 g12 p32 p8 p34 p16 p29 p40 g37 p40 u38 p25 g15 p0 p26 u0 t17 g18 t27 "
+        "g16 u25 g12 p32 p8 p34 p16 p29 p40 g37 p40 u38 p25 g15 p0 p26 u0 t17 g18 t27 "
         "u0 p40 p9 p35 p24 t33 u20 p2 p3 p12 g3 g14 p34 g11 p36 u34 g21 p8 p0 p15 "
         "p24 p0 p31 p15 p39 p14 p20 p28 p0 p32 p0 p0 p27 p0 p24 p0 p34 p0 p0 p24"
     )
