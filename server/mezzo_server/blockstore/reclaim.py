@@ -129,7 +129,7 @@ class Reclaim:
         finally:
             self.running = False
 
-    def _choose(self, vain: Container[int], below: float) -> Segment | None:
+    def _choose(self, vain: Container[int] = (), below: float = NO_LIFE) -> Segment | None:
         everything = [segment for segment in self._log.segments.values() if segment.state is State.SEALED]
         sealed = [segment for segment in everything if segment.life not in vain]
         # Empty and failed segments first: they cost nothing, or should be left as soon as possible.
