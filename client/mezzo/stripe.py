@@ -50,7 +50,8 @@ class Stripe:
         sock.setblocking(False)
         session.receive_bytes_max = RECEIVE_BYTES_MAX
         self.session = session
-        self.lock = threading.Lock()
+        # The collector may end a forgotten client wherever something is allocated, so also in here.
+        self.lock = threading.RLock()
         self.load_bytes = 0
         """of operations that were placed here; the owner's to count"""
         self.inside = 0

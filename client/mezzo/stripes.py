@@ -45,7 +45,7 @@ class _Stripes:
         self._open_more = open_more
         self._count = count
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as that of a stripe
         self._opening = False
         self._ending: MezzoError | None = None
         self._backoff = Backoff(random)

@@ -13,7 +13,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mezzo import TLS, AsyncClient, Client, ConnectionLost, InvalidArgument, MezzoError, Unavailable
+from mezzo import (
+    TLS,
+    AsyncClient,
+    Client,
+    ClientClosed,
+    ConnectionLost,
+    InvalidArgument,
+    MezzoError,
+    Unavailable,
+)
 from mezzo.cli.app import make_app, run
 from mezzo.protocol.frame import encode
 from mezzo.protocol.messages import Get, GetData, Kind, Ping, Pong, Put, PutData, PutGrant, Refuse
@@ -375,13 +384,34 @@ def test_a_lost_stripe_costs_its_part_only_and_is_opened_again(shard, trust):
 
 
 def test_a_client_that_is_forgotten_takes_its_threads_with_it(shard, trust):
-    before = threading.active_count()
+    before = set(threading.enumerate())
+
+    def threads() -> set[threading.Thread]:
+        return set(threading.enumerate()) - before
+
     client = Client(shard.tcps, tls=trust, stripes=2)
     client.put([b"forgotten 1", b"forgotten 2"], [os.urandom(2 * MIB), os.urandom(2 * MIB)])
-    assert threading.active_count() > before
+    assert threads()
     del client
     gc.collect()
-    eventually(lambda: threading.active_count() == before, "its threads end")
+    eventually(lambda: not threads(), "its threads end")
+    at_rest(shard)
+
+
+def test_the_collector_may_end_a_client_in_the_middle_of_its_own_step(shard, trust):
+    client = Client(shard.tcps, tls=trust)
+    client.put([b"collected"], [b"bytes"])
+    link = client._link
+
+    def collected() -> None:
+        with link._lock, link._first.lock:
+            link.end(ClientClosed("collected"), wait=False)
+
+    step = threading.Thread(target=collected, daemon=True)
+    step.start()
+    step.join(PATIENCE_S)
+    assert not step.is_alive()
+    client.close()
     at_rest(shard)
 
 
