@@ -33,11 +33,14 @@ from mezzo.tls import TLS, explain
 
 TURN_BYTES = 256 * 1024
 """Sent before it is looked whether something has come."""
-RECEIVE_BYTES_MAX = 256 * 1024
-"""Received before it is checked. Twice what a plain connection takes: it comes in records of 16 KiB, and each
+RECEIVE_BYTES_MAX = 1 << 20
+"""Received before it is checked. More than a plain connection takes: it comes in records of 16 KiB, and each
 look at what has come costs the interpreter's time."""
+PATIENCE_S = 0.005
+"""A payload under way is waited for in the receive itself for so long: to be told that nothing has come yet, and to
+ask when it has, costs more. What else is to be sent waits no longer than that."""
 END_S_MAX = 10.0
-_WOULD_BLOCK = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
+_WOULD_BLOCK = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, TimeoutError)
 
 
 class Stripe:
@@ -63,6 +66,7 @@ class Stripe:
         self._poll.register(sock.fileno(), select.POLLIN)
         self._poll.register(self._wake_fd, select.POLLIN)
         self._polls_out = False
+        self._patient = False
         self._blocked = False  # the socket took no more, and something is left
         self._send_failed = False
         self._asleep = False
@@ -155,6 +159,8 @@ class Stripe:
         queue, send = self.session.outgoing, self._sock.send
         moved = 0
         self._blocked = False
+        if queue:
+            self._be_patient(False)
         while moved < TURN_BYTES and queue and not self._send_failed:
             buffers, _ = queue.gather()
             if not buffers:
@@ -179,13 +185,14 @@ class Stripe:
 
     def _receive(self) -> bool:
         """Receive and act on what has come. Whether anything has."""
-        session, receive_into = self.session, self._sock.recv_into
+        session, receive = self.session, self._sock.read
         buffer = session.buffer()
         got, size = 0, len(buffer)
         wanted = size if session.in_payload else 1
+        self._be_patient(wanted > 1 and not session.outgoing)
         try:
             while got < wanted:  # a record of 16 KiB each
-                count = receive_into(buffer[got:], size - got)
+                count = receive(size - got, buffer[got:])
                 if count == 0:
                     raise session.ended()
                 got += count
@@ -203,6 +210,11 @@ class Stripe:
         if session.welcome is not None and not self._greeted.is_set():
             self._greeted.set()
         return True
+
+    def _be_patient(self, patient: bool) -> None:
+        if patient is not self._patient:
+            self._patient = patient
+            self._sock.settimeout(PATIENCE_S if patient else 0.0)
 
     def _wait(self) -> None:
         with self.lock:

@@ -17,7 +17,8 @@ from mezzo_server.hot.slots import Slot, State
 from mezzo_server.hot.tier import HotTier
 from mezzo_server.memory import Span
 
-PIECE_BYTES = 512 << 10
+PIECE_BYTES = 4 << 20
+"""More than of a chunk from a device: its memory is held as a whole anyway."""
 
 
 class HotStream:

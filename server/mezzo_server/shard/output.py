@@ -13,20 +13,23 @@ from collections.abc import Callable
 
 from mezzo.errors import InternalError
 
-PAYLOAD_BYTES_HIGH = 2 << 20
-"""No further piece is asked for while so many bytes of payload are queued."""
 SEGMENTS_HIGH = 128
 GATHER_MAX = 32
 """Segments in one system call."""
 LARGE_BYTES = 256 << 10
 """So many bytes end a system call: large pieces are sent whole, small ones together, and the loop goes
 round all connections between two calls."""
+SEND_BYTES_MAX = 512 << 10
+"""Of a piece in one system call: copying it takes the loop's time."""
 
 
 class OutputQueue:
     """Frames and payload pieces on their way into one socket. Owned by its connection."""
 
     __slots__ = ("_frames", "_payload_left", "_payload_queued", "_segments", "frame_bytes")
+
+    payload_bytes_high = 2 << 20
+    """no further piece is asked for while so many bytes of payload are queued"""
 
     def __init__(self) -> None:
         self._segments: deque[tuple[memoryview, Callable[[], None] | None]] = deque()
@@ -51,7 +54,7 @@ class OutputQueue:
 
     def has_room(self) -> bool:
         """Whether more payload should be queued now."""
-        return self._payload_queued < PAYLOAD_BYTES_HIGH and len(self._segments) < SEGMENTS_HIGH
+        return self._payload_queued < self.payload_bytes_high and len(self._segments) < SEGMENTS_HIGH
 
     def add_frame(self, frame: bytes | memoryview) -> None:
         """Queue a frame without payload (or the rest of one)."""
@@ -87,7 +90,7 @@ class OutputQueue:
             return 0
         view, sent = segments[0]
         if len(view) >= LARGE_BYTES or len(segments) == 1:
-            count = sock.send(view)
+            count = sock.send(_some(view))
             if count == len(view) and sent is not None:
                 self._payload_queued -= count
                 segments.popleft()
@@ -97,7 +100,7 @@ class OutputQueue:
             views = []
             size = 0
             for view, _ in segments:
-                views.append(view)
+                views.append(_some(view))
                 size += len(view)
                 if size >= LARGE_BYTES or len(views) == GATHER_MAX:
                     break
@@ -134,3 +137,7 @@ class OutputQueue:
 
     def _popped(self) -> None:
         """A segment was sent whole by `_sent`."""
+
+
+def _some(view: memoryview) -> memoryview:
+    return view if len(view) <= SEND_BYTES_MAX else view[:SEND_BYTES_MAX]

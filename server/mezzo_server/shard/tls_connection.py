@@ -30,6 +30,8 @@ class HandedQueue(OutputQueue):
 
     __slots__ = ("_handed",)
 
+    payload_bytes_high = 6 << 20  # a large chunk waits behind another while that is encrypted
+
     def __init__(self) -> None:
         super().__init__()
         self._handed = 0

@@ -23,11 +23,11 @@ from mezzo_server.shard.tls_reasons import reason_of
 if TYPE_CHECKING:
     from mezzo_server.shard.tls_thread import CipherThread
 
-TURN_BYTES = 512 << 10
+TURN_BYTES = 1 << 20
 """Moved in each direction before other connections of the thread get their turn."""
-REPORT_BYTES = 1 << 20
-"""Sent before the loop hears of it, unless all is sent: two of the three pieces of a chunk that are handed over at a
-time, so that it queues the next while the thread has one, and is interrupted no more often than that."""
+REPORT_BYTES = 4 << 20
+"""Sent before the loop hears of it, unless all is sent: the thread has more than that, so the loop queues the next
+while the thread sends, and is interrupted no more often than that."""
 REPORT_S = 1.0
 """Of a slow reader's progress it hears after so long."""
 HANDSHAKE_RECORD = 0x16
