@@ -50,12 +50,14 @@ def call_seconds(default_s: float, timeout_s: float | None, deadline_s: float | 
     Raises:
         InvalidArgument: one of them is not positive.
     """
+    if timeout_s is None and deadline_s is None:
+        return default_s
     given = [
         check_seconds(name, value)
         for name, value in (("timeout_s", timeout_s), ("deadline_s", deadline_s))
         if value is not None
     ]
-    return min(given, default=default_s)
+    return min(given)
 
 
 def check_seconds(name: str, value: float) -> float:

@@ -188,6 +188,20 @@ def lookup(context: Context, keys: Iterable[bytes]) -> Call[LookupResult]:
 
 def looked_up(found: Sequence[LookedUp]) -> LookupResult:
     """The answers to the pieces of one prefix, as one."""
+    if len(found) == 1:
+        only = found[0]
+        load_us = only.load_us
+        return LookupResult(
+            only.prefix,
+            only.bytes,
+            load_us / 1e6,
+            max(only.load_high_us, load_us) / 1e6,
+            only.hot_prefix,
+            only.hot_bytes,
+            only.hot_load_us / 1e6,
+            only.device_load_us / 1e6,
+            only.load_wait_us / 1e6,
+        )
     hot_prefix = 0
     for piece in found:
         hot_prefix += piece.hot_prefix

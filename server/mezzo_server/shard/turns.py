@@ -128,8 +128,10 @@ class Turns:
         recent = [part for part in self._parts.values() if part.seen == self._tick or part.queue]
         self._parts = {part.tenant: part for part in recent}
         self._tick += 1
-        self.alone = recent[0].tenant if len(recent) == 1 and not self.waiting else NOBODY
-        self._weigh(recent)
+        if recent:
+            self.alone = recent[0].tenant if len(recent) == 1 and not self.waiting else NOBODY
+            self._weigh(recent)
+        # else nobody came but the one who is alone, whom nobody looks for, if there is one: that stays so
 
     def _weigh(self, parts: list[Part]) -> None:
         weights = [self._weight(part.tenant) for part in parts]

@@ -112,6 +112,24 @@ def test_one_tenant_alone_takes_no_turns() -> None:
     assert loop.now_ns - began == 100 * STEP_NS + 5_000, "all of its connections in one iteration"
 
 
+def test_who_is_alone_stays_so_for_as_long_as_nobody_else_comes() -> None:
+    turns = Turns(Shares)
+    turns.may(A, 0)
+    turns.spent(A, 1)
+    turns.tick()
+    turns.tick()
+    assert turns.alone == A
+    for _ in range(3):
+        turns.tick()  # its steps are not told of any more
+        assert turns.alone == A
+    assert turns.may(B, 0)
+    assert turns.alone == NOBODY
+    turns.spent(B, 10 * ROUND_NS)
+    assert turns.may(A, 0)
+    turns.spent(A, 1)
+    assert not turns.may(B, 0)
+
+
 def test_a_second_tenant_ends_that_at_once() -> None:
     turns = Turns(Shares)
     turns.may(A, 0)
