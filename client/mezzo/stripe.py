@@ -185,14 +185,14 @@ class Stripe:
 
     def _receive(self) -> bool:
         """Receive and act on what has come. Whether anything has."""
-        session, receive = self.session, self._sock.read
+        session, receive_into = self.session, self._sock.recv_into
         buffer = session.buffer()
         got, size = 0, len(buffer)
         wanted = size if session.in_payload else 1
         self._be_patient(wanted > 1 and not session.outgoing)
         try:
             while got < wanted:  # a record of 16 KiB each
-                count = receive(size - got, buffer[got:])
+                count = receive_into(buffer[got:], size - got)
                 if count == 0:
                     raise session.ended()
                 got += count
