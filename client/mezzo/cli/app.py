@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import Annotated
 
 import typer
-from typer.models import CommandInfo, TyperInfo
+from typer.core import TyperGroup
 
 from mezzo.cli.output import complain, remark
 from mezzo.errors import MezzoError
@@ -65,11 +65,31 @@ SERVER_COMMANDS = {
 
 Register = Callable[[typer.Typer], None]
 
+PLACES = {name: (panel, rank) for panel, names in PANELS.items() for rank, name in enumerate(names)}
+
+
+def _place(name: str | None) -> tuple[str, int]:
+    return PLACES.get(name or "", (PANEL_OF_OTHERS, 0))
+
+
+class _InOrder(TyperGroup):
+    """Tells commands in the order of `PANELS`: typer by itself puts those with commands below them last."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        order = [*PANELS, PANEL_OF_OTHERS]
+
+        def rank(name: str) -> tuple[int, int]:
+            panel, within = _place(name)
+            return order.index(panel), within
+
+        return sorted(super().list_commands(ctx), key=rank)
+
 
 def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None) -> typer.Typer:
     """The application with our own commands and those of installed packages."""
     app = typer.Typer(
         name="mezzo",
+        cls=_InOrder,
         help="A store for the KV cache of large language models.",
         no_args_is_help=True,
         add_completion=False,
@@ -202,23 +222,9 @@ def _register_own(app: typer.Typer) -> None:
 
 
 def _arrange(app: typer.Typer) -> None:
-    """Put the commands under headings, in the order of `PANELS`."""
-    places = {name: (panel, rank) for panel, names in PANELS.items() for rank, name in enumerate(names)}
-    order = [*PANELS, PANEL_OF_OTHERS]
-
-    def place(name: str | None) -> tuple[str, int]:
-        return places.get(name or "", (PANEL_OF_OTHERS, 0))
-
-    def rank(info: CommandInfo | TyperInfo) -> tuple[int, int]:
-        panel, within = place(info.name)
-        return order.index(panel), within
-
-    app.registered_commands.sort(key=rank)
-    app.registered_groups.sort(key=rank)
-    for command in app.registered_commands:
-        command.rich_help_panel = place(command.name)[0]
-    for group in app.registered_groups:
-        group.rich_help_panel = place(group.name)[0]
+    """Put the commands under headings; `_InOrder` says in which order."""
+    for one in (*app.registered_commands, *app.registered_groups):
+        one.rich_help_panel = _place(one.name)[0]
 
 
 def _register_installed(app: typer.Typer, entry_point: metadata.EntryPoint) -> None:

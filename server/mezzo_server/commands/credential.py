@@ -51,7 +51,8 @@ def issue(
     json: op.Json = False,
 ) -> None:
     """Issue a token, which is shown once. The first operator's is made with --config."""
-    if (tenant is None) != operator:
+    _check_whose(tenant, operator)
+    if tenant is None and not operator:
         raise InvalidArgument("name a tenant, or say --operator")
     wanted = scope_list(scopes) or (["admin"] if operator else ["read", "write"])
     issued = op.act(
@@ -76,8 +77,7 @@ def list_credentials(
     json: op.Json = False,
 ) -> None:
     """List credentials: of a tenant, of operators, or all."""
-    if tenant is not None and operator:
-        raise InvalidArgument("name a tenant, or say --operator")
+    _check_whose(tenant, operator)
     whose = OPERATORS if operator else tenant
     found = op.act(config, admin, token, lambda to: to.credentials(whose))
     if json:
@@ -106,3 +106,10 @@ def revoke(
         json_result(msgspec.json.encode(credential_report(gone)))
     else:
         sys.stdout.write(f"revoked credential {gone.id}\n")
+
+
+def _check_whose(tenant: str | None, operator: bool) -> None:
+    if tenant is not None and operator:
+        raise InvalidArgument(
+            f"either a tenant's ({tenant}) or an operator's (--operator): operators belong to no tenant"
+        )

@@ -80,12 +80,26 @@ def act(config: Path | None, admin: str, token: str, work: Callable[[Admin], Awa
         InvalidArgument: neither is named, both are, or the configuration has no metadata engine.
         MezzoError: what came of it.
     """
-    if bool(admin) == (config is not None):
+    if config is not None and admin:
+        config, admin = _the_one_said(config, admin)
+    if not admin and config is None:
         raise InvalidArgument(
             "say which metadata: --config mezzo.toml (a file that you may write), or --admin HOST:PORT with an "
             "operator's token in MEZZO_TOKEN"
         )
     return asyncio.run(_act(config, admin, token, work))
+
+
+def _the_one_said(config: Path, admin: str) -> tuple[Path | None, str]:
+    """What is said in a command counts before what is in a variable. Raises InvalidArgument: both are, or neither."""
+    config_said = str(config) != os.environ.get(CONFIG_VARIABLE)
+    admin_said = admin != os.environ.get(ADMIN_VARIABLE)
+    if config_said == admin_said:
+        raise InvalidArgument(
+            f"say which metadata, and not two: --config {config} acts in place, --admin {admin} through a "
+            f"front-end ({CONFIG_VARIABLE} and {ADMIN_VARIABLE} count as well)"
+        )
+    return (config, "") if config_said else (None, admin)
 
 
 async def _act(config: Path | None, admin: str, token: str, work: Callable[[Admin], Awaitable[T]]) -> T:

@@ -21,6 +21,7 @@ from mezzo_server.commands.admin_reports import (
     tenants_table,
     token_lines,
 )
+from mezzo_server.tenancy.credentials import check_scopes
 from mezzo_server.tenancy.model import WEIGHT_MAX, Lifetime, Limit, Quota, Tenant
 
 OVERLAP = "1h"
@@ -82,12 +83,15 @@ def create(
     """Make a tenant, its namespace `default` and a first token, which is shown once."""
     quota = Quota(**_limits(capacity, hot, leased, bandwidth, requests))
     lifetime = Lifetime(ttl_s_default=op.seconds(ttl) or 0, ttl_s_max=op.seconds(ttl_max) or 0)
+    wanted = scope_list(scopes)
+    if token_too:
+        check_scopes(wanted)  # a tenant that is made, and a token that is refused, would be half of it
 
     async def work(to: Admin) -> tuple[Tenant, IssuedCredential | None]:
         tenant = await to.create_tenant(
             name, weight=weight or 1, quota=quota, lifetime=lifetime, encrypted=encrypted
         )
-        issued = await to.issue_credential(name, scope_list(scopes)) if token_too else None
+        issued = await to.issue_credential(name, wanted) if token_too else None
         return tenant, issued
 
     tenant, issued = op.act(config, admin, token, work)

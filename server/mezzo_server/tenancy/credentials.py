@@ -28,6 +28,15 @@ class Issued:
     credential: Credential
 
 
+def check_scopes(scopes: Sequence[str]) -> None:
+    """Raises InvalidArgument: there are none, or one that nobody knows."""
+    wrong = sorted(set(scopes) - set(SCOPES))
+    if wrong or not scopes:
+        raise InvalidArgument(
+            f"scopes are one or more of {', '.join(SCOPES)}" + (f", not {', '.join(wrong)}" if wrong else "")
+        )
+
+
 class Credentials:
     """The operations; part of `Registry`."""
 
@@ -45,12 +54,7 @@ class Credentials:
             InvalidArgument: there is no such tenant or scope, or a value is out of range.
             OverQuota: it has `CREDENTIALS_MAX`.
         """
-        wrong = sorted(set(scopes) - set(SCOPES))
-        if wrong or not scopes:
-            raise InvalidArgument(
-                f"scopes are one or more of {', '.join(SCOPES)}"
-                + (f", not {', '.join(wrong)}" if wrong else "")
-            )
+        check_scopes(scopes)
         token, token_id, kept = new_token(self._random)
         credential = Credential(
             id=token_id,

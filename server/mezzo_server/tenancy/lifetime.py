@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from mezzo.protocol.messages import TTL_S_MAX
 from mezzo_server.tenancy.model import Lifetime
 
 UNBOUNDED = Lifetime()
+LIFE_MS_MAX = int(TTL_S_MAX) * 1000
+"""no chunk lives longer, other than without end: whatever is asked for, its deadline is a number that is stored"""
 
 
 def ttl_ms(wish_ms: int, tenant: Lifetime = UNBOUNDED, namespace: Lifetime = UNBOUNDED) -> int:
@@ -18,4 +21,4 @@ def ttl_ms(wish_ms: int, tenant: Lifetime = UNBOUNDED, namespace: Lifetime = UNB
     if ceilings:
         most = min(ceilings) * 1000
         chosen = min(chosen or most, most)
-    return chosen
+    return min(chosen, LIFE_MS_MAX)

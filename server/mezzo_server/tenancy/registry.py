@@ -8,12 +8,14 @@ ids are never used again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from mezzo.errors import Conflict, InvalidArgument, OverQuota
 from mezzo.identity import conflict_message
+from mezzo.protocol.messages import TTL_S_MAX
 from mezzo_server.metadata.engine import Check, Engine, Write
 from mezzo_server.tenancy.credentials import Credentials
 from mezzo_server.tenancy.entries import (
@@ -31,6 +33,7 @@ from mezzo_server.tenancy.entries import (
 from mezzo_server.tenancy.model import (
     DEFAULT_NAMESPACE,
     NAME_CHARACTERS_MAX,
+    NAME_PATTERN,
     Identity,
     Lifetime,
     Limit,
@@ -84,6 +87,7 @@ class Registry:
             InvalidArgument: a value is out of range.
             OverQuota: there are `TENANTS_MAX`.
         """
+        _check_tenant_name(name)
         tenant = Tenant(
             id=self._random(ID_BYTES),
             name=name,
@@ -94,6 +98,7 @@ class Registry:
             created_s=int(self._now()),
         )
         _check_quota(quota)
+        _check_lifetime(lifetime)
         kept = None if key is None else key(tenant.id)
         first = self._new_namespace(tenant.id, DEFAULT_NAMESPACE, None, Lifetime())
 
@@ -148,6 +153,7 @@ class Registry:
             if replace(new, weight=was.weight, quota=was.quota, lifetime=was.lifetime) != was:
                 raise InvalidArgument("of a tenant only weight, quota and lifetime can be changed")
             _check_quota(new.quota)
+            _check_lifetime(new.lifetime)
             plan = Plan(new)
             if new != was:
                 plan.put(new, found.revision)
@@ -204,6 +210,7 @@ class Registry:
             InvalidArgument: a value is out of range, or there is no such tenant.
             OverQuota: the tenant has `NAMESPACES_MAX`.
         """
+        _check_lifetime(lifetime)
         return await self._open(tenant_id, name, identity, lifetime, new=True)
 
     async def open_namespace(
@@ -231,7 +238,12 @@ class Registry:
         return sorted(kept, key=lambda namespace: (namespace.name, namespace.created_s, namespace.id))
 
     async def set_namespace(self, tenant_id: bytes, name: str, lifetime: Lifetime) -> Namespace:
-        """The namespace, whose chunks that are put from now on live so long."""
+        """The namespace, whose chunks that are put from now on live so long.
+
+        Raises:
+            InvalidArgument: there is none, or a value is out of range.
+        """
+        _check_lifetime(lifetime)
         return await self._change_namespace(tenant_id, name, lambda was: replace(was, lifetime=lifetime))
 
     async def purge_namespace(self, tenant_id: bytes, name: str) -> Namespace:
@@ -358,6 +370,14 @@ class Registry:
         return await self._records.change(think)
 
 
+def _check_tenant_name(name: str) -> None:
+    if not re.match(NAME_PATTERN, name):
+        raise InvalidArgument(
+            f"{name!r} cannot be a tenant's name, which has 1 to {NAME_CHARACTERS_MAX} letters, digits and . _ -, "
+            "and begins with a letter or a digit"
+        )
+
+
 def _check_name(what: str, name: str) -> None:
     if not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
         raise InvalidArgument(f"a {what}'s name has 1 to {NAME_CHARACTERS_MAX} printable characters")
@@ -370,6 +390,13 @@ def _check_quota(quota: Quota) -> None:
             raise InvalidArgument(
                 f"{field}: the soft limit ({limit.soft}) is over the hard one ({limit.hard})"
             )
+
+
+def _check_lifetime(lifetime: Lifetime) -> None:
+    for field in lifetime.__struct_fields__:
+        ttl_s: int = getattr(lifetime, field)
+        if ttl_s > TTL_S_MAX:
+            raise InvalidArgument(f"{field}: {ttl_s} s are over {TTL_S_MAX:.0f} s; 0 is no end")
 
 
 def _check_same(there: Namespace, identity: Identity | None, *, new: bool) -> None:

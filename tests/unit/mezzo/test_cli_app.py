@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint
 import pytest
 import typer
 
-from mezzo.cli.app import make_app, missing, run
+from mezzo.cli.app import PANELS, make_app, missing, run
 from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable
 
 
@@ -53,6 +53,14 @@ def test_help_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     run(lambda: make_app([]), [])
     shown = capsys.readouterr()
     assert "replay" in shown.out + shown.err
+
+
+def test_headings_have_an_order_whatever_has_commands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+    run(make_app, ["--help"])
+    shown = capsys.readouterr().out
+    places = [shown.index(f"─ {panel} ─") for panel in PANELS]
+    assert places == sorted(places)
+    assert shown.index(" key ") < shown.index(" tenant ") < shown.index(" put ")
 
 
 def test_commands_of_other_packages(capsys: pytest.CaptureFixture[str]) -> None:

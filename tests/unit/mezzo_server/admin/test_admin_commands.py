@@ -83,6 +83,25 @@ def test_tenants(shell: Shell) -> None:
     assert [one["deleted"] for one in shell.json("tenant", "list", "--deleted")] == [False, True]
 
 
+def test_a_tenant_is_made_with_its_token_or_not_at_all(shell: Shell) -> None:
+    said = shell.mezzo("tenant", "create", "acme", "--scopes", "read,erase", status=2)[1]
+    assert "not erase" in said
+    assert shell.json("tenant", "list") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("a b",), "'a b' cannot be a tenant's name, which has 1 to 128 letters, digits and . _ -"),
+        (("",), "cannot be a tenant's name"),
+        (("acme", "--capacity", "2GiB:1GiB"), "the soft limit (2147483648) is over the hard one"),
+        (("acme", "--ttl", "11600d"), "ttl_s_default: 1002240000 s are over 1000000000 s"),
+    ],
+)
+def test_what_cannot_be_a_tenant(shell: Shell, arguments: tuple[str, ...], why: str) -> None:
+    assert why in shell.mezzo("tenant", "create", *arguments, status=2)[1]
+
+
 def test_what_cannot_be_undone_is_not_done_unasked(shell: Shell) -> None:
     issued = shell.json("tenant", "create", "acme")["credential"]
     for command in (
@@ -115,8 +134,9 @@ def test_credentials(shell: Shell) -> None:
     table = shell.mezzo("credential", "list")[0]
     assert "(operators)" in table
     assert table.count("revoked") == 2
-    for wrong in (("issue",), ("issue", "acme", "--operator"), ("list", "acme", "--operator")):
-        assert "name a tenant, or say --operator" in shell.mezzo("credential", *wrong, status=2)[1]
+    assert "name a tenant, or say --operator" in shell.mezzo("credential", "issue", status=2)[1]
+    for both in (("issue", "acme", "--operator"), ("list", "acme", "--operator")):
+        assert "operators belong to no tenant" in shell.mezzo("credential", *both, status=2)[1]
 
 
 def test_namespaces(shell: Shell) -> None:
@@ -162,9 +182,22 @@ def test_every_change_is_in_the_audit_log(shell: Shell) -> None:
 def test_it_must_be_said_which_metadata(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(make_app, ["tenant", "list"]) == 2
     assert "--config mezzo.toml" in capsys.readouterr().err
-    assert "--admin HOST:PORT" in shell.mezzo("tenant", "list", "--admin", "127.0.0.1:1", status=2)[1]
+    assert "not two: --config" in shell.mezzo("tenant", "list", "--admin", "127.0.0.1:1", status=2)[1]
     shell.config.write_text("[shard]\n")
     assert "[metadata] engine" in shell.mezzo("tenant", "list", status=2)[1]
+
+
+def test_what_a_command_says_counts_before_a_variable(
+    shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEZZO_ADMIN", "127.0.0.1:1")
+    assert shell.json("tenant", "list") == []
+    monkeypatch.setenv("MEZZO_CONFIG", str(shell.config))
+    assert run(make_app, ["tenant", "list"]) == 2
+    assert "not two" in capsys.readouterr().err
+    monkeypatch.delenv("MEZZO_ADMIN")
+    assert run(make_app, ["tenant", "list", "--admin", "127.0.0.1:1"]) == 2
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

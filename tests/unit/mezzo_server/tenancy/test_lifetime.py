@@ -28,6 +28,8 @@ def lifetime(default: int = 0, most: int = 0) -> Lifetime:
         (99_000, lifetime(most=40), lifetime(most=30), 30_000),
         (1, lifetime(most=30), lifetime(most=40), 1),
         (0, lifetime(default=99), lifetime(most=30), 30_000),
+        (0, lifetime(default=2**63 - 1), lifetime(), 10**12),
+        (0, lifetime(), lifetime(most=2**63 - 1), 10**12),
     ],
 )
 def test_examples(wish_ms: int, tenant: Lifetime, namespace: Lifetime, expected: int) -> None:

@@ -219,6 +219,20 @@ def test_a_namespace_has_a_lifetime(tenancy):
     assert do(reg.namespace(tenant.id, "default")).lifetime.ttl_s_default == 5
 
 
+@pytest.mark.parametrize("field", ["ttl_s_default", "ttl_s_max"])
+def test_no_lifetime_is_longer_than_what_can_be_stored(tenancy, field):
+    do, reg = tenancy.do, tenancy.registry
+    tenant, endless = do(reg.create_tenant("acme")), Lifetime(**{field: 2**63 - 1})
+    for change in (
+        lambda: reg.create_tenant("other", lifetime=endless),
+        lambda: reg.set_tenant("acme", lambda was: replace(was, lifetime=endless)),
+        lambda: reg.set_namespace(tenant.id, "default", endless),
+        lambda: reg.create_namespace(tenant.id, "n", lifetime=endless),
+    ):
+        with pytest.raises(InvalidArgument, match=field):
+            do(change())
+
+
 # -- credentials
 
 
