@@ -76,7 +76,9 @@ class AsyncOpening(ClientBase):
             try:
                 link = await self._open(loop, min(deadline, now() + self.connect_timeout_s))
             except MezzoError as error:
-                self._connect_failed(error)
+                told = self._connect_failed(error)
+                if told is not error:
+                    raise told from error
                 raise
             self._backoff.succeeded()
             self._counters.connections += 1

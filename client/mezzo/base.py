@@ -312,10 +312,17 @@ class ClientBase:
         if wait_s > 0 and self._connect_error is not None:
             raise Unavailable(f"{self._connect_error} (next attempt in {wait_s:.2f} s)")
 
-    def _connect_failed(self, error: MezzoError) -> None:
+    def _connect_failed(self, error: MezzoError) -> MezzoError:
+        """Note it; the error to raise."""
+        if isinstance(error, Unauthenticated) and not self.address.is_frontend and self._given_ticket is None:
+            error = Unauthenticated(
+                f"{error}: {self.address} is a shard, which wants a ticket; a front-end (grpc://HOST:PORT) makes one "
+                "of a token"
+            )
         self._counters.connect_failures += 1
         self._backoff.failed(self._surroundings.now())
         self._connect_error = error
+        return error
 
 
 def unreached(address: Address, errors: Sequence[MezzoError]) -> Unavailable:

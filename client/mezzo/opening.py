@@ -55,7 +55,9 @@ class Opening(ClientBase):
             try:
                 link = self._open(min(deadline, now() + self.connect_timeout_s))
             except MezzoError as error:
-                self._connect_failed(error)
+                told = self._connect_failed(error)
+                if told is not error:
+                    raise told from error
                 raise
             self._backoff.succeeded()
             self._counters.connections += 1

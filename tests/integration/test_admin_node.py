@@ -160,6 +160,15 @@ def test_a_day_of_an_operator(node: Node) -> None:
     # Nobody else does any of this, and every attempt is told.
     for token, status in ((new["token"], "operators"), ("", "no credential"), (a["token"], "no credential")):
         assert status in node.mezzo("tenant", "list", token=token, status=2)[1]
+    # Whoever comes by a wrong way is told the right one.
+    admin = node.admin
+    for wrong, why in (
+        (node.grpc, "frontend.admin_listen"),
+        (admin.removeprefix("grpcs://"), f"its address is {admin}"),
+    ):
+        node.admin = wrong
+        assert why in node.mezzo("tenant", "list", status=2)[1]
+    node.admin = admin
     credentials = grpc.ssl_channel_credentials(Path(node.ca).read_bytes())
     with grpc.secure_channel(node.admin.removeprefix("grpcs://"), credentials) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)

@@ -129,7 +129,10 @@ def test_scopes_and_numbers(pod: Tenants, way: str) -> None:
         for call in (writer.lookup, writer.stat):
             with pytest.raises(Denied, match="read"):
                 call([b"k"])
-        assert "bytes_live" not in reader.shard_stat()
+        numbers = reader.shard_stat()
+        assert "bytes_live" not in numbers
+        # Its own, and what a has in the namespace of the same name is not among them.
+        assert numbers["capacity_bytes"] == numbers["namespace_bytes"] == 12288 * numbers["namespace_chunks"]
     with pod.client("operator", way) as operator:
         assert operator.shard_stat()["bytes_live"] > 0
         with pytest.raises(Denied):

@@ -109,6 +109,8 @@ def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None) -> typer
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    # What goes wrong is told in one line, by us.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     status = run(make_app, sys.argv[1:])
     try:
         sys.stdout.flush()

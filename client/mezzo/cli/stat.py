@@ -26,6 +26,7 @@ TOPICS = (
     ("errors", ("errors", "faults", "fences", "io_errors", "read_errors", "chunks_corrupt", "chunks_lost",
                 "mismatches", "checksum_mismatches", "hot_mismatches", "devices_fenced", "streams_not_verified",
                 "segments_retired")),
+    ("quota", ("quota_", "over_quota")),
     ("time", ("request_", "loop_", "uptime")),
     ("devices", ("device_",)),
     ("reads", ("chunks_got", "bytes_got", "chunks_missed", "gets_", "streams_", "bytes_out")),
@@ -35,12 +36,13 @@ TOPICS = (
     ("background", ("rewritten", "chunks_rewritten", "scrub", "segments_reclaimed", "chunks_evicted",
                     "bytes_evicted", "segments_given_up", "chunks_expired", "bytes_expired", "chunks_erased",
                     "bytes_erased", "chunks_erasing", "deadlines", "anchor_age")),
-    ("space", ("chunks", "bytes_", "segments_", "devices")),
-    ("clients", ("connections", "requests", "busy", "cancelled", "refused", "lease", "region")),
+    ("space", ("chunks", "bytes_", "segments_", "devices", "capacity_", "namespace_")),
+    ("clients", ("connections", "requests", "busy", "cancelled", "refused", "lease", "region", "payload_")),
     ("memory", ("staging", "store_staging", "memory")),
 )  # fmt: skip
 ORDER = (
     "space",
+    "quota",
     "devices",
     "reads",
     "writes",

@@ -112,6 +112,11 @@ class Figures(Struct, frozen=True):
         """One of the shard's numbers; 0 if an older shard does not tell it."""
         return self.numbers.get(name, 0)
 
+    @property
+    def is_a_tenants(self) -> bool:
+        """Whether these are one tenant's numbers, and not the whole shard's."""
+        return bool(self.numbers) and "uptime_s" not in self.numbers
+
 
 def figures(before: Numbers | None, now: Numbers, elapsed_s: float) -> Figures:
     """What ``now`` says, and what happened since ``before``, ``elapsed_s`` ago."""

@@ -64,6 +64,8 @@ def view(
     lines: list[RenderableType] = [_head(address, told, width, problem)]
     if told is None:
         return Group(*lines, _clip(Text(problem, "red"), width))
+    if told.is_a_tenants:
+        return Group(*lines, _clip(Text(problem, "red"), width), _tenant(told, width))
     curve = max(0, width - LABEL_WIDTH - 12 - 35 - 6)
     # The line behind the head is empty, or says what is wrong: nothing moves when a shard goes away.
     lines += [_clip(Text(problem, "red"), width), *_traffic(told, history, curve), Text()]
@@ -90,12 +92,45 @@ def _head(address: str, told: Figures | None, width: int, problem: str) -> Rende
     elif told.number("devices_fenced"):
         state = Text("degraded", "bold red")
     every = "" if told.interval_s is None else f"   last {told.interval_s:.1f} s"
-    return _row(grid, left, Text.assemble(state, f"   up {span(told.uptime_s)}{every}"))
+    up = "" if told.is_a_tenants else f"   up {span(told.uptime_s)}"
+    return _row(grid, left, Text.assemble(state, f"{up}{every}"))
 
 
 def _row(grid: Table, *cells: Text) -> Table:
     grid.add_row(*cells)
     return grid
+
+
+def _tenant(told: Figures, width: int) -> RenderableType:
+    """What a tenant is told: what it uses, and of how much."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=LABEL_WIDTH, style="bold", no_wrap=True)
+    grid.add_column(no_wrap=True, style="blue")
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    number = told.number
+    blocks = max(8, min(24, width - 66))
+    for label, used, quota, note in (
+        (
+            "chunks",
+            "capacity_bytes",
+            "capacity_bytes",
+            f"{number('namespace_chunks'):,.0f} in this namespace",
+        ),
+        ("hot tier", "hot_bytes", "hot_bytes", ""),
+        ("leases", "leased_bytes", "leased_bytes", ""),
+    ):
+        most = number(f"quota_{quota}_hard") or number(f"quota_{quota}_soft")
+        share = bar(min(1.0, number(used) / most), blocks) if most else ""
+        filled = f"{about_size(number(used))} of {about_size(most)}" if most else about_size(number(used))
+        grid.add_row(label, share, filled, Text(note))
+    refused = number("over_quota")
+    note = _alarm(f"{number('requests_in_flight'):.0f} in flight, {refused:,.0f} refused by quota", refused)
+    grid.add_row("requests", "", _rate(told.requests_per_s), note)
+    grid.add_row("payload", "", about_size(number("payload_bytes")), Text("put and got since its start"))
+    grid.add_row("clients", "", f"{number('connections'):.0f}", Text("connections"))
+    foot = Text("A tenant sees its own numbers; those of the whole shard are an operator's.", "dim")
+    return Group(grid, Text(), _clip(foot, width))
 
 
 def _traffic(told: Figures, history: History, curve: int) -> list[RenderableType]:

@@ -57,12 +57,12 @@ def not_opened(address: Address, error: MezzoError) -> MezzoError:
     if isinstance(error, DeadlineExceeded):
         return ConnectionLost(f"the front-end at {address} did not open a session in time")
     if isinstance(error, ConnectionLost):
-        return ConnectionLost(f"{error}{_tls_advice(address, str(error))}")
+        return ConnectionLost(f"{error}{tls_advice(address, str(error))}")
     return error
 
 
-def _tls_advice(address: Address, said: str) -> str:
-    """What gRPC's words about a handshake come down to."""
+def tls_advice(address: Address, said: str) -> str:
+    """What gRPC's words about a handshake come down to, to be added to them; empty: it was not about that."""
     # A peer that wants another way of speaking just closes the connection, as gRPC tells it.
     closed = "closed" in said.lower() or "reset" in said.lower()
     if not address.is_encrypted:

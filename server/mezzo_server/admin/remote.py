@@ -11,9 +11,10 @@ from google.protobuf.message import DecodeError, Message
 
 from mezzo.address import Address
 from mezzo.credentials import Bearer
-from mezzo.errors import ProtocolError
+from mezzo.errors import ConnectionLost, MezzoError, ProtocolError, Unsupported
 from mezzo.frontend.link import channel_credentials
 from mezzo.frontend.naming import identity_message
+from mezzo.frontend.opened import tls_advice
 from mezzo.frontend.options import channel_options, name_options
 from mezzo.frontend.status import understand
 from mezzo.identity import Identity
@@ -64,6 +65,7 @@ class Channel:
             self._channel = grpc.aio.secure_channel(address.target, channel_credentials(tls), options)
         else:
             self._channel = grpc.aio.insecure_channel(address.target, options)
+        self._address = address
         self._metadata = bearer.metadata()
         self._timeout_s = timeout_s
 
@@ -74,11 +76,22 @@ class Channel:
             return bytes(await call(request, timeout=self._timeout_s, metadata=self._metadata))
         except grpc.aio.AioRpcError as error:
             metadata = tuple(error.trailing_metadata() or ())
-            raise understand(error.code().value[0], error.details() or "", metadata) from None
+            raise self._advised(understand(error.code().value[0], error.details() or "", metadata)) from None
 
     async def close(self) -> None:
         """See `Transport`."""
         await self._channel.close()
+
+    def _advised(self, error: MezzoError) -> MezzoError:
+        """The error, with what to look at if the way itself is wrong."""
+        if isinstance(error, ConnectionLost):
+            return ConnectionLost(f"{error}{tls_advice(self._address, str(error))}")
+        if isinstance(error, Unsupported):
+            return Unsupported(
+                f"{self._address} does not administer: the admin port of a front-end is another than that for "
+                "clients, by default the next (frontend.admin_listen)"
+            )
+        return error
 
 
 class RemoteAdmin(Admin):

@@ -17,6 +17,10 @@ from mezzo_server.tenancy.model import Limit, Quota, Tenant
 TOLD_MAX = 100
 """Tenants that are told of one by one in metrics, those that use the most; the others are summed up."""
 OTHERS = "(others)"
+OPERATORS = "(operators)"
+"""who is of no tenant, where there are tenants"""
+EVERYBODY = "(everybody)"
+"""where there are none"""
 PROMISED_SHARE = 0.75
 """Quotas are promised up to this share of the devices: reclaim needs something that it may evict."""
 ACCOUNTS_MAX = 65536
@@ -73,9 +77,14 @@ class Accounts(Shares, HotShares):
     def _allow(self, account: Account) -> None:
         tenant = self._known.get(account.tenant)
         quota = self._default if tenant is None else merged(tenant.quota, self._default)
-        name = account.tenant.hex()[:8] if tenant is None else tenant.name
+        name = self._name_of_unknown(account.tenant) if tenant is None else tenant.name
         weight = 1 if tenant is None else tenant.weight
         account.allow(name, weight, quota, self._burst_s, self._now())
+
+    def _name_of_unknown(self, tenant: bytes) -> str:
+        if any(tenant):
+            return tenant.hex()[:8]
+        return OPERATORS if self._known else EVERYBODY
 
     def _drop_unknown(self) -> None:
         for tenant in tuple(self._accounts):

@@ -177,6 +177,16 @@ def test_who_is_refused_twice_is_told(client, network, start):
         client.ping()
 
 
+def test_who_shows_a_shard_no_ticket_is_told_where_tickets_come_from(make, network, start):
+    client = make(surroundings=network.surroundings())
+    result = start(client.ping)
+    peer = network.arrived()
+    assert peer.expect(Kind.HELLO).body.ticket == b""
+    peer.send(Kind.REFUSE, 0, Refuse(ErrorCode.UNAUTHENTICATED, "no"))
+    with pytest.raises(Unauthenticated, match="is a shard, which wants a ticket; a front-end"):
+        result()
+
+
 def test_a_session_that_was_ended_is_opened_anew(client, network, start):
     peer = connected(client, network, start)
     result = start(client.lookup, KEYS)

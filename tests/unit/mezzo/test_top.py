@@ -154,6 +154,25 @@ def test_what_people_look_for_is_there() -> None:
     assert "connecting" in lines_of(None, 80, 24)[0]
 
 
+def test_a_tenant_is_shown_what_it_is_told_and_nothing_else() -> None:
+    told = {
+        "capacity_bytes": 2.0**30,
+        "quota_capacity_bytes_hard": 2.0**31,
+        "hot_bytes": 2.0**26,
+        "namespace_chunks": 1234.0,
+        "requests": 30.0,
+        "over_quota": 7.0,
+        "connections": 2.0,
+    }
+    lines = lines_of(figures(told | {"requests": 10.0}, told, 2.0), 80, 24)
+    text = "\n".join(lines)
+    for words in ("1.00 GiB of 2.00 GiB", "1,234 in this namespace", "10/s", "7 refused", "operator's"):
+        assert words in text
+    for words in ("up 0 s", "there is none", "memory"):
+        assert words not in text
+    assert max(map(len, lines)) <= 80
+
+
 def test_curves_and_bars() -> None:
     assert spark([0, 1, 2, 4], 3) == SPARKS[2] + SPARKS[4] + SPARKS[7]
     assert spark([0.5], 5, 1.0) == SPARKS[4]

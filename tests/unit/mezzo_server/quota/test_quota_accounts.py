@@ -42,6 +42,13 @@ def test_a_refusal_names_the_limit_and_says_exactly_when_to_come_back() -> None:
     assert account.refusals["requests_per_s"] == 1
 
 
+def test_who_is_of_no_tenant_has_a_name_too() -> None:
+    nobody = bytes(16)
+    accounts, _ = accounts_of(tenant(A))
+    assert [accounts.of(one).name for one in (A, B, nobody)] == ["tenant-a", "62626262", "(operators)"]
+    assert accounts_of()[0].of(nobody).name == "(everybody)"
+
+
 def test_what_is_refused_is_not_charged() -> None:
     accounts, clock = accounts_of(tenant(A, requests_per_s=Limit(0, 2), bytes_per_s=Limit(0, 1000)))
     account = accounts.of(A)
