@@ -18,11 +18,11 @@ async def load(client: mezzo.AsyncClient, number: int) -> int:
     return got.count
 
 
-async def main(address: str) -> None:
+async def main(address: str = "unix:///tmp/mezzo.sock") -> None:
     async with mezzo.AsyncClient(address) as client:
         counts = await asyncio.gather(*(load(client, number) for number in range(16)))
     print(f"{sum(counts)} chunks loaded")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

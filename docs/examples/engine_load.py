@@ -26,7 +26,7 @@ def load_prefix(client: mezzo.Client, keys: list[bytes], targets: list[mezzo.Ext
     return got.found.index(False) if False in got.found else got.count
 
 
-def main(address: str) -> None:
+def main(address: str = "unix:///tmp/mezzo.sock") -> None:
     with mezzo.Client(address) as client, client.region(1 << 20) as region:
         keys = [b"chunk-%d" % index for index in range(4)]
         extents = [region[index * 4096 : (index + 1) * 4096] for index in range(4)]
@@ -37,4 +37,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

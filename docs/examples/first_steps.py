@@ -7,7 +7,7 @@ import mezzo
 CHUNK_BYTES = 1024 * 1024
 
 
-def main(address: str) -> None:
+def main(address: str = "unix:///tmp/mezzo.sock") -> None:
     with (
         mezzo.Client(address, namespace="llama-70b/bf16/tp4-0") as client,
         client.region(8 * CHUNK_BYTES) as region,
@@ -29,4 +29,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

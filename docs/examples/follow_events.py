@@ -15,7 +15,7 @@ def follow(present: set[bytes], happening: mezzo.Event | mezzo.Gap) -> None:
         present.discard(happening.key)
 
 
-def main(address: str) -> None:
+def main(address: str = "unix:///tmp/mezzo.sock") -> None:
     present: set[bytes] = set()
     with mezzo.Client(address, namespace="followed") as client:
         client.put([b"early"], [b"was there before"])
@@ -35,4 +35,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -22,7 +22,7 @@ def load(client: mezzo.Client, keys: list[bytes], onto_gpu: bytearray) -> int:
     return copied
 
 
-def main(address: str) -> None:
+def main(address: str = "unix:///tmp/mezzo.sock") -> None:
     """Put four chunks and load them."""
     keys = [f"in-place-{index}".encode() for index in range(4)]
     with mezzo.Client(address) as client:
@@ -36,4 +36,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -14,7 +14,7 @@ def extent_of(cache: mezzo.Region, layer: int, block: int) -> mezzo.Extent:
     return cache[start : start + LAYER_BYTES]
 
 
-def main(address: str) -> None:
+def main(address: str = "unix:///tmp/mezzo.sock") -> None:
     with mezzo.Client(address) as client, client.region(LAYERS * STRIDE_BYTES) as cache:
         # One chunk: a block of each layer, stored as one part each.
         block = 3
@@ -32,4 +32,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -22,7 +22,7 @@ def open_namespace(client: mezzo.Client, kv_dtype: str) -> mezzo.Client:
     )
 
 
-def main(address: str) -> None:
+def main(address: str = "unix:///tmp/mezzo.sock") -> None:
     with (
         mezzo.Client(address) as client,
         open_namespace(client, "bf16") as bf16,
@@ -42,4 +42,4 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

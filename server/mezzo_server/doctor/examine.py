@@ -12,6 +12,7 @@ from mezzo.address import UNIX_PATH_BYTES_MAX
 from mezzo.errors import InvalidArgument
 from mezzo_server.doctor import kernel, limits, processor, software, storage
 from mezzo_server.doctor.finding import Finding, State
+from mezzo_server.doctor.keys import examine_keys
 from mezzo_server.doctor.metadata import examine_metadata
 from mezzo_server.doctor.tls import examine_tls
 from mezzo_server.machine import Host
@@ -26,6 +27,9 @@ CHECKS: tuple[tuple[str, tuple[Check, ...]], ...] = (
     ("Processor", processor.CHECKS),
     ("Software", software.CHECKS),
 )
+
+
+LISTEN = "shard.listen"
 
 
 class Subject(Struct, frozen=True):
@@ -97,6 +101,7 @@ def _configuration(host: Host, path: Path, *, write: bool) -> list[Section]:
     findings += [_address(host, address) for address in config.shard.listen]
     findings += _run(lambda host: examine_tls(config.tls), host)
     findings += _run(lambda host: examine_metadata(host, config.metadata), host)
+    findings += _run(lambda host: examine_keys(config), host)
     sections = [Section(title, findings)]
     if not config.shard.devices:
         advice = "mezzo setup proposes one"
@@ -123,22 +128,17 @@ def _device(host: Host, device: str, config: NodeConfig, *, write: bool) -> Sect
 
 
 def _address(host: Host, address: str) -> Finding:
-    name = f"listen {address}"
     if not address.startswith("unix://"):
-        return Finding(name, State.GOOD, "TCP: same-host clients do not get the zero-copy path over it")
+        seen = f"{address}: same-host clients do not get the zero-copy path over it"
+        return Finding(LISTEN, State.GOOD, seen)
     path = address.removeprefix("unix://")
     folder = str(Path(path).parent)
     if len(path.encode()) > UNIX_PATH_BYTES_MAX:
-        return Finding(
-            name, State.BROKEN, f"the path is over {UNIX_PATH_BYTES_MAX} bytes", "take a shorter one"
-        )
+        seen = f"{address}: the path is over {UNIX_PATH_BYTES_MAX} bytes"
+        return Finding(LISTEN, State.BROKEN, seen, "take a shorter one")
     if host.kind(folder) != "folder":
-        return Finding(name, State.BROKEN, f"{folder} is not there", f"mkdir -p {folder}")
+        return Finding(LISTEN, State.BROKEN, f"{address}: {folder} is not there", f"mkdir -p {folder}")
     if not host.may_write(folder):
-        return Finding(
-            name,
-            State.BROKEN,
-            f"user {host.user()} may not write to {folder}",
-            f"chown {host.user()} {folder}",
-        )
-    return Finding(name, State.GOOD, "its folder is there")
+        seen = f"{address}: user {host.user()} may not write to {folder}"
+        return Finding(LISTEN, State.BROKEN, seen, f"chown {host.user()} {folder}")
+    return Finding(LISTEN, State.GOOD, f"{address}: its folder is there")

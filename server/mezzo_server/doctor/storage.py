@@ -27,7 +27,7 @@ def place(
     if kind is None and host.kind(folder) != "folder":
         yield Finding(path, State.BROKEN, f"{folder} is not there", f"mkdir -p {folder}")
         return
-    yield _access(host, path if kind is not None else folder)
+    yield _access(host, path, path if kind is not None else folder)
     if kind in ("file", "block device"):
         yield _content(host, path, may_format=may_format)
     if kind == "block device":
@@ -39,11 +39,13 @@ def place(
     yield from _direct(host, path if kind is not None else folder, path, write=write)
 
 
-def _access(host: Host, path: str) -> Finding:
-    if host.may_write(path):
-        return Finding(f"{path} access", State.GOOD, "may be written")
-    seen = f"user {host.user()} may not write it"
-    advice = f"chown {host.user()} {path}" if host.user() else "mount it writable"
+def _access(host: Host, path: str, there: str) -> Finding:
+    """Whether ``there`` may be written, which is the device, or the folder in which it would be made."""
+    about = "" if there == path else f"{there}: "
+    if host.may_write(there):
+        return Finding(f"{path} access", State.GOOD, f"{about}may be written")
+    seen = f"{about}user {host.user()} may not write it"
+    advice = f"chown {host.user()} {there}" if host.user() else "mount it writable"
     return Finding(f"{path} access", State.BROKEN, seen, advice)
 
 
