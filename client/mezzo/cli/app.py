@@ -136,7 +136,8 @@ def run(make: Callable[[], typer.Typer], arguments: list[str]) -> int:
     except BrokenPipeError:
         return _unread()
     except OSError as error:
-        complain(str(error))
+        named = error.filename is not None and error.strerror
+        complain(f"{error.filename}: {error.strerror}" if named else str(error))
     except KeyboardInterrupt:
         complain("interrupted")
         return EXIT_INTERRUPTED

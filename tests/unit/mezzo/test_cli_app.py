@@ -147,7 +147,7 @@ def raising(error: BaseException) -> Callable[[], typer.Typer]:
         (Unavailable("cannot reach\n unix:///x"), "mezzo: cannot reach unix:///x"),
         (Busy(), "mezzo: busy"),
         (MezzoError(), "mezzo: MezzoError"),
-        (FileNotFoundError(2, "No such file or directory", "/x"), "mezzo: [Errno 2] No such file or directory: '/x'"),
+        (FileNotFoundError(2, "No such file or directory", "/x"), "mezzo: /x: No such file or directory"),
         (ModuleNotFoundError("x", name="numpy.linalg"), "mezzo: this needs the Python module numpy: pip install 'mezzo[replay]'"),
     ],
 )  # fmt: skip
