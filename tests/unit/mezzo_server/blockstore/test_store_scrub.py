@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.simulation import audit
 from tests.simulation.rig import SCOPE, Rig, content
 from tests.simulation.world import options
@@ -50,6 +52,27 @@ def test_it_goes_round_and_finds_what_rots() -> None:
     assert not rig.has(b"k-17")
     assert rig.store._scrubs[0].rounds >= 2
     assert all(rig.get(b"k-%d" % n) == content(b"k-%d" % n, 20_000) for n in range(40) if n != 17)
+
+
+@pytest.mark.parametrize("keys_there", [True, False])
+@pytest.mark.parametrize("length", [20_000, 20_440])
+def test_what_is_encrypted_is_checked_as_it_is_stored(length: int, keys_there: bool) -> None:
+    rig = Rig(keys={SCOPE.tenant: b"K" * 32}, options=options(scrub_bytes_per_s=400_000.0))
+    rig.fill("k", 40, length)
+    if not keys_there:
+        rig.keys = {}
+    rig.restart("close")
+    run(rig, 6.0)
+    assert rig.store._scrubs[0].rounds >= 1
+    context = audit.context_of(rig.store)
+    place = context.find(context.index.namespace(SCOPE), b"k-17")
+    assert place is not None
+    rig.devices[0].flip(place[0].offset + place[0].table.block[place[1]] * 4096 + 19_999)
+    run(rig, 6.0)
+    assert rig.counters["chunks_corrupt"] == 1
+    assert rig.counters["seals_without_key"] == rig.counters["seals_broken"] == 0
+    assert not rig.has(b"k-17")
+    audit.check_rest(rig.store)
 
 
 def test_it_prolongs_no_life_and_ends_with_the_store() -> None:
