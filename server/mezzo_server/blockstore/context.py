@@ -176,6 +176,8 @@ class Context(Payloads):
 
     def prefix(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> tuple[int, int]:
         """(how many keys from the first on are visible, their bytes): `find` for many, in one loop."""
+        if self.sealer.without and namespace.scope.tenant in self.sealer.without:
+            return 0, 0
         found = namespace.get_all(keys)
         first = found[0] if found else None
         if first is None:

@@ -83,7 +83,8 @@ class Sealer:
         self._run = run
         self._counter = 0
         self._keys: Mapping[bytes, bytes] = {}
-        self._without: frozenset[bytes] = frozenset()
+        self.without: frozenset[bytes] = frozenset()
+        """tenants whose chunks must be encrypted, and whose key is not to be had: what they have is misses"""
         self._derived: OrderedDict[tuple[bytes, bytes], _Key] = OrderedDict()
 
     def set_keys(self, keys: Mapping[bytes, bytes], without: Iterable[bytes] = ()) -> None:
@@ -97,7 +98,7 @@ class Sealer:
             if len(key) != KEY_BYTES:
                 raise InvalidArgument(f"a tenant's key has {len(key)} bytes; {KEY_BYTES} are right")
         before, self._keys = self._keys, dict(keys)
-        self._without = frozenset(without) - self._keys.keys()
+        self.without = frozenset(without) - self._keys.keys()
         for tenant, run in list(self._derived):
             if before.get(tenant) != keys.get(tenant):
                 self._derived.pop((tenant, run), None)
@@ -110,7 +111,7 @@ class Sealer:
         """
         if tenant in self._keys:
             return True
-        if tenant in self._without:
+        if tenant in self.without:
             raise Unavailable("the tenant's chunks are encrypted, and its key cannot be had here now")
         return False
 

@@ -323,7 +323,7 @@ class BlockStore(Pumping, Keeping, Telling):
         """What is known of a chunk; None: it is not present."""
         namespace = self._context.index.peek(scope)
         place = self._context.find(namespace, key)
-        if place is None:
+        if place is None or scope.tenant in self._context.sealer.without:
             return None
         segment, number = place
         entry = segment.table.entry(number)

@@ -44,7 +44,7 @@ class Telling:
             count, nbytes = known
         elif len(keys) == 1:
             place = context.find(namespace, keys[0])
-            if place is None:
+            if place is None or scope.tenant in context.sealer.without:
                 return NO_SIZES
             table, number = place[0].table, place[1]
             count, nbytes = 1, plain_length(table, number) if table.has_sealed else table.length[number]

@@ -160,6 +160,19 @@ def test_without_its_key_a_chunk_is_a_miss() -> None:
     assert rig.counters["seals_broken"] == 1
 
 
+def test_what_cannot_be_decrypted_is_not_there_for_lookups_either() -> None:
+    rig = Rig(keys=KEYS)
+    rig.put(b"k", 5000)
+    rig.put(b"k", 3000, scope=OTHER)
+    rig.store.set_tenant_keys({}, [SCOPE.tenant])
+    assert rig.store.prefix(SCOPE, [b"k"]) == (0, 0)
+    assert rig.store.sizes(SCOPE, [b"k"])[0] == rig.store.sizes(SCOPE, [b"k", b"l"])[0] == 0
+    assert rig.store.info(SCOPE, b"k") is None
+    assert rig.store.prefix(OTHER, [b"k"]) == (1, 3000)
+    rig.store.set_tenant_keys(KEYS)
+    assert rig.store.prefix(SCOPE, [b"k"]) == (1, 5000)
+
+
 def test_nothing_is_stored_in_the_clear_for_want_of_a_key() -> None:
     rig = Rig(keys=KEYS)
     rig.put(b"k", 5000)
