@@ -24,7 +24,7 @@ from mezzo_server.access.principal import (
     scope_names,
     scopes_of,
 )
-from mezzo_server.access.tickets import SKEW_S, Ticket, scopes_in, verify
+from mezzo_server.access.tickets import SKEW_S, scopes_in, verify
 from mezzo_server.access.tokens import unwelcome
 from mezzo_server.tenancy.catalog import Catalog
 
@@ -254,36 +254,35 @@ class TicketAdmission:
         principal = Principal(
             tenant=ticket.tenant,
             tenant_name="" if tenant is None else tenant.name,
-            scopes=_scopes(ticket, catalog),
+            scopes=scopes_in(ticket),
             credential=ticket.credential,
             expires_s=ticket.expires_s,
         )
         left_s = ticket.expires_s + SKEW_S - now_s
-        return Guest(principal, self._now() + left_s, _allowed(principal))
+        return self._narrowed(Guest(principal, self._now() + left_s, _allowed(principal)), catalog)
 
     def _unwelcome(self, guest: Guest, catalog: Catalog) -> Reason | None:
         principal = guest.principal
         return unwelcome(principal.tenant, principal.credential, catalog, self._now_s())
 
     def _narrowed(self, guest: Guest, catalog: Catalog) -> Guest:
-        """What is allowed now that the credential may have lost scopes; it never gains any but by a new ticket."""
+        """What is allowed, and for how long, now that the credential may have lost scopes or is to end sooner.
+
+        It never gains any but by a new ticket.
+        """
         principal = guest.principal
         credential = catalog.credentials.get(principal.credential)
         if credential is None:
             return guest
-        scopes = principal.scopes & scopes_of(credential.scopes)
+        scopes, expires = principal.scopes & scopes_of(credential.scopes), guest.expires
+        if credential.expires_s:
+            expires = min(expires, self._now() + credential.expires_s + SKEW_S - self._now_s())
         if scopes == principal.scopes:
-            return guest
+            return guest if expires == guest.expires else Guest(principal, expires, guest.allowed)
         less = Principal(
             principal.tenant, principal.tenant_name, scopes, principal.credential, principal.expires_s
         )
-        return Guest(less, guest.expires, _allowed(less))
-
-
-def _scopes(ticket: Ticket, catalog: Catalog) -> Scopes:
-    credential = catalog.credentials.get(ticket.credential)
-    scopes = scopes_in(ticket)
-    return scopes if credential is None else scopes & scopes_of(credential.scopes)
+        return Guest(less, expires, _allowed(less))
 
 
 def _allowed(principal: Principal) -> int:

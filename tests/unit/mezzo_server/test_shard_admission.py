@@ -336,6 +336,21 @@ def test_a_credential_that_lost_a_scope_has_lost_it_at_once(door: Door) -> None:
     assert code_of(client, *WRITES[0]) is None
 
 
+def test_a_credential_that_is_to_end_soon_ends_what_it_opened_before(door: Door) -> None:
+    """A token that was replaced is good for the overlap, whatever a ticket of before says."""
+    signed_before = door.ticket(seconds=300)
+    client = door.enter(signed_before)
+    door.catalog = catalog(credentials={TOKEN_A: credential(TOKEN_A, A, expires_s=int(UNIX_S) + 60)})
+    door.shard.service.tick()
+    again = door.enter(signed_before)
+    door.shard.clock.now += 60 + SKEW_S - 1
+    for one in (client, again):
+        assert code_of(one, *READS[0]) is None
+    door.shard.clock.now += 1
+    for one in (client, again):
+        assert code_of(one, *READS[0]) is ErrorCode.UNAUTHENTICATED
+
+
 def test_a_session_that_never_renews_is_ended(door: Door) -> None:
     client = door.enter(door.ticket(seconds=100))
     door.shard.clock.now += 100 + SKEW_S + EXPIRED_S_MAX
