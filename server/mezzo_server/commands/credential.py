@@ -60,6 +60,7 @@ def issue(
         admin,
         token,
         lambda to: to.issue_credential(tenant or OPERATORS, wanted, expires_s=op.expiry(expires), note=note),
+        makes=operator,
     )
     if json:
         json_result(msgspec.json.encode(credential_report(issued.credential, issued.token)))

@@ -73,8 +73,17 @@ TtlMax = Annotated[
 ]
 
 
-def act(config: Path | None, admin: str, token: str, work: Callable[[Admin], Awaitable[T]]) -> T:
+def act(
+    config: Path | None,
+    admin: str,
+    token: str,
+    work: Callable[[Admin], Awaitable[T]],
+    *,
+    makes: bool = False,
+) -> T:
     """Do something as an operator: through a front-end, or on the metadata of a configuration.
+
+    ``makes``: if there is no file of the metadata yet, it is made.
 
     Raises:
         InvalidArgument: neither is named, both are, or the configuration has no metadata engine.
@@ -87,7 +96,7 @@ def act(config: Path | None, admin: str, token: str, work: Callable[[Admin], Awa
             "say which metadata: --config mezzo.toml (a file that you may write), or --admin HOST:PORT with an "
             "operator's token in MEZZO_TOKEN"
         )
-    return asyncio.run(_act(config, admin, token, work))
+    return asyncio.run(_act(config, admin, token, work, makes))
 
 
 def _the_one_said(config: Path, admin: str) -> tuple[Path | None, str]:
@@ -102,7 +111,9 @@ def _the_one_said(config: Path, admin: str) -> tuple[Path | None, str]:
     return (config, "") if config_said else (None, admin)
 
 
-async def _act(config: Path | None, admin: str, token: str, work: Callable[[Admin], Awaitable[T]]) -> T:
+async def _act(
+    config: Path | None, admin: str, token: str, work: Callable[[Admin], Awaitable[T]], makes: bool
+) -> T:
     if config is None:
         from mezzo_server.admin.remote import Channel, RemoteAdmin
 
@@ -115,14 +126,21 @@ async def _act(config: Path | None, admin: str, token: str, work: Callable[[Admi
             await remote.close()
     node = load_with_origins(config, os.environ).config
     configure_logs(node.log, PROCESS)
-    return await on_metadata(node, work)
+    return await on_metadata(node, work, makes=makes)
 
 
-async def on_metadata(node: NodeConfig, work: Callable[[LocalAdmin], Awaitable[T]]) -> T:
-    """Do something on the metadata of a node's settings. Raises InvalidArgument if it has none of its own."""
+async def on_metadata(
+    node: NodeConfig, work: Callable[[LocalAdmin], Awaitable[T]], *, makes: bool = False
+) -> T:
+    """Do something on the metadata of a node's settings.
+
+    Raises:
+        InvalidArgument: it has none of its own; or its file is not there, and is not made: what was moved away
+            must not be taken for new by the processes that follow it.
+    """
     from mezzo_server.admin.local import LocalAdmin
     from mezzo_server.metadata.opening import make_engine
-    from mezzo_server.metadata.urls import MEMORY
+    from mezzo_server.metadata.urls import MEMORY, SQLITE
     from mezzo_server.tenancy.registry import Registry
 
     url = node.metadata.engine
@@ -131,7 +149,9 @@ async def on_metadata(node: NodeConfig, work: Callable[[LocalAdmin], Awaitable[T
             "the configuration has no metadata to act on: without an engine there is one tenant and no "
             'credential. Set [metadata] engine = "sqlite:///var/lib/mezzo/metadata.db"'
         )
-    engine = make_engine(url)
+    if not makes:
+        _check_there(url.removeprefix(SQLITE))
+    engine = make_engine(url, create=makes)
     try:
         admin = LocalAdmin(
             Registry(engine, time.time, os.urandom),
@@ -143,6 +163,13 @@ async def on_metadata(node: NodeConfig, work: Callable[[LocalAdmin], Awaitable[T
         return await work(admin)
     finally:
         await engine.close()
+
+
+def _check_there(path: str) -> None:
+    if not os.path.exists(path):
+        raise InvalidArgument(
+            f"{path} is not there: mezzo tenant create NAME makes it, with the first tenant"
+        )
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -94,7 +94,7 @@ def create(
         issued = await to.issue_credential(name, wanted) if token_too else None
         return tenant, issued
 
-    tenant, issued = op.act(config, admin, token, work)
+    tenant, issued = op.act(config, admin, token, work, makes=True)
     if json:
         told = None if issued is None else credential_report(issued.credential, issued.token)
         json_result(msgspec.json.encode(NewTenantReport(tenant_report(tenant), told)))

@@ -45,6 +45,7 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 
 def test_tenants(shell: Shell) -> None:
+    shell.mezzo("credential", "issue", "--operator")
     assert "there is no tenant" in shell.mezzo("tenant", "list")[1]
     out, err = shell.mezzo(
         "tenant",
@@ -83,7 +84,15 @@ def test_tenants(shell: Shell) -> None:
     assert [one["deleted"] for one in shell.json("tenant", "list", "--deleted")] == [False, True]
 
 
+def test_what_looks_makes_no_metadata(shell: Shell) -> None:
+    """A file that was moved away would come back empty, and a node that follows it would know nobody."""
+    for looks in (("tenant", "list"), ("credential", "list"), ("tenant", "delete", "acme", "--yes")):
+        assert "metadata.db is not there: mezzo tenant create" in shell.mezzo(*looks, status=2)[1]
+    assert [path.name for path in shell.folder.iterdir()] == ["mezzo.toml"]
+
+
 def test_a_tenant_is_made_with_its_token_or_not_at_all(shell: Shell) -> None:
+    shell.mezzo("credential", "issue", "--operator")
     said = shell.mezzo("tenant", "create", "acme", "--scopes", "read,erase", status=2)[1]
     assert "not erase" in said
     assert shell.json("tenant", "list") == []
@@ -190,6 +199,7 @@ def test_it_must_be_said_which_metadata(shell: Shell, capsys: pytest.CaptureFixt
 def test_what_a_command_says_counts_before_a_variable(
     shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shell.mezzo("credential", "issue", "--operator")
     monkeypatch.setenv("MEZZO_ADMIN", "127.0.0.1:1")
     assert shell.json("tenant", "list") == []
     monkeypatch.setenv("MEZZO_CONFIG", str(shell.config))
