@@ -34,6 +34,7 @@ CONNECT_TIMEOUT_S = 2.0
 CANCEL_GRACE_S = 1.0
 STAGING_BYTES = 64 * 1024 * 1024
 WAITING_MAX = 1024
+NEXT = " (next attempt in "
 NEWS_S = 0.4
 """Within which a shard that does not know a key, a credential or a tenant yet will have looked again."""
 COPY_BYTES = 1024 * 1024  # the interpreter lock is held for so long at a time
@@ -306,11 +307,12 @@ class ClientBase:
 
     def _check_backoff(self) -> None:
         """Raise Unavailable while the next attempt to connect is not due: a dead server costs no time."""
-        wait_s = self._backoff.not_before - self._surroundings.now()
-        if wait_s > 0 and isinstance(self._connect_error, Unauthenticated):
-            raise Unauthenticated(f"{self._connect_error} (next attempt in {wait_s:.2f} s)")
-        if wait_s > 0 and self._connect_error is not None:
-            raise Unavailable(f"{self._connect_error} (next attempt in {wait_s:.2f} s)")
+        wait_s, error = self._backoff.not_before - self._surroundings.now(), self._connect_error
+        if wait_s <= 0 or error is None:
+            return
+        # A front-end that waits for its shard says so in the same words.
+        why = f"{str(error).partition(NEXT)[0]}{NEXT}{wait_s:.2f} s)"
+        raise Unauthenticated(why) if isinstance(error, Unauthenticated) else Unavailable(why)
 
     def _connect_failed(self, error: MezzoError) -> MezzoError:
         """Note it; the error to raise."""

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
+from typer.models import CommandInfo, TyperInfo
 
 from mezzo.cli.output import complain, remark
 from mezzo.errors import MezzoError
@@ -226,7 +227,8 @@ def _register_own(app: typer.Typer) -> None:
 
 def _arrange(app: typer.Typer) -> None:
     """Put the commands under headings; `_InOrder` says in which order."""
-    for one in (*app.registered_commands, *app.registered_groups):
+    both: list[CommandInfo | TyperInfo] = [*app.registered_commands, *app.registered_groups]
+    for one in both:
         one.rich_help_panel = _place(one.name)[0]
 
 

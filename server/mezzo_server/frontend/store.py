@@ -82,7 +82,9 @@ class StoreHandlers:
             raise InvalidArgument("lease_ms must be at least 1")
         held = self._leases.find(request.lease, caller().tenant)
         if held is None:
-            raise Gone("the lease has ended: its time was over, or it was released; acquire again")
+            raise Gone(
+                "the lease has ended: its time was over, it was released, or what it held was erased; acquire again"
+            )
         left_s = await held.lease.renew(request.lease_ms / 1000)
         self._leases.renewed(request.lease, held)
         return store_pb2.RenewResponse(lease_ms=max(0, math.floor(left_s * 1000)))

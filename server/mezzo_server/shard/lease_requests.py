@@ -50,7 +50,9 @@ def renew(session: Session, request_id: int, body: LeaseRenew) -> None:
         raise Gone("the lease is of an earlier life of this shard, and ended with it: acquire again")
     lease_s = service.leases.renew(session, body.lease, body.lease_ms / 1000)
     if lease_s is None:
-        raise Gone("the lease has ended: its time was over, or it was released; acquire again")
+        raise Gone(
+            "the lease has ended: its time was over, it was released, or what it held was erased; acquire again"
+        )
     session.send(Kind.LEASE_RENEWED, request_id, LeaseRenewed(int(lease_s * 1000)))
 
 
