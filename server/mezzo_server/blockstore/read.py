@@ -69,7 +69,9 @@ class ChunkRead:
         time: DeviceTime | None = None,
         room: Span | None = None,
     ) -> None:
-        """``room``: whole blocks of the server's own that begin with ``target``, so that no tail is staged."""
+        """``room``: whole blocks of the server's own that ``target`` lies in, where it lies on the device: nothing
+        is staged then, and bytes that are encrypted come as they are stored.
+        """
         segment, number = place
         self.time = time
         self.tenant = namespace.scope.tenant
@@ -81,7 +83,7 @@ class ChunkRead:
         self.number = number
         table = segment.table
         self.first_part = 0
-        self.sealed = table.has_sealed and is_sealed(table, number)
+        self.sealed = room is None and table.has_sealed and is_sealed(table, number)
         if not parts[0] and not parts[1]:
             offset = 0
             self.length = table.length[number]

@@ -1,7 +1,8 @@
 """Scrub: reads what nobody reads, at a bounded rate, and finds what has rotted.
 
 Walks the sealed segments by life, for ever; each live chunk is read into staging and verified like
-any get, so that a confirmed mismatch is dropped and counted.
+any get, so that a confirmed mismatch is dropped and counted.  Checksums cover what is stored, so one
+that is encrypted needs no key for that.
 """
 
 from __future__ import annotations
@@ -83,10 +84,7 @@ class Scrub:
         size = blocks_of(length) * BLOCK_BYTES
         staging = self._context.staging
         span = staging.take(size)
-        tail = staging.take(BLOCK_BYTES) if span is not None and length % BLOCK_BYTES else None
-        if span is None or (tail is None and length % BLOCK_BYTES):
-            if span is not None:
-                staging.give(span)
+        if span is None:
             return  # others need the memory more; the next tick tries again
         self._reading = True
         self._budget.bytes -= size
@@ -98,14 +96,17 @@ class Scrub:
             self._context.counters["scrubbed_bytes"] += size
             self._context.later.add(self.tick)
 
-        key = segment.table.keys[number]
         read = ChunkRead(
-            self._context, namespace, key, (segment, number), (0, 0), [span.part(0, length)], done, self._drop
+            self._context,
+            namespace,
+            segment.table.keys[number],
+            (segment, number),
+            (0, 0),
+            [span.part(0, length)],
+            done,
+            self._drop,
+            room=span,
         )
         read.tenant = BACKGROUND
-        # Checked as it is stored: checksums cover the ciphertext, and no key is needed.
-        read.sealed = False
         read.prepare()
-        if tail is not None:
-            read.staged(tail)
         submit([read])

@@ -248,40 +248,26 @@ class ChunkStream:
         """Read the chunk once more, whole, by the way that decides what a mismatch means."""
         context = self._context
         context.counters["streams_not_verified"] += 1
-        size = blocks_of(self.length) * BLOCK_BYTES
+        skip = self._offset % BLOCK_BYTES
 
         def staged(span: Span) -> None:
-            def done(found: bool) -> None:
-                context.staging.give(span)
-
             read = ChunkRead(
                 context,
                 self.namespace,
                 self._key,
                 (self._segment, self._number),
                 self._parts,
-                [span.part(0, self.length)],
-                done,
+                [span.part(skip, self.length)],
+                lambda found: context.staging.give(span),
                 self._drop,
+                room=span,
             )
-            need = read.prepare()
-
-            def go(piece: Span | None) -> None:
-                if piece is not None:
-                    read.staged(piece)
-                submit([read])
-
-            if need:
-                try:
-                    context.staging.request(need, go)
-                except (Busy, TooLarge):
-                    read._end(False)
-            else:
-                go(None)
+            read.prepare()
+            submit([read])
             self._segment.release()
 
         self._segment.hold()
         try:
-            context.staging.request(size, staged)
+            context.staging.request(blocks_of(skip + self.length) * BLOCK_BYTES, staged)
         except (Busy, TooLarge):
             self._segment.release()

@@ -84,3 +84,27 @@ def test_it_prolongs_no_life_and_ends_with_the_store() -> None:
     rig.store.tick()
     rig.store.close()
     audit.check_rest(rig.store)
+
+
+def test_what_is_encrypted_is_scrubbed_without_its_key() -> None:
+    rig = Rig(options=options(scrub_bytes_per_s=400_000.0), keys={SCOPE.tenant: b"K" * 32})
+    lengths = (1, 4_056, 20_000, 100_001)
+    for number, length in enumerate(lengths):
+        rig.put(b"k-%d" % number, length)
+    rig.restart("close")
+    rig.store.set_tenant_keys({})
+    run(rig, 2.0)
+    assert rig.counters["scrubbed_chunks"] >= len(lengths)
+    assert rig.counters["mismatches_seen"] == rig.counters["seals_without_key"] == 0
+    context = audit.context_of(rig.store)
+    place = context.find(context.index.namespace(SCOPE), b"k-2")
+    assert place is not None
+    rig.devices[0].flip(place[0].offset + place[0].table.block[place[1]] * 4096 + 19_999)
+    run(rig, 2.0)
+    assert rig.counters["chunks_corrupt"] == 1
+    rig.store.set_tenant_keys(rig.keys)
+    assert not rig.has(b"k-2")
+    for number in (0, 1, 3):
+        assert rig.get(b"k-%d" % number) == content(b"k-%d" % number, lengths[number])
+    run(rig, 1.0)
+    audit.check_rest(rig.store)
