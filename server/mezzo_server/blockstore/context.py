@@ -170,6 +170,11 @@ class Context(Payloads):
             return None
         return segment, number
 
+    def find_again(self, namespace: NamespaceIndex, key: bytes, sequence: int) -> tuple[Segment, int] | None:
+        """`find` for who has found this very chunk before: where it lies now."""
+        place = self.find(namespace, key)
+        return place if place is not None and place[0].table.sequence[place[1]] == sequence else None
+
     def is_over(self, segment: Segment, number: int) -> bool:
         """Whether a chunk's deadline has come, whatever the index still says."""
         return 0 < segment.table.expiry_ms[number] <= self.clock.now_ms()

@@ -127,12 +127,7 @@ class _Get:
             policy.used(*place)
             if self._gets.hot is not None and self._hot(self._gets.hot, number, place, length, ready):
                 continue
-            read = self._read(number, place, length, chunk)
-            need = read.prepare()
-            if need:
-                self._stage(read, need, ready)
-            else:
-                ready.append(read)
+            self._prepare(number, place, length, ready)
         submit(ready)
         if end < len(self._chunks):
             context.later.add(lambda: self._slice(end))
@@ -182,55 +177,60 @@ class _Get:
         target = cut(self._chunks[number].target, 0, length)
         hot.serve(slot, self._namespace, place, self._parts, target, served)
 
-    def _anew(self, number: int) -> None:
-        """The hot tier had it not after all: read it from the device, if it is there."""
+    def _anew(self, number: int, piece: Span | None = None) -> None:
+        """Read it from the device, if it is there: the hot tier had it not after all, or memory came now."""
         chunk = self._chunks[number]
         place = self._gets.context.find(self._namespace, chunk.key)
         length = -1 if place is None else _length(place, self._parts)
+        ready: list[ChunkRead] = []
         if place is None or length < 1 or length > total(chunk.target):
+            if piece is not None:
+                self._gets.context.staging.give(piece)
             self._one(number, -1)
             return
-        read = self._read(number, place, length, chunk)
-        need = read.prepare()
-        ready: list[ChunkRead] = []
-        if need:
-            self._stage(read, need, ready)
-        else:
-            ready.append(read)
+        self._prepare(number, place, length, ready, piece)
         if ready:
             submit(ready)
 
-    def _read(self, number: int, place: tuple[Segment, int], length: int, chunk: GetChunk) -> ChunkRead:
-        return ChunkRead(
-            self._gets.context,
+    def _prepare(
+        self,
+        number: int,
+        place: tuple[Segment, int],
+        length: int,
+        ready: list[ChunkRead],
+        piece: Span | None = None,
+    ) -> None:
+        """Make a read and add it to ``ready``, or ask for the memory that it needs; ``piece``: that came."""
+        context = self._gets.context
+        staging = context.staging
+        read = ChunkRead(
+            context,
             self._namespace,
-            chunk.key,
+            self._chunks[number].key,
             place,
             self._parts,
-            cut(chunk.target, 0, length),
+            cut(self._chunks[number].target, 0, length),
             lambda found: self._one(number, length if found else -1),
             self._gets.drop,
             self._time,
         )
-
-    def _stage(self, read: ChunkRead, need: int, ready: list[ChunkRead]) -> None:
-        """Get staging for a read: at once if there is some, so that it can be merged with others."""
-        staging = self._gets.context.staging
-        piece = staging.take(need, read.tenant)
-        if piece is not None:
+        need = read.prepare()
+        if piece is not None and piece.length != need:
+            staging.give(piece)  # it was put anew, or moved to a device that asks for more
+            piece = None
+        if need:
+            # At once if there is some, so that it can be merged with others.
+            piece = staging.take(need, read.tenant) if piece is None else piece
+            if piece is None:
+                read.abandon()
+                try:
+                    staging.request(need, lambda late: self._anew(number, late), read.tenant)
+                except (Busy, TooLarge):
+                    context.counters["gets_without_memory"] += 1
+                    self._one(number, -1)
+                return
             read.staged(piece)
-            ready.append(read)
-            return
-
-        def came(late: Span) -> None:
-            read.staged(late)
-            submit([read])
-
-        try:
-            staging.request(need, came, read.tenant)
-        except (Busy, TooLarge):
-            self._gets.context.counters["gets_without_memory"] += 1
-            read._end(False)
+        ready.append(read)
 
     def _one(self, number: int, length: int) -> None:
         self._lengths[number] = length

@@ -9,6 +9,7 @@ Who finds that a slot does not have what he wants goes to the device, as without
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.context import Context
@@ -59,70 +60,16 @@ class HotReads:
             return (slot if slot.sequence == sequence else None), False
         if not fill:
             return None, False
-        hot = self.hot
+        hot, tenant = self.hot, namespace.scope.tenant
         length = plain_length(segment.table, number)
-        sealed = is_sealed(segment.table, number)
-        if not hot.wants(namespace.scope.tenant, key, length):
+        if not hot.wants(tenant, key, length):
             return None, False
-        slot = hot.reserve(namespace.hot, namespace.scope.tenant, key, length)
+        slot = hot.reserve(namespace.hot, tenant, key, length)
         if slot is None:
             return None, False
         slot.sequence = sequence
-        filling = slot
-
-        def ended(found: bool) -> None:
-            if not found:
-                hot.fail(filling)
-            elif sealed:
-                # what is stored has other checksums than what lies in the slot
-                lengths = plain_parts(segment.table, number)
-                seed = self._context.seed(namespace, key)
-                self._context.digest(seed, 0, lengths, [filling.span()], digested, read.tenant)
-            else:
-                hot.ready(filling, sequence)
-
-        def digested(checksums: list[int]) -> None:
-            filling.checksums = tuple(checksums)
-            hot.ready(filling, sequence)
-
-        room = None if sealed else slot.span(0, blocks_of(length) * BLOCK_BYTES)
-        read = ChunkRead(
-            self._context,
-            namespace,
-            key,
-            place,
-            (0, 0),
-            [slot.span()],
-            ended,
-            self._drop,
-            time,
-            room,
-        )
-        need = read.prepare()
-        if need:
-            self._stage(read, need, reads)
-        else:
-            reads.append(read)
+        _Fill(self, namespace, slot, time).begin(place, reads)
         return slot, True
-
-    def _stage(self, read: ChunkRead, need: int, reads: list[ChunkRead]) -> None:
-        """An encrypted chunk needs memory to lie in before it is decrypted into its slot."""
-        staging = self._context.staging
-        piece = staging.take(need, read.tenant)
-        if piece is not None:
-            read.staged(piece)
-            reads.append(read)
-            return
-
-        def came(late: Span) -> None:
-            read.staged(late)
-            self._submit([read])
-
-        try:
-            staging.request(need, came, read.tenant)
-        except (Busy, TooLarge):
-            self._context.counters["gets_without_memory"] += 1
-            self._context.later.add(read.abandon)
 
     def serve(
         self,
@@ -173,6 +120,80 @@ class HotReads:
         No more than clients may hold: what came last would displace what came first.
         """
         _Warming(self, namespace, keys, done).step(0)
+
+
+class _Fill:
+    """One chunk on its way from a device into its slot."""
+
+    __slots__ = ("_namespace", "_reads", "_slot", "_time")
+
+    def __init__(
+        self, reads: HotReads, namespace: NamespaceIndex, slot: Slot, time: DeviceTime | None
+    ) -> None:
+        self._reads = reads
+        self._namespace = namespace
+        self._slot = slot
+        self._time = time
+
+    def begin(self, place: tuple[Segment, int], ready: list[ChunkRead], piece: Span | None = None) -> None:
+        """Add the read to ``ready``, or ask for the memory that it needs; ``piece``: that came."""
+        reads, slot = self._reads, self._slot
+        context = reads._context
+        sealed = is_sealed(place[0].table, place[1])
+        read = ChunkRead(
+            context,
+            self._namespace,
+            slot.key,
+            place,
+            (0, 0),
+            [slot.span()],
+            partial(self._ended, place),
+            reads._drop,
+            self._time,
+            None if sealed else slot.span(0, blocks_of(slot.length) * BLOCK_BYTES),
+        )
+        need = read.prepare()
+        if need:
+            # An encrypted chunk needs memory to lie in before it is decrypted into its slot.
+            piece = context.staging.take(need, read.tenant) if piece is None else piece
+            if piece is None:
+                read.abandon()
+                try:
+                    context.staging.request(need, self._came, read.tenant)
+                except (Busy, TooLarge):
+                    context.counters["gets_without_memory"] += 1
+                    context.later.add(partial(reads.hot.fail, slot))
+                return
+            read.staged(piece)
+        ready.append(read)
+
+    def _came(self, piece: Span) -> None:
+        reads, slot = self._reads, self._slot
+        place = reads._context.find_again(self._namespace, slot.key, slot.sequence)
+        if place is None:
+            reads._context.staging.give(piece)
+            reads.hot.fail(slot)
+            return
+        ready: list[ChunkRead] = []
+        self.begin(place, ready, piece)
+        reads._submit(ready)
+
+    def _ended(self, place: tuple[Segment, int], found: bool) -> None:
+        reads, slot = self._reads, self._slot
+        table, number = place[0].table, place[1]
+        if not found:
+            reads.hot.fail(slot)
+        elif is_sealed(table, number):
+            # what is stored has other checksums than what lies in the slot
+            context, namespace = reads._context, self._namespace
+            seed, tenant = context.seed(namespace, slot.key), namespace.scope.tenant
+            context.digest(seed, 0, plain_parts(table, number), [slot.span()], self._digested, tenant)
+        else:
+            reads.hot.ready(slot, slot.sequence)
+
+    def _digested(self, checksums: list[int]) -> None:
+        self._slot.checksums = tuple(checksums)
+        self._reads.hot.ready(self._slot, self._slot.sequence)
 
 
 class _Warming:

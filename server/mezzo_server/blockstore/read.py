@@ -250,8 +250,11 @@ class ChunkRead:
             self._staged = None
 
     def abandon(self) -> None:
-        """End before anything was transferred: a miss."""
-        self._end(False)
+        """Let the segment go before anything was transferred; ``done`` is not called.
+
+        For who must wait for memory: others' slow clients may hold it for long, and reclaim waits for all reads.
+        """
+        self.segment.release()
 
     def _end(self, found: bool) -> None:
         self._give_back()
@@ -268,3 +271,9 @@ def select(segment: Segment, number: int, first: int, count: int) -> tuple[int, 
     lengths = table.part_lengths(number)
     end = first + count if count else len(lengths)
     return sum(lengths[:first]), lengths[first:end], table.part_checksums(number)[first:end]
+
+
+def whole_bytes(segment: Segment, number: int, first: int, count: int) -> int:
+    """Bytes of the blocks that hold those parts."""
+    offset, lengths, _ = select(segment, number, first, count)
+    return blocks_of(offset % BLOCK_BYTES + sum(lengths)) * BLOCK_BYTES

@@ -13,8 +13,9 @@ from mezzo_server.blockstore.sealed_stream import SealedStream
 from mezzo_server.blockstore.sealing import is_sealed
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.blockstore.stream import ChunkStream
+from mezzo_server.blockstore.whole_stream import WholeStream
 
-Stream = ChunkStream | HotStream | SealedStream
+Stream = ChunkStream | WholeStream
 
 
 class Streams:
