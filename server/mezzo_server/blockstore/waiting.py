@@ -1,8 +1,8 @@
 """Records that wait for space on a device: in order within a tenant, by weight between tenants.
 
 Start-time fair queueing as in schedule.py, by blocks: space that comes free goes to who had the least of it for
-his weight, so that one tenant's flood of puts does not stand before another's put.  Tombstones go before all:
-a delete makes space.
+his weight, so that one tenant's flood of puts does not stand before another's put.  Tombstones are tried before
+all, in the order in which they came: a delete makes space.  One that finds none holds up only other tombstones.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Waiting:
     def add(self, write: RecordWrite) -> bool:
         """One more waits. Whether it is its tenant's first: it may be the next to go."""
         if write.purpose is Purpose.TOMBSTONES:
-            self._tombstones.appendleft(write)
+            self._tombstones.append(write)
             return False
         line = self._lines.setdefault(write.tenant or BACKGROUND, _Line())
         if not line.writes:
@@ -62,10 +62,9 @@ class Waiting:
 
     def heads(self) -> list[RecordWrite]:
         """Those to try when space has come, in order; nobody is passed by his own."""
-        if self._tombstones:
-            return [self._tombstones[0]]
         lines = sorted((line for line in self._lines.values() if line.writes), key=lambda line: line.start)
-        return [line.writes[0] for line in lines[:HEADS_MAX]]
+        first = [self._tombstones[0]] if self._tombstones else []
+        return first + [line.writes[0] for line in lines[:HEADS_MAX]]
 
     def went(self, write: RecordWrite) -> None:
         """One of the heads has found space."""

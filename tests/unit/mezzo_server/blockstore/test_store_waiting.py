@@ -64,11 +64,23 @@ def test_space_is_shared_by_weight_and_who_is_behind_comes_last() -> None:
     assert 1 <= went.count(C) <= went.count(A) // 8
 
 
-def test_tombstones_go_before_all() -> None:
+def test_tombstones_go_before_all_in_their_order() -> None:
     waiting = Waiting(Shares)
-    waiting.add(record(A))
-    tombstone = record(B, purpose=Purpose.TOMBSTONES)
+    mine = record(A)
+    waiting.add(mine)
+    tombstones = [record(B, purpose=Purpose.TOMBSTONES) for _ in range(3)]
+    for tombstone in tombstones:
+        waiting.add(tombstone)
+    assert drawn(waiting, 4) == [*tombstones, mine]
+
+
+def test_a_tombstone_that_finds_no_room_holds_up_no_put() -> None:
+    waiting = Waiting(Shares)
+    mine, tombstone = record(A), record(B, purpose=Purpose.TOMBSTONES)
+    waiting.add(mine)
     waiting.add(tombstone)
+    assert waiting.heads() == [tombstone, mine]
+    waiting.went(mine)
     assert waiting.heads() == [tombstone]
 
 
