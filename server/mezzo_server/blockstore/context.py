@@ -238,7 +238,7 @@ class Context(Payloads):
         if pins:
             segment.pinned_bytes -= segment.table.length[number]
         if namespace.events is not None and not moves:
-            namespace.events.add(why, key, segment.table.length[number])
+            namespace.events.add(why, key, plain_length(segment.table, number))
         return True
 
     def make_way(self, namespace: NamespaceIndex, key: bytes) -> None:
@@ -266,7 +266,7 @@ class Context(Payloads):
         if key in namespace.pins:
             segment.pinned_bytes += segment.table.length[number]
         if namespace.events is not None and not moves:
-            namespace.events.add(EventKind.STORED, key, segment.table.length[number])
+            namespace.events.add(EventKind.STORED, key, plain_length(segment.table, number))
 
     def ready_slot(self, namespace: NamespaceIndex, key: bytes, segment: Segment, number: int) -> Slot | None:
         """The slot that holds this visible chunk; None: it is not hot, or not yet."""

@@ -133,6 +133,8 @@ class Sealer:
             return None
         key = HKDF(SHA256(), length=KEY_BYTES, salt=run, info=_INFO + tenant).derive(secret)
         made = self._derived[tenant, run] = _Key(key, AESGCM(key))
+        if self._keys.get(tenant) != secret:
+            self._derived.pop((tenant, run), None)  # destroyed meanwhile: nothing of it stays here
         while len(self._derived) > RUN_KEYS_MAX:
             try:
                 self._derived.popitem(last=False)

@@ -65,8 +65,9 @@ class Telling:
             hot_bytes = sum(lengths)
             hot_count = min(lengths.index(0), count) if 0 in lengths else count
         if rest:
+            lives = context.lives
             found = [place for place in namespace.get_all(keys[count:]) if place is not None]
-            nbytes += sum([context.lives[life_of(place)].table.length[number_of(place)] for place in found])
+            nbytes += sum([plain_length(lives[life_of(place)].table, number_of(place)) for place in found])
         return count, nbytes, hot_count, hot_bytes, self._on_one_device(namespace, wanted)
 
     def _on_one_device(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> bool:
@@ -87,4 +88,4 @@ class Telling:
         """
         namespace = self._context.index.peek(scope)
         places = [(key, self._context.find(namespace, key)) for key in namespace.part(part, parts)]
-        return [(key, place[0].table.length[place[1]]) for key, place in places if place is not None]
+        return [(key, plain_length(place[0].table, place[1])) for key, place in places if place is not None]

@@ -309,3 +309,38 @@ def test_large_parts_leave_the_loop(make: type[Workers]) -> None:
     assert rig.get(b"k") == data
     assert rig.stream(b"k") == data
     rig.ciphers.close()
+
+
+def test_lengths_are_told_as_they_were_put() -> None:
+    rig = Rig(keys=KEYS)
+    told: list[tuple[bytes, int]] = []
+
+    class Sink:
+        def add(self, kind: int, key: bytes, length: int) -> None:
+            told.append((key, length))
+
+        def erased(self) -> None:
+            raise AssertionError
+
+    rig.store.watch(SCOPE, Sink())
+    rig.put_chunks([chunk(b"k", content(b"k", 9_000), parts=(4_000, 5_000))])
+    assert rig.store.list_part(SCOPE, 0, 1) == [(b"k", 9_000)]
+    assert rig.store.sizes(SCOPE, [b"gap", b"k"], beyond=True)[:2] == (0, 9_000)
+    rig.delete(b"k")
+    assert told == [(b"k", 9_000), (b"k", 9_000)]
+
+
+def test_a_key_that_is_destroyed_is_not_kept_by_a_thread_that_was_deriving() -> None:
+    made = sealer()
+
+    class Late(dict[bytes, bytes]):
+        """The key is destroyed while somebody derives from it."""
+
+        def get(self, key: bytes, default: object = None) -> object:  # type: ignore[override]
+            found = super().get(key)
+            made.set_keys({})
+            return found
+
+    made._keys = Late(KEYS)
+    assert made.derive(SCOPE.tenant, b"x" * RUN_BYTES) is not None
+    assert made.derive(SCOPE.tenant, b"x" * RUN_BYTES) is None
