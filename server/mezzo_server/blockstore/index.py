@@ -1,47 +1,41 @@
 """Where chunks are: in memory, one index for each namespace, reached only through its scope.
 
-A location is ``life << 24 | entry number``.  An index is sharded so that no growth of one of its
-dictionaries holds the loop (a dictionary of 20,000 entries grows in under a millisecond).  Nothing
-else is a source of truth: it is rebuilt from the devices at each start.
+A location is ``life << 24 | entry number``.  Nothing here is a source of truth: it is rebuilt from the
+devices at each start.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from mezzo.errors import Gone, TooLarge
 from mezzo_server.blockstore.api import EventSink, Scope, Standing, StandingOf
 from mezzo_server.hot.slots import SlotMap
+from mezzo_server.sharded import ShardedMap
 
-SHARDS = 512
-HASH_SHIFT = 40  # high bits: a dictionary uses the low bits of the same hash for its own slots
-SPREAD_AT = 4096
-"""A namespace has one dictionary until it has so many chunks: most namespaces are small."""
 SWEEP_STEP = 64
 """Namespaces looked at for every new one that is over the limit."""
 
 
-class NamespaceIndex:
+class NamespaceIndex(ShardedMap[int]):
     """Locations of the visible chunks of one namespace, and what is under way for its keys."""
 
     __slots__ = (
         "busy",
-        "count",
         "erased",
         "events",
         "hot",
-        "mask",
         "pins",
         "salt",
         "scope",
         "shadows",
-        "shards",
         "users",
         "vetted",
     )
 
     def __init__(self, scope: Scope, vetted: StandingOf | None = None) -> None:
+        super().__init__()
         self.scope = scope
         self.salt = int.from_bytes(scope.namespace[:8], "little") ^ scope.namespace_generation
         """64 bits that tell this namespace from others"""
@@ -49,10 +43,6 @@ class NamespaceIndex:
         """what told last that it is not erased"""
         self.erased = False
         """it is none of the index any more, and empty; what was under way in it ends, and adds nothing"""
-        self.shards: list[dict[bytes, int]] = [{}]
-        self.mask = 0
-        """a key is in ``shards[hash(key) >> HASH_SHIFT & mask]``"""
-        self.count = 0
         self.users = 0
         """requests that may add to it"""
         self.busy: dict[bytes, deque[Callable[[], None]]] = {}
@@ -65,47 +55,6 @@ class NamespaceIndex:
         """who wants to know what appears and vanishes here"""
         self.shadows: dict[bytes, frozenset[int]] = {}
         """lives that hold an outdated copy of a key without a tombstone that covers it"""
-
-    def get(self, key: bytes) -> int | None:
-        """Location of a key, or None."""
-        return self.shards[hash(key) >> HASH_SHIFT & self.mask].get(key)
-
-    def get_all(self, keys: Sequence[bytes]) -> list[int | None]:
-        """`get` for many: a third of the time, or half of it once there are many chunks."""
-        shards, mask = self.shards, self.mask
-        if not mask:
-            return list(map(shards[0].get, keys))
-        return [shards[hash(key) >> HASH_SHIFT & mask].get(key) for key in keys]
-
-    def set(self, key: bytes, location: int) -> None:
-        """Make a key visible at a location, or move it there."""
-        if self.count >= SPREAD_AT and not self.mask:
-            self.spread()
-        shard = self.shards[hash(key) >> HASH_SHIFT & self.mask]
-        before = len(shard)
-        shard[key] = location
-        self.count += len(shard) - before
-
-    def remove(self, key: bytes) -> None:
-        """Make a key invisible. KeyError if it is not there."""
-        del self.shards[hash(key) >> HASH_SHIFT & self.mask][key]
-        self.count -= 1
-
-    def spread(self) -> None:
-        """Go over to many shards; once, and of few entries, so that it takes under a millisecond."""
-        small = self.shards[0]
-        self.shards = [{} for _ in range(SHARDS)]
-        self.mask = SHARDS - 1
-        for key, location in small.items():
-            self.shards[hash(key) >> HASH_SHIFT & self.mask][key] = location
-
-    def part(self, part: int, parts: int) -> list[bytes]:
-        """Keys in one of ``parts`` (a power of two): each key is always in the same, however the index grows."""
-        mask = self.mask
-        if parts > mask:
-            rest = parts - 1
-            return [key for key in self.shards[part & mask] if hash(key) >> HASH_SHIFT & rest == part]
-        return [key for shard in self.shards[part : mask + 1 : parts] for key in shard]
 
     @property
     def idle(self) -> bool:

@@ -15,8 +15,9 @@ from mezzo_server.blockstore.api import Scope, Standing
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.entries import EntryTable
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
-from mezzo_server.blockstore.index import HASH_SHIFT, SPREAD_AT, NamespaceIndex
+from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.segment import Segment, life_of, number_of
+from mezzo_server.sharded import HASH_SHIFT, SPREAD_AT
 
 Key = tuple[Scope, bytes]
 Kept = bytearray | None

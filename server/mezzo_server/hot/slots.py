@@ -9,20 +9,18 @@ whenever the slot loses its chunk, before a byte of it is overwritten, and never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Protocol
 
 from mezzo_server.memory import Memory, Span
+from mezzo_server.sharded import ShardedMap
 
 PAGE_BYTES = 4096
 """What slots are measured in: a block of every device, and a page of most processors."""
 STEPS = 8
 """Size classes for each doubling of the size: a slot wastes less than an eighth of its pages."""
 WORDS_PER_PAGE = PAGE_BYTES // 8
-SPREAD_AT = 4096
-SHARDS = 512
-HASH_SHIFT = 40
 
 
 class ArenaMemory(Protocol):
@@ -78,48 +76,15 @@ class State(IntEnum):
     """it lost its chunk; free as soon as nobody uses it any more"""
 
 
-class SlotMap:
-    """The slots of one namespace by key: those that are filling or ready.
+class SlotMap(ShardedMap["Slot"]):
+    """The slots of one namespace by key: those that are filling or ready."""
 
-    Sharded like the index, so that no growth of a dictionary holds the loop.
-    """
-
-    __slots__ = ("count", "mask", "scope", "shards")
+    __slots__ = ("scope",)
 
     def __init__(self, scope: object = None) -> None:
+        super().__init__()
         self.scope = scope
         """names the namespace, for whoever comes from a slot"""
-        self.shards: list[dict[bytes, Slot]] = [{}]
-        self.mask = 0
-        """a key is in ``shards[hash(key) >> HASH_SHIFT & mask]``"""
-        self.count = 0
-
-    def get(self, key: bytes) -> Slot | None:
-        """The slot of a key, filling or ready."""
-        return self.shards[hash(key) >> HASH_SHIFT & self.mask].get(key)
-
-    def get_all(self, keys: Sequence[bytes]) -> list[Slot | None]:
-        """`get` for many: a third of the time, or half of it once there are many chunks."""
-        shards, mask = self.shards, self.mask
-        if not mask:
-            return list(map(shards[0].get, keys))
-        return [shards[hash(key) >> HASH_SHIFT & mask].get(key) for key in keys]
-
-    def add(self, key: bytes, slot: Slot) -> None:
-        """A slot for a key that has none."""
-        if self.count >= SPREAD_AT and not self.mask:
-            small = self.shards[0]
-            self.shards = [{} for _ in range(SHARDS)]
-            self.mask = SHARDS - 1
-            for other, its in small.items():
-                self.shards[hash(other) >> HASH_SHIFT & self.mask][other] = its
-        self.shards[hash(key) >> HASH_SHIFT & self.mask][key] = slot
-        self.count += 1
-
-    def remove(self, key: bytes) -> None:
-        """KeyError if it has none."""
-        del self.shards[hash(key) >> HASH_SHIFT & self.mask][key]
-        self.count -= 1
 
     def __iter__(self) -> Iterator[Slot]:
         for shard in self.shards:

@@ -154,7 +154,7 @@ class HotTier:
         slot.key = key
         slot.length = length
         slot.sequence = 0
-        owner.add(key, slot)
+        owner.set(key, slot)
         self._used_bytes += slot.capacity
         self.use(slot)
         return slot

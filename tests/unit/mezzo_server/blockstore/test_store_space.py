@@ -9,9 +9,10 @@ import pytest
 
 from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.api import PutOutcome, PutStatus, Scope
-from mezzo_server.blockstore.index import SPREAD_AT, NamespaceIndex
+from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.policies.fifo import FifoReinsertion
 from mezzo_server.blockstore.segment import Purpose
+from mezzo_server.sharded import SPREAD_AT
 from tests.simulation import audit
 from tests.simulation.rig import SCOPE, Rig, chunk, content
 from tests.simulation.world import options

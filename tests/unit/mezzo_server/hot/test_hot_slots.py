@@ -70,7 +70,7 @@ def test_the_map_stays_right_when_it_spreads() -> None:
     slots, cut = SlotMap(), cut_of(10, 1)
     slot = cut.take(lambda: 1)
     for number in range(5000):
-        slots.add(b"%d" % number, slot)
+        slots.set(b"%d" % number, slot)
     assert slots.mask
     assert slots.count == 5000 == len(list(slots))
     assert all(slots.get(b"%d" % number) is slot for number in range(5000))
