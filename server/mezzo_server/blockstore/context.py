@@ -75,7 +75,8 @@ class Context(Payloads):
         self.shares = Shares()
         """what is known of the tenants"""
         self.trimmed: dict[bytes, set[int]] = {}
-        """lives that chunks were forgotten in, by tenant, because it had too much: a restart could find them"""
+        """by tenant, lives that a restart could find chunks of its in that are none of the index, and not known one
+        by one: it had too much, or nobody knew it at the start"""
         self.on_disk: set[int] = set()
         """lives whose header a restart could find"""
         self.next_sequence = 1

@@ -3,7 +3,7 @@
 A tombstone says: every copy of this key with a lower sequence is void.  It is carried forward as long
 as a *blocker* is on a device: the life that held the chunk when it was deleted, lives that hold a
 shadow of it (`NamespaceIndex.shadows`), lives that were in limbo then (evicted, but still to be found by a
-restart), and lives that its tenant was trimmed in (tenant_space.py).  So there are never more tombstones
+restart), and lives that its tenant was trimmed in (`Context.trimmed`).  So there are never more tombstones
 than outdated copies, but for tenants that are trimmed.
 
 What holds everywhere: a copy on a device that the index does not point to is in limbo, or a shadow, or in a

@@ -114,11 +114,12 @@ class Index:
 
     def sift(self, scope: Scope) -> None:
         """Let a namespace leave if it is erased."""
-        self._living(scope)
+        if self._living(scope) is None and self.is_erased(scope):
+            self._unwatch(scope)
 
     def scopes(self) -> list[Scope]:
-        """Of all namespaces."""
-        return list(self._namespaces)
+        """Of all namespaces, and of those that are watched without having anything."""
+        return [*self._namespaces, *(scope for scope in self._watched if scope not in self._namespaces)]
 
     def standing(self, scope: Scope) -> Standing:
         """What is known of a scope; alive while nothing is known of any."""
@@ -137,11 +138,15 @@ class Index:
             namespace.vetted = self._standing
             return namespace
         del self._namespaces[scope]
-        if namespace.events is not None:
-            namespace.events.erased()
-            namespace.events = None
+        namespace.events = None
+        self._unwatch(scope)
         self.erased(namespace)
         return None
+
+    def _unwatch(self, scope: Scope) -> None:
+        sink = self._watched.pop(scope, None)
+        if sink is not None:
+            sink.erased()
 
     def namespace(self, scope: Scope) -> NamespaceIndex:
         """The index of a namespace, made if there is none: for who is going to add to it.

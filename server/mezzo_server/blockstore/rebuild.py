@@ -76,6 +76,7 @@ class _Sieve:
 
     def __init__(self, context: Context, found: Found) -> None:
         self._index = context.index
+        self._trimmed = context.trimmed
         self._found = found
         self._on_disk = frozenset(context.on_disk)
         self._expiry = context.expiry
@@ -110,9 +111,13 @@ class _Sieve:
 
     def _standing(self, segment: Segment, standings: Sequence[Standing]) -> bytearray:
         table, found = segment.table, self._found
+        for scope, standing in zip(table.scopes, standings, strict=True):
+            if standing is Standing.UNKNOWN:
+                # Should somebody know it again while we run, and delete: a restart could find this copy.
+                self._trimmed.setdefault(scope.tenant, set()).add(segment.life)
         kept = bytearray(b"\1" * len(table))
-        for number, scope in enumerate(table.scope):
-            standing = standings[scope]
+        for number, place in enumerate(table.scope):
+            standing = standings[place]
             if standing is Standing.ALIVE:
                 continue
             kept[number] = 0

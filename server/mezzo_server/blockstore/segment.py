@@ -160,18 +160,23 @@ class Segment:
 
     def account(self, number: int, sign: int) -> None:
         """An entry became live (+1) or dead (-1)."""
-        table = self.table
+        table, log = self.table, self.log
         size = sign * blocks_of(table.length[number]) * BLOCK_BYTES
         self.live_bytes += size
         scope = table.scopes[table.scope[number]]
-        self.log.tenant_bytes[scope.tenant] += size
-        self.log.namespace_bytes[scope.namespace] += size
+        log.tenant_bytes[scope.tenant] += size
+        log.namespace_bytes[scope.namespace] += size
         self.live_count += sign
         if table.expiry_ms[number]:
-            self.log.expiring += sign
+            log.expiring += sign
         self.touched_sum += sign * table.touched[number]
         if sign < 0:
             table.touched[number] = 0
+            # Who has nothing any more is not counted: tenants and namespaces come and go for ever.
+            if not log.tenant_bytes[scope.tenant]:
+                del log.tenant_bytes[scope.tenant]
+            if not log.namespace_bytes[scope.namespace]:
+                del log.namespace_bytes[scope.namespace]
 
     def restamp(self, stamp: int) -> None:
         """Give all entries this stamp, after a restart."""

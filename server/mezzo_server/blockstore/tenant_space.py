@@ -198,12 +198,25 @@ class TenantSpace:
     def tick(self) -> None:
         """Trim whoever is over his limit, since it was lowered or a restart found chunks again."""
         if not self._to_look_at:
-            self._to_look_at = list(self.tenants())
+            there = self.tenants()
+            self._to_look_at = list(there)
+            self._forget_all_but(there)
         for _ in range(min(TENANTS_PER_TICK, len(self._to_look_at))):
             tenant = self._to_look_at.pop()
             limit = self._context.shares.capacity_bytes_max(tenant)
             if limit and self.used_bytes(tenant) > limit:
                 self._start(tenant, self._trimmings.setdefault(tenant, _Trimming()), limit)
+
+    def _forget_all_but(self, there: set[bytes]) -> None:
+        """Of tenants that have no chunks any more nothing is kept but what a restart could find."""
+        for tenant in self._trimmings.keys() - there:
+            if self._trimmings[tenant].task is None:
+                del self._trimmings[tenant]
+        trimmed, on_disk = self._context.trimmed, self._context.on_disk
+        for tenant in trimmed.keys() - there:
+            trimmed[tenant] &= on_disk
+            if not trimmed[tenant]:
+                del trimmed[tenant]
 
     @property
     def running(self) -> bool:

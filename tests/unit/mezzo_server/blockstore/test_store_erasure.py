@@ -190,6 +190,57 @@ def test_what_nobody_knows_is_dead_until_somebody_does_and_deleted_stays_deleted
     rig.drain()
 
 
+def test_what_nobody_knew_at_the_start_and_is_deleted_when_somebody_does_stays_deleted() -> None:
+    """It is on its device, and the index does not know: only a tombstone keeps a restart from finding it."""
+    rig = Rig()
+    key, other = rig.fill("k", 2, 20_000, STRANGER)
+    rig.generations.unknown.add(STRANGER.tenant)
+    rig.restart("close")
+    rig.generations.unknown.clear()
+    rig.store.heed(rig.generations.standing())
+    assert rig.delete(key, scope=STRANGER) == ([False], None)
+    rig.restart("kill")
+    assert not rig.has(key, STRANGER)
+    assert rig.get(other, STRANGER) == content(other, 20_000)
+    rig.drain()
+
+
+class Told:
+    """Somebody who watches a namespace."""
+
+    over = 0
+
+    def add(self, kind: int, key: bytes, length: int) -> None:
+        """Not of interest here."""
+
+    def erased(self) -> None:
+        self.over += 1
+
+
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_who_watches_is_told_once_that_it_is_erased(chunks: int) -> None:
+    rig = Rig()
+    told = Told()
+    rig.store.watch(SCOPE, told)
+    rig.fill("k", chunks, 100)
+    rig.erase(SISTER)
+    rig.drain()
+    assert told.over == 0
+    rig.erase()
+    rig.drain()
+    assert told.over == 1
+
+
+def test_of_what_is_erased_no_counts_are_left() -> None:
+    rig = Rig()
+    everywhere(rig)
+    rig.erase(tenant=True, deleted=True)
+    rig.drain()
+    (log,) = audit.context_of(rig.store).logs
+    assert set(log.tenant_bytes) == {STRANGER.tenant}
+    assert set(log.namespace_bytes) == {STRANGER.namespace}
+
+
 def test_its_space_is_taken_first() -> None:
     """A tenant erased late goes before what is older than its chunks."""
     rig = Rig(segments=12)

@@ -8,6 +8,7 @@ from mezzo.errors import OverQuota, TooLarge
 from mezzo_server.blockstore.api import PutStatus, Scope
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.shares import Shares
+from tests.simulation import audit
 from tests.simulation.rig import Rig, chunk, content
 
 A = Scope(b"a" * 16, b"n" * 16)
@@ -197,3 +198,20 @@ def test_many_leased_chunks_do_not_make_every_put_look_at_them() -> None:
         rig.drain(ticks=1)
     trimming = rig.store.space
     assert not trimming.running
+
+
+def test_of_a_tenant_that_is_gone_nothing_is_kept() -> None:
+    rig = Rig(segments=10)
+    limited(rig, a=5 * BLOCKS)
+    for key in keys(10):
+        put_with_patience(rig, key, A)
+    rig.drain()
+    trimmed = audit.context_of(rig.store).trimmed
+    assert trimmed[A.tenant]
+    rig.erase(A, tenant=True, deleted=True)
+    rig.drain()
+    assert trimmed[A.tenant], "a restart could find them"
+    rig.fill("more", 150, LENGTH, B)
+    rig.drain()
+    assert not trimmed
+    assert not rig.store.space._trimmings
