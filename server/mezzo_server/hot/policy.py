@@ -96,12 +96,14 @@ class Ghost:
 class S3Fifo(SlotPolicy):
     """See the module. ``slots_max``: slots of this size that there can be at most."""
 
-    __slots__ = ("_ghost", "_main", "_small")
+    __slots__ = ("_ghost", "_main", "_slots_max", "_small")
 
     def __init__(self, slots_max: int) -> None:
         self._small = SlotQueue()
         self._main = SlotQueue()
-        self._ghost = Ghost(slots_max)
+        self._slots_max = slots_max
+        self._ghost: Ghost | None = None
+        """made when the first chunk is evicted: it may take a megabyte, and most sizes of most tenants never do"""
 
     def wants(self, key: bytes) -> bool:
         """Always: the small queue is what keeps chunks that are read once from displacing others."""
@@ -110,7 +112,8 @@ class S3Fifo(SlotPolicy):
     def added(self, slot: Slot) -> None:
         """Into the main queue if it was here lately, else into the small one."""
         slot.frequency = 0
-        (self._main if self._ghost.take(slot.key) else self._small).add(slot)
+        again = self._ghost is not None and self._ghost.take(slot.key)
+        (self._main if again else self._small).add(slot)
 
     def used(self, slot: Slot) -> None:
         """Counts uses, up to three."""
@@ -125,6 +128,8 @@ class S3Fifo(SlotPolicy):
     def evicted(self, slot: Slot) -> None:
         """Out of its queue; one of the small queue is remembered."""
         if slot.queue is self._small:
+            if self._ghost is None:
+                self._ghost = Ghost(self._slots_max)
             self._ghost.add(slot.key)
         self.removed(slot)
 

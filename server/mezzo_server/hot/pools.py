@@ -47,3 +47,8 @@ class Tenant:
         """arenas that are cut, the one used longest ago first"""
         self.spare: Cut | None = None
         """an arena that no size has yet"""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no arena."""
+        return not self.cuts and self.spare is None

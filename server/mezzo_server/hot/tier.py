@@ -100,6 +100,8 @@ class HotTier:
         """A few times a second: who gives up arenas for whom is looked at anew."""
         self._looked.clear()
         self.lent_wanted = 0
+        if len(self._tenants) > len(self.memory):
+            self._tenants = {tenant: state for tenant, state in self._tenants.items() if not state.idle}
 
     def _tenant(self, tenant: bytes) -> Tenant:
         state = self._tenants.get(tenant)

@@ -90,6 +90,16 @@ def test_no_tenant_has_more_arenas_than_its_quota() -> None:
     assert len(list(node.maps[A])) == 16, "its two arenas are full"
 
 
+def test_tenants_without_an_arena_are_forgotten() -> None:
+    node = Node(arenas=1)
+    node.put(A, 10)
+    for number in range(50):
+        assert node.hot.reserve(SlotMap(), b"%16d" % number, b"k", 4 * PAGE_BYTES) is None
+    node.hot.tick()
+    assert set(node.hot._tenants) == {A}
+    assert len(node.put(A, 10)) == 10
+
+
 def test_who_comes_when_all_memory_is_taken_gets_his_share() -> None:
     node = Node(arenas=8)
     node.put(A, 200)
