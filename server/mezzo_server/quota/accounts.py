@@ -1,8 +1,8 @@
 """The accounts of all tenants, and what the store and the hot tier ask of them. No I/O, no clock.
 
 A tenant's *share* of a space is its soft limit, or its hard one, or failing both its part by weight among
-the tenants that have something there.  Who has more than that goes first when space is needed, and comes
-last when others have work.
+the tenants that have something there.  Who has more than that goes first when space is needed.  Who is over a
+soft limit comes last when others have work; to have more than one's share without a limit costs nothing but space.
 """
 
 from __future__ import annotations
@@ -100,12 +100,13 @@ class Accounts(Shares, HotShares):
     def behind(self, tenant: bytes) -> bool:
         """Whether it is over any of its soft limits."""
         account = self.of(tenant)
-        leased, hot = account.quota.leased_bytes.soft, account.quota.hot_bytes.soft
+        quota = account.quota
+        leased, hot, capacity = quota.leased_bytes.soft, quota.hot_bytes.soft, quota.capacity_bytes.soft
         return (
             account.rate_is_over(self._now())
             or bool(leased and self.leased_bytes(tenant) > leased)
             or bool(hot and self.hot_bytes(tenant) > hot)
-            or self.over_share(tenant)
+            or bool(capacity and self.used_bytes(tenant) > capacity)
         )
 
     def capacity_bytes_max(self, tenant: bytes) -> int:

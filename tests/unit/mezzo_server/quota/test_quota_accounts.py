@@ -127,6 +127,20 @@ def test_a_quota_that_changes_holds_at_once() -> None:
     account.charge(0, clock.now)
 
 
+def test_over_a_soft_limit_of_capacity_a_tenant_is_behind_and_over_its_share_alone_not() -> None:
+    accounts, _ = accounts_of(tenant(A, capacity_bytes=Limit(100, 0)), tenant(B), tenant(C))
+    used = {A: 100, B: 700, C: 100}
+    accounts.used_bytes = lambda one: used[one]
+    accounts.stored = lambda: [A, B, C]
+    accounts.capacity_bytes = 1000
+    accounts.count_weights()
+    assert accounts.over_share(B)
+    assert not accounts.behind(B), "it has no limit"
+    assert not accounts.behind(A)
+    used[A] = 101
+    assert accounts.behind(A)
+
+
 def test_shares_by_quota_and_by_weight() -> None:
     accounts, _ = accounts_of(
         tenant(A, capacity_bytes=Limit(100, 0)), tenant(B, weight=3), tenant(C, capacity_bytes=Limit(0, 40))
