@@ -130,7 +130,7 @@ class DeviceReport:
 
     name: str
     state: str
-    """``serving`` or ``fenced: <why>``"""
+    """``serving``, ``joining``, ``draining``, ``leaving`` or ``fenced: why``"""
     bytes_total: int
     segments_total: int
     segments_free: int

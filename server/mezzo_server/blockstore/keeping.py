@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.get import Gets
-from mezzo_server.blockstore.segment import life_of, number_of
+from mezzo_server.blockstore.pins import Pins
 from mezzo_server.hot.slots import Slot, State
 from mezzo_server.hot.tier import HotTier
 
@@ -17,39 +17,21 @@ class Keeping:
 
     _context: Context
     _gets: Gets
+    pins: Pins
 
     def _check_open(self) -> None:
         raise NotImplementedError
 
     def pin(self, scope: Scope, key: bytes) -> int:
         """Keep a chunk from eviction until `unpin`; its bytes, or 0 if it is not present."""
-        namespace = self._context.index.peek(scope)
-        place = self._context.find(namespace, key)
-        if place is None:
-            return 0
-        segment, number = place
-        pins = namespace.pins.get(key, 0)
-        if not pins:
-            segment.pinned_bytes += segment.table.length[number]
-        namespace.pins[key] = pins + 1
-        return segment.table.length[number]
+        count, nbytes = self.pins.prefix(scope, [key])
+        if count:
+            self.pins.pin_all(scope, [key])
+        return nbytes
 
     def unpin(self, scope: Scope, key: bytes) -> None:
         """Undo one `pin`. KeyError if there was none."""
-        namespace = self._context.index.peek(scope)
-        if not namespace.pins and self._context.index.is_erased(scope):
-            return  # its pins went with it
-        pins = namespace.pins[key] - 1
-        if pins:
-            namespace.pins[key] = pins
-            return
-        del namespace.pins[key]
-        self._context.changes += 1
-        location = namespace.get(key)
-        # Not `find`: one whose time is over is still counted, as long as the index has it.
-        segment = None if location is None else self._context.lives[life_of(location)]
-        if location is not None and segment is not None and segment.log.fenced is None:
-            segment.pinned_bytes -= segment.table.length[number_of(location)]
+        self.pins.unpin_all(scope, [key])
 
     @property
     def hot(self) -> HotTier | None:
@@ -104,8 +86,3 @@ class Keeping:
             self._context.call(lambda _: done(), None)
 
         self._gets.hot.warm(self._context.index.peek(scope), keys, ended)
-
-
-def is_ready(slot: Slot | None) -> bool:
-    """Whether there is a slot, and the chunk in it."""
-    return slot is not None and slot.state is State.READY

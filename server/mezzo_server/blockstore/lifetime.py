@@ -42,7 +42,7 @@ def class_of(log: DeviceLog, purpose: Purpose, tenant: bytes, lane: int = 0, exp
 
 
 def _ttl_class(left_ms: int) -> int:
-    """1 for what expires within a minute, one more for each four times as long."""
+    """1 for what expires within two minutes, one more for each four times as long."""
     return 1 + min(max(left_ms, 0) // TTL_STEP_MS, 1 << 2 * TTL_CLASSES - 5).bit_length() // 2
 
 

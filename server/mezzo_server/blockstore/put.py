@@ -178,10 +178,9 @@ class PutTicket:
             group = _Group(self, arriving)
             self._groups.append(group)
             group.begin()
-        for number in numbers if len(taken) < len(numbers) else ():
-            if number not in taken:
-                self._answer(number, PutStatus.DECLINED)
-                namespace.end(self._chunks[number].key)
+        for number in set(numbers).difference(taken) if len(taken) < len(numbers) else ():
+            self._answer(number, PutStatus.DECLINED)
+            namespace.end(self._chunks[number].key)
 
     def _answer(self, number: int, status: PutStatus, error: Exception | None = None) -> None:
         outcome = self._outcome
@@ -348,22 +347,20 @@ class _Group:
             else:
                 context.digest(context.seed(namespace, chunk.key), 0, entry.parts, [target], digested, tenant)
 
-        def copied(found: list[int]) -> None:
-            if slot is None:
-                raise RuntimeError("a chunk without a slot was copied into one")
-            slot.checksums = tuple(found)
-            if chunk.checksums is not None and slot.checksums != tuple(chunk.checksums):
-                context.counters["hot_mismatches"] += 1
-                self._fault = InternalError("the bytes of a chunk changed in memory while it was put")
-                self._ready()
-            else:
-                context.seal(namespace, chunk.key, chunk.parts, target, [slot.span()], sealed)
-
         if slot is None:
             context.seal(namespace, chunk.key, chunk.parts, target, chunk.source, sealed)
-        else:
-            seed = context.seed(namespace, chunk.key)
-            context.copy_digest(seed, 0, chunk.parts, [slot.span()], chunk.source, copied, tenant)
+            return whole
+        into = slot
+
+        def copied(found: list[int]) -> None:
+            into.checksums = tuple(found)
+            if self._is_unchanged(chunk, found):
+                context.seal(namespace, chunk.key, chunk.parts, target, [into.span()], sealed)
+            else:
+                self._ready()
+
+        seed = context.seed(namespace, chunk.key)
+        context.copy_digest(seed, 0, chunk.parts, [slot.span()], chunk.source, copied, tenant)
         return whole
 
     def _take_checksums(self, place: int) -> None:
@@ -383,14 +380,19 @@ class _Group:
         chunk = self._ticket._chunks[self._numbers[place]]
 
         def digested(found: list[int]) -> None:
-            if chunk.checksums is None:
+            if self._is_unchanged(chunk, found):
                 self._entries[place].checksums = tuple(found)
-            elif tuple(found) != tuple(chunk.checksums):
-                self._ticket._puts.context.counters["hot_mismatches"] += 1
-                self._fault = InternalError("the bytes of a chunk changed in memory while it was put")
             self._ready()
 
         return digested
+
+    def _is_unchanged(self, chunk: PutChunk, found: list[int]) -> bool:
+        """Whether what was copied has the checksums that were known, if any were; else the group fails."""
+        if chunk.checksums is None or tuple(found) == tuple(chunk.checksums):
+            return True
+        self._ticket._puts.context.counters["hot_mismatches"] += 1
+        self._fault = InternalError("the bytes of a chunk changed in memory while it was put")
+        return False
 
     def _ready(self) -> None:
         self._left -= 1

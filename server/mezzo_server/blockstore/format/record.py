@@ -43,9 +43,9 @@ class Entry:
     """of the parts, as `mezzo.checksum` defines them"""
     position: int = 0
     expiry_ms: int = 0
-    """Unix time in milliseconds; 0: never"""
+    """on the store's time, milliseconds; 0: never"""
     flags: int = 0
-    """8 bits, kept when the chunk is rewritten; none has a meaning yet"""
+    """8 bits, kept when the chunk is rewritten: its priority, and `entries.SEALED`"""
     block: int = 0
     """first block of the payload, counted from the segment's beginning"""
 
