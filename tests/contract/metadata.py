@@ -162,6 +162,17 @@ class MetadataContract:
 
         self.run(rig, work)
 
+    @pytest.mark.parametrize("key", ["a\0", "\udcff", "x" * (KEY_CHARACTERS_MAX + 1)])
+    def test_what_is_no_key_is_refused_by_whoever_is_asked(self, rig, key):
+        async def work(engine):
+            for call in (engine.get(key), engine.scan(key), anext(engine.watch(key, 0))):
+                with pytest.raises(InvalidArgument):
+                    await call
+            with pytest.raises(InvalidArgument):
+                await engine.get("")
+
+        self.run(rig, work)
+
     def test_limits_themselves_are_allowed(self, rig):
         async def work(engine):
             writes = [Write("x" * KEY_CHARACTERS_MAX, bytes(VALUE_BYTES_MAX))]

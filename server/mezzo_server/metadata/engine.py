@@ -97,6 +97,12 @@ def check_key(key: str) -> None:
         raise InvalidArgument(f"a key has printable characters only: {key!r}")
 
 
+def check_prefix(prefix: str) -> None:
+    """Raises InvalidArgument: no key begins so."""
+    if prefix:
+        check_key(prefix)
+
+
 def check_transaction(checks: Sequence[Check], writes: Sequence[Write]) -> None:
     """Raises InvalidArgument: over a limit, or a key twice."""
     for what, count in (("checks", len(checks)), ("writes", len(writes))):
@@ -126,7 +132,8 @@ class Engine(ABC):
     """A metadata engine.
 
     All calls may raise `Unavailable`, and may then be tried again; a transaction may have been made.  The
-    first may also raise `Unsupported` or `FormatError`: somebody must look after what is stored.
+    first may also raise `Unsupported` or `FormatError`: somebody must look after what is stored.  What is no
+    key or prefix (`check_key`) is refused with `InvalidArgument`.
     """
 
     @abstractmethod

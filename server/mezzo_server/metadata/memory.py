@@ -19,6 +19,7 @@ from mezzo_server.metadata.engine import (
     Scan,
     Write,
     check_key,
+    check_prefix,
     check_transaction,
     check_ttl,
 )
@@ -56,11 +57,13 @@ class MemoryEngine(PollingEngine):
         """keys whose changes up to a revision have left the log, which still reaches back before them"""
 
     async def get(self, key: str) -> Entry | None:
+        check_key(key)
         with self._state:
             self._enter()
             return self._entries.get(key)
 
     async def scan(self, prefix: str) -> Scan:
+        check_prefix(prefix)
         with self._state:
             self._enter()
             keys = sorted(key for key in self._entries if key.startswith(prefix))
@@ -113,7 +116,7 @@ class MemoryEngine(PollingEngine):
         self.wake()
 
     async def look(self, prefix: str, after: int, state: object, *, more: bool) -> Look | None:
-        check_key(prefix or "-")
+        check_prefix(prefix)
         with self._state:
             self._enter()
             if state == self._revision and not more:

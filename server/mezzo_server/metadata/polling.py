@@ -6,6 +6,7 @@ import asyncio
 import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from mezzo_server.metadata.engine import Change, Engine
@@ -69,5 +70,5 @@ class PollingEngine(Engine):
         """Let all watches look now; from any thread."""
         with self._lock:
             for event, loop in self._waiting.items():
-                if not loop.is_closed():
+                with suppress(RuntimeError):  # it has ended
                     loop.call_soon_threadsafe(event.set)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+import structlog
 
 from mezzo.errors import Busy, FormatError, InvalidArgument, Unavailable, Unsupported
 from mezzo_server.metadata.engine import (
@@ -27,6 +30,7 @@ from mezzo_server.metadata.engine import (
     Scan,
     Write,
     check_key,
+    check_prefix,
     check_transaction,
     check_ttl,
 )
@@ -43,6 +47,17 @@ CALLS_MAX = 64
 CALL_S_MAX = 2 * BUSY_S + 1
 """after so long a disk that does not answer is an outage"""
 PREFIX_END = chr(0x10FFFF)
+
+log = structlog.get_logger("mezzo.metadata")
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now; None: none."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 class SqliteEngine(PollingEngine):
@@ -68,13 +83,16 @@ class SqliteEngine(PollingEngine):
         self._written = 0
         self._residue = False
         """destroyed values may still be in the write-ahead log"""
+        self._wiping_failed = False
 
     # -- calls
 
     async def get(self, key: str) -> Entry | None:
+        check_key(key)
         return await self._call(lambda: self._get(key))
 
     async def scan(self, prefix: str) -> Scan:
+        check_prefix(prefix)
         return await self._call(lambda: self._scan(prefix))
 
     async def transact(self, checks: Sequence[Check], writes: Sequence[Write]) -> Outcome:
@@ -95,7 +113,7 @@ class SqliteEngine(PollingEngine):
         self.wake()
 
     async def look(self, prefix: str, after: int, state: object, *, more: bool) -> Look | None:
-        check_key(prefix or "-")
+        check_prefix(prefix)
         if self.closed:
             return None
         return await self._call(lambda: self._look(prefix, after, state, more))
@@ -155,20 +173,23 @@ class SqliteEngine(PollingEngine):
             if (state.st_dev, state.st_ino) == self._file:
                 return
             self._disconnect()
+        before = _file_at(self.path)
         try:
             connection = connect(self.path, create=self._create)
         except (FormatError, Unsupported) as error:
             if self._opened:
                 raise Unavailable(str(error)) from None
             raise
-        try:
-            state = os.stat(self.path)
-        except OSError as error:
+        file = _file_at(self.path)
+        if file is None or before not in (None, file):
+            # Which of them it is connected to nobody knows.
             connection.close()
-            raise Unavailable(f"{self.path}: {error.strerror}") from None
-        self._connection, self._file = connection, (state.st_dev, state.st_ino)
+            raise Unavailable(f"{self.path}: the file was replaced while it was opened")
+        self._connection, self._file = connection, file
         self._create = False
         self._opened += 1
+        # Whoever removed a value may have been killed before he came to wipe it.
+        self._residue = True
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -187,37 +208,49 @@ class SqliteEngine(PollingEngine):
         """``work`` in one read transaction, after leases that have ended were ended."""
         if self._sql("SELECT 1 FROM leases WHERE ends_ms <= ? LIMIT 1", self._now_ms()).fetchone():
             self._writing(lambda: None)
-        self._sql("BEGIN")
-        try:
+        with self._transaction("BEGIN"):
             return work()
-        finally:
-            self._sql("COMMIT")
 
     def _writing(self, work: Callable[[], T]) -> T:
         """``work`` in one write transaction, which is durable afterwards, or nothing."""
-        self._sql("BEGIN IMMEDIATE")
-        try:
+        with self._transaction("BEGIN IMMEDIATE"):
             for (lease,) in self._sql(
                 "SELECT id FROM leases WHERE ends_ms <= ? ORDER BY ends_ms, id", self._now_ms()
             ).fetchall():
                 self._end(lease)
             result = work()
-            self._sql("COMMIT")
-        except BaseException:
-            if self._connection is not None and self._connection.in_transaction:
-                self._connection.rollback()
-            raise
         self._written += 1
         self._wipe()
         return result
 
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        self._sql(begin)
+        try:
+            yield
+            self._sql("COMMIT")
+        finally:
+            # After some errors SQLite has ended it by itself, and what went wrong is what is to be told.
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.rollback()
+
     def _wipe(self) -> None:
         """Destroyed values leave the file with the commit, and its write-ahead log with this."""
-        if self._residue:
+        if not self._residue:
+            return
+        # It does not work while somebody reads, or the disk is full. What the call was about is done or can be,
+        # and the next one tries again.
+        try:
             self._sql("PRAGMA busy_timeout = 0")
             (busy, _, _) = self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._sql(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
-            self._residue = bool(busy)  # somebody reads: the next call tries again
+        except sqlite3.Error as error:
+            if not self._wiping_failed:
+                log.warning("removed values could not be wiped yet", path=str(self.path), reason=str(error))
+            self._wiping_failed = True
+            self._sql(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
+        else:
+            self._residue, self._wiping_failed = bool(busy), False
 
     def _now_ms(self) -> int:
         return round(self._now() * 1000)

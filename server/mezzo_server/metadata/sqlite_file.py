@@ -143,7 +143,9 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             log.info("metadata schema", path=str(path), version=number)
         connection.execute("COMMIT")
     except sqlite3.Error:
-        connection.execute("ROLLBACK")
+        # After some errors SQLite has done so by itself, and what went wrong is what is to be told.
+        if connection.in_transaction:
+            connection.rollback()
         raise
 
 

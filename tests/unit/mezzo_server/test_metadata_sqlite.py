@@ -270,19 +270,3 @@ def test_urls(tmp_path):
     for url in ("", "etcd://x", "sqlite:", "sqlite://x.db", "sqlite:///x/", "sqlite:///x?mode=ro", "/x.db"):
         with pytest.raises(InvalidArgument):
             make_engine(url)
-
-
-def test_all_may_come_first(path):
-    """Shard, front-end and commands may start together, and find no file."""
-
-    async def main() -> None:
-        for number in range(8):
-            engines = [make(path.with_name(f"{number}.db")) for _ in range(4)]
-            outcomes = await asyncio.gather(
-                *(engine.transact([], [Write(f"{n}", b"")]) for n, engine in enumerate(engines))
-            )
-            assert sorted(outcome.revision for outcome in outcomes) == [1, 2, 3, 4]
-            for engine in engines:
-                await engine.close()
-
-    asyncio.run(main())
