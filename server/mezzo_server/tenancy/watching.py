@@ -49,6 +49,7 @@ class CatalogWatcher:
         self._lock = threading.Lock()
         self._asked: list[Done] = []
         self._stopping = False
+        self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wanted = asyncio.Event()
         self._first = threading.Event()
@@ -73,13 +74,11 @@ class CatalogWatcher:
             FormatError, Unsupported: what is stored cannot be used, and waiting would not help.
         """
         self._first.wait(timeout_s)
+        if self.catalog is not None:
+            return self.catalog
         if self._fatal is not None:
             raise self._fatal
-        if self.catalog is None:
-            raise Unavailable(
-                f"tenants and namespaces could not be loaded: {self._reason or 'no answer yet'}"
-            )
-        return self.catalog
+        raise Unavailable(f"tenants and namespaces could not be loaded: {self._reason or 'no answer yet'}")
 
     def refresh(self, done: Done) -> None:
         """Look at once; from any thread. ``done`` is called in the watcher's, after the new catalog if any.
@@ -87,7 +86,7 @@ class CatalogWatcher:
         It gets what went wrong if the engine did not answer, or too many ask.
         """
         with self._lock:
-            if self._stopping or len(self._asked) >= REFRESHES_MAX:
+            if self._stopping or self._ended or len(self._asked) >= REFRESHES_MAX:
                 error = Unavailable("the catalog cannot be looked at now")
             else:
                 self._asked.append(done)
@@ -117,9 +116,9 @@ class CatalogWatcher:
     def _main(self) -> None:
         try:
             asyncio.run(self._run())
-        except Exception:  # a fault of ours must be seen; the last catalog stays in force
-            log.exception("the catalog is not followed any more")
         finally:
+            with self._lock:
+                self._ended = True
             self._answer(Unavailable("the catalog is not followed any more"))
 
     async def _run(self) -> None:
@@ -142,8 +141,15 @@ class CatalogWatcher:
                 self._following.compacted()
             except MezzoError as error:
                 self._failed(error)
+            except Exception as error:
+                # A fault of ours. It must be seen, but who stopped following would never hear of a revocation.
+                log.exception("the metadata could not be followed")
+                if engine is not None:
+                    await _closed(engine)
+                    engine = None
+                self._failed(Unavailable(f"a fault in following the metadata: {error!r}"))
         if engine is not None:
-            await engine.close()
+            await _closed(engine)
 
     async def _wait(self, seconds: float) -> bool:
         """Whether somebody asked meanwhile. The gap holds for those too: an engine that is away stays so."""
@@ -244,4 +250,14 @@ class CatalogWatcher:
 
 def _tell(asked: list[Done], error: MezzoError | None) -> None:
     for done in asked:
-        done(error)
+        try:
+            done(error)
+        except Exception:  # a fault of one who asked is not that of the others
+            log.exception("who asked for a look could not be answered")
+
+
+async def _closed(engine: Engine) -> None:
+    try:
+        await engine.close()
+    except Exception:  # it is of no more use anyway
+        log.exception("a metadata engine could not be closed")

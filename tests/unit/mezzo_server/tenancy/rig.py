@@ -58,10 +58,14 @@ class AwayEngine(Engine):
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.away = False
+        self.fault: Exception | None = None
+        """what every call raises: not an outage, but a fault of ours"""
         self.calls = 0
 
     def _enter(self) -> Engine:
         self.calls += 1
+        if self.fault is not None:
+            raise self.fault
         if self.away:
             raise Unavailable("the engine is away")
         return self.engine

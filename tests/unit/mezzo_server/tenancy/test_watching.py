@@ -132,6 +132,49 @@ def test_after_the_end_nobody_looks(watched):
     assert not any(thread.name == "mezzo-catalog" for thread in threading.enumerate())
 
 
+def test_a_fault_of_ours_does_not_end_the_watch(watched):
+    """Who is not followed any more can revoke nothing."""
+    watched.watcher.start()
+    catalog = watched.watcher.wait_first(HANG_S)
+    watched.engine.fault = ZeroDivisionError("a fault")
+    error = watched.refresh()
+    assert isinstance(error, Unavailable)
+    assert "a fault" in str(error)
+    assert watched.watcher.catalog is catalog
+    watched.engine.fault = None
+    tenant = watched.tenancy.do(watched.tenancy.registry.create_tenant("acme"))
+    watched.next()
+    assert watched.next().tenant(tenant.id) == tenant
+
+
+def test_a_fault_of_one_who_asked_is_not_that_of_the_others(watched):
+    def fault(error: MezzoError | None) -> None:
+        raise ZeroDivisionError("a fault")
+
+    told: queue.Queue[MezzoError | None] = queue.Queue()
+    watched.watcher.refresh(fault)
+    watched.watcher.refresh(told.put)
+    watched.watcher.start()
+    assert told.get(timeout=HANG_S) is None
+
+
+def test_what_could_not_be_used_can_be_after_all():
+    """Somebody restored the file while a start was waiting."""
+    watched = Watched()
+    broken = [FormatError("damaged")]
+
+    def make() -> AwayEngine:
+        if broken:
+            raise broken.pop()
+        return watched.engine
+
+    watcher = CatalogWatcher(make, watched.catalogs.put, draw=lambda: 0.0)
+    watcher.start()
+    watched.next()
+    assert watcher.wait_first(HANG_S).tenants == {}
+    watcher.stop()
+
+
 def test_a_fault_of_who_takes_it_does_not_end_the_watch():
     taken: list[Catalog] = []
 
