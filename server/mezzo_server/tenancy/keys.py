@@ -126,13 +126,23 @@ def write_master_key(path: Path, entropy: Callable[[int], bytes] = os.urandom) -
     text = MARK + base64.urlsafe_b64encode(secret).decode() + "\n"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise InvalidArgument(f"{path} exists; a key is never overwritten") from None
+    except OSError as error:
+        raise InvalidArgument(f"cannot write {path}: {error.strerror}") from None
+    try:
         with os.fdopen(fd, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    except FileExistsError:
-        raise InvalidArgument(f"{path} exists; a key is never overwritten") from None
+        # What is encrypted with it may outlast a loss of power, so the file's name must, too.
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
+        path.unlink(missing_ok=True)  # half of a key is none, and would be in the way of the next attempt
         raise InvalidArgument(f"cannot write {path}: {error.strerror}") from None
     return MasterKey(secret)
 

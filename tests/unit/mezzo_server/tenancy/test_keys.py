@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def test_a_key_comes_back_from_its_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="never overwritten"):
         write_master_key(path)
     assert read_master_key(path).id == made.id
+
+
+def test_half_of_a_key_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "master.key"
+    monkeypatch.setattr("mezzo_server.tenancy.keys.os.fsync", full)
+    with pytest.raises(InvalidArgument, match="No space"):
+        write_master_key(path)
+    monkeypatch.undo()
+    assert write_master_key(path).id == read_master_key(path).id
 
 
 @pytest.mark.parametrize(
