@@ -8,6 +8,7 @@ from typing import Any
 
 import jwt
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from mezzo.errors import InvalidArgument
 
@@ -58,7 +59,7 @@ def parse_key_set(data: bytes) -> tuple[PublicKey, ...]:
         raise InvalidArgument(f"a key set of over {KEY_SET_BYTES_MAX} bytes")
     try:
         entries = msgspec.json.decode(data, type=_Set).keys
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise InvalidArgument("this is no key set (JWKS)") from None
     if len(entries) > KEYS_MAX:
         raise InvalidArgument(f"a key set of over {KEYS_MAX} keys")
@@ -88,12 +89,18 @@ def _usable(entry: dict[str, Any]) -> PublicKey | None:
     if "alg" in entry:
         allowed = tuple(name for name in allowed if name == entry["alg"])
     key_id = entry.get("kid", "")
-    if not allowed or "d" in entry or entry.get("use", "sig") != "sig" or not isinstance(key_id, str):
+    if not allowed or "d" in entry or not _is_for_signatures(entry) or not isinstance(key_id, str):
         return None
     try:
         key = jwt.PyJWK(entry, algorithm=allowed[0]).key
-    except (jwt.PyJWTError, ValueError, TypeError):
+    except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError):
         return None
     if getattr(key, "key_size", RSA_BITS_MIN) < RSA_BITS_MIN and kind == "RSA":
         return None
     return PublicKey(key_id, allowed, key)
+
+
+def _is_for_signatures(entry: dict[str, Any]) -> bool:
+    """RFC 7517, 4.2 and 4.3: what a key is for, if its entry says so."""
+    operations = entry.get("key_ops", ["verify"])
+    return entry.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations

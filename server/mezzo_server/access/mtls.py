@@ -13,13 +13,24 @@ from cryptography import x509
 
 from mezzo.errors import InvalidArgument
 from mezzo_server.access.principal import Reason, Refused
+from mezzo_server.tenancy.model import NAME_FORM
 
 PLACEHOLDER = "{tenant}"
 CERTIFICATE_BYTES_MAX = 64 * 1024
-_NAME = r"(?P<tenant>[A-Za-z0-9][A-Za-z0-9._-]{0,127})"
-"""a tenant's name (`tenancy.model.NAME_PATTERN`), which has no slash"""
+_NAME = f"(?P<tenant>{NAME_FORM})"
+"""a tenant's name, which has no slash"""
 _LABEL = r"(?P<tenant>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
 """one label of a DNS name: no dot, so that nobody puts a domain of his before ours"""
+
+
+_UNREADABLE = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for certificates that an authority may well have signed."""
 
 
 class CertificateRule:
@@ -77,5 +88,5 @@ class CertificateRule:
             if self._is_uri:
                 return list(names.get_values_for_type(x509.UniformResourceIdentifier))
             return [name.lower() for name in names.get_values_for_type(x509.DNSName)]
-        except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        except _UNREADABLE:
             raise Refused(Reason.CERTIFICATE) from None

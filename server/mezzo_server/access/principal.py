@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntFlag, StrEnum
 
 from mezzo.errors import Unauthenticated
+from mezzo_server.tenancy.model import SCOPES
 
 NEVER = 1 << 40
 """Unix time that does not come: what has no end"""
@@ -29,7 +30,7 @@ class Scopes(IntFlag):
 
 
 ALL_SCOPES = Scopes.READ | Scopes.WRITE | Scopes.ADMIN
-SCOPE_NAMES = {"read": Scopes.READ, "write": Scopes.WRITE, "admin": Scopes.ADMIN}
+SCOPE_NAMES = {name: Scopes[name.upper()] for name in SCOPES}
 
 
 class Reason(StrEnum):

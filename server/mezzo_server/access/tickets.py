@@ -104,7 +104,7 @@ def verify(data: bytes, public_of: Callable[[bytes], bytes | None], *, pod: str,
     # Only now: nothing of what strangers send is decoded.
     try:
         ticket = _decode(signed[_HEAD_BYTES:])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise Refused(Reason.MALFORMED) from None
     if ticket.pod != pod:
         raise Refused(Reason.POD)

@@ -134,7 +134,7 @@ class LocalAdmin(Admin):
             due = [one for one in held if not one.revoked and not 0 < one.expires_s <= ends]
             if not due:
                 raise InvalidArgument(f"tenant {name!r} has no credential to replace; issue one")
-            return [await self._registry.credentials.rotate(one.id, overlap_s) for one in due]
+            return await self._registry.credentials.rotate([one.id for one in due], overlap_s)
 
         issued = await self._change("tenant.rotate", rotate, tenant=name, overlap_s=overlap_s)
         return [_issued(one, name) for one in issued]

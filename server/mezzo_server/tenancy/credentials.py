@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from mezzo.errors import InvalidArgument, OverQuota, Unavailable
-from mezzo_server.metadata.engine import Check, Write
+from mezzo_server.metadata.engine import OPERATIONS_MAX, Check, Write
 from mezzo_server.tenancy.entries import CREDENTIALS, credential_key, encode, tenant_key, ticket_key_key
 from mezzo_server.tenancy.model import SCOPES, Credential, Tenant, TicketKey
 from mezzo_server.tenancy.records import Found, Plan, Records
 from mezzo_server.tenancy.tokens import new_token
 
 CREDENTIALS_MAX = 256
-"""of one tenant, in force"""
+"""of one tenant, in force; twice as many while those that were rotated overlap with their successors"""
+ROTATED_MAX = OPERATIONS_MAX // 2
+"""in one transaction"""
 VOID_MAX = 256
 """revoked and expired ones of one tenant whose records are kept"""
 
@@ -72,31 +74,49 @@ class Credentials:
             plan.put(credential, 0)
             return plan
 
-        return await self._records.change(think)
+        issued = await self._records.change(think)
+        await self._forget_oldest(tenant_id)
+        return issued
 
-    async def rotate(self, credential_id: str, overlap_s: float) -> Issued:
-        """A new token like this one, which itself is good for ``overlap_s`` more and no longer.
+    async def rotate(self, credential_ids: Sequence[str], overlap_s: float) -> list[Issued]:
+        """New tokens like these, which themselves are good for ``overlap_s`` more and no longer.
+
+        All of them or none, if they are `ROTATED_MAX` at most: a token that nobody was told of is lost.
 
         Raises:
-            InvalidArgument: there is none, or it is void already.
+            InvalidArgument: there is none of this id, or it is void already.
+            OverQuota: twice `CREDENTIALS_MAX` would be in force.
         """
-        token, token_id, kept = new_token(self._random)
+        issued: list[Issued] = []
+        for first in range(0, len(credential_ids), ROTATED_MAX):
+            issued += await self._rotate(credential_ids[first : first + ROTATED_MAX], overlap_s)
+        return issued
 
-        async def think() -> Plan[Issued]:
-            found = await self._find(credential_id)
-            was, now = found.record, int(self._now())
-            if self._void(was):
-                raise InvalidArgument(f"credential {credential_id} is not in force any more")
-            new = replace(was, id=token_id, hash=kept, created_s=now)
+    async def _rotate(self, credential_ids: Sequence[str], overlap_s: float) -> list[Issued]:
+        made = [new_token(self._random) for _ in credential_ids]
+
+        async def think() -> Plan[list[Issued]]:
+            now = int(self._now())
             ends = now + max(0, int(overlap_s))
-            plan = Plan(Issued(token, new))
-            old = replace(was, expires_s=min(was.expires_s or ends, ends))
-            plan.put(replace(old, revoked=True) if overlap_s <= 0 else old, found.revision)
-            plan.put(new, 0)
+            plan: Plan[list[Issued]] = Plan([])
+            for credential_id, (token, token_id, kept) in zip(credential_ids, made, strict=True):
+                found = await self._find(credential_id)
+                was = found.record
+                if self._void(was):
+                    raise InvalidArgument(f"credential {credential_id} is not in force any more")
+                old = replace(was, expires_s=min(was.expires_s or ends, ends), revoked=overlap_s <= 0)
+                new = replace(was, id=token_id, hash=kept, created_s=now)
+                plan.put(old, found.revision)
+                plan.put(new, 0)
+                plan.result.append(Issued(token, new))
+            if overlap_s > 0:
+                for tenant_id in {one.credential.tenant_id for one in plan.result}:
+                    await self._check_room(tenant_id, len(made), 2 * CREDENTIALS_MAX)
             return plan
 
         issued = await self._records.change(think)
-        await self._forget_oldest(issued.credential.tenant_id)
+        for tenant_id in {one.credential.tenant_id for one in issued}:
+            await self._forget_oldest(tenant_id)
         return issued
 
     async def revoke(self, credential_id: str) -> Credential:
@@ -140,10 +160,6 @@ class Credentials:
         """Let its time begin anew; False: it is gone, and must be published again."""
         return await self._records.engine.keep(lease)
 
-    async def withdraw_ticket_key(self, lease: int) -> None:
-        """Take it back: tickets signed with it are void."""
-        await self._records.engine.revoke(lease)
-
     # -- below
 
     async def _admit(self, plan: Plan[Issued], tenant_id: bytes) -> None:
@@ -152,9 +168,12 @@ class Credentials:
             if owner is None or owner.record.deleted:
                 raise InvalidArgument("there is no such tenant")
             plan.checks.append(Check(tenant_key(tenant_id), owner.revision))
+        await self._check_room(tenant_id, 1, CREDENTIALS_MAX)
+
+    async def _check_room(self, tenant_id: bytes, more: int, most: int) -> None:
         held = sum(not self._void(found.record) for found in await self._of(tenant_id))
-        if held >= CREDENTIALS_MAX:
-            raise OverQuota(f"{CREDENTIALS_MAX} credentials are in force; revoke one", 60.0)
+        if held + more > most:
+            raise OverQuota(f"{held} credentials are in force; revoke one", 60.0)
 
     async def _of(self, tenant_id: bytes | None) -> list[Found[Credential]]:
         found = await self._records.all(Credential, CREDENTIALS)
@@ -170,9 +189,12 @@ class Credentials:
         return found
 
     async def _forget_oldest(self, tenant_id: bytes) -> None:
-        void = [item for item in await self._of(tenant_id) if self._void(item.record)]
-        void.sort(key=lambda item: item.revision)
-        await self._records.remove([credential_key(item.record.id) for item in void[:-VOID_MAX]])
+        async def forget() -> None:
+            void = [item for item in await self._of(tenant_id) if self._void(item.record)]
+            void.sort(key=lambda item: item.revision)
+            await self._records.remove([credential_key(item.record.id) for item in void[:-VOID_MAX]])
+
+        await self._records.clear_up(forget)
 
     def _void(self, credential: Credential) -> bool:
         return credential.revoked or 0 < credential.expires_s <= self._now()

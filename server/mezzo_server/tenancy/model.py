@@ -15,9 +15,10 @@ from msgspec import Meta, Struct
 from mezzo.identity import Identity as Identity  # noqa: PLC0414 - one definition for both sides
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
-Natural = Annotated[int, Meta(ge=0)]
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z"
-Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+NAME_FORM = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+"""of a tenant's name: a regular expression that it matches as a whole"""
+Name = Annotated[str, Meta(pattern=rf"^{NAME_FORM}\Z")]
 NAME_CHARACTERS_MAX = 128
 WEIGHT_MAX = 1000
 SCOPES = ("read", "write", "admin")

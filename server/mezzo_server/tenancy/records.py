@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import msgspec
 import structlog
 
-from mezzo.errors import Busy, InternalError, InvalidArgument
+from mezzo.errors import Busy, InternalError, InvalidArgument, MezzoError
 from mezzo_server.metadata.engine import OPERATIONS_MAX, Check, Engine, Write
 from mezzo_server.tenancy.entries import R, Record, decode, encode, key_of
 
@@ -99,12 +99,20 @@ class Records:
         for first in range(0, len(keys), OPERATIONS_MAX):
             await self.engine.transact([], [Write(key, None) for key in keys[first : first + OPERATIONS_MAX]])
 
+    async def clear_up(self, work: Callable[[], Awaitable[None]]) -> None:
+        """``work`` after a change, which is made: a failure must not be told as the change's. The next one does it."""
+        try:
+            await work()
+        except MezzoError as error:
+            log.warning("what is of no more use is cleared away later", reason=str(error))
+
 
 def _checked(record: Record) -> bytes:
     """A record's bytes, once they were seen to be readable. Raises InvalidArgument: a field is out of range."""
-    data = encode(record)
     try:
+        data = encode(record)
         msgspec.json.decode(data, type=type(record))
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
+        # What a command line gives for bytes that are no text cannot be encoded.
         raise InvalidArgument(f"{type(record).__name__.lower()}: {error}") from None
     return data

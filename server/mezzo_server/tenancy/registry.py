@@ -33,7 +33,7 @@ from mezzo_server.tenancy.entries import (
 from mezzo_server.tenancy.model import (
     DEFAULT_NAMESPACE,
     NAME_CHARACTERS_MAX,
-    NAME_PATTERN,
+    NAME_FORM,
     Identity,
     Lifetime,
     Limit,
@@ -100,7 +100,7 @@ class Registry:
         _check_quota(quota)
         _check_lifetime(lifetime)
         kept = None if key is None else key(tenant.id)
-        first = self._new_namespace(tenant.id, DEFAULT_NAMESPACE, None, Lifetime())
+        first = self._new_namespace(tenant.id, DEFAULT_NAMESPACE, None)
 
         async def think() -> Plan[Tenant]:
             if await self._records.named(tenant_name_key(name)) is not None:
@@ -191,27 +191,10 @@ class Registry:
             return plan
 
         tenant = await self._records.change(think)
-        await self.tidy()
+        await self._records.clear_up(self.tidy)
         return tenant
 
     # -- namespaces
-
-    async def create_namespace(
-        self,
-        tenant_id: bytes,
-        name: str,
-        identity: Identity | None = None,
-        lifetime: Lifetime = Lifetime(),  # noqa: B008 - immutable
-    ) -> Namespace:
-        """A new namespace.
-
-        Raises:
-            Conflict: the tenant has one of this name.
-            InvalidArgument: a value is out of range, or there is no such tenant.
-            OverQuota: the tenant has `NAMESPACES_MAX`.
-        """
-        _check_lifetime(lifetime)
-        return await self._open(tenant_id, name, identity, lifetime, new=True)
 
     async def open_namespace(
         self, tenant_id: bytes, name: str, identity: Identity | None = None
@@ -225,7 +208,28 @@ class Registry:
             InvalidArgument: a value is out of range, or there is no such tenant.
             OverQuota: the tenant has `NAMESPACES_MAX`.
         """
-        return await self._open(tenant_id, name, identity, Lifetime(), new=False)
+        wanted = self._new_namespace(tenant_id, name, identity)
+
+        async def think() -> Plan[Namespace]:
+            found = await self._find_namespace(tenant_id, name)
+            owner = await self._records.find(Tenant, tenant_key(tenant_id))
+            if owner is None or owner.record.deleted:
+                raise InvalidArgument("there is no such tenant")
+            if found is not None:
+                there = found.record
+                if identity is not None and there.identity != identity:
+                    raise Conflict(conflict_message(name, there.identity, identity))
+                return Plan(there)
+            live = await self.namespaces(tenant_id)
+            if len(live) >= NAMESPACES_MAX:
+                raise OverQuota(f"the tenant has {NAMESPACES_MAX} namespaces", 60.0)
+            plan = Plan(wanted)
+            plan.checks.append(Check(tenant_key(tenant_id), owner.revision))
+            plan.put(wanted, 0)
+            plan.claim(namespace_name_key(tenant_id, name), wanted.id)
+            return plan
+
+        return await self._records.change(think)
 
     async def namespace(self, tenant_id: bytes, name: str) -> Namespace:
         """The tenant's namespace of this name. Raises InvalidArgument: there is none."""
@@ -261,7 +265,7 @@ class Registry:
             return replace(was, deleted=True, generation=was.generation + 1)
 
         namespace = await self._change_namespace(tenant_id, name, gone)
-        await self.tidy()
+        await self._records.clear_up(self.tidy)
         return namespace
 
     async def tidy(self) -> None:
@@ -294,15 +298,12 @@ class Registry:
 
     # -- below
 
-    def _new_namespace(
-        self, tenant_id: bytes, name: str, identity: Identity | None, lifetime: Lifetime
-    ) -> Namespace:
+    def _new_namespace(self, tenant_id: bytes, name: str, identity: Identity | None) -> Namespace:
         return Namespace(
             id=self._random(ID_BYTES),
             tenant_id=tenant_id,
             name=name,
             identity=identity,
-            lifetime=lifetime,
             created_s=int(self._now()),
         )
 
@@ -330,30 +331,6 @@ class Registry:
             raise InvalidArgument(f"there is no namespace {name!r}")
         return found
 
-    async def _open(
-        self, tenant_id: bytes, name: str, identity: Identity | None, lifetime: Lifetime, *, new: bool
-    ) -> Namespace:
-        wanted = self._new_namespace(tenant_id, name, identity, lifetime)
-
-        async def think() -> Plan[Namespace]:
-            found = await self._find_namespace(tenant_id, name)
-            owner = await self._records.find(Tenant, tenant_key(tenant_id))
-            if owner is None or owner.record.deleted:
-                raise InvalidArgument("there is no such tenant")
-            if found is not None:
-                _check_same(found.record, identity, new=new)
-                return Plan(found.record)
-            live = await self.namespaces(tenant_id)
-            if len(live) >= NAMESPACES_MAX:
-                raise OverQuota(f"the tenant has {NAMESPACES_MAX} namespaces", 60.0)
-            plan = Plan(wanted)
-            plan.checks.append(Check(tenant_key(tenant_id), owner.revision))
-            plan.put(wanted, 0)
-            plan.claim(namespace_name_key(tenant_id, name), wanted.id)
-            return plan
-
-        return await self._records.change(think)
-
     async def _change_namespace(
         self, tenant_id: bytes, name: str, change: Callable[[Namespace], Namespace]
     ) -> Namespace:
@@ -371,7 +348,7 @@ class Registry:
 
 
 def _check_tenant_name(name: str) -> None:
-    if not re.match(NAME_PATTERN, name):
+    if not re.fullmatch(NAME_FORM, name):
         raise InvalidArgument(
             f"{name!r} cannot be a tenant's name, which has 1 to {NAME_CHARACTERS_MAX} letters, digits and . _ -, "
             "and begins with a letter or a digit"
@@ -397,11 +374,3 @@ def _check_lifetime(lifetime: Lifetime) -> None:
         ttl_s: int = getattr(lifetime, field)
         if ttl_s > TTL_S_MAX:
             raise InvalidArgument(f"{field}: {ttl_s} s are over {TTL_S_MAX:.0f} s; 0 is no end")
-
-
-def _check_same(there: Namespace, identity: Identity | None, *, new: bool) -> None:
-    """Raises Conflict: the namespace that is there is not the one that is meant."""
-    if new:
-        raise Conflict(f"there is a namespace {there.name!r} already")
-    if identity is not None and there.identity != identity:
-        raise Conflict(conflict_message(there.name, there.identity, identity))

@@ -170,6 +170,7 @@ def test_a_jwt_is_of_the_tenant_that_it_claims() -> None:
     assert found.scopes == Scopes.READ | Scopes.WRITE
     assert NOW + 600 <= found.expires_s <= NOW + 610
     assert checked(signed(EC, "ES256", "ec", aud=["other", "mezzo"], scope=["admin"])).scopes is Scopes.ADMIN
+    assert checked(signed(sub=7, jti=7)).credential == "jwt"
     prefixed = JwtRules(("EdDSA",), "mezzo", "https://id.example", scopes_prefix="mezzo:")
     assert checked(signed(scope="read mezzo:write"), prefixed).scopes is Scopes.WRITE
 
@@ -186,6 +187,7 @@ def test_a_jwt_is_of_the_tenant_that_it_claims() -> None:
         ({"aud": "other"}, Reason.AUDIENCE),
         ({"aud": None}, Reason.CLAIMS),
         ({"iss": "https://evil.example"}, Reason.ISSUER),
+        ({"iss": "https://id"}, Reason.ISSUER),
         ({"iss": None}, Reason.CLAIMS),
         ({"tenant": None}, Reason.CLAIMS),
         ({"tenant": ["a"]}, Reason.CLAIMS),
@@ -264,10 +266,12 @@ def test_a_key_set_has_what_is_of_use() -> None:
     weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
     keys = key_set(
         jwk(ED, "ed"),
-        jwk(EC, "ec", alg="ES256"),
+        jwk(EC, "ec", alg="ES256", key_ops=["verify"]),
         jwk(EC, "wrong", alg="RS256"),
         jwk(weak, "weak"),
         jwk(ED, "enc", use="enc"),
+        jwk(ED, "signs", key_ops=["sign"]),
+        jwk(ED, "odd", key_ops="verify"),
         {"kty": "oct", "k": "c2VjcmV0", "kid": "secret"},
         {"kty": "OKP", "crv": "X25519", "x": "AA", "kid": "x"},
         {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "broken"},
@@ -285,6 +289,7 @@ def test_a_key_set_has_what_is_of_use() -> None:
         b'{"keys": [{}]}',
         b"x" * 300_000,
         b"[" * 9999,
+        b'{"keys": [{"kid": "\xff"}]}',
     ):
         with pytest.raises(InvalidArgument):
             parse_key_set(data)
@@ -303,7 +308,7 @@ def test_any_bytes_are_a_key_set_or_none(data: bytes) -> None:
 # -- certificates
 
 
-def certificate(*names: x509.GeneralName, pem: bool = True) -> bytes:
+def certificate(*names: x509.GeneralName | x509.ExtensionType, pem: bool = True) -> bytes:
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a")])
     begin = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     builder = (
@@ -316,7 +321,8 @@ def certificate(*names: x509.GeneralName, pem: bool = True) -> bytes:
         .not_valid_after(begin + dt.timedelta(days=1))
     )
     if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        odd = names[0] if isinstance(names[0], x509.ExtensionType) else None
+        builder = builder.add_extension(odd or x509.SubjectAlternativeName(names), critical=False)
     encoding = serialization.Encoding.PEM if pem else serialization.Encoding.DER
     return builder.sign(EC, hashes.SHA256()).public_bytes(encoding)
 
@@ -354,6 +360,22 @@ def test_the_tenant_of_a_certificate() -> None:
 def test_certificates_that_name_no_tenant(names: Sequence[x509.GeneralName]) -> None:
     rule = CertificateRule("spiffe://pod.example/tenant/{tenant}")
     assert refusal(lambda: rule.tenant(certificate(*names))) is Reason.CERTIFICATE
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        b"\x30\x04\xa5\x02\x30\x00",  # an ediPartyName, a kind that nobody reads
+        b"\x30\x03\x82\x01\xff",  # a DNS name that is no ASCII
+        b"\x30\x04\x87\x02\x01\x02",  # an address of two bytes
+        b"\xff",
+    ],
+)
+def test_names_that_cannot_be_read_are_nobodys(names: bytes) -> None:
+    """An authority may have signed them: the handshake looks at the chain, and not at these."""
+    odd = x509.UnrecognizedExtension(x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, names)
+    for rule in ("spiffe://pod.example/tenant/{tenant}", "{tenant}.tenants.example"):
+        assert refusal(lambda rule=rule: CertificateRule(rule).tenant(certificate(odd))) is Reason.CERTIFICATE
 
 
 def test_a_label_is_no_domain() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -110,6 +110,7 @@ def test_no_bytes_of_strangers_pass(data: bytes) -> None:
 
 
 @given(st.binary(max_size=300))
+@example(b"\x96\xa1\x80")  # a text that is no UTF-8
 def test_bodies_that_we_would_sign_are_bounded_too(body: bytes) -> None:
     """The decoder behind the signature: whatever is there, it is a ticket or refused."""
     signed = b"\x01" + KEY.id + body
