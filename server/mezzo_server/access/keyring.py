@@ -57,6 +57,10 @@ class KeyRing:
         """Public halves that are to be published."""
         return [_public(held) for held in self._keys if held.published_s is None]
 
+    def holds(self, key_id: bytes) -> bool:
+        """Whether it signs, or tickets that it signed may still be good."""
+        return any(held.key.id == key_id for held in self._keys)
+
     def published(self, key_id: bytes, now_s: float) -> None:
         """It was published."""
         for held in self._keys:

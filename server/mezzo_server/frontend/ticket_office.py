@@ -69,6 +69,8 @@ class TicketOffice:
         if self._leases and now - self._kept_at >= KEEP_S:
             await self._keep(now)
         self._ring.step(self._now_s())
+        # What nobody keeps goes with its lease.
+        self._leases = {key_id: lease for key_id, lease in self._leases.items() if self._ring.holds(key_id)}
         for key in self._ring.unpublished():
             try:
                 self._leases[key.id] = await self._keys.publish_ticket_key(key, self._lease_s)
@@ -84,7 +86,10 @@ class TicketOffice:
         """`step` until cancelled."""
         while True:
             await asyncio.sleep(STEP_S)
-            await self.step()
+            try:
+                await self.step()
+            except Exception:  # a fault of ours must be seen; tickets are needed all the same
+                log.exception("the keys of tickets could not be looked after")
 
     async def _keep(self, now: float) -> None:
         try:

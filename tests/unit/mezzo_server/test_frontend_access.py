@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import random
+import threading
+import urllib.request
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +23,7 @@ from mezzo_server.access.authentication import Anonymous, Authentication
 from mezzo_server.access.keyring import KeyRing
 from mezzo_server.access.principal import Principal, Reason, Scopes
 from mezzo_server.access.tickets import verify
-from mezzo_server.frontend import permissions
+from mezzo_server.frontend import key_source, permissions
 from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls, refuse
 from mezzo_server.frontend.gate import Gate, Guard
@@ -220,20 +223,32 @@ class Published:
 
     def __init__(self) -> None:
         self.keys: dict[int, TicketKey] = {}
+        self.ends: dict[int, float] = {}
+        """of leases, since they were last kept"""
+        self.lease_s = math.inf
+        self.now = 0.0
+        self.published = 0
         self.away = False
         self.kept = 0
 
     async def publish_ticket_key(self, key: TicketKey, ttl_s: float) -> int:
         if self.away:
             raise Unavailable("the engine is away")
-        self.keys[len(self.keys) + 1] = key
-        return len(self.keys)
+        self.published += 1
+        self.keys[self.published] = key
+        self.ends[self.published] = self.now + self.lease_s
+        return self.published
 
     async def keep_ticket_key(self, lease: int) -> bool:
         if self.away:
             raise Unavailable("the engine is away")
         self.kept += 1
+        self.ends[lease] = self.now + self.lease_s
         return lease in self.keys
+
+    def expire(self, now: float) -> None:
+        self.now = now
+        self.keys = {lease: key for lease, key in self.keys.items() if self.ends[lease] > now}
 
 
 class Office:
@@ -288,6 +303,17 @@ def test_an_outage_of_the_metadata_costs_no_ticket() -> None:
     assert [key.public for key in rig.published.keys.values()] == [lost.public]
 
 
+def test_a_key_is_published_no_longer_than_its_tickets_are_good() -> None:
+    """Else every shard would collect the keys of all days."""
+    rig = Office()
+    rig.published.lease_s = 3 * KEEP_S
+    for _ in range(1000):
+        rig.step(KEEP_S)
+        rig.published.expire(rig.clock)
+        assert rig.office.sign(CALLER)
+    assert 1 <= len(rig.published.keys) <= 4
+
+
 # -- keys of JSON Web Tokens
 
 
@@ -332,6 +358,79 @@ def test_the_last_good_key_set_stays() -> None:
         assert both == [True, True]
         assert rig.reads == 6
         assert [key.id for key in rig.source.keys] == ["two"]
+
+    asyncio.run(play())
+
+
+class Answer:
+    """Of a web server: pieces, with seconds that pass before each."""
+
+    def __init__(self, clock: list[float], pieces: list[tuple[float, bytes]]) -> None:
+        self.clock, self.pieces = clock, pieces
+
+    def read1(self, count: int) -> bytes:
+        if not self.pieces:
+            return b""
+        seconds, piece = self.pieces.pop(0)
+        self.clock[0] += seconds
+        return piece
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def test_a_key_set_from_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes in time and whole, from where it was said to be, or not at all."""
+    clock, handlers, pieces = [100.0], [], []  # type: ignore[var-annotated]
+
+    def build_opener(*found: Any) -> Any:
+        handlers[:] = found
+        return SimpleNamespace(open=lambda request, timeout: Answer(clock, pieces))
+
+    monkeypatch.setattr(key_source.urllib.request, "build_opener", build_opener)
+    monkeypatch.setattr(key_source.time, "monotonic", lambda: clock[0])
+    monkeypatch.setenv("http_proxy", "http://proxy.example:1")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:1")
+
+    def looked(url: str, *coming: tuple[float, bytes]) -> KeySource:
+        source = KeySource(url, refresh_s=300)
+        pieces[:] = coming
+        asyncio.run(source.look())
+        return source
+
+    data = key_set("one")
+    there = looked("https://id.example/keys", (1.0, data[:20]), (1.0, data[20:]))
+    assert [key.id for key in there.keys] == ["one"]
+    proxies = next(one for one in handlers if isinstance(one, urllib.request.ProxyHandler))
+    assert "https" in proxies.proxies
+    # Of plain HTTP on loopback we trust that nobody stands between.
+    assert looked("http://127.0.0.1/keys", (0.0, data)).keys
+    proxies = next(one for one in handlers if isinstance(one, urllib.request.ProxyHandler))
+    assert proxies.proxies == {}
+    assert any(one is key_source._NoRedirect for one in handlers)
+    dripping = looked("https://id.example/keys", *((1.0, data[at : at + 1]) for at in range(len(data))))
+    assert (dripping.keys, dripping.failures) == ((), 1)
+    large = looked("https://id.example/keys", *((0.0, b" " * 60_000) for _ in range(10)))
+    assert large.failures == 1
+    assert len(pieces) >= 4, "what is too large is not read to its end"
+
+
+def test_who_waits_for_keys_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_source, "FETCH_S_MAX", 0.0)
+    release = threading.Event()
+
+    def read(source: str) -> bytes:
+        release.wait(10)
+        return key_set("late")
+
+    async def play() -> None:
+        source = KeySource("keys", refresh_s=300, read=read)
+        assert not await source.look()
+        assert source.keys == ()
+        release.set()
 
     asyncio.run(play())
 
