@@ -74,7 +74,7 @@ class Directory:
         namespace = None if tenant is None else catalog.namespace(tenant.id, name)
         if tenant is None or namespace is None:
             raise NoSuchNamespace(
-                f"there is no namespace {name!r}: a front-end makes it at its first use, or `mezzo namespace create`"
+                f"there is no namespace {name!r}: a front-end makes it at its first use, or `mezzo namespace open`"
             )
         if identity is not None and identity != namespace.identity:
             raise Conflict(conflict_message(name, namespace.identity, identity))
