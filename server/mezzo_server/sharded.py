@@ -61,10 +61,17 @@ class ShardedMap(Generic[V]):
         for key, value in small.items():
             self.shards[hash(key) >> HASH_SHIFT & self.mask][key] = value
 
-    def part(self, part: int, parts: int) -> list[bytes]:
-        """Keys in one of ``parts`` (a power of two): each key is always in the same, however the map grows."""
+    def part(self, part: int, parts: int, count_max: int) -> list[bytes] | None:
+        """Keys in one of ``parts`` (a power of two): each key is always in the same, however the map grows.
+
+        None: there are more than ``count_max``, which is found out without looking at them.
+        """
         mask = self.mask
         if parts > mask:
             rest = parts - 1
-            return [key for key in self.shards[part & mask] if hash(key) >> HASH_SHIFT & rest == part]
-        return [key for shard in self.shards[part : mask + 1 : parts] for key in shard]
+            keys = [key for key in self.shards[part & mask] if hash(key) >> HASH_SHIFT & rest == part]
+            return keys if len(keys) <= count_max else None
+        shards = self.shards[part : mask + 1 : parts]
+        if sum(map(len, shards)) > count_max:
+            return None
+        return [key for shard in shards for key in shard]

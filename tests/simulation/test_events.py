@@ -47,7 +47,7 @@ class Reader:
 
     def list_one(self) -> None:
         part = self.parts_left.pop()
-        self.present.update(key for key, _ in self.world.store.list_part(self.scope, part, 4))
+        self.present.update(key for key, _ in self.world.store.list_part(self.scope, part, 4, 1 << 20) or ())
         self.exact_from = self.world.hub.log(self.scope).last
 
     def catch_up(self) -> None:

@@ -80,12 +80,17 @@ class Telling:
         """Chunks present in a namespace."""
         return self._context.index.peek(scope).count
 
-    def list_part(self, scope: Scope, part: int, parts: int) -> list[tuple[bytes, int]]:
+    def list_part(
+        self, scope: Scope, part: int, parts: int, count_max: int
+    ) -> list[tuple[bytes, int]] | None:
         """Keys and lengths of the chunks in one of ``parts`` (a power of two) of a namespace.
 
         A key is always in the same part, so that who lists one after the other misses none that was there
-        all the time, whatever comes and goes meanwhile.
+        all the time, whatever comes and goes meanwhile.  None: the part has more than ``count_max`` keys.
         """
         namespace = self._context.index.peek(scope)
-        places = [(key, self._context.find(namespace, key)) for key in namespace.part(part, parts)]
+        keys = namespace.part(part, parts, count_max)
+        if keys is None:
+            return None
+        places = [(key, self._context.find(namespace, key)) for key in keys]
         return [(key, plain_length(place[0].table, place[1])) for key, place in places if place is not None]

@@ -2,7 +2,7 @@
 
 A log exists from the first question about its namespace until nobody has asked for ``idle_s``; a namespace
 that nobody reads has none, and costs nothing but the look whether it has.  The memory of all logs together
-is bounded: each gets an equal share.  No tenant has more than half of the logs, or of the places to wait.
+is bounded: each gets an equal share, and what it has beyond that when shares become smaller goes by and by.  No tenant has more than half of the logs, or of the places to wait.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from mezzo_server.events.log import EventLog
 SHARES_MIN = 4
 """A log gets at most this part of all the memory, so that the first few are not cut down by the next one."""
 SWEEP_S = 1.0
+TRIM_STEP = 2048
+"""Events given up in one turn when the logs' shares have become smaller: half a millisecond."""
 
 
 class EventHub:
@@ -48,6 +50,8 @@ class EventHub:
         self._drawn = 0
         self._readers: Counter[bytes] = Counter()
         self._swept_at = now()
+        self._shrinking: list[EventLog] = []
+        """logs that may have more than their share, since that became smaller"""
         self.gaps = 0
         """answers that had to tell of a gap other than at a reader's start"""
 
@@ -90,7 +94,7 @@ class EventHub:
     def begin_waiting(self, tenant: bytes) -> None:
         """One more request waits. Busy if too many do, of all tenants or of this one."""
         if self.readers >= self._readers_max or self._readers[tenant] >= half(self._readers_max):
-            raise Busy(f"{self.readers} requests wait for events (events_readers_max)", 1.0)
+            raise Busy("too many requests wait for events (events_readers_max, half of it for one tenant)", 1.0)
         self._readers[tenant] += 1
 
     def end_waiting(self, tenant: bytes) -> None:
@@ -108,7 +112,13 @@ class EventHub:
             self._share()
 
     def tick(self) -> None:
-        """Give up the logs that nobody has read for long."""
+        """Give up what is over the logs' shares, some of it at a time, and the logs that nobody has read for long."""
+        left = TRIM_STEP
+        while self._shrinking:
+            left -= self._shrinking[-1].trim(left)
+            if not left:
+                break
+            self._shrinking.pop()
         now = self._now()
         if now - self._swept_at < SWEEP_S:
             return
@@ -120,13 +130,15 @@ class EventHub:
     def _check_room(self, tenant: bytes) -> None:
         own = sum(scope.tenant == tenant for scope in self._logs)
         if len(self._logs) >= self._logs_max or own >= half(self._logs_max):
-            raise Busy(f"the events of {len(self._logs)} namespaces are read (events_namespaces_max)", 1.0)
+            raise Busy(
+                "the events of too many namespaces are read (events_namespaces_max, half of it for one tenant)", 1.0
+            )
 
     def _share(self) -> None:
         share = self._bytes_max // max(SHARES_MIN, len(self._logs))
         for log in self._logs.values():
-            if log.bytes_max != share:
-                log.shrink(share)
+            log.bytes_max = share
+        self._shrinking = [log for log in self._logs.values() if log.bytes_kept > share]
 
 
 def half(limit: int) -> int:

@@ -1,7 +1,8 @@
 """The events of one namespace: numbered, kept within a window, read from any cursor in it. No I/O, no clock.
 
 Invariants: event ``number`` is the ``number``-th that happened since the log began, and none is left out;
-kept are the last ones, at most ``events_max`` of them and ``bytes_max`` bytes; adding one costs the same
+kept are the last ones, at most ``events_max`` of them and ``bytes_max`` bytes (more, for some moments, after
+that was lowered); adding one costs the same
 however many are kept and whoever reads, because nobody is handed anything before he asks.
 """
 
@@ -15,6 +16,8 @@ from mezzo.protocol.messages import GapReason
 
 EVENT_BYTES = 96
 """Memory of an event besides its key: the key's object, a reference, a length and a kind."""
+TRIM_EVENTS = 8
+"""Old events that a new one displaces at most: it may be longer than they were, or the log's limit was lowered."""
 SLACK_EVENTS = 4096
 """Events that are no longer kept and whose memory is given back together."""
 
@@ -53,6 +56,7 @@ class EventLog:
         """names this log: a cursor of another one is no cursor of it"""
         self.events_max = events_max
         self.bytes_max = bytes_max
+        """its owner may change it; what is over it then goes by and by (`trim`)"""
         self.over = False
         """its namespace was erased: a reader finds another log, and so a gap"""
         self.last = 0
@@ -89,7 +93,7 @@ class EventLog:
         self.last += 1
         self._bytes += EVENT_BYTES + len(key)
         if self._bytes > self.bytes_max or len(self._keys) - self._gone > self.events_max:
-            self._trim()
+            self.trim(TRIM_EVENTS)
         if self._waiting:
             self.wake()
 
@@ -134,21 +138,22 @@ class EventLog:
         for wake in waiting:
             wake()
 
-    def shrink(self, bytes_max: int) -> None:
-        """Keep no more than so much from now on."""
-        self.bytes_max = bytes_max
-        self._trim()
-
-    def _trim(self) -> None:
+    def trim(self, count_max: int) -> int:
+        """Give up the oldest events while there is too much, ``count_max`` of them at most; how many."""
         keys = self._keys
-        while self._gone < len(keys) and (
-            self._bytes > self.bytes_max or len(keys) - self._gone > self.events_max
+        trimmed = 0
+        while (
+            trimmed < count_max
+            and self._gone < len(keys)
+            and (self._bytes > self.bytes_max or len(keys) - self._gone > self.events_max)
         ):
             self._bytes -= EVENT_BYTES + len(keys[self._gone])
             keys[self._gone] = b""
             self._gone += 1
+            trimmed += 1
         if self._gone >= SLACK_EVENTS:
             del self._kinds[: self._gone]
             del keys[: self._gone]
             del self._lengths[: self._gone]
             self._gone = 0
+        return trimmed

@@ -63,14 +63,12 @@ def _listed(session: Session, body: Events) -> EventsAre:
     if parts & (parts - 1) or parts > PARTS_LISTED_MAX or body.part >= parts:
         raise InvalidArgument(f"part {body.part} of {parts}: parts is a power of two, and part is below it")
     store, scope = session.service.store, session.scope
-    chunks = store.list_part(scope, body.part, parts)
-    if len(chunks) > EVENTS_MAX:
-        raise TooLarge(
-            f"part {body.part} of {parts} has {len(chunks)} keys, over {EVENTS_MAX}: ask for more parts"
-        )
+    log = session.service.events.log(scope)
+    chunks = store.list_part(scope, body.part, parts, EVENTS_MAX)
+    if chunks is None:
+        raise TooLarge(f"part {body.part} of {parts} has over {EVENTS_MAX} keys: ask for more parts")
     keys = [key for key, _ in chunks]
     lengths = [length for _, length in chunks]
-    log = session.service.events.log(scope)
     return EventsAre(log.incarnation, log.last, 0, b"", keys, lengths, store.count(scope))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mezzo.errors import Busy
 from mezzo.protocol.messages import EventKind, GapReason
 from mezzo_server.blockstore.api import EventSink, Scope
-from mezzo_server.events.hub import EventHub
+from mezzo_server.events.hub import TRIM_STEP, EventHub
 from mezzo_server.events.log import EVENT_BYTES, SLACK_EVENTS, EventLog
 
 LIFE = b"l" * 16
@@ -156,8 +156,32 @@ def test_memory_is_shared_and_bounded() -> None:
         assert log.bytes_kept <= 4000
     for number in range(4, 8):
         rig.hub.log(scope(number, tenant=number))
+        rig.later(0.02)
         assert rig.hub.bytes_kept <= 16_000
     assert max(log.bytes_max for log in rig.hub._logs.values()) == 2000
+
+
+def test_what_a_log_has_beyond_its_share_goes_by_and_by() -> None:
+    """A log of a hundred thousand events is cut down without a turn that takes long."""
+    rig = Rig(bytes_max=4 * 50_000 * (EVENT_BYTES + 1), events_max=1 << 20)
+    log = rig.hub.log(scope(0))
+    for number in range(1, 4):
+        rig.hub.log(scope(number, tenant=number))
+    for _ in range(50_000):
+        log.add(EventKind.STORED, b"k", 1)
+    assert len(log) == 50_000
+    rig.hub.log(scope(4, tenant=4))
+    assert len(log) == 50_000
+    for _ in range(3):
+        before = len(log)
+        rig.later(0.02)
+        assert 0 < before - len(log) <= TRIM_STEP
+    log.add(EventKind.STORED, b"k", 1)
+    for _ in range(3):
+        rig.later(0.02)
+    assert len(log) == 40_000
+    assert log.read(log.incarnation, log.last - 40_000, 1).gap == GapReason.NONE
+    assert log.read(log.incarnation, log.last - 40_001, 1).gap == GapReason.BEHIND
 
 
 def test_no_tenant_has_more_than_half_of_the_logs_or_of_the_places_to_wait() -> None:

@@ -175,6 +175,24 @@ def test_parts_of_a_listing_hold_each_key_once(shard: Shard) -> None:
         assert sorted(listed) == sorted(keys[10:])
 
 
+def test_a_listing_that_is_too_long_for_an_answer_is_not_made(shard: Shard) -> None:
+    """A question in one part about a million chunks must not hold the loop for a second to be refused."""
+
+    class Unread(dict[bytes, int]):
+        def __iter__(self) -> Iterator[bytes]:
+            raise AssertionError("somebody looks at every key")
+
+    client = shard.client()
+    put(client, b"a")
+    index = shard.store._context.index.peek(client.session.scope)
+    small = index.shards
+    index.shards = [Unread.fromkeys([b"%d-%d" % (m, n) for n in range(EVENTS_MAX)], 0) for m in range(2)]
+    index.mask = 1
+    failed = client.fails(Kind.EVENTS, Events(part=0, parts=1))
+    assert (failed.code, "more parts" in failed.message) == (ErrorCode.TOO_LARGE, True)
+    index.shards, index.mask = small, 0
+
+
 @pytest.mark.parametrize(("part", "parts"), [(0, 3), (4, 4), (0, 1 << 30)])
 def test_parts_that_cannot_be(shard: Shard, part: int, parts: int) -> None:
     failed = shard.client().fails(Kind.EVENTS, Events(part=part, parts=parts))
