@@ -65,6 +65,7 @@ class Life(RuleBasedStateMachine):
             self.rig.store.pins,
             bytes_max=self.rig.store.capacity_bytes // 4,
             leases_max=LEASES_MAX,
+            chunks_max=1 << 20,
             lease_s_max=60.0,
             now=lambda: self.rig.time,
         )

@@ -53,10 +53,12 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """bytes in the regions of all connections"""
     leases_max: Count = 65536
     """leases at a time, over all connections"""
+    leased_chunks_max: Count = 4_194_304
+    """chunks that leases hold at a time, over all connections, one in two leases counted twice; about 200 bytes of memory each"""
     leased_fraction: Fraction = 0.25
     """share of the devices' bytes that leases may hold at a time"""
     leased_fraction_tenant: Fraction = 0.5
-    """share of those bytes that the leases of one tenant may hold, where there are several tenants"""
+    """share of those bytes, of ``leases_max`` and of ``leased_chunks_max`` that one tenant may have, where there are several"""
     lease_ms_max: Count = 600_000
     """the longest lease, milliseconds; a longer wish gets this"""
     events_max: Count = 65_536

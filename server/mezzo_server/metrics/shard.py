@@ -323,6 +323,12 @@ LEASE_METRICS = (
         one("leased_bytes"),
         advice="At `mezzo_shard_leased_bytes_limit` no more is leased; shorter leases help.",
     ),
+    _gauge(
+        "leased_chunks",
+        "Chunks under lease; one in two leases counts twice.",
+        one("leased_chunks"),
+        advice="At `limits.leased_chunks_max` no more are leased.",
+    ),
     _gauge("leased_bytes_limit", "Bytes that leases may hold.", one("leased_bytes_max")),
     _gauge(
         "tenants_without_key",

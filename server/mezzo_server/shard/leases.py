@@ -2,12 +2,15 @@
 
 Invariants: every key of a lease is pinned in the store exactly once for that lease and unpinned
 exactly once when it ends, however it ends (released, expired, its connection closed); the bytes of
-all leases never exceed ``bytes_max``.  A chunk in two leases counts twice.
+all leases never exceed ``bytes_max``, nor their chunks ``chunks_max``.  A chunk in two leases counts twice.
 
 A lease *in place* also holds the hot slots that its places name: once each, until it is released or
 its connection ends.  When only its time is over it is *overdue*: its pins are gone, its slots stay,
 because its owner may still be reading them; whoever runs the table ends the connection of the
 `longest_overdue` when the room is wanted.  Leases, overdue ones included, never exceed ``leases_max``.
+
+No tenant has more of them, or of their chunks, than its part of each limit: what one tenant does never keeps
+another from leasing.
 
 Numbers of leases rise from ``first`` on, which its owner draws at random for each life of the shard: a
 number of a former life names nothing in this one.
@@ -69,6 +72,16 @@ class _Lease:
     """slots that it holds"""
 
 
+@dataclass(slots=True)
+class _Counts:
+    """What one tenant has."""
+
+    leases: int = 0
+    """overdue ones included"""
+    chunks: int = 0
+    """in those that are not"""
+
+
 @dataclass(frozen=True, slots=True)
 class Overdue:
     """A lease in place that has expired and was not released."""
@@ -90,21 +103,31 @@ class LeaseTable:
         *,
         bytes_max: int,
         leases_max: int,
+        chunks_max: int,
         lease_s_max: float,
         now: Callable[[], float],
         tenant_bytes_max: Callable[[bytes], int] | None = None,
+        tenant_part: Callable[[bytes], float] | None = None,
         first: int = 1,
     ) -> None:
-        """``tenant_bytes_max``: how much the leases of a tenant may hold; None: as much as all may."""
+        """``tenant_bytes_max``: how much the leases of a tenant may hold; None: as much as all may.
+
+        ``tenant_part``: the part of ``leases_max`` and ``chunks_max`` that a tenant may have; None: all.
+        """
         self._store = store
         self._now = now
         self._tenant_bytes_max = tenant_bytes_max
+        self._tenant_part = tenant_part
         self.bytes_max = bytes_max
         self.leases_max = leases_max
+        self.chunks_max = chunks_max
         self.lease_s_max = lease_s_max
         self.bytes_leased = 0
         self.bytes_by_tenant: dict[bytes, int] = {}
         """of those tenants that hold any"""
+        self.chunks_leased = 0
+        self._counts: dict[bytes, _Counts] = {}
+        """by tenant, of those that have leases"""
         self.hot_bytes_overdue = 0
         """bytes in place of leases that are overdue; a chunk in two of them counts twice"""
         self.crowded = False
@@ -140,9 +163,9 @@ class LeaseTable:
         ``in_place``: hold the slots of those that are hot, too.
 
         Raises:
-            TooLarge: the prefix holds more bytes than all leases together may, or than the tenant's may.
-            OverQuota: the tenant's other leases hold too much now.
-            Busy: other leases hold too much now.
+            TooLarge: the prefix is more than all leases together may hold, or than the tenant's may.
+            OverQuota: the tenant's other leases hold too much now, or are too many.
+            Busy: other leases hold too much now, or are too many.
         """
         lease_s = min(lease_s, self.lease_s_max)
         store = self._store
@@ -162,13 +185,10 @@ class LeaseTable:
                 raise self._over_tenants_limit(of_tenant, size, most)
         if self.bytes_leased + size > self.bytes_max:
             raise Busy(
-                f"{self.bytes_leased} bytes are leased, {size} more would be over the limit "
-                f"({self.bytes_max})",
+                f"with {size} bytes more, all leases would hold more than they may ({self.bytes_max})",
                 self._retry_after_s(),
             )
-        if len(self._leases) + len(self._overdue) >= self.leases_max:
-            self.crowded = bool(self._overdue)
-            raise Busy(f"{self.leases_max} leases are held (leases_max)", self._retry_after_s())
+        counts = self._counts_that_grow(tenant, count)
         leased = keys if count == len(keys) else keys[:count]
         store.pin_all(scope, leased)
         slots: Sequence[Slot | None] = ()
@@ -179,6 +199,10 @@ class LeaseTable:
         lease = self._next
         self._next += 1
         ends_at = now + lease_s
+        self._counts[tenant] = counts
+        counts.leases += 1
+        counts.chunks += count
+        self.chunks_leased += count
         self._leases[lease] = _Lease(owner, scope, leased, size, ends_at, held)
         self._by_owner.setdefault(owner, set()).add(lease)
         self.bytes_leased += size
@@ -256,13 +280,14 @@ class LeaseTable:
             return
         del self._leases[lease]
         self._unpin(held)
+        held.keys = ()
         self._overdue[lease] = held
         self.hot_bytes_overdue += _bytes(held.held)
 
     def _end(self, lease: int, held: _Lease) -> None:
         del self._leases[lease]
-        self._disown(lease, held)
         self._unpin(held)
+        self._disown(lease, held)
         if held.held:
             self._store.let_go_all(held.held)
 
@@ -276,6 +301,35 @@ class LeaseTable:
         if len(self._deadlines) > 2 * len(self._leases) + 64:
             self._deadlines = [(entry.ends_at, number) for number, entry in self._leases.items()]
             heapq.heapify(self._deadlines)
+
+    def _counts_that_grow(self, tenant: bytes, chunks: int) -> _Counts:
+        """The tenant's counts, if they may grow by a lease on so many chunks. Raises as `acquire`."""
+        counts = self._counts.get(tenant) or _Counts()
+        part = 1.0 if self._tenant_part is None else self._tenant_part(tenant)
+        chunks_max = int(self.chunks_max * part)
+        if chunks > chunks_max:
+            raise TooLarge(f"a lease on {chunks} chunks is over the limit ({chunks_max}, leased_chunks_max)")
+        if len(self._leases) + len(self._overdue) >= self.leases_max:
+            self.crowded = bool(self._overdue)
+            raise Busy(f"{self.leases_max} leases are held (leases_max)", self._retry_after_s())
+        if self.chunks_leased + chunks > self.chunks_max:
+            raise Busy(
+                f"with {chunks} chunks more, all leases would hold more than they may ({self.chunks_max}, "
+                "leased_chunks_max)",
+                self._retry_after_s(),
+            )
+        if counts.leases >= max(1, int(self.leases_max * part)):
+            raise OverQuota(
+                f"the tenant holds {counts.leases} leases, as many as it may (its part of leases_max)",
+                self._retry_after_s(),
+            )
+        if counts.chunks + chunks > chunks_max:
+            raise OverQuota(
+                f"leases of the tenant hold {counts.chunks} chunks, {chunks} more would be over its limit "
+                f"({chunks_max}, its part of leased_chunks_max)",
+                self._retry_after_s(),
+            )
+        return counts
 
     def _over_tenants_limit(self, leased: int, size: int, limit: int) -> MezzoError:
         if size > limit:
@@ -295,6 +349,8 @@ class LeaseTable:
             self.bytes_by_tenant[tenant] = left
         else:
             del self.bytes_by_tenant[tenant]
+        self.chunks_leased -= len(held.keys)
+        self._counts[tenant].chunks -= len(held.keys)
         self._store.unpin_all(held.scope, held.keys)
 
     def _disown(self, lease: int, held: _Lease) -> None:
@@ -302,6 +358,10 @@ class LeaseTable:
         mine.discard(lease)
         if not mine:
             del self._by_owner[held.owner]
+        counts = self._counts[held.scope.tenant]
+        counts.leases -= 1
+        if not counts.leases:
+            del self._counts[held.scope.tenant]
 
     def _retry_after_s(self) -> float:
         soonest = self._deadlines[0][0] - self._now() if self._deadlines else RETRY_S_MAX

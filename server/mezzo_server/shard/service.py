@@ -90,15 +90,16 @@ class Service:
         now: Callable[[], float],
         poke: Callable[[], None],
         offload: Offload = run_here,
+        apart: Offload = run_here,
         numbers: Callable[[], Mapping[str, int | float]] = dict,
         accounts: Accounts | None = None,
     ) -> None:
         """``poke`` is called after work was queued in the store, ``offload`` runs what would hold the
-        loop; ``numbers`` adds to `numbers`.  Without ``accounts`` no tenant has a quota.
+        loop, ``apart`` what may never end; ``numbers`` adds to `numbers`.  Without ``accounts`` no tenant has a quota.
         """
         self.store = store
         self.staging = staging
-        self.offload = offload
+        self.apart = apart
         self.limits = limits
         self.now = now
         self.poke = poke
@@ -122,9 +123,11 @@ class Service:
             store.pins,
             bytes_max=int(store.capacity_bytes * limits.leased_fraction),
             leases_max=limits.leases_max,
+            chunks_max=limits.leased_chunks_max,
             lease_s_max=limits.lease_ms_max / 1000,
             now=now,
             tenant_bytes_max=self._leased_bytes_max,
+            tenant_part=self._part_of_leases,
             first=int.from_bytes(hashlib.blake2b(incarnation, digest_size=8).digest(), "big")
             % LEASES_FIRST_MAX,
         )
@@ -156,14 +159,15 @@ class Service:
             store.unregister,
             bytes_max=limits.region_bytes_total_max,
             offload=offload,
+            apart=apart,
         )
         self.sessions: set[Session] = set()
         self.measures = Measures()
         store.loads.observe = self.measures.load_took
         self._began = now()
         self._weighed_at = 0.0
-        self._lent_wanted = 0, 0.0
-        """an arena that is lent and wanted, and since when"""
+        self._lent_wanted = 0, 0.0, 0.0
+        """an arena that is lent and wanted, since when (it is not wanted in every tick), and when last"""
         self.counters: dict[str, int] = dict.fromkeys(
             (
                 "errors",
@@ -177,11 +181,12 @@ class Service:
             0,
         )
 
+    def _part_of_leases(self, tenant: bytes) -> float:
+        """What a tenant may have of all leases. The only tenant of a store without metadata shares with none."""
+        return 1.0 if tenant == self.directory.tenant else self.limits.leased_fraction_tenant
+
     def _leased_bytes_max(self, tenant: bytes) -> int:
-        """How much a tenant's leases may hold. The only tenant of a store without metadata shares with none."""
-        limit = self.leases.bytes_max
-        if tenant != self.directory.tenant:
-            limit = int(limit * self.limits.leased_fraction_tenant)
+        limit = int(self.leases.bytes_max * self._part_of_leases(tenant))
         quota = self.leased_quota(tenant)
         return min(limit, quota) if quota else limit
 
@@ -281,12 +286,16 @@ class Service:
 
     def _end_lending(self, hot: HotTier, now: float) -> None:
         """An arena that another tenant has a right to is mapped by clients still: end their connections."""
-        number, since = self._lent_wanted
-        if hot.lent_wanted and hot.lent_wanted != number:
-            self._lent_wanted = hot.lent_wanted, now
-        elif hot.lent_wanted and now - since >= LENT_PATIENCE_S:
-            self._lent_wanted = 0, now
-            borrowers = set(hot.memory.borrowers(number))
+        wanted = hot.lent_wanted
+        if not wanted:
+            return
+        number, since, last = self._lent_wanted
+        if wanted != number or now - last > LENT_PATIENCE_S:
+            since = now
+        self._lent_wanted = wanted, since, now
+        if now - since >= LENT_PATIENCE_S:
+            self._lent_wanted = 0, now, now
+            borrowers = set(hot.memory.borrowers(wanted))
             for session in tuple(self.sessions):
                 if session in borrowers:
                     self.counters["connections_ended_lent"] += 1
@@ -325,6 +334,7 @@ class Service:
             "leases": len(self.leases),
             "tenants_without_key": self.tenants_without_key,
             "leased_bytes": self.leases.bytes_leased,
+            "leased_chunks": self.leases.chunks_leased,
             "leases_overdue": self.leases.overdue,
             "hot_bytes_overdue": self.leases.hot_bytes_overdue,
             "staging_bytes": self.staging.total_bytes,

@@ -17,6 +17,7 @@ from mezzo_server.shard.leases import LeaseTable, Overdue
 SCOPE = Scope(bytes(16), bytes(16))
 OTHER = Scope(b"o" * 16, bytes(16))
 TENANT_BYTES = 25
+CHUNKS = 8
 OWNERS = st.sampled_from([("x", SCOPE), ("y", SCOPE), ("z", OTHER)])
 STRANGERS = st.one_of(st.none(), st.none(), OWNERS)
 
@@ -79,7 +80,9 @@ class Clock:
 
 
 def table(store: Store, clock: Clock, bytes_max: int = 100, leases_max: int = 4) -> LeaseTable:
-    return LeaseTable(store, bytes_max=bytes_max, leases_max=leases_max, lease_s_max=10.0, now=clock)
+    return LeaseTable(
+        store, bytes_max=bytes_max, leases_max=leases_max, chunks_max=100, lease_s_max=10.0, now=clock
+    )
 
 
 @pytest.fixture
@@ -305,6 +308,7 @@ def test_a_tenant_is_capped_and_the_others_are_not(store: Store, clock: Clock) -
         store,
         bytes_max=1000,
         leases_max=10,
+        chunks_max=100,
         lease_s_max=10.0,
         now=clock,
         tenant_bytes_max=lambda tenant: 60 if tenant == SCOPE.tenant else 1000,
@@ -321,6 +325,34 @@ def test_a_tenant_is_capped_and_the_others_are_not(store: Store, clock: Clock) -
     clock.now += 1.0
     leases.expire()
     assert leases.bytes_by_tenant == {}
+
+
+def test_a_tenant_that_holds_many_leases_keeps_nobody_else_from_leasing(store: Store, clock: Clock) -> None:
+    leases = LeaseTable(
+        store,
+        bytes_max=1 << 20,
+        leases_max=8,
+        chunks_max=12,
+        lease_s_max=10.0,
+        now=clock,
+        tenant_part=lambda tenant: 0.5,
+    )
+    numbers = [leases.acquire("me", SCOPE, [b"a"], 5.0).lease for _ in range(4)]
+    with pytest.raises(OverQuota, match="leases_max"):
+        leases.acquire("me", SCOPE, [b"a"], 5.0)
+    for number in numbers[:3]:
+        leases.release("me", number)
+    leases.acquire("me", SCOPE, [b"a", b"b", b"c", b"a", b"b"], 5.0)
+    with pytest.raises(OverQuota, match="leased_chunks_max"):
+        leases.acquire("me", SCOPE, [b"a"], 5.0)
+    with pytest.raises(TooLarge, match="leased_chunks_max"):
+        leases.acquire("you", OTHER, [b"a"] * 7, 5.0)
+    assert leases.acquire("you", OTHER, [b"a"] * 6, 5.0).lease
+    with pytest.raises(Busy, match="leased_chunks_max"):
+        leases.acquire("they", Scope(b"t" * 16, bytes(16)), [b"a"], 5.0)
+    clock.now += 5.0
+    leases.expire()
+    assert (len(leases), leases.chunks_leased, leases._counts) == (0, 0, {})
 
 
 class Leases(RuleBasedStateMachine):
@@ -341,6 +373,8 @@ class Leases(RuleBasedStateMachine):
             self.store,
             bytes_max=40,
             leases_max=5,
+            chunks_max=CHUNKS,
+            tenant_part=lambda tenant: 0.75,
             lease_s_max=10.0,
             now=self.clock,
             tenant_bytes_max=lambda tenant: TENANT_BYTES,
@@ -364,17 +398,20 @@ class Leases(RuleBasedStateMachine):
         count = next((n for n, key in enumerate(keys) if key >= 6), len(keys))
         size = sum(key + 1 for key in keys[:count])
         mine = self.bytes_of(owner[1].tenant)
+        chunks, own_chunks = self.chunks_of(None), self.chunks_of(owner[1].tenant)
+        own_leases = sum(held[0][1].tenant == owner[1].tenant for held in self.model.values())
         try:
             granted = self.leases.acquire(owner, owner[1], names, float(ttl), in_place=in_place)
         except TooLarge:
-            assert size > TENANT_BYTES
+            assert size > TENANT_BYTES or count > 6
             return
         except OverQuota:
-            assert mine + size > TENANT_BYTES
+            assert mine + size > TENANT_BYTES or own_chunks + count > 6 or own_leases >= 3
             return
         except Busy:
             full = len(self.leases) + self.leases.overdue >= 5
-            assert full or sum(map(self.bytes_of, (SCOPE.tenant, OTHER.tenant))) + size > 40
+            bytes_held = sum(map(self.bytes_of, (SCOPE.tenant, OTHER.tenant)))
+            assert full or bytes_held + size > 40 or chunks + count > CHUNKS
             return
         assert len(granted.slots) == (granted.prefix if in_place else 0)
         assert (granted.prefix, granted.bytes) == (count, size)
@@ -448,6 +485,23 @@ class Leases(RuleBasedStateMachine):
         now = self.clock.now
         held = [lease for lease in self.model.values() if lease[0][1].tenant == tenant and lease[2] > now]
         return sum(self.store.sizes[key] for lease in held for key in lease[1])
+
+    def chunks_of(self, tenant: bytes | None) -> int:
+        now = self.clock.now
+        return sum(
+            len(lease[1])
+            for lease in self.model.values()
+            if lease[2] > now and tenant in (None, lease[0][1].tenant)
+        )
+
+    @invariant()
+    def counts_match(self) -> None:
+        assert self.leases.chunks_leased == self.chunks_of(None) <= CHUNKS
+        counts = self.leases._counts
+        assert sum(count.leases for count in counts.values()) == len(self.leases) + self.leases.overdue
+        for tenant in (SCOPE.tenant, OTHER.tenant):
+            assert (counts[tenant].chunks if tenant in counts else 0) == self.chunks_of(tenant) <= 6
+            assert tenant not in counts or 0 < counts[tenant].leases <= 3
 
     @invariant()
     def pins_match(self) -> None:
