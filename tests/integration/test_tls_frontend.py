@@ -153,15 +153,14 @@ def test_a_certificate_that_cannot_be_used_keeps_a_server_from_starting(tmp_path
     authority = Authority(tmp_path)
     files = authority.issue("spoilt")
     config = TlsConfig(certificate=files.certificate, key=files.key)
-    certificates = Certificates(config, lambda: 0.0)
-    spoil(authority, files)
     import time
 
+    certificates = Certificates(config, time.time)
+    spoil(authority, files)
     with pytest.raises(mezzo.InvalidArgument, match=told):
         Certificates(config, time.time)
     # One that runs goes on with what it has.
     before = certificates.identity
-    certificates._now_s = time.time
     assert certificates.look() is False
     assert certificates.identity is before
     assert certificates.reload_failures == 1

@@ -47,7 +47,7 @@ def read_identity(config: TlsConfig, now_s: float) -> Identity:
 
     Raises:
         InvalidArgument: a file cannot be read or is not what it should be, certificate and key do not fit,
-            or the certificate has expired; the message names the setting.
+            or the certificate has expired or is not valid yet; the message names the setting.
     """
     return _check(config, _read_all(config), now_s)
 
@@ -113,10 +113,11 @@ class Certificates:
                 return False
             identity = _check(self.config, files, self._now_s())
             context = server_context(self.config, identity)
+            again = _read_all(self.config)
         except InvalidArgument as error:
             self._failed(str(error))
             return False
-        if _read_all(self.config) != files:
+        if again != files:
             return False  # in the middle of a replacement: the next look sees the end of it
         self._files, self.identity, self.context = files, identity, context
         self.reloads += 1
@@ -185,6 +186,11 @@ def _check(config: TlsConfig, files: tuple[bytes, ...], now_s: float) -> Identit
     if expires_s <= now_s:
         raise InvalidArgument(
             f"tls.certificate: {config.certificate} expired on {_date(expires_s)}: renew it"
+        )
+    begins_s = leaf.not_valid_before_utc.timestamp()
+    if begins_s > now_s:
+        raise InvalidArgument(
+            f"tls.certificate: {config.certificate} is not valid before {_date(begins_s)}: is this host's clock right?"
         )
     if client_ca:
         _certificates("tls.client_ca", config.client_ca, client_ca)

@@ -41,7 +41,7 @@ def test_one_that_expires_soon_is_worth_a_word_in_time(authority: Authority) -> 
     (found,) = examine_tls(config)
     assert found.state is State.BETTER
     assert "renew" in found.advice
-    (before,) = examine_tls(config, lambda: time.time() - 2 * 86_400)
+    (before,) = examine_tls(of(authority, "later", 15), time.time)
     assert before.state is State.GOOD
 
 
@@ -50,6 +50,8 @@ def test_one_that_cannot_be_used_is_broken(authority: Authority) -> None:
     (found,) = examine_tls(config)
     assert found.state is State.BROKEN
     assert "expired on" in found.seen
+    (found,) = examine_tls(of(authority, "early", 90), lambda: time.time() - 2 * 86_400)
+    assert "is not valid before" in found.seen
     Path(config.certificate).unlink()
     (found,) = examine_tls(config)
     assert found.state is State.BROKEN
