@@ -32,6 +32,9 @@ STEP_FIRST, STEP = 0.3, 0.03
 CORRECTION_MAX = 32.0
 LOOK_S = 0.0005
 """How long is relied on what was seen of the devices' pace, and of tenants' weights."""
+STALE_S = 10.0
+"""What was measured longer ago is no reason to refuse a load while nothing is queued: nobody would ever find out that
+it is not so any more."""
 HIGH = 0.9
 """The share of loads that should not take longer than ``high_s``."""
 
@@ -105,6 +108,7 @@ class Load:
         "_raw_s",
         "_size",
         "_tenant",
+        "_tried",
         "seconds",
     )
 
@@ -117,6 +121,7 @@ class Load:
         self._kind = kind
         self._raw_s = raw_s
         self._began = loads.now()
+        self._tried = False
         self.seconds = seconds
         """what was expected of it"""
         if kind % TIERS == STREAM:
@@ -140,7 +145,29 @@ class Load:
         if self._left:
             self._settle(0, given_up=not whole)
             if whole:
-                loads.took(self._kind, loads.now() - self._began, self._raw_s, self.seconds)
+                seconds = loads.now() - self._began
+                loads.took(self._kind, seconds, self._raw_s, self.seconds)
+                if self._tried and 2 * seconds < self.seconds:
+                    loads.told_at[self._kind] = float("-inf")
+
+    def is_worth_trying(self, network: Pace | None) -> bool:
+        """Whether it should be tried although it is expected to take too long: that is known from long ago.
+
+        One such load at a time, and another at once if it took less than half of what was expected.  ``network``:
+        as given to `Loads.begin`.
+        """
+        loads, now = self._loads, self._loads.now()
+        if loads.queued > self._cold or loads.hot.queued > self._hot or loads.writing:
+            return False
+        stale = now - loads.told_at[self._kind] > STALE_S
+        if network is not None:
+            if network.queued:
+                return False
+            stale = stale or network.idle_s(now) > STALE_S
+        if stale:
+            loads.told_at[self._kind] = now
+            self._tried = True
+        return stale
 
     def _settle(self, left: int, *, given_up: bool) -> None:
         loads, size, before = self._loads, self._size, self._left
@@ -172,6 +199,8 @@ class Loads:
         kinds = TIERS * (len(SIZES) + 1)
         self._median = [Quantile(0.5) for _ in range(kinds)]
         self._high = [Quantile(HIGH) for _ in range(kinds)]
+        self.told_at = [self.now()] * kinds
+        """when a load of each kind last told something; -inf: it told that what is believed is far too slow"""
         self._looked_at = float("-inf")
         self._devices = 1
         self._byte_s = self._latency_s = 0.0
@@ -285,10 +314,16 @@ class Loads:
         else:
             self._queued.pop(tenant, None)
 
+    @property
+    def writing(self) -> int:
+        """Bytes of puts that wait for the devices."""
+        return self._puts.waiting_bytes
+
     def took(self, kind: int, seconds: float, raw_s: float, expected_s: float) -> None:
         """A load of this kind took so long."""
         if seconds <= 0 or raw_s <= 0:
             return
+        self.told_at[kind] = self.now()
         ratio = seconds / raw_s
         self._median[kind].add(ratio)
         self._high[kind].add(ratio)

@@ -47,6 +47,10 @@ class Pace:
         """Until all that are queued and ``nbytes`` more will have ended."""
         return self.latency_s + (self.queued + nbytes) * self._seconds / self._bytes
 
+    def idle_s(self, now: float) -> float:
+        """Since when nothing has told anything; 0 before the first."""
+        return now - self._since if self._since else 0.0
+
     def begin(self, nbytes: int, now: float) -> None:
         """So many bytes are queued."""
         if not self.queued:

@@ -96,7 +96,8 @@ class Request(DeviceTime):
         hot = min(hot, nbytes)
         load = store.loads.begin(session.scope.tenant, hot, nbytes - hot, network, one_device)
         seconds = load.seconds
-        if self.deadline is not None and session.service.now() + seconds > self.deadline:
+        late = self.deadline is not None and session.service.now() + seconds > self.deadline
+        if late and not load.is_worth_trying(network):
             load.end(whole=False)
             raise DeadlineExceeded(
                 f"loading {nbytes} bytes would take about {seconds * 1000:.1f} ms, which is beyond the deadline"

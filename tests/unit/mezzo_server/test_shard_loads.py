@@ -301,6 +301,60 @@ def test_a_deadline_that_cannot_be_met_fails_at_once_and_says_the_estimate(
     assert played.shard.store.loads.queued == 0 or not shm
 
 
+@pytest.mark.parametrize("shm", [True, False])
+def test_who_always_says_a_deadline_finds_out_that_a_device_is_fast_again(
+    made: list[Played], shm: bool
+) -> None:
+    """What is refused measures nothing: without a try now and then it would be refused for ever."""
+    played = Played(128 * KIB, 8)
+    made.append(played)
+    loop = Loop(played, played.keys, shm=shm)
+    played.run([loop], WARM_UP)
+    usual_ms = round(loop.said * 1000)
+    played.device.rate /= 50
+    played.run([loop], WARM_UP)
+    assert loop.said > 20 * usual_ms / 1000
+    played.device.rate *= 50
+    played.play([], lambda: not played.device.in_flight)
+    played.shard.settle()
+    fields = {field: getattr(loop.get, field) for field in Get.__struct_fields__}
+    hurried = Get(**{**fields, "deadline_ms": 3 * usual_ms})
+
+    def outcome() -> type[Got | ErrorReply]:
+        request = loop.client.start(Kind.GET, hurried)
+        ended: list[type[Got | ErrorReply]] = []
+
+        def over() -> bool:
+            ended[:] = [type(body) for body in loop.client.answers(request) if isinstance(body, Got | ErrorReply)]
+            return bool(ended)
+
+        played.play([], over)
+        return ended[0]
+
+    assert outcome() is ErrorReply
+    played.shard.clock.now += 20.0
+    assert [outcome() for _ in range(20)] == [Got] * 20
+
+
+def test_one_load_at_a_time_tries_whether_it_is_still_too_slow(made: list[Played]) -> None:
+    played = Played(128 * KIB, 8, rate=0.1e9)
+    made.append(played)
+    loop = Loop(played, played.keys)
+    played.run([loop], WARM_UP)
+    played.play([], lambda: not played.device.in_flight)
+    played.shard.settle()
+    loop.client.frames.clear()
+    fields = {field: getattr(loop.get, field) for field in Get.__struct_fields__}
+    hurried = Get(**{**fields, "deadline_ms": max(1, round(loop.said * 250))})
+    for _ in range(3):
+        played.shard.clock.now += 20.0
+        requests = [loop.client.start(Kind.GET, hurried) for _ in range(4)]
+        played.play([], lambda: not played.device.in_flight)
+        played.shard.settle()
+        told = [[type(body) for body in loop.client.answers(request)] for request in requests]
+        assert told == [[Got], *[[ErrorReply]] * 3]
+
+
 def test_the_error_is_counted_by_tier(made: list[Played]) -> None:
     played = Played(MIB, 4)
     made.append(played)
