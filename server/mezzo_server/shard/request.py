@@ -173,7 +173,7 @@ class SlicedRequest(Request):
                 last += 1
             if not self.session.window_fits(nbytes) and not self.session.window_empty:
                 self.running += 1
-                self.session.window_wait(self._step)
+                self.session.window_wait(self._came_up)
                 return
             keys_left -= last - first
             extents_left -= extents
@@ -196,6 +196,12 @@ class SlicedRequest(Request):
     def _step(self) -> None:
         self.running -= 1
         self.run()
+
+    def _came_up(self) -> None:
+        """Bytes have arrived, so there is room in the window: for us, or for who waits behind."""
+        if self.cancelled or self.error is not None:
+            self.session.window_give(0)
+        self._step()
 
     def _begin(self, first: int, last: int, nbytes: int) -> None:
         # One more while beginning, so that a slice that ends within begin_slice does not complete

@@ -265,6 +265,46 @@ def test_bytes_under_way_are_bounded_and_all_arrive(shard: Shard) -> None:
     region.close()
 
 
+@pytest.mark.parametrize("failure", ["cancelled", "wrong extent"])
+def test_who_waits_for_the_window_behind_a_request_that_ends_is_not_forgotten(
+    shard: Shard, failure: str
+) -> None:
+    """Three gets of one connection, of which only one fits at a time; the second ends while it waits."""
+    service = shard.service
+    service.limits = Limits(
+        staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB, in_flight_bytes_max=8192
+    )
+    client = shard.client()
+    region = client.region(1, 2 * MIB)
+    names = [b"%d" % number for number in range(4)]
+    put_shm(client, region, 1, {key: data_of(key, 8192) for key in names})
+    first = client.start(Kind.GET, Get(names[:1], region=1, targets=[[0, 8192]]))
+    ending = [[8192, 8192], [8192, 8192]]
+    second = client.start(Kind.GET, Get(names[1:3], region=1, targets=ending, deadline_ms=0))
+    third = client.start(Kind.GET, Get(names[3:], region=1, targets=[[16384, 8192]]))
+    assert len(client.session._window_waiting) == 2
+    if failure == "cancelled":
+        client.session.receive(Frame(Kind.CANCEL, second, Cancel()))
+    else:
+        client.session.requests[second].error = ProtocolError("it failed")  # type: ignore[attr-defined]
+    shard.settle()
+    assert client.answer(first, Got).count == 1
+    client.answer(second, Cancelled if failure == "cancelled" else ErrorReply)
+    assert client.answer(third, Got).count == 1
+    region.close()
+
+
+def test_a_region_that_is_one_request_too_many_leaves_no_descriptor(shard: Shard) -> None:
+    client = shard.client()
+    client.session.state.requests_max = 0
+    region = ClientRegion(4096, sealed=True)
+    before = len(os.listdir("/proc/self/fd"))
+    client.descriptors.append(os.dup(region.fd))
+    assert client.fails(Kind.REGION_ADD, RegionAdd(1, 0, 4096)).code == ErrorCode.BUSY
+    assert len(os.listdir("/proc/self/fd")) == before
+    region.close()
+
+
 def test_parts_beyond_the_last_are_a_miss(client: FakeClient, region: ClientRegion) -> None:
     put_shm(client, region, 1, {b"a": bytes(100)})
     got = client.ask(Kind.GET, Get([b"a"], 1, [[0, 100]], first_part=3), Got)
