@@ -25,10 +25,12 @@ CHARGED = frozenset(
         Kind.DELETE,
         Kind.ACQUIRE,
         Kind.STAT,
+        Kind.EVENTS,
         Kind.REGION_ADD,
         Kind.ARENA_OPEN,
     )
 )
+"""Requests that count against a tenant's rate."""
 
 LEASING = frozenset((Kind.ACQUIRE, Kind.LEASE_RENEW))
 
@@ -47,19 +49,20 @@ class Meter:
         """bytes by request, of those whose end gives some back"""
 
     def begin(self, frame: Frame) -> None:
-        """A frame came. Raises OverQuota if its tenant may not ask for this now."""
-        if frame.kind not in CHARGED:
-            return
+        """A frame came that is `CHARGED`, of a tenant whose rates are limited.
+
+        Raises:
+            OverQuota: it may not ask for this now.
+        """
         account = self.account
-        if account.limited:
-            nbytes = self._expected(frame)
-            try:
-                account.charge(nbytes, self._session.service.now())
-            except OverQuota as refusal:
-                self._refusal = refusal
-                raise
-            if nbytes and frame.kind is not Kind.ACQUIRE:
-                self._reserved[frame.request_id] = nbytes
+        nbytes = self._expected(frame)
+        try:
+            account.charge(nbytes, self._session.service.now())
+        except OverQuota as refusal:
+            self._refusal = refusal
+            raise
+        if nbytes and frame.kind is not Kind.ACQUIRE:
+            self._reserved[frame.request_id] = nbytes
         account.requests_total += 1
 
     def moved(self, nbytes: int) -> None:

@@ -62,6 +62,11 @@ class Request(DeviceTime):
     def give_up(self) -> None:
         """`cancelled` was set: begin nothing more, and end as soon as nothing is under way."""
 
+    @property
+    def moved_bytes(self) -> int:
+        """Payload that has reached the client although the request was given up or fails, and that it has to pay for."""
+        return 0
+
     def finish(self, kind: Kind, body: Body) -> None:
         """It is answered."""
         load, self.load = self.load, None

@@ -262,6 +262,7 @@ class Session:
         """A request ends with this answer, or with CANCELLED if the client gave it up."""
         self._forget(request)
         if request.cancelled:
+            self.meter.moved(request.moved_bytes)
             self._send_cancelled(request)
             return
         if isinstance(body, Got):
@@ -274,6 +275,7 @@ class Session:
     def end_with_error(self, request: Request, error: MezzoError) -> None:
         """A request ends with an error, or with CANCELLED if the client gave it up."""
         self._forget(request)
+        self.meter.moved(request.moved_bytes)
         if request.cancelled:
             self._send_cancelled(request)
         else:

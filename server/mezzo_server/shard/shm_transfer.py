@@ -111,6 +111,11 @@ class ShmGet(ShmRequest):
         self.session.streams = False
         self.run()
 
+    @property
+    def moved_bytes(self) -> int:
+        """See `Request.moved_bytes`."""
+        return sum([length for length in self.lengths if length > 0])
+
     def begin_slice(self, first: int, last: int, nbytes: int) -> None:
         """Let the store read these keys straight into the region."""
         spans = self.place.spans

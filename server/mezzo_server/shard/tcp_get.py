@@ -110,6 +110,11 @@ class _Sending:
         if span is not None:
             self.stream.drop(span)
 
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of it that were queued, and so sent or about to be."""
+        return self.length - self.left
+
     def end(self) -> bool:
         """End the stream; whether all that was sent is right."""
         self.ended = True
@@ -140,7 +145,17 @@ class _Sending:
 class TcpGet(Request):
     """A get whose bytes follow on the same stream."""
 
-    __slots__ = ("_ahead", "_body", "_busy", "_lengths", "_next_index", "_open", "_queued", "_unsent")
+    __slots__ = (
+        "_ahead",
+        "_body",
+        "_busy",
+        "_lengths",
+        "_next_index",
+        "_open",
+        "_queued",
+        "_queued_bytes",
+        "_unsent",
+    )
 
     def __init__(self, session: Session, request_id: int, body: Get) -> None:
         if body.capacities and len(body.capacities) != len(body.keys):
@@ -155,6 +170,7 @@ class TcpGet(Request):
         self._open: set[_Sending] = set()
         self._queued = False
         self._busy = False
+        self._queued_bytes = 0
         self._unsent = 0
 
     def start(self) -> None:
@@ -188,6 +204,11 @@ class TcpGet(Request):
         self._maybe_finish()
         if self._ahead:
             self.session.link.output_ready()
+
+    @property
+    def moved_bytes(self) -> int:
+        """See `Request.moved_bytes`."""
+        return self._queued_bytes
 
     def _check(self, first: int, nbytes: int) -> None:
         """Step by step: that no chunk is over its capacity, and that the deadline can be met."""
@@ -315,6 +336,7 @@ class TcpGet(Request):
 
     def _end_chunk(self, sending: _Sending) -> None:
         self._open.discard(sending)
+        self._queued_bytes += sending.queued_bytes
         if sending.end() and not self.cancelled:
             self._lengths[sending.index] = sending.length
 
