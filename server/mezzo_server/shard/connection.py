@@ -21,7 +21,6 @@ import structlog
 from mezzo.errors import InternalError, MezzoError, ProtocolError, Unavailable
 from mezzo.protocol.connection import refusal
 from mezzo.protocol.frame import FROM_CLIENT, Frame, FrameReader
-from mezzo.protocol.messages import Kind
 from mezzo_server.shard.output import OutputQueue
 from mezzo_server.shard.session import Session
 from mezzo_server.shard.tcp_get import TcpGet
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("mezzo.connection")
 
 HELLO_BYTES_MAX = 8 * 1024
-"""Body of the first frame; later ones may be as large as the limits say."""
+"""Body of a frame before the client is let in; later ones may be as large as the limits say."""
 RECEIVE_BYTES_MAX = 128 << 10
 """Bytes of payload in one system call: checked while they are in the processor's second-level cache."""
 TURN_BYTES = 512 << 10
@@ -158,6 +157,10 @@ class Connection:
         """The next descriptor that came; the caller owns it."""
         return self._descriptors.popleft() if self._descriptors else None
 
+    def let_in(self) -> None:
+        """The client's frames may be as large as the limits say from now on."""
+        self._reader.body_bytes_max = self._limits.body_bytes_max
+
     def refuse(self, error: MezzoError) -> None:
         """End the connection, and tell the client why."""
         self._refuse(error)
@@ -273,8 +276,6 @@ class Connection:
                     self._input_at = self._runtime.service.now()
                     reader.deliver_into((sink.view,))
                     sink.advance(reader.payload_received)
-                elif event.kind is Kind.HELLO:
-                    reader.body_bytes_max = self._limits.body_bytes_max
             elif self._sink is not None:
                 done, self._sink = self._sink, None
                 done.complete()
@@ -389,7 +390,12 @@ class Connection:
                 self.close()
         elif not self.session.greeted:
             if now - self._since > limits.handshake_timeout_s:
-                self._refuse(ProtocolError(f"no HELLO within {limits.handshake_timeout_s:g} s"))
+                if self.session.looked_for:
+                    self._refuse(
+                        Unavailable("the metadata did not answer in time whether the client is known")
+                    )
+                else:
+                    self._refuse(ProtocolError(f"no HELLO within {limits.handshake_timeout_s:g} s"))
         elif self._output and now - self._output_at > limits.stall_timeout_s:
             log.info("client reads nothing", peer=self.peer)
             self.close()
@@ -457,7 +463,7 @@ class Connection:
         self._sink = None
         self._gets.clear()
         while self._descriptors:
-            os.close(self._descriptors.popleft())
+            self._runtime.discard(self._descriptors.popleft())
         self.session.close()
 
     def _set_reading(self, wanted: bool) -> None:

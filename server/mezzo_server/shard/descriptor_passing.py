@@ -1,4 +1,4 @@
-"""Passes a descriptor to a client over a socket that the client gave. Never waits.
+"""Passes a descriptor to a client over a socket that the client gave, and closes what clients gave. Never waits.
 
 What a client gives may be anything: a file of a filesystem that answers late, a socket that lingers
 when it is closed.  None of it may hold the loop.
@@ -10,9 +10,12 @@ import array
 import os
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 from mezzo.errors import RegionError
-from mezzo_server.shard.regions import Offload
+
+if TYPE_CHECKING:
+    from mezzo_server.shard.regions import Offload
 
 _NO_LINGER = struct.pack("ii", 0, 0)
 _FLAGS = int(socket.MSG_DONTWAIT) | int(socket.MSG_NOSIGNAL)
@@ -41,12 +44,12 @@ def pass_descriptor(channel: int, descriptor: int) -> None:
         sock.detach()
 
 
-def close_in(offload: Offload, channel: int) -> None:
-    """Close what a client gave, in another thread unless it is known not to wait."""
+def close_in(apart: Offload, descriptor: int) -> None:
+    """Close what a client gave, by ``apart`` unless it is known not to wait: in a thread that may never end."""
     try:
-        sock = socket.socket(fileno=channel)
+        sock = socket.socket(fileno=descriptor)
     except OSError:
-        offload(lambda: os.close(channel), lambda: None)
+        apart(lambda: os.close(descriptor), lambda: None)
         return
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mezzo.errors import InvalidArgument, MezzoError
 from mezzo.protocol.messages import PLACE_NUMBERS, Acquire, Acquired, ArenaOpen, ArenaOpened, InPlace, Kind
 from mezzo_server.hot.slots import Slot
-from mezzo_server.shard.descriptor_passing import close_in, pass_descriptor
+from mezzo_server.shard.descriptor_passing import pass_descriptor
 from mezzo_server.shard.estimates import tell_load
 from mezzo_server.shard.leases import Granted
 from mezzo_server.shard.request import Request
@@ -63,7 +63,7 @@ def open_arena(session: Session, body: ArenaOpen, channel: int) -> ArenaOpened:
         if hot is not None:
             hot.memory.lend(arena.number, session)
     finally:
-        close_in(service.offload, channel)
+        service.discard(channel)
     return ArenaOpened(arena.bytes, arena.data_offset, arena.page_bytes)
 
 

@@ -184,6 +184,7 @@ class Shard:
                 now=time.monotonic,
                 poke=self._runtime.poke,
                 offload=self._runtime.offload,
+                discard=self._runtime.discard,
                 numbers=lambda: {**self._runtime.numbers(), **self._tls.numbers()},
                 accounts=Accounts(time.monotonic, default_quota(config.quota), config.quota.burst_s),
             )

@@ -3,7 +3,9 @@
 Invariants: a region is mapped only if its file is sealed against shrinking, so that no access to the
 mapping can fault; anything else is reached through its descriptor alone.  Nothing is unmapped or
 closed while a transfer holds it.  A file that a dead connection still has transfers on is registered
-anew only after they ended: what they write cannot land in what the client then does with it.
+anew only after they ended: what they write cannot land in what the client then does with it.  Nothing is
+asked of a descriptor, and none is closed here, before it is known to be shared memory: whoever gave it may have
+made a file whose owner never answers.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import ctypes
 import fcntl
 import mmap
 import os
-import stat
 from collections.abc import Callable, Sequence
 
 from mezzo.errors import Busy, CallerError, InvalidArgument, MezzoError, RegionError, TooLarge
@@ -20,7 +21,7 @@ from mezzo_server.memory import PAGE_BYTES, Memory, Span
 
 MADV_POPULATE_WRITE = 23  # <linux/mman.h>, Linux 5.14
 TMPFS_MAGIC = 0x01021994  # statfs(2)
-RAMFS_MAGIC = 0x858458F6
+_WANTED = "a region must be shared memory (a memfd, or a file on tmpfs)"
 STATFS_BYTES = 256  # struct statfs is smaller on every platform; f_type is its first long
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,6 +35,15 @@ def run_here(work: Callable[[], None], done: Callable[[], None]) -> None:
     """An `Offload` that runs both at once."""
     work()
     done()
+
+
+def close_here(fd: int) -> None:
+    """For who knows what clients give."""
+    os.close(fd)
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 class Region:
@@ -171,9 +181,11 @@ class RegionRegistry:
         *,
         bytes_max: int,
         offload: Offload = run_here,
+        discard: Callable[[int], None] = close_here,
     ) -> None:
-        """``register`` is None where no device gains by it."""
+        """``register`` is None where no device gains by it; ``discard`` closes what was given and is no region."""
         self._offload = offload
+        self.discard = discard
         self._register = register
         self._unregister = unregister
         self.bytes_max = bytes_max
@@ -196,8 +208,8 @@ class RegionRegistry:
         """Count ``length`` bytes. Busy over the limit of the shard."""
         if self.bytes_total + length > self.bytes_max:
             raise Busy(
-                f"all regions hold {self.bytes_total} bytes, {length} more would be over the limit "
-                f"({self.bytes_max})",
+                f"with {length} bytes more, all regions would hold more than they may ({self.bytes_max}, "
+                "region_bytes_total_max)",
                 1.0,
             )
         self.bytes_total += length
@@ -233,12 +245,19 @@ class RegionRegistry:
         region.hold()
         self._offload(fill, ready)
 
-    def release(self, region: Region) -> None:
-        """Nothing uses the region any more: unmap, close, uncount."""
+    def release(self, region: Region, released: Callable[[], None] = _nothing) -> None:
+        """Nothing uses the region any more: unmap, close, uncount, and then call ``released``.
+
+        In another thread: the pages of a client that died are freed by that, some gigabytes a second.
+        """
         if region.memory is not None and region.registered:
             self._unregister(region.memory)
-        region.close()
-        self.dismiss(region.length)
+
+        def closed() -> None:
+            self.dismiss(region.length)
+            released()
+
+        self._offload(region.close, closed)
 
     def linger(self, region: Region) -> None:
         """The connection is gone: release as soon as nothing uses the region."""
@@ -301,7 +320,7 @@ class RegionTable:
         try:
             file = self._admit(number, fd, offset, length)
         except MezzoError as error:
-            os.close(fd)
+            self._registry.discard(fd)
             done(error)
             return
         self._regions[number] = None
@@ -310,12 +329,12 @@ class RegionTable:
         def go_on() -> None:
             if self._closed:
                 self._registry.dismiss(length)
-                os.close(fd)
+                self._registry.discard(fd)
                 return
             try:
                 region = open_region(number, fd, offset, length, file)
             except MezzoError as error:
-                os.close(fd)
+                self._registry.discard(fd)
                 del self._regions[number]
                 self.bytes_total -= length
                 self._registry.dismiss(length)
@@ -337,11 +356,13 @@ class RegionTable:
         del self._regions[number]
         self._leaving[id(region)] = region
 
+        def released() -> None:
+            self.bytes_total -= region.length
+            done()
+
         def gone() -> None:
             if self._leaving.pop(id(region), None) is not None:
-                self._registry.release(region)
-                self.bytes_total -= region.length
-                done()
+                self._registry.release(region, released)
 
         region.when_unused(gone)
 
@@ -371,12 +392,8 @@ class RegionTable:
                 f"regions of this connection hold {self.bytes_total} bytes, {length} more would be over "
                 f"the limit ({self.bytes_max}, region_bytes_max)"
             )
-        try:
-            status = os.fstat(fd)
-        except OSError as error:
-            raise RegionError(f"cannot stat the region's descriptor: {error.strerror}") from None
-        if not stat.S_ISREG(status.st_mode):
-            raise RegionError("a region must be shared memory (a memfd, or a file on tmpfs)")
+        _seals(fd)
+        status = os.fstat(fd)
         self._registry.admit(length)
         return status.st_dev, status.st_ino
 
@@ -390,9 +407,8 @@ def open_region(number: int, fd: int, offset: int, length: int, file: tuple[int,
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if flags & os.O_ACCMODE != os.O_RDWR or flags & (os.O_APPEND | os.O_PATH):
         raise RegionError("a region's descriptor must be open for reading and writing")
-    # A filesystem in user space, or a remote one, could hold up whoever touches its files for ever.
-    if _filesystem(fd) not in {TMPFS_MAGIC, RAMFS_MAGIC}:
-        raise RegionError("a region must be shared memory (a memfd, or a file on tmpfs) of normal pages")
+    if _filesystem(fd) != TMPFS_MAGIC:
+        raise RegionError(f"{_WANTED} of normal pages")
     # Seals are never taken back: read first, a size seen afterwards can only grow.
     sealed = bool(_seals(fd) & fcntl.F_SEAL_SHRINK)
     status = os.fstat(fd)
@@ -412,10 +428,15 @@ def open_region(number: int, fd: int, offset: int, length: int, file: tuple[int,
 
 
 def _seals(fd: int) -> int:
+    """The seals of shared memory; RegionError for anything else.
+
+    The one question that the kernel answers by itself: a filesystem in user space, or a remote one, could hold
+    up for ever whoever asks for more, or closes the file.
+    """
     try:
         return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError:
-        return 0  # a filesystem without seals
+        raise RegionError(_WANTED) from None
 
 
 def _filesystem(fd: int) -> int:

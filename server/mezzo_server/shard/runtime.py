@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mezzo_server.metrics.measures import HOLD_SECONDS, Histogram
+from mezzo_server.shard.descriptor_passing import close_in
 from mezzo_server.shard.turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -206,13 +207,17 @@ class Runtime:
             self._loop.call_soon(self._timed, self._pump)
 
     def offload(self, work: Callable[[], None], done: Callable[[], None]) -> None:
-        """Run ``work`` in a thread of its own kind, then ``done`` in ours."""
+        """Run ``work`` in a thread of its own kind, then ``done`` in ours; here, when the loop has stopped."""
+        if not self._running:
+            work()
+            done()
+            return
         self._offloaded.append(done)
         future = self._helper.submit(work)
         future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._timed, self._offload_done))
 
     def apart(self, work: Callable[[], None], done: Callable[[], None]) -> None:
-        """`offload` for what may take minutes: in a thread of its own, which nobody waits for at the end."""
+        """`offload` for what may take minutes, or for ever: in a thread of its own, which nobody waits for at the end."""
 
         def run() -> None:
             try:
@@ -222,6 +227,10 @@ class Runtime:
                     self._loop.call_soon_threadsafe(self._timed, done)
 
         threading.Thread(target=run, name="mezzo-apart", daemon=True).start()
+
+    def discard(self, descriptor: int) -> None:
+        """Close what a client gave, where it holds up nobody."""
+        close_in(self.apart, descriptor)
 
     def _offload_done(self) -> None:
         # One thread: they end in the order in which they began.
@@ -338,17 +347,19 @@ class Runtime:
     def _tick(self) -> None:
         if not self._running:
             return
-        self._turns.tick()
-        self._store.tick()
-        self.poke()
-        self.service.tick()
-        now = self.service.now()
-        if now - self._checked_at >= CONNECTION_CHECK_S:
-            self._checked_at = now
-            for connection in tuple(self.connections):
-                connection.check_time(now)
-        self._collect(now)
-        self._schedule_tick()
+        try:
+            self._turns.tick()
+            self._store.tick()
+            self.poke()
+            self.service.tick()
+            now = self.service.now()
+            if now - self._checked_at >= CONNECTION_CHECK_S:
+                self._checked_at = now
+                for connection in tuple(self.connections):
+                    connection.check_time(now)
+            self._collect(now)
+        finally:  # a fault in one of them must not stop the clock of all
+            self._schedule_tick()
 
     def _collect(self, now: float) -> None:
         since = now - self._collected_at

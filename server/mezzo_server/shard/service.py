@@ -17,7 +17,7 @@ from mezzo_server.shard.admission import Admission, OpenAdmission
 from mezzo_server.shard.directory import Directory
 from mezzo_server.shard.hello import settle_again
 from mezzo_server.shard.leases import LeaseTable, Overdue
-from mezzo_server.shard.regions import Offload, RegionRegistry, run_here
+from mezzo_server.shard.regions import Offload, RegionRegistry, close_here, run_here
 from mezzo_server.staging import StagingPool
 from mezzo_server.tenancy.catalog import Catalog
 from mezzo_server.tenancy.following import NOTHING_FOLLOWED
@@ -90,16 +90,16 @@ class Service:
         now: Callable[[], float],
         poke: Callable[[], None],
         offload: Offload = run_here,
-        apart: Offload = run_here,
+        discard: Callable[[int], None] = close_here,
         numbers: Callable[[], Mapping[str, int | float]] = dict,
         accounts: Accounts | None = None,
     ) -> None:
         """``poke`` is called after work was queued in the store, ``offload`` runs what would hold the
-        loop, ``apart`` what may never end; ``numbers`` adds to `numbers`.  Without ``accounts`` no tenant has a quota.
+        loop; ``discard`` closes a descriptor that a client gave; ``numbers`` adds to `numbers`.  Without ``accounts`` no tenant has a quota.
         """
         self.store = store
         self.staging = staging
-        self.apart = apart
+        self.discard = discard
         self.limits = limits
         self.now = now
         self.poke = poke
@@ -159,7 +159,7 @@ class Service:
             store.unregister,
             bytes_max=limits.region_bytes_total_max,
             offload=offload,
-            apart=apart,
+            discard=discard,
         )
         self.sessions: set[Session] = set()
         self.measures = Measures()

@@ -20,7 +20,6 @@ from mezzo.protocol.messages import (
     ArenaOpen,
     Body,
     Cancelled,
-    ChunkStat,
     Delete,
     Deleted,
     ErrorReply,
@@ -32,16 +31,7 @@ from mezzo.protocol.messages import (
     Pong,
     Put,
     PutData,
-    RegionAdd,
-    RegionAdded,
-    RegionRemove,
-    RegionRemoved,
-    ShardStat,
-    ShardStated,
-    Stat,
-    Stated,
 )
-from mezzo_server.blockstore.api import ChunkInfo
 from mezzo_server.blockstore.loads import NETWORK_LATENCY_START_S, NETWORK_RATE_START
 from mezzo_server.blockstore.pace import Pace
 from mezzo_server.metrics.measures import SECONDS
@@ -50,7 +40,8 @@ from mezzo_server.shard import (
     device_requests,
     event_requests,
     lease_requests,
-    tenant_numbers,
+    region_requests,
+    stat_requests,
     tenant_requests,
     ticket_requests,
 )
@@ -60,7 +51,7 @@ from mezzo_server.shard.directory import NOWHERE, Place
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.hello import Greeting
 from mezzo_server.shard.in_place import open_arena
-from mezzo_server.shard.regions import Region, RegionTable
+from mezzo_server.shard.regions import RegionTable
 from mezzo_server.shard.request import Request, bitmap
 from mezzo_server.shard.share import StagingShare
 from mezzo_server.shard.shm_transfer import ShmGet, ShmPut
@@ -71,8 +62,8 @@ from mezzo_server.tenancy.lifetime import ttl_ms
 if TYPE_CHECKING:
     from mezzo_server.shard.service import Service
 
-STAT_KEYS = 128
-"""Keys of a stat looked up before others get their turn."""
+WITH_DESCRIPTOR = frozenset({Kind.REGION_ADD, Kind.ARENA_OPEN})
+"""Requests that come with a descriptor."""
 
 
 class Link(Protocol):
@@ -95,6 +86,9 @@ class Link(Protocol):
 
     def peer_is_owner(self) -> bool:
         """Whether the client is the server's own user, or root, on this host."""
+
+    def let_in(self) -> None:
+        """The client was recognised: its frames may be as large as the limits say."""
 
     def refuse(self, error: MezzoError) -> None:
         """End the connection, and tell the client why."""
@@ -125,6 +119,8 @@ class Session:
         """what the bytes of its namespace are, if that is known"""
         self.guest: Guest | None = None
         """whom it belongs to, from HELLO on"""
+        self.looked_for = False
+        """whether the metadata are looked at for it, before it is let in"""
         self.greeted = False
         self.closed = False
         self.payload_waits = 0
@@ -154,14 +150,14 @@ class Session:
             Kind.RELEASE: partial(lease_requests.release, self),
             Kind.LEASE_RENEW: partial(lease_requests.renew, self),
             Kind.EVENTS: partial(event_requests.events, self),
-            Kind.STAT: self._stat,
-            Kind.SHARD_STAT: self._shard_stat,
+            Kind.STAT: partial(stat_requests.stat, self),
+            Kind.SHARD_STAT: partial(stat_requests.shard_stat, self),
             Kind.ARENA_OPEN: self._arena_open,
             Kind.TENANT_STAT: partial(tenant_requests.stat, self),
             Kind.DEVICES: partial(device_requests.devices, self),
             Kind.DEVICE_CHANGE: partial(device_requests.change, self),
-            Kind.REGION_ADD: self._region_add,
-            Kind.REGION_REMOVE: self._region_remove,
+            Kind.REGION_ADD: partial(region_requests.add, self),
+            Kind.REGION_REMOVE: partial(region_requests.remove, self),
             Kind.TICKET_RENEW: partial(ticket_requests.renew, self),
             Kind.CANCEL: self._cancel,
         }
@@ -183,7 +179,7 @@ class Session:
         if isinstance(frame.body, Hello):
             Greeting(self, frame.request_id, frame.body).answer()
         else:
-            guest = self.guest
+            guest, begun = self.guest, False
             try:
                 if guest is None or began >= guest.expires or not guest.allowed >> kind & 1:
                     self._check_guest(kind, began)
@@ -193,10 +189,13 @@ class Session:
                         self.meter.begin(frame)
                     else:
                         account.requests_total += 1  # all that `Meter.begin` would do
+                begun = True
                 self._handlers[kind](frame.request_id, frame.body)
             except ProtocolError:
                 raise
             except MezzoError as error:
+                if not begun and kind in WITH_DESCRIPTOR:
+                    self._drop_descriptor()
                 self.service.measures.failed[kind] += 1
                 self.meter.failed(frame, error)
                 self._send_error(frame.request_id, error)
@@ -325,6 +324,12 @@ class Session:
             raise ProtocolError(f"{kind.name} before HELLO")
         self.guest.check(kind, now)
 
+    def _drop_descriptor(self) -> None:
+        """What came with a request that was refused must not be taken for what comes with the next."""
+        fd = self.link.take_descriptor()
+        if fd is not None:
+            self.service.discard(fd)
+
     def _ping(self, request_id: int, body: Ping) -> None:
         self.send(Kind.PONG, request_id, Pong())
 
@@ -380,26 +385,6 @@ class Session:
             raise ProtocolError("ARENA_OPEN needs exactly one descriptor with it (SCM_RIGHTS)")
         self.send(Kind.ARENA_OPENED, request_id, open_arena(self, body, channel))
 
-    def _stat(self, request_id: int, body: Stat) -> None:
-        self.check_keys(body.keys)
-        _Stating(self, request_id, body.keys).step()
-
-    def _shard_stat(self, request_id: int, body: ShardStat) -> None:
-        everything = self.guest is not None and self.guest.sees_all
-        numbers = self.service.numbers() if everything else tenant_numbers.numbers(self)
-        self.send(Kind.SHARD_STATED, request_id, ShardStated(numbers))
-
-    def _region_add(self, request_id: int, body: RegionAdd) -> None:
-        fd = self.link.take_descriptor()
-        if fd is None:
-            raise ProtocolError("REGION_ADD needs exactly one descriptor with it (SCM_RIGHTS)")
-        _RegionAdding(self, request_id).start(body, fd)
-
-    def _region_remove(self, request_id: int, body: RegionRemove) -> None:
-        self.regions.get(body.region)
-        request = Request(self, request_id, Kind.REGION_REMOVE)
-        self.regions.remove(body.region, lambda: request.finish(Kind.REGION_REMOVED, RegionRemoved()))
-
     def _cancel(self, request_id: int, body: Body) -> None:
         request = self.requests.get(request_id)
         if request is None:
@@ -445,50 +430,3 @@ class Session:
             retry_after_ms = max(1, round(error.retry_after_s * 1000))
         reply = ErrorReply(int(error.code), str(error)[:1024], retry_after_ms)
         self.send(Kind.ERROR, request_id, reply)
-
-
-class _Stating(Request):
-    """What is known of many chunks, told step by step."""
-
-    __slots__ = ("_chunks", "_keys")
-
-    def __init__(self, session: Session, request_id: int, keys: Sequence[bytes]) -> None:
-        super().__init__(session, request_id, Kind.STAT)
-        self._keys = keys
-        self._chunks: list[ChunkStat | None] = []
-
-    def step(self) -> None:
-        """Look some keys up, and the rest in later turns."""
-        session, chunks = self.session, self._chunks
-        for key in self._keys[len(chunks) : len(chunks) + STAT_KEYS]:
-            info = session.service.store.info(session.scope, key)
-            chunks.append(None if info is None else _stat_of(info, session.service.store.now_ms))
-        if len(chunks) == len(self._keys) or self.cancelled:
-            self.finish(Kind.STATED, Stated(chunks))
-        else:
-            session.link.later(self.step)
-
-
-def _stat_of(info: ChunkInfo, now_ms: int) -> ChunkStat:
-    left_ms = max(0, info.expiry_ms - now_ms) if info.expiry_ms else -1
-    return ChunkStat(info.length, len(info.parts), info.sequence, info.leased, left_ms, info.priority)
-
-
-class _RegionAdding(Request):
-    """A region that is being registered; may wait for a dead connection's transfers to end."""
-
-    __slots__ = ("_number",)
-
-    def __init__(self, session: Session, request_id: int) -> None:
-        super().__init__(session, request_id, Kind.REGION_ADD)
-        self._number = 0
-
-    def start(self, body: RegionAdd, fd: int) -> None:
-        """Takes the descriptor over."""
-        self.session.regions.add(body.region, fd, body.offset, body.length, self._added)
-
-    def _added(self, outcome: Region | MezzoError) -> None:
-        if isinstance(outcome, MezzoError):
-            self.fail(outcome)
-            return
-        self.finish(Kind.REGION_ADDED, RegionAdded(outcome.memory is not None, outcome.registered))

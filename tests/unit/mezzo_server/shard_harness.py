@@ -161,6 +161,7 @@ class FakeClient:
         self.reads = True
         self.closed = False
         self.owner = True
+        self.is_in = False
         self._next_id = 1
         self._reader = FrameReader(FROM_SERVER, body_bytes_max=1 << 24, payload_bytes_max=1 << 30)
         self._payload: tuple[int, int, bytearray] | None = None
@@ -184,6 +185,9 @@ class FakeClient:
 
     def take_descriptor(self) -> int | None:
         return self.descriptors.popleft() if self.descriptors else None
+
+    def let_in(self) -> None:
+        self.is_in = True
 
     def refuse(self, error: MezzoError) -> None:
         self.refused = error

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from mezzo.errors import ErrorCode, Gone
+from mezzo.protocol.frame import Frame
 from mezzo.protocol.messages import (
     Acquire,
     Acquired,
+    Cancel,
+    Cancelled,
     ErrorReply,
     Get,
     Got,
@@ -20,11 +24,13 @@ from mezzo.protocol.messages import (
     Pong,
     Put,
     PutDone,
+    RegionAdd,
+    RegionAdded,
     Release,
     Released,
 )
 from mezzo_server.tenancy.model import Limit, Quota, Tenant
-from tests.unit.mezzo_server.shard_harness import FakeClient, Shard
+from tests.unit.mezzo_server.shard_harness import ClientRegion, FakeClient, Shard
 
 LENGTH = 64 << 10
 
@@ -107,6 +113,48 @@ def test_a_request_that_fails_gives_its_bytes_back(shard: Shard) -> None:
     assert client.ask(Kind.GET, get(names), Got).count == 4
 
 
+@pytest.mark.parametrize("shm", [True, False])
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_who_gives_a_get_up_pays_for_what_he_has_got(shard: Shard, shm: bool, end: str) -> None:
+    """The bytes are in his region, or have come over the stream, when CANCELLED is sent."""
+    client, names = stocked(shard, 4)
+    if not shm:
+        client = shard.client(shm=False)
+    allow(shard, client, bytes_per_s=Limit(0, 4 * LENGTH))
+    request = client.start(Kind.GET, get(names) if shm else Get(keys=names))
+    if not shm:
+        shard.store.pump()
+        client.turn()
+    if end == "cancel":
+        client.session.receive(Frame(Kind.CANCEL, request, Cancel()))
+        shard.settle()
+        client.answer(request, Cancelled)
+    else:
+        client.close()
+        shard.settle()
+    other = shard.client(shm=False)
+    error = other.fails(Kind.GET, Get(keys=names))
+    assert error.code == ErrorCode.OVER_QUOTA
+
+
+def test_the_descriptor_of_a_refused_request_is_not_taken_for_the_next_ones(shard: Shard) -> None:
+    client = shard.client()
+    allow(shard, client, requests_per_s=Limit(0, 1))
+    other, mine = ClientRegion(LENGTH, sealed=True), ClientRegion(LENGTH, sealed=True)
+    for region in (other, mine):
+        region.write(0, b"other" if region is other else b"mine!")
+    client.ask(Kind.LOOKUP, Lookup([b"a"]), LookedUp)
+    client.descriptors.append(os.dup(other.fd))
+    assert client.fails(Kind.REGION_ADD, RegionAdd(1, 0, LENGTH)).code == ErrorCode.OVER_QUOTA
+    shard.clock.now += 1.0001
+    client.descriptors.append(os.dup(mine.fd))
+    client.ask(Kind.REGION_ADD, RegionAdd(2, 0, LENGTH), RegionAdded)
+    assert not client.descriptors
+    assert bytes(client.session.regions.get(2).spans([0, 5])[0].view) == b"mine!"
+    for region in (other, mine):
+        region.close()
+
+
 def test_requests_under_way_count(shard: Shard) -> None:
     """A burst of gets does not pass because none of them has ended yet."""
     client, names = stocked(shard, 4)
@@ -167,7 +215,9 @@ def test_a_closed_session_gives_back_what_it_reserved(shard: Shard) -> None:
     shard.settle()
     other = shard.client()
     other.region(1, 4 * LENGTH)
-    assert other.ask(Kind.GET, get(names), Got).count in (0, 4)
+    # Only what had been read for it counts, and not what was reserved as well.
+    shard.clock.now += 1.0001
+    assert other.ask(Kind.GET, get(names), Got).count == 4
 
 
 def test_what_a_tenant_does_is_counted(shard: Shard) -> None:
@@ -189,6 +239,9 @@ def test_clients_that_keep_an_arena_mapped_which_another_tenant_has_a_right_to_a
     assert hot is not None
     number = next(iter(hot.arenas())).number
     hot.memory.lend(number, client.session)
+    hot.lent_wanted = number
+    shard.service.tick()
+    shard.clock.now += 100.0  # and for another one much later
     for _ in range(3):  # it may be wanted for a moment only
         hot.lent_wanted = number
         shard.service.tick()

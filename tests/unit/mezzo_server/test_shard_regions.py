@@ -128,14 +128,59 @@ def test_who_goes_while_pages_are_filled_in_leaves_nothing(devices: Devices) -> 
             table.close()
         else:
             table.remove(1, lambda: None)
-        work, done = waiting.pop()
-        work()
-        done()
+        while waiting:
+            work, done = waiting.pop()
+            work()
+            done()
         assert len(outcomes) == (ending == "remove")
         table.close()
         assert registry.count == registry.lingering == 0
         assert not devices.registered
         assert open_descriptors() == before
+
+
+def test_memory_is_given_back_in_another_thread(devices: Devices) -> None:
+    """The last to unmap the memory of a client that died frees all its pages."""
+    waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
+    registry = RegionRegistry(
+        None, devices.unregister, bytes_max=1 << 20, offload=lambda work, done: waiting.append((work, done))
+    )
+    before = open_descriptors()
+    table = RegionTable(registry, regions_max=3, bytes_max=1 << 20)
+    for number in (1, 2):
+        add(table, number, memfd())
+    gone: list[int] = []
+    table.remove(1, lambda: gone.append(1))
+    table.close()
+    assert len(waiting) == 2
+    assert open_descriptors() == before + 2
+    assert (gone, registry.count) == ([], 2)
+    for work, done in waiting:
+        work()
+        assert not gone or registry.count == 1
+        done()
+    assert (gone, registry.count, registry.bytes_total) == ([1], 0, 0)
+    assert open_descriptors() == before
+
+
+def test_nothing_is_asked_of_what_is_no_shared_memory_and_it_is_not_closed_here(
+    devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of a filesystem in user space: neither fstat nor close may be called on it in the loop."""
+    discarded: list[int] = []
+    registry = RegionRegistry(
+        devices.register, devices.unregister, bytes_max=1 << 20, discard=discarded.append
+    )
+    table = RegionTable(registry, regions_max=3, bytes_max=1 << 20)
+    fd = os.open("/proc/self/exe", os.O_RDONLY)
+    touched: list[int] = []
+    with monkeypatch.context() as patched:
+        for name in ("fstat", "close", "fstatvfs"):
+            patched.setattr(os, name, touched.append)
+        assert isinstance(try_add(table, 1, fd), RegionError)
+    assert not touched
+    assert discarded == [fd]
+    os.close(fd)
 
 
 def test_unsealed_memory_is_kept_as_a_descriptor(regions: RegionTable, devices: Devices) -> None:

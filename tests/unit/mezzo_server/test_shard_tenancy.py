@@ -173,9 +173,11 @@ def test_a_name_that_may_be_new_is_looked_for_once(node: Node) -> None:
     client = node.hello("new")
     assert client.frames == []
     assert client.refused is None
+    assert not client.is_in, "its frames must be small still"
     assert len(node.looks) == 1
     node.looked()
     assert client.answer(0, Welcome).namespace_id == made.id
+    assert client.is_in
     assert not node.looks
     client = node.hello("absent")
     node.looked()
