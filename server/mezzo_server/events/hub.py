@@ -94,7 +94,9 @@ class EventHub:
     def begin_waiting(self, tenant: bytes) -> None:
         """One more request waits. Busy if too many do, of all tenants or of this one."""
         if self.readers >= self._readers_max or self._readers[tenant] >= half(self._readers_max):
-            raise Busy("too many requests wait for events (events_readers_max, half of it for one tenant)", 1.0)
+            raise Busy(
+                "too many requests wait for events (events_readers_max, half of it for one tenant)", 1.0
+            )
         self._readers[tenant] += 1
 
     def end_waiting(self, tenant: bytes) -> None:
@@ -131,7 +133,8 @@ class EventHub:
         own = sum(scope.tenant == tenant for scope in self._logs)
         if len(self._logs) >= self._logs_max or own >= half(self._logs_max):
             raise Busy(
-                "the events of too many namespaces are read (events_namespaces_max, half of it for one tenant)", 1.0
+                "the events of too many namespaces are read (events_namespaces_max, half of it for one tenant)",
+                1.0,
             )
 
     def _share(self) -> None:

@@ -33,17 +33,14 @@ class Greeting:
 
     def answer(self) -> None:
         """Raises MezzoError: the connection is to be refused."""
-        directory = self._session.service.directory
+        look = self._session.service.directory.look
         try:
             self._enter()
-        except NoSuchNamespace:
-            if directory.look is None:
+        except (NoSuchNamespace, Refused) as error:
+            if look is None or (isinstance(error, Refused) and error.reason not in MAY_BE_NEW):
                 raise
-            directory.look(self._looked)
-        except Refused as refused:
-            if refused.reason not in MAY_BE_NEW or directory.look is None:
-                raise
-            directory.look(self._looked)
+            self._session.looked_for = True
+            look(self._looked)
 
     def _looked(self, error: MezzoError | None) -> None:
         session = self._session
@@ -67,6 +64,7 @@ class Greeting:
         if service.catalog is not None:
             session.share.owner = session.scope.tenant
         session.greeted = True
+        session.link.let_in()
         session.send(
             Kind.WELCOME,
             self._request_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from mezzo.errors import MezzoError
+from mezzo.errors import MezzoError, TooLarge
 from mezzo_server.memory import Span
 from mezzo_server.staging import StagingPool, StagingRequest
 
@@ -52,6 +52,8 @@ class StagingShare:
         Raises:
             TooLarge: longer than any piece of the pool can be.
         """
+        if length > self._pool.piece_bytes_max:
+            raise TooLarge(f"{length} bytes are over the longest piece of staging memory (staging_bytes)")
         ask = Ask(length, ready)
         self._waiting.append(ask)
         self._serve()

@@ -10,7 +10,7 @@ from mezzo.protocol.messages import Get, Got, Kind, Put, PutDone
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus
 from mezzo_server.memory import Span
 from mezzo_server.shard.regions import Region
-from mezzo_server.shard.request import SlicedRequest, bitmap, check_lengths, parts_of
+from mezzo_server.shard.request import Request, SlicedRequest, bitmap, check_lengths, parts_of
 from mezzo_server.shard.share import Ask
 
 if TYPE_CHECKING:
@@ -235,16 +235,15 @@ def got(lengths: Sequence[int]) -> Got:
     return Got(count, found, [length if length > 0 else 0 for length in lengths])
 
 
-def answer_put(request: SlicedRequest, statuses: Sequence[PutStatus], error: Exception | None) -> None:
+def answer_put(request: Request, statuses: Sequence[PutStatus], error: Exception | None) -> None:
     """End a put: an error if nothing came of it, else what was stored."""
     if error is not None and all(status is PutStatus.FAILED for status in statuses):
         request.fail(error if isinstance(error, MezzoError) else Unavailable(str(error)))
         return
-    request.finish(Kind.PUT_DONE, put_done(statuses))
+    request.finish(Kind.PUT_DONE, _put_done(statuses))
 
 
-def put_done(statuses: Sequence[PutStatus]) -> PutDone:
-    """The answer to a put."""
+def _put_done(statuses: Sequence[PutStatus]) -> PutDone:
     stored, stored_count = bitmap([status is PutStatus.STORED for status in statuses])
     exists, exists_count = bitmap([status is PutStatus.EXISTS for status in statuses])
     if PutStatus.DECLINED not in statuses:

@@ -19,7 +19,7 @@ from mezzo.protocol.messages import Kind, Put, PutData, PutGrant
 from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus
 from mezzo_server.memory import Span
 from mezzo_server.shard.request import Request, check_lengths, parts_of
-from mezzo_server.shard.shm_transfer import count_stored, put_done
+from mezzo_server.shard.shm_transfer import answer_put, count_stored
 
 if TYPE_CHECKING:
     from mezzo_server.blockstore.put import PutTicket
@@ -174,8 +174,10 @@ class TcpPut(Request):
     def received(self, index: int, span: Span, checksums: tuple[int, ...]) -> None:
         """A payload is complete; these are its checksums."""
         self._receiving = None
-        if checksums != self._claimed.pop(index):
-            self.session.service.counters["checksum_mismatches_received"] += 1
+        claimed = self._claimed.pop(index)
+        if self.cancelled or checksums != claimed:
+            if checksums != claimed:
+                self.session.service.counters["checksum_mismatches_received"] += 1
             self.session.share.give(span)
             self._grant_more()
             return
@@ -341,8 +343,4 @@ class TcpPut(Request):
             or not self.session.holds(self)
         ):
             return
-        error = self._error
-        if isinstance(error, MezzoError) and all(status is PutStatus.FAILED for status in self._statuses):
-            self.fail(error)
-        else:
-            self.finish(Kind.PUT_DONE, put_done(self._statuses))
+        answer_put(self, self._statuses, self._error)

@@ -325,7 +325,9 @@ def test_who_always_says_a_deadline_finds_out_that_a_device_is_fast_again(
         ended: list[type[Got | ErrorReply]] = []
 
         def over() -> bool:
-            ended[:] = [type(body) for body in loop.client.answers(request) if isinstance(body, Got | ErrorReply)]
+            ended[:] = [
+                type(body) for body in loop.client.answers(request) if isinstance(body, Got | ErrorReply)
+            ]
             return bool(ended)
 
         played.play([], over)
