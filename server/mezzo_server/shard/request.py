@@ -168,15 +168,16 @@ class SlicedRequest(Request):
                 return
             first = last = self.next_index
             nbytes = extents = 0
-            keys_max = min(self.slice_keys_max, keys_left)
-            while last < self.count and last - first < keys_max and extents < extents_left:
-                size, pieces = self.weigh(last)
-                if last > first and not self.session.window_fits(nbytes + size):
+            end = min(self.count, first + min(self.slice_keys_max, keys_left))
+            room, weigh = self.session.window_room, self.weigh
+            while last < end and extents < extents_left:
+                size, pieces = weigh(last)
+                if last > first and nbytes + size > room:
                     break
                 nbytes += size
                 extents += pieces
                 last += 1
-            if not self.session.window_fits(nbytes) and not self.session.window_empty:
+            if nbytes > room and not self.session.window_empty:
                 self.running += 1
                 self.session.window_wait(self._came_up)
                 return
@@ -279,4 +280,10 @@ def _check_parts(parts: tuple[int, ...]) -> None:
 
 def bitmap(flags: Sequence[bool]) -> tuple[bytes, int]:
     """Flags as the protocol's bitmap, and how many are set."""
-    return pack(flags), sum(flags)
+    total, count = len(flags), sum(flags)
+    # All or none, as nearly always: without a digit for each.
+    if count == total:
+        return ((1 << total) - 1).to_bytes((total + 7) // 8, "little"), count
+    if not count:
+        return bytes((total + 7) // 8), 0
+    return pack(flags), count

@@ -209,11 +209,9 @@ class Session:
 
     def expiry_ms(self, wish_ms: int) -> int:
         """When chunks that are put now with this wish (0: none) expire; 0: never."""
-        place = self.place
+        place, life_ms = self.place, wish_ms
         if place is not None and place.tenant is not None and place.namespace is not None:
             life_ms = ttl_ms(wish_ms, place.tenant.lifetime, place.namespace.lifetime)
-        else:
-            life_ms = ttl_ms(wish_ms)
         return self.service.store.now_ms + life_ms if life_ms else 0
 
     def turn_ended(self) -> None:
@@ -293,9 +291,10 @@ class Session:
         """Flush ``put`` when this turn of reading ends."""
         self._turn.append(put)
 
-    def window_fits(self, nbytes: int) -> bool:
-        """Whether so many more bytes may be under way now."""
-        return self._window_used + nbytes <= self.limits.in_flight_bytes_max
+    @property
+    def window_room(self) -> int:
+        """Bytes that may be under way besides those that are."""
+        return self.limits.in_flight_bytes_max - self._window_used
 
     @property
     def window_empty(self) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ShmRequest(SlicedRequest):
     """What gets and puts through regions share: their extents and how these are weighed."""
 
-    __slots__ = ("asks", "extents", "keys")
+    __slots__ = ("asks", "extents", "keys", "sizes")
 
     def __init__(
         self,
@@ -38,6 +38,9 @@ class ShmRequest(SlicedRequest):
         super().__init__(session, request_id, kind, len(keys), region, deadline_ms)
         self.keys = keys
         self.extents = extents
+        # Most have one extent: its length, without another list for each.
+        self.sizes = [pairs[1] if len(pairs) == 2 else sum(pairs[1::2]) for pairs in extents]
+        """bytes of each key's extents"""
         self.asks: dict[Ask, int] = {}
         """slices that wait for staging memory, and their bytes"""
 
@@ -82,10 +85,7 @@ class ShmRequest(SlicedRequest):
 
     def weigh(self, index: int) -> tuple[int, int]:
         """Bytes and extents of one key."""
-        extents = self.extents[index]
-        if len(extents) == 2:
-            return extents[1], 1
-        return sum(extents[1::2]), len(extents) // 2
+        return self.sizes[index], len(self.extents[index]) // 2
 
 
 class ShmGet(ShmRequest):
@@ -102,9 +102,7 @@ class ShmGet(ShmRequest):
     def start(self) -> None:
         """Begin. The answer comes through the session."""
         try:
-            # Most have one extent: its length, without another list for each.
-            rooms = [pairs[1] if len(pairs) == 2 else sum(pairs[1::2]) for pairs in self.extents]
-            self.begin_load(self.keys, sum(rooms))
+            self.begin_load(self.keys, sum(self.sizes))
         except MezzoError as error:
             self.fail(error)
             return
@@ -183,7 +181,7 @@ class ShmPut(ShmRequest):
         chunks = []
         for index in range(first, last):
             source = spans(self.extents[index])
-            check_source(self.weigh(index)[0], self.parts[index])
+            check_source(self.sizes[index], self.parts[index])
             chunks.append(self.chunk(index, source))
         self.put_slice(first, last, nbytes, chunks)
 
@@ -231,6 +229,9 @@ def check_source(nbytes: int, parts: Sequence[int]) -> None:
 
 def got(lengths: Sequence[int]) -> Got:
     """The answer to a get, from bytes delivered for each key (-1: miss)."""
+    if min(lengths) > 0:
+        found, count = bitmap([True] * len(lengths))
+        return Got(count, found, list(lengths))
     found, count = bitmap([length >= 0 for length in lengths])
     return Got(count, found, [length if length > 0 else 0 for length in lengths])
 
