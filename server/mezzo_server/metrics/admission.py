@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from mezzo_server.access.principal import Reason
 from mezzo_server.metrics.catalog import Metric, by, one
-from mezzo_server.metrics.declaring import counter
+from mezzo_server.metrics.declaring import SHARD
 
 ADMISSION_METRICS: tuple[Metric, ...] = (
-    counter(
+    SHARD.counter(
         "tickets_accepted",
         "Sessions that were let in, and tickets that were renewed.",
         one("tickets_accepted"),
     ),
-    counter(
+    SHARD.counter(
         "tickets_refused",
         "Tickets, and sessions without one, that were refused, by reason.",
         by({reason.value: f"tickets_refused_{reason.value}" for reason in Reason}),
@@ -20,7 +20,7 @@ ADMISSION_METRICS: tuple[Metric, ...] = (
         advice="docs/access.md says what each reason means. `unknown_key` and `unknown`, now and then: a front-end"
         " or a token that was new. Many: the shard does not hear of changes of the metadata.",
     ),
-    counter(
+    SHARD.counter(
         "sessions_ended_unwelcome",
         "Sessions that ended because their credential was revoked, their tenant deleted, or their ticket"
         " never renewed.",

@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-from mezzo_server.metrics.catalog import Kind, Metric, one
+from mezzo_server.metrics.catalog import Metric, one
+from mezzo_server.metrics.declaring import Declaring
 
 
-def catalog_metrics(part: str) -> tuple[Metric, ...]:
-    """Of the catalog that a ``part`` holds."""
+def catalog_metrics(declare: Declaring) -> tuple[Metric, ...]:
+    """Of the catalog that a process holds."""
     return (
-        Metric(
-            f"mezzo_{part}_catalog_revision",
-            Kind.GAUGE,
+        declare.gauge(
+            "catalog_revision",
             "Revision of the metadata that the catalog in force is of; 0: none are kept.",
             one("catalog_revision"),
         ),
-        Metric(
-            f"mezzo_{part}_catalog_age_seconds",
-            Kind.GAUGE,
+        declare.gauge(
+            "catalog_age_seconds",
             "Time since the metadata engine last answered; -1: it never did.",
             one("catalog_age_s"),
-            (),
-            "Over some seconds: the engine is away. Known tenants go on; what is changed or deleted meanwhile"
+            advice="Over some seconds: the engine is away. Known tenants go on; what is changed or deleted meanwhile"
             " is not heeded before it is back.",
         ),
-        Metric(
-            f"mezzo_{part}_catalog_failures_total",
-            Kind.COUNTER,
+        declare.counter(
+            "catalog_failures",
             "Attempts to reach the metadata engine that failed.",
             one("catalog_failures"),
-            (),
-            "The log says why the first of them failed.",
+            advice="The log says why the first of them failed.",
         ),
-        Metric(
-            f"mezzo_{part}_catalog_loads_total",
-            Kind.COUNTER,
+        declare.counter(
+            "catalog_loads",
             "Times that all metadata were read.",
             one("catalog_loads"),
         ),
-        Metric(
-            f"mezzo_{part}_catalog_changes_total",
-            Kind.COUNTER,
+        declare.counter(
+            "catalog_changes",
             "Changes of metadata that were followed one by one.",
             one("catalog_changes"),
         ),
-        Metric(f"mezzo_{part}_tenants_known", Kind.GAUGE, "Tenants in the catalog.", one("catalog_tenants")),
-        Metric(
-            f"mezzo_{part}_namespaces_known",
-            Kind.GAUGE,
+        declare.gauge("tenants_known", "Tenants in the catalog.", one("catalog_tenants")),
+        declare.gauge(
+            "namespaces_known",
             "Namespaces in the catalog.",
             one("catalog_namespaces"),
         ),

@@ -6,61 +6,55 @@ up under ``(others)``.
 
 from __future__ import annotations
 
-from mezzo_server.metrics.catalog import Kind, Metric, Table
+from mezzo_server.metrics.catalog import Table
+from mezzo_server.metrics.declaring import SHARD
 
 TENANT_METRICS = (
-    Metric(
-        "mezzo_shard_tenant_used_bytes",
-        Kind.GAUGE,
+    SHARD.gauge(
+        "tenant_used_bytes",
         "Bytes that a tenant uses, by quota: capacity_bytes (chunks on devices, in whole blocks), hot_bytes"
         " (arenas of the hot tier), leased_bytes.",
         Table("tenant_used"),
         ("tenant", "quota"),
-        "Near its hard limit of capacity a tenant's oldest chunks make room for its new ones.",
+        advice="Near its hard limit of capacity a tenant's oldest chunks make room for its new ones.",
     ),
-    Metric(
-        "mezzo_shard_tenant_limit",
-        Kind.GAUGE,
+    SHARD.gauge(
+        "tenant_limit",
         "A tenant's limits, by quota (bytes, or bytes or requests a second) and by kind: soft or hard. Only"
         " those that there are.",
         Table("tenant_limits"),
         ("tenant", "quota", "limit"),
     ),
-    Metric(
-        "mezzo_shard_tenant_refusals_total",
-        Kind.COUNTER,
+    SHARD.counter(
+        "tenant_refusals",
         "Requests refused with OverQuota, by the quota that they were over.",
         Table("tenant_refusals"),
         ("tenant", "quota"),
-        "The tenant wants more than it may have: raise its quota, or let it slow down.",
+        advice="The tenant wants more than it may have: raise its quota, or let it slow down.",
     ),
-    Metric(
-        "mezzo_shard_tenant_requests_total",
-        Kind.COUNTER,
+    SHARD.counter(
+        "tenant_requests",
         "Requests of a tenant that were begun.",
         Table("tenant_requests"),
         ("tenant",),
     ),
-    Metric(
-        "mezzo_shard_tenant_payload_bytes_total",
-        Kind.COUNTER,
+    SHARD.counter(
+        "tenant_payload_bytes",
         "Payload that a tenant put or got.",
         Table("tenant_payload"),
         ("tenant",),
     ),
-    Metric(
-        "mezzo_shard_tenant_device_bytes_total",
-        Kind.COUNTER,
+    SHARD.counter(
+        "tenant_device_bytes",
         "Bytes that devices moved for a tenant; `(background)`: reclaim, scrub and drains.",
         Table("tenant_device_bytes"),
         ("tenant",),
     ),
-    Metric(
-        "mezzo_shard_tenant_device_wait_seconds_total",
-        Kind.COUNTER,
+    SHARD.counter(
+        "tenant_device_wait_seconds",
         "Time that a tenant's transfers waited for its turn, all of them together.",
         Table("tenant_device_wait"),
         ("tenant",),
-        "It rises for who asks for more than his part while others have work: give him more weight, or add devices.",
+        advice="It rises for who asks for more than his part while others have work: give him more weight, or add devices.",
     ),
 )
