@@ -171,7 +171,7 @@ def credentials_table(credentials: Sequence[CredentialInfo], now_s: float) -> Ta
 
 def namespaces_table(namespaces: Sequence[Namespace]) -> Table:
     """Namespaces, one a line."""
-    table = _table("namespace", "model", "dtype", "rank", "chunk", "ttl", "gen", "")
+    table = _table("namespace", "model", "dtype", "rank", "chunk", "ttl", "longest", "gen", "")
     for one in namespaces:
         identity = one.identity
         table.add_row(
@@ -183,6 +183,7 @@ def namespaces_table(namespaces: Sequence[Namespace]) -> Table:
             if identity is None
             else f"{identity.chunk_tokens:,} tokens, {about_size(identity.chunk_bytes)}",
             shown_seconds(one.lifetime.ttl_s_default),
+            shown_seconds(one.lifetime.ttl_s_max),
             str(one.generation),
             "deleted" if one.deleted else "",
         )
