@@ -74,7 +74,7 @@ def put(
         ),
     ] = 0,
     ttl_s: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--ttl",
             parser=opt.duration,
@@ -82,7 +82,7 @@ def put(
             show_default="as namespace and tenant say",
             help="How long the chunks live: 90s, 10min, 1.5h, 7d.",
         ),
-    ] = 0.0,
+    ] = None,
     priority: Annotated[
         int,
         typer.Option(min=0, max=PRIORITY_MAX, help="The higher, the longer the server tries to keep them."),
@@ -112,7 +112,7 @@ def put(
                     [region[:length]],
                     parts=parts if part_bytes else None,
                     position=position,
-                    ttl_s=ttl_s or None,
+                    ttl_s=ttl_s,
                     priority=priority,
                 )
             state = result.states[0].name.lower()

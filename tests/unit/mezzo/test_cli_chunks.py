@@ -300,6 +300,7 @@ def test_put_with_a_life_and_a_priority(mezzo, file: Path) -> None:
     assert (chunks["b"]["ttl_s"], chunks["b"]["priority"]) == (None, 3)
     assert [line.split()[5:] for line in mezzo("stat", "b").out.splitlines()[1:]] == [["-", "3"]]
     assert mezzo("put", "c", file, "--ttl", "soon").status == 2
+    assert mezzo("put", "c", file, "--ttl", "0s").status == 2
     assert mezzo("put", "c", file, "--priority", "8").status == 2
 
 
