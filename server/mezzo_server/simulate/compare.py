@@ -110,7 +110,7 @@ def simulate(
     count = int(distinct * setting.capacity_share) // segment_bytes
     if count < SEGMENTS_MIN:
         raise InvalidArgument(
-            f"{setting.capacity_share:.0%} of {distinct} bytes are {count} segments of {segment_bytes} bytes; "
+            f"{100 * setting.capacity_share:g}% of {distinct} bytes are {count} segments of {segment_bytes} bytes; "
             f"{SEGMENTS_MIN} are the least: take larger chunks, or a larger share"
         )
     options = StoreOptions(

@@ -39,11 +39,14 @@ def write_plot(comparison: Comparison, path: Path) -> None:
                 marker=MARKERS[number % len(MARKERS)],
                 label=policy,
             )
-        panel.set_title(f"{share:.0%} of the distinct bytes", fontsize=10)
+        panel.set_title(f"{100 * share:g}% of the distinct bytes", fontsize=10)
         panel.set_xlabel("write amplification")
         panel.grid(visible=True, alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("prefix hits, percent of references")
-    panels[-1].legend(loc="lower right", frameon=False, fontsize=8)
+    # Below all panels: in one of them it would lie over what it explains.
+    known = panels[0].get_legend_handles_labels()
+    columns = min(len(known[1]), 3 * len(capacities))
+    figure.legend(*known, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.suptitle(comparison.trace, fontsize=11)
     figure.savefig(path)

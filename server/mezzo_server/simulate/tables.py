@@ -32,7 +32,7 @@ def table(comparison: Comparison) -> Table:
     made.add_column("policy")
     made.add_column("budget", justify="right")
     for share in capacities:
-        made.add_column(f"{share:.0%} of distinct", justify="right")
+        made.add_column(f"{100 * share:g}% of distinct", justify="right")
     made.add_row("optimum", "", *(f"{comparison.optima[f'{100 * s:g}']:.1%}" for s in capacities))
     last = None
     for (policy, budget), cells in lines:
@@ -46,7 +46,7 @@ def table(comparison: Comparison) -> Table:
 def markdown(comparison: Comparison) -> str:
     """The table of docs/policies.md."""
     capacities, lines = rows(comparison)
-    head = ["policy", "budget", *(f"{share:.0%}" for share in capacities)]
+    head = ["policy", "budget", *(f"{100 * share:g}%" for share in capacities)]
     text = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
     text.append(_line(["optimum", "", *(f"{comparison.optima[f'{100 * s:g}']:.1%}" for s in capacities)]))
     text += [_line([policy, f"{budget:g}", *map(_cell, cells)]) for (policy, budget), cells in lines]

@@ -106,10 +106,11 @@ def trace(tmp_path: Path) -> Path:
 def test_command(trace: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"
-    options = ["--policies", "fifo,lru", "--budgets", "1,1.1", "--capacities", "20", "--segments", "16"]
+    options = ["--policies", "fifo,lru", "--budgets", "1,1.1", "--capacities", "22.5", "--segments", "16"]
     code, stdout, _ = run(str(trace), *options, "--out", str(out))
     assert code == 0
     assert "optimum" in stdout
+    assert "22.5% of distinct" in stdout
     written = msgspec.json.decode((out / "policies.json").read_bytes(), type=Comparison)
     assert len(written.outcomes) == 4
     assert (out / "policies.md").read_text() == markdown(written)
