@@ -52,46 +52,60 @@ def _language_model(config: dict[str, Any]) -> Keys:
         config = config[name]
         where = f"{where}{name}."
         model_type = config.get("model_type", model_type)
-    return Keys(config, where, model_type if isinstance(model_type, str) else "")
+    return Keys(config, where, model_type if isinstance(model_type, str) else "", [])
 
 
 def _shape(keys: Keys) -> Shape:
-    if keys.flag("is_encoder_decoder"):
-        raise InvalidArgument(
-            f"{keys.model_type or 'the model'} is an encoder-decoder model, whose cache is not of one prefix alone"
-        )
-    notes: list[str] = []
+    _check_form(keys)
     count = keys.number("num_hidden_layers")
     if count > LAYERS_MAX:
         raise InvalidArgument(f"{keys.told('num_hidden_layers')} is {count}, over {LAYERS_MAX}")
     blocks = keys.listed("block_configs")
-    layout = kinds(keys, count, notes)
+    layout = kinds(keys, count)
     if blocks is not None:
         layers = [_block(keys, blocks, index, layout[index]) for index in range(count)]
     else:
-        full = _attention(keys, notes) if any(kind.attends for kind in layout) else Layer()
-        layers = [_layer(full, kind) for kind in layout]
+        known = {kind: _layer(keys, kind) for kind in set(layout)}
+        layers = [known[kind] for kind in layout]
     if keys.number("index_head_dim", 0):
-        notes.append("the keys of the sparse attention's index (index_head_dim) are not counted")
+        keys.note("the keys of the sparse attention's index (index_head_dim) are not counted")
     if keys.number("num_nextn_predict_layers", 0):
-        notes.append("layers that only predict further tokens (num_nextn_predict_layers) are not counted")
-    return Shape(tuple(layers), keys.model_type, tuple(notes))
+        keys.note("layers that only predict further tokens (num_nextn_predict_layers) are not counted")
+    return Shape(tuple(layers), keys.model_type, tuple(keys.notes))
 
 
-def _layer(full: Layer, kind: Kind) -> Layer:
+def _check_form(keys: Keys) -> None:
+    """Refuse models whose cache has another form than ours."""
+    model = keys.model_type or "the model"
+    if keys.flag("is_encoder_decoder"):
+        raise InvalidArgument(f"{model} is an encoder-decoder model, whose cache is not of one prefix alone")
+    if keys.values.get("compress_ratios"):  # DeepSeek-V4
+        raise InvalidArgument(
+            f"{model} compresses neighbouring tokens into one ({keys.where}compress_ratios), which is not known here"
+        )
+
+
+def _layer(keys: Keys, kind: Kind) -> Layer:
+    """What a layer of this kind keeps."""
     if not kind.attends:
         return Layer(state=kind.state)
-    return replace(full, window=kind.window, state=kind.state)
+    return replace(_attention(keys, kind), window=kind.window, state=kind.state)
 
 
-def _attention(keys: Keys, notes: list[str]) -> Layer:
-    """What one attending layer keeps."""
+def _attention(keys: Keys, kind: Kind) -> Layer:
     rank = keys.number("kv_lora_rank", 0)
     if rank:
         return Layer(latent_dim=rank + keys.number("qk_rope_head_dim"))
     heads = keys.number("num_attention_heads")
+    # MiMo-V2 and Gemma 4: layers with a window and those without have heads of their own.
+    if kind.window and keys.has("swa_num_key_value_heads"):
+        own = keys.number("swa_head_dim", 0) or _head_dim(keys, heads)
+        return Layer(keys.number("swa_num_key_value_heads"), own, keys.number("swa_v_head_dim", 0) or own)
+    if not kind.window and (dim := keys.number("global_head_dim", 0)):
+        own_heads = keys.number("num_global_key_value_heads", 0) if keys.flag("attention_k_eq_v") else 0
+        return Layer(own_heads or _kv_heads(keys, heads), dim, dim)
     head_dim = _head_dim(keys, heads)
-    return Layer(_kv_heads(keys, heads, notes), head_dim, keys.number("v_head_dim", 0) or head_dim)
+    return Layer(_kv_heads(keys, heads), head_dim, keys.number("v_head_dim", 0) or head_dim)
 
 
 def _head_dim(keys: Keys, heads: int) -> int:
@@ -107,7 +121,7 @@ def _head_dim(keys: Keys, heads: int) -> int:
     return hidden // heads
 
 
-def _kv_heads(keys: Keys, heads: int, notes: list[str]) -> int:
+def _kv_heads(keys: Keys, heads: int) -> int:
     if keys.model_type == "falcon" and not keys.flag("new_decoder_architecture"):
         # The older of the two architectures has its num_kv_heads for another use.
         return 1 if keys.flag("multi_query", default=True) else heads
@@ -121,7 +135,7 @@ def _kv_heads(keys: Keys, heads: int, notes: list[str]) -> int:
     attention = keys.mapping("attn_config")
     if attention is not None and (kv_heads := attention.number("kv_n_heads", 0)):
         return kv_heads
-    notes.append(f"no {keys.told('num_key_value_heads')}: as many KV heads as attention heads")
+    keys.note(f"no {keys.told('num_key_value_heads')}: as many KV heads as attention heads")
     return heads
 
 
@@ -132,7 +146,7 @@ def _block(keys: Keys, blocks: list[Any], index: int, kind: Kind) -> Layer:
     attention = block.get("attention") if isinstance(block, dict) else None
     if not isinstance(attention, dict):
         raise InvalidArgument(f"the configuration lacks {keys.where}{where}.attention")
-    found = Keys(attention, f"{keys.where}{where}.attention.", keys.model_type)
+    found = Keys(attention, f"{keys.where}{where}.attention.", keys.model_type, keys.notes)
     if found.flag("no_op") or found.flag("replace_with_linear"):
         return Layer()
     heads = keys.number("num_attention_heads")
@@ -142,4 +156,5 @@ def _block(keys: Keys, blocks: list[Any], index: int, kind: Kind) -> Layer:
             f"{found.told('n_heads_in_group')} is {group}, which does not divide {heads} heads"
         )
     head_dim = _head_dim(keys, heads)
-    return Layer(check_number("kv_heads", heads // group), head_dim, head_dim, window=kind.window)
+    window = found.number("window_length", 0) or kind.window
+    return Layer(check_number("kv_heads", heads // group), head_dim, head_dim, window=window)

@@ -12,32 +12,45 @@ from mezzo.kvsize.shape import LAYERS_MAX, NUMBER_MAX
 NAMES: dict[str, tuple[str, ...]] = {
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
     "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
     "head_dim": ("head_dim", "attention_head_dim", "kv_channels"),
+    "sliding_window": ("sliding_window", "sliding_window_size", "attention_window_size"),
 }
 """how a key is called: as we do, then as older models do"""
 
 # What transformers' classes say where the published files of these models say nothing.
 DEFAULTS: dict[str, dict[str, int]] = {
-    "gemma": {"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256},
-    "gemma2": {
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
+    "gemma": {"num_key_value_heads": 16, "head_dim": 256},
+    "gemma2": {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
+    "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
+    "gemma4_text": {
         "num_key_value_heads": 4,
         "head_dim": 256,
-        "sliding_window": 4096,
+        "global_head_dim": 512,
+        "sliding_window": 512,
     },
-    "gemma3_text": {
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "sliding_window": 4096,
-    },
-    "mistral": {"num_key_value_heads": 8},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
     "mixtral": {"num_key_value_heads": 8},
-    "gpt_oss": {"head_dim": 64, "num_key_value_heads": 8, "sliding_window": 128},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "gpt_oss": {"num_key_value_heads": 8, "head_dim": 64, "sliding_window": 128},
+    "llama4_text": {"num_key_value_heads": 8, "head_dim": 128, "attention_chunk_size": 8192},
+    "deepseek_v2": {"kv_lora_rank": 512, "qk_rope_head_dim": 64},
+    "deepseek_v3": {"kv_lora_rank": 512, "qk_rope_head_dim": 64},
+}
+# A configuration within another is written without what is as its class has it (LLaVA, Pixtral, Qwen2-Audio);
+# one on its own always says these.
+DEFAULTS_WITHIN: dict[str, dict[str, int]] = {
+    "llama": {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096},
+    "mistral": {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096},
+    "qwen2": {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096},
+    "qwen3": {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096},
+    "gemma": {"num_hidden_layers": 28, "num_attention_heads": 16},
+    "gemma2": {"num_hidden_layers": 26, "num_attention_heads": 8},
+    "gemma3_text": {"num_hidden_layers": 26, "num_attention_heads": 8},
+    "gemma4_text": {"num_hidden_layers": 30, "num_attention_heads": 8},
+    "llama4_text": {"num_hidden_layers": 48, "num_attention_heads": 40},
 }
 
 
@@ -49,13 +62,24 @@ class Keys:
     where: str
     """prefix for messages, as ``text_config.``"""
     model_type: str
+    notes: list[str]
+    """what was assumed, for people: added to by whoever assumes something"""
 
     def told(self, name: str) -> str:
         """A key as it is called in this configuration, with where it is."""
         return self.where + next((key for key in NAMES.get(name, ()) if key in self.values), name)
 
+    def has(self, name: str) -> bool:
+        """Whether it is there, under any of its names, be it null."""
+        return any(key in self.values for key in NAMES.get(name, (name,)))
+
+    def note(self, text: str) -> None:
+        """Add to the notes what is not there yet."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def number(self, name: str, default: int | None = None) -> int:
-        """A whole number; if it is missing or null what the model's class has, or else ``default``.
+        """A whole number; if it is missing what the model's class has, and else, or if it is null, ``default``.
 
         Raises:
             InvalidArgument: it is missing and has no default, or is negative, huge or no whole number; 0 is
@@ -71,7 +95,8 @@ class Keys:
                     f"{self.where}{key} is no number from {least} to {NUMBER_MAX}: {_shown(value)}"
                 )
             return value
-        default = DEFAULTS.get(self.model_type, {}).get(name, default)
+        if not self.has(name) and (of_class := self._of_class(name)) is not None:
+            return of_class
         if default is None:
             others = ", ".join(NAMES.get(name, ())[1:])
             raise InvalidArgument(
@@ -116,7 +141,19 @@ class Keys:
     def mapping(self, name: str) -> Keys | None:
         """An object in this one; None if there is none."""
         value = self.values.get(name)
-        return Keys(value, f"{self.where}{name}.", self.model_type) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return None
+        return Keys(value, f"{self.where}{name}.", self.model_type, self.notes)
+
+    def _of_class(self, name: str) -> int | None:
+        value = DEFAULTS.get(self.model_type, {}).get(name)
+        if value is None and self.where:
+            value = DEFAULTS_WITHIN.get(self.model_type, {}).get(name)
+        if value is not None:
+            self.note(
+                f"{self.where}{name} is not there: {value}, as models of the kind {self.model_type} have"
+            )
+        return value
 
 
 def _shown(value: object) -> str:

@@ -48,27 +48,46 @@ BOTH_WORDS = {"hybrid", "parallel_hybrid"}
 
 WINDOW_EVERYWHERE = {"mistral", "mixtral", "phi3", "starcoder2", "ministral"}
 """models all of whose layers have the window that the configuration names"""
-PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
+WINDOW_ON_REQUEST = "qwen"
+"""how kinds of models begin that have a window only with ``use_sliding_window``, whatever they name"""
+WINDOW_FROM_LAYER = 28
+"""the first layer of these with a window, if nothing is said (transformers' ``Qwen2Config``)"""
+PATTERNS = {"gemma2": 2, "gemma3_text": 6, "gemma4_text": 6, "cohere2": 4}
 """every so many layers one attends to everything, unless the configuration says otherwise"""
+LAST_IS_FULL = {"gemma4_text"}
+"""models whose last layer attends to everything, whatever the pattern"""
 ALTERNATING = {"gpt_oss"}
 """the first layer has a window, the next has none, and so on"""
 BOTH_EVERYWHERE = {"falcon_h1"}
-STATE_EVERYWHERE = {"mamba", "mamba2", "falcon_mamba", "rwkv"}
+STATE_EVERYWHERE = {"mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv5", "rwkv6", "rwkv7"}
+STATE_KEYS = ("mamba_", "ssm_", "linear_num_", "linear_conv_", "conv_L_cache", "lru_width", "gated_delta")
+"""how keys begin that only models with recurrent states have"""
 
 
-def kinds(keys: Keys, count: int, notes: list[str]) -> list[Kind]:
-    """What each of ``count`` layers does; adds to ``notes`` what was assumed.
+def kinds(keys: Keys, count: int) -> list[Kind]:
+    """What each of ``count`` layers does.
 
     Raises:
-        InvalidArgument: the configuration contradicts itself, lacks a window, or has a word for a layer
-            that is not known.
+        InvalidArgument: the configuration contradicts itself, lacks a window, has a word for a layer that is
+            not known, or keeps states without saying where.
     """
     layout = _by_word(keys, count)
     if layout is None:
         layout = next((found for rule in _RULES if (found := rule(keys, count)) is not None), None)
     if layout is None:
-        layout = _windows(keys, count, notes)
-    return _without(keys, layout, notes)
+        _check_no_states(keys)
+        layout = _windows(keys, count)
+    return _without(keys, layout)
+
+
+def _check_no_states(keys: Keys) -> None:
+    """Nothing is guessed of a hybrid: taking all of its layers for attention would be far off."""
+    for key, value in keys.values.items():
+        if key.startswith(STATE_KEYS) and value is not None:
+            raise InvalidArgument(
+                f"{keys.where}{key} says that some layers keep a recurrent state, and nothing that is known here says "
+                "which: give layer_types"
+            )
 
 
 def _by_word(keys: Keys, count: int) -> list[Kind] | None:
@@ -109,8 +128,7 @@ def _word(keys: Keys, name: str, word: str) -> Kind:
 
 
 def _window(keys: Keys) -> int:
-    name = next((name for name in ("sliding_window", "attention_window_size") if name in keys.values), None)
-    return keys.number(name or "sliding_window")
+    return keys.number("sliding_window")
 
 
 # -- kinds of models that say it in a way of their own ----------------------------------------------
@@ -133,8 +151,10 @@ def _interval(keys: Keys, count: int) -> list[Kind] | None:
 
 
 def _indices(keys: Keys, count: int) -> list[Kind] | None:
-    """Bamba: the layers that attend, by number."""
+    """Bamba and the first LFM2: the layers that attend, by number."""
     attending = keys.numbers("attn_layer_indices")
+    if attending is None:
+        attending = keys.numbers("full_attn_idxs")
     return None if attending is None else [FULL if index in attending else STATE for index in range(count)]
 
 
@@ -144,6 +164,14 @@ def _minimax(keys: Keys, count: int) -> list[Kind] | None:
     if listed is None:
         return None
     return _words(keys, "attn_type_list", ["full" if one else "linear" for one in listed], count)
+
+
+def _mimo(keys: Keys, count: int) -> list[Kind] | None:
+    """MiMo-V2: 1 for a layer with a window, 0 for one without."""
+    listed = keys.numbers("hybrid_layer_pattern")
+    if listed is None:
+        return None
+    return _words(keys, "hybrid_layer_pattern", ["sliding" if one else "full" for one in listed], count)
 
 
 def _kimi(keys: Keys, count: int) -> list[Kind] | None:
@@ -190,6 +218,7 @@ _RULES: tuple[Callable[[Keys, int], list[Kind] | None], ...] = (
     _interval,
     _indices,
     _minimax,
+    _mimo,
     _kimi,
     _repeated,
     _llama4,
@@ -200,24 +229,25 @@ _RULES: tuple[Callable[[Keys, int], list[Kind] | None], ...] = (
 # -- windows ---------------------------------------------------------------------------------------------
 
 
-def _windows(keys: Keys, count: int, notes: list[str]) -> list[Kind]:
+def _windows(keys: Keys, count: int) -> list[Kind]:
     """Models that only attend, with or without a window."""
-    uses = keys.values.get("use_sliding_window")
-    if uses is not None and not keys.flag("use_sliding_window"):
+    asked = keys.flag("use_sliding_window", default=not keys.model_type.startswith(WINDOW_ON_REQUEST))
+    if not asked or (keys.has("sliding_window") and not keys.number("sliding_window", 0)):
         return [FULL] * count
     if keys.model_type in ALTERNATING:
         return [FULL if index % 2 else Kind(window=_window(keys)) for index in range(count)]
     pattern = _pattern(keys)
     if pattern is not None:
-        return [pattern[index % len(pattern)] for index in range(count)]
+        layout = [pattern[index % len(pattern)] for index in range(count)]
+        return [*layout[:-1], FULL] if keys.model_type in LAST_IS_FULL else layout
     window = keys.number("sliding_window", 0)
     if not window:
         return [FULL] * count
-    if uses:  # Qwen2 and Qwen3: the first layers attend to everything
-        first = keys.number("max_window_layers", 0)
+    if keys.model_type.startswith(WINDOW_ON_REQUEST):  # the first layers attend to everything
+        first = keys.number("max_window_layers", WINDOW_FROM_LAYER)
         return [Kind(window=window) if index >= first else FULL for index in range(count)]
     if keys.model_type not in WINDOW_EVERYWHERE:
-        notes.append(f"{keys.where}sliding_window is taken to hold for every layer")
+        keys.note(f"{keys.told('sliding_window')} is taken to hold for every layer")
     return [Kind(window=window)] * count
 
 
@@ -237,17 +267,19 @@ def _pattern(keys: Keys) -> list[Kind] | None:
     return [Kind(window=_window(keys))] * (min(length, LAYERS_MAX + 1) - 1) + [FULL]
 
 
-def _without(keys: Keys, layout: list[Kind], notes: list[str]) -> list[Kind]:
+def _without(keys: Keys, layout: list[Kind]) -> list[Kind]:
     """Less the layers that keep nothing of their own."""
-    shared = keys.number("num_kv_shared_layers", 0)  # Gemma 3n: the last layers read what others keep
+    shared = keys.number("num_kv_shared_layers", 0)  # Gemma 3n and 4: the last layers read what others keep
     if shared:
-        notes.append(
-            f"the last {shared} layers share what earlier ones keep ({keys.where}num_kv_shared_layers)"
-        )
+        keys.note(f"the last {shared} layers share what earlier ones keep ({keys.where}num_kv_shared_layers)")
         layout = layout[: max(0, len(layout) - shared)] + [NOTHING] * min(shared, len(layout))
+    factor = keys.number("cla_share_factor", 0) if keys.flag("use_cla") else 0  # Hunyuan
+    if factor > 1:
+        keys.note(f"{factor} neighbouring layers share what the first of them keeps ({keys.where}use_cla)")
+        layout = [NOTHING if index % factor else kind for index, kind in enumerate(layout)]
     crossing = keys.numbers("cross_attention_layers")  # Llama 3.2 Vision
     if crossing:
-        notes.append(
+        keys.note(
             f"{len(crossing)} layers attend to images only and are not counted (cross_attention_layers)"
         )
         layout = [NOTHING if index in crossing else kind for index, kind in enumerate(layout)]

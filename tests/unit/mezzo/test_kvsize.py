@@ -64,7 +64,10 @@ PER_TOKEN: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "Mixtral-8x7B": ({**LLAMA_8B, "model_type": "mixtral", "sliding_window": None}, 128 * 1024),
     "DeepSeek-V3": (DEEPSEEK_V3, 70_272),
-    "DeepSeek-V2-Lite": ({**DEEPSEEK_V3, "model_type": "deepseek_v2", "num_hidden_layers": 27}, 27 * 576 * 2),
+    "DeepSeek-V2-Lite": (
+        {**DEEPSEEK_V3, "model_type": "deepseek_v2", "num_hidden_layers": 27, "num_attention_heads": 16,
+         "num_key_value_heads": 16, "hidden_size": 2048}, 27 * 576 * 2,
+    ),
     "Gemma-2-9B": (
         {"model_type": "gemma2", "num_hidden_layers": 42, "num_attention_heads": 16, "num_key_value_heads": 8,
          "head_dim": 256, "hidden_size": 3584, "sliding_window": 4096}, 336 * 1024,
@@ -109,6 +112,65 @@ PER_TOKEN: dict[str, tuple[dict[str, Any], int]] = {
         {"model_type": "deci", "num_hidden_layers": 3, "num_attention_heads": 64, "hidden_size": 8192, "block_configs": [
             {"attention": {"n_heads_in_group": 8, "no_op": False}}, {"attention": {"n_heads_in_group": None, "no_op": True}},
             {"attention": {"n_heads_in_group": 16}}]}, 2 * (8 + 4) * 128 * 2,
+    ),
+    "LLaVA-1.5-7B, whose file leaves out what its class has": (
+        {"model_type": "llava", "text_config": {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32064}},
+        512 * 1024,
+    ),
+    "Pixtral-12B": (
+        {"model_type": "llava", "text_config": {"model_type": "mistral", "num_hidden_layers": 40, "head_dim": 128,
+         "hidden_size": 5120, "sliding_window": None}}, 160 * 1024,
+    ),
+    "Qwen2-Audio-7B, which names a window that it does not use": (
+        {"model_type": "qwen2_audio", "text_config": {"model_type": "qwen2", "sliding_window": 32768}}, 512 * 1024,
+    ),
+    "DeepSeek-VL2-Tiny, without latent attention": (
+        {"model_type": "deepseek_vl_v2", "language_config": {"model_type": "deepseek_v2", "num_hidden_layers": 12,
+         "num_attention_heads": 10, "num_key_value_heads": 10, "hidden_size": 1280, "kv_lora_rank": None,
+         "qk_rope_head_dim": 0, "v_head_dim": 0}}, 2 * 12 * 1280 * 2,
+    ),
+    "DeepSeek-VL2": (
+        {"model_type": "deepseek_vl_v2", "language_config": {"model_type": "deepseek_v2", "num_hidden_layers": 30,
+         "num_attention_heads": 32, "hidden_size": 2560, "kv_lora_rank": 512, "v_head_dim": 128}}, 30 * 576 * 2,
+    ),
+    "Phi-3-mini-4k": (
+        {"model_type": "phi3", "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+         "hidden_size": 3072, "sliding_window": 2047}, 384 * 1024,
+    ),
+    "GLM-4-9B": (
+        {"model_type": "chatglm", "num_layers": 40, "num_attention_heads": 32, "hidden_size": 4096, "kv_channels": 128,
+         "multi_query_attention": True, "multi_query_group_num": 2}, 40 * 1024,
+    ),
+    "GLM-4.5": (
+        {"model_type": "glm4_moe", "num_hidden_layers": 92, "num_attention_heads": 96, "num_key_value_heads": 8,
+         "head_dim": 128, "hidden_size": 5120, "num_nextn_predict_layers": 1}, 368 * 1024,
+    ),
+    "BLOOM-560M": ({"model_type": "bloom", "n_layer": 24, "num_attention_heads": 16, "n_embed": 1024}, 96 * 1024),
+    "Gemma-4-26B, whose full layers have heads of their own": (
+        {"model_type": "gemma4", "text_config": {
+            "model_type": "gemma4_text", "num_hidden_layers": 30, "num_attention_heads": 16, "num_key_value_heads": 8,
+            "num_global_key_value_heads": 2, "head_dim": 256, "global_head_dim": 512, "hidden_size": 2816,
+            "sliding_window": 1024, "attention_k_eq_v": True}}, 2 * 2 * (25 * 8 * 256 + 5 * 2 * 512),
+    ),
+    "Gemma-4-E2B, whose last layers share": (
+        {"model_type": "gemma4", "text_config": {
+            "model_type": "gemma4_text", "num_hidden_layers": 35, "num_key_value_heads": 1, "head_dim": 256,
+            "global_head_dim": 512, "hidden_size": 1536, "sliding_window": 512, "num_kv_shared_layers": 20,
+            "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7}}, 2 * 2 * (12 * 256 + 3 * 512),
+    ),
+    "MiMo-V2-Flash": (
+        {"model_type": "mimo_v2_flash", "num_hidden_layers": 6, "num_attention_heads": 64, "num_key_value_heads": 4,
+         "head_dim": 192, "v_head_dim": 128, "swa_num_key_value_heads": 8, "swa_head_dim": 192, "swa_v_head_dim": 128,
+         "hidden_size": 4096, "sliding_window_size": 128, "hybrid_layer_pattern": [0, 1, 1, 1, 1, 0]},
+        2 * (192 + 128) * (2 * 4 + 4 * 8),
+    ),
+    "LFM2-350M": (
+        {"model_type": "lfm2", "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 8,
+         "hidden_size": 1024, "conv_L_cache": 3, "full_attn_idxs": [2, 5, 8, 10, 12, 14]}, 2 * 6 * 8 * 64 * 2,
+    ),
+    "Hunyuan-Large, whose neighbours share": (
+        {"model_type": "hunyuan", "num_hidden_layers": 64, "num_attention_heads": 80, "num_key_value_heads": 8,
+         "hidden_size": 6400, "attention_head_dim": 128, "use_cla": True, "cla_share_factor": 2}, 2 * 32 * 8 * 128 * 2,
     ),
     "Kimi-Linear": (
         {**DEEPSEEK_V3, "model_type": "kimi_linear", "num_hidden_layers": 8,
@@ -164,6 +226,14 @@ def test_the_formula_that_is_shown_is_the_one_that_counts(model: str) -> None:
          4096 * (8 * 4096 + 24 * 1024)),
         ({**LLAMA_8B, "model_type": "cohere2", "sliding_window": 1024}, 4096 * (8 * 4096 + 24 * 1024)),
         ({**LLAMA_8B, "model_type": "llama4_text", "attention_chunk_size": 1024}, 4096 * (8 * 4096 + 24 * 1024)),
+        ({**LLAMA_8B, "model_type": "llama4_text", "attention_chunk_size": None}, 131072 * 4096),
+        # Mistral-7B-v0.1 has a window of 4096 where its file does not say so; null says that there is none.
+        ({**LLAMA_8B, "model_type": "mistral", "sliding_window": None}, 131072 * 4096),
+        ({**LLAMA_8B, "model_type": "exaone4", "sliding_window": None, "sliding_window_pattern": "LLLG"}, 131072 * 4096),
+        ({**LLAMA_8B, "model_type": "qwen2", "sliding_window": 1024}, 131072 * 4096),
+        # 17 layers: every sixth has no window, and the last one
+        ({**LLAMA_8B, "model_type": "gemma4_text", "num_hidden_layers": 17, "sliding_window": 1024, "head_dim": 128},
+         4096 * 14 * 1024 + 2 * 8 * 512 * 2 * 3 * 4096),
     ],
 )  # fmt: skip
 def test_windows_keep_no_more_than_they_see(config: object, expected: int) -> None:
@@ -246,8 +316,17 @@ def without(config: dict[str, Any], key: str) -> dict[str, Any]:
             r"lacks num_hidden_layers \(or n_layer, n_layers, num_layers\)",
         ),
         (without(LLAMA_8B, "hidden_size"), r"lacks hidden_size"),
-        ({"text_config": without(LLAMA_8B, "num_attention_heads")}, r"lacks text_config.num_attention_heads"),
-        (without(DEEPSEEK_V3, "qk_rope_head_dim"), "lacks qk_rope_head_dim"),
+        (
+            {"text_config": without({**LLAMA_8B, "model_type": "new"}, "num_attention_heads")},
+            r"lacks text_config.num_attention_heads",
+        ),
+        (without({**DEEPSEEK_V3, "model_type": "new"}, "qk_rope_head_dim"), "lacks qk_rope_head_dim"),
+        ({**LLAMA_8B, "mamba_d_state": 16}, "mamba_d_state says that some layers keep a recurrent state"),
+        (
+            without(QWEN3_NEXT, "full_attention_interval") | {"linear_num_key_heads": 16},
+            "linear_num_key_heads",
+        ),
+        ({**LLAMA_8B, "model_type": "deepseek_v4", "compress_ratios": [4, 128, 0]}, "compress_ratios"),
         ({**LLAMA_8B, "hidden_size": 4097}, "head_dim is missing, and 4097"),
         ({**LLAMA_8B, "num_hidden_layers": 10**6}, "over 4096"),
         ({**LLAMA_8B, "num_hidden_layers": True}, "no number"),
@@ -266,6 +345,13 @@ def without(config: dict[str, Any], key: str) -> dict[str, Any]:
 def test_what_is_wrong_is_named(config: object, told: str) -> None:
     with pytest.raises(InvalidArgument, match=told):
         size(config)
+
+
+def test_what_a_file_leaves_out_is_told() -> None:
+    config, _ = PER_TOKEN["Pixtral-12B"]
+    told = "text_config.num_key_value_heads is not there: 8, as models of the kind mistral have"
+    assert told in parse(config).notes
+    assert parse(LLAMA_8B).notes == ()
 
 
 def test_a_file_is_bounded_and_is_json() -> None:
