@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -31,6 +32,16 @@ class Address(NamedTuple):
         return self.scheme in ("tcps", "grpcs")
 
     @property
+    def is_local(self) -> bool:
+        """Whether what is sent there stays on this host, as far as the address itself tells."""
+        if self.scheme == "unix" or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
     def target(self) -> str:
         """``host:port``, with brackets around an IPv6 address."""
         return str(self).partition("://")[2]
@@ -50,7 +61,7 @@ def parse(text: str) -> Address:
     """
     if text.startswith("unix://"):
         path = text.removeprefix("unix://")
-        if not path.startswith("/"):
+        if not path.startswith("/") or "\0" in path:
             raise InvalidArgument(
                 f"address {text!r}: a Unix socket needs a full path, unix:///run/mezzo.sock"
             )
@@ -64,10 +75,20 @@ def parse(text: str) -> Address:
             host, port = parts.hostname, parts.port
         except ValueError as error:
             raise InvalidArgument(f"address {text!r}: {error}") from None
-        if not host or not port or parts.path or parts.query or parts.username is not None:
+        rest = parts.path or parts.query or parts.fragment
+        if not host or not port or rest or parts.username is not None or not _may_be_host(host):
             raise InvalidArgument(f"address {text!r}: expected {scheme}://host:port")
         return Address(scheme, host, port)
     raise InvalidArgument(
         f"address {text!r}: expected unix:///path, tcp://host:port, grpc://host:port, or tcps:// and grpcs:// "
         "for TLS"
     )
+
+
+def _may_be_host(host: str) -> bool:
+    """Whether it can be looked up at all: what it is made of is only seen then, and told as an error of its own."""
+    try:
+        host.partition("%")[0].encode("idna")
+    except UnicodeError:
+        return False
+    return True

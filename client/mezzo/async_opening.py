@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from mezzo.address import Address
@@ -22,6 +23,7 @@ from mezzo.errors import (
 from mezzo.frontend.via import async_proxy_link
 from mezzo.operations import RenewTicket
 from mezzo.session import Session
+from mezzo.stripe import Stripe
 from mezzo.stripes import AsyncStripedLink
 
 if TYPE_CHECKING:
@@ -150,7 +152,10 @@ class AsyncOpening(ClientBase):
         done, _ = await asyncio.wait((self._renewing,), timeout=max(0.0, left_s))
         if not done:
             raise DeadlineExceeded("the ticket was not renewed within the time of the call")
-        error = done.pop().result()
+        renewing = done.pop()
+        if renewing.cancelled():
+            raise ClientClosed("the client was closed")
+        error = renewing.result()
         if error is not None and self._tickets.expired:
             raise copy.copy(error)
 
@@ -231,13 +236,9 @@ class AsyncOpening(ClientBase):
         left_s = max(0.001, deadline - now())
         opening = loop.run_in_executor(None, self._surroundings.open_socket, address, left_s)
         try:
-            sock = await to_its_end(opening)
+            sock = await in_time(opening, left_s, lambda late: late.close())
         except OSError as error:
             raise Unavailable(f"cannot connect to {address}: {error}") from error
-        except asyncio.CancelledError:
-            if not opening.cancelled() and opening.exception() is None:
-                opening.result().close()
-            raise
         link = AsyncioLink(sock, self._new_session(address), loop, now)
         try:
             await link.greet(max(0.0, deadline - now()))
@@ -254,13 +255,12 @@ class AsyncOpening(ClientBase):
     ) -> AsyncStripedLink:
         opener = self._stripe_opener(address)
         opening = loop.run_in_executor(None, opener, deadline)
-        try:
-            first = await to_its_end(opening)
-        except asyncio.CancelledError:
-            if not opening.cancelled() and opening.exception() is None:
-                opening.result().end(ConnectionLost("the call was cancelled"), wait=False)
-            raise
         surroundings = self._surroundings
+        left_s = max(0.001, deadline - surroundings.now())
+        try:
+            first = await in_time(opening, left_s, _end_late)
+        except TimeoutError as error:
+            raise Unavailable(f"cannot connect to {address}: {error}") from error
         return AsyncStripedLink(first, opener, self.stripes, surroundings.now, surroundings.random)
 
     def _current_session(self) -> Session | None:
@@ -269,6 +269,32 @@ class AsyncOpening(ClientBase):
 
 
 R = TypeVar("R")
+
+
+def _end_late(stripe: Stripe) -> None:
+    stripe.end(ConnectionLost("it came too late"), wait=False)
+
+
+async def in_time(future: asyncio.Future[R], seconds: float, undo: Callable[[R], None]) -> R:
+    """Await what another thread makes; what is made after ``seconds``, or after a cancellation, is undone.
+
+    Raises:
+        TimeoutError: it was not made in time. A look-up of a name has no timeout of its own.
+    """
+
+    def late(made: asyncio.Future[R]) -> None:
+        if not made.cancelled() and made.exception() is None:
+            undo(made.result())
+
+    try:
+        done, _ = await asyncio.wait((future,), timeout=seconds)
+    except asyncio.CancelledError:
+        future.add_done_callback(late)
+        raise
+    if not done:
+        future.add_done_callback(late)
+        raise TimeoutError("timed out")
+    return future.result()
 
 
 async def to_its_end(future: asyncio.Future[R]) -> R:

@@ -13,7 +13,15 @@ from mezzo.asyncio_link import AsyncioLink
 from mezzo.backoff import Backoff
 from mezzo.base import call_seconds, copy_bytes
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
-from mezzo.errors import CallerError, ClientClosed, DeadlineExceeded, MezzoError, Unauthenticated, Unavailable
+from mezzo.errors import (
+    Busy,
+    CallerError,
+    ClientClosed,
+    DeadlineExceeded,
+    MezzoError,
+    Unauthenticated,
+    Unavailable,
+)
 from mezzo.events import AsyncEventStream, Cursor, EventReader
 from mezzo.lease import AsyncLease
 from mezzo.loading import LoadDecision, check_work, decide_load, tokens_of, unreachable
@@ -200,7 +208,7 @@ class AsyncClient(AsyncOpening):
         while True:
             try:
                 await self._connected(deadline)
-            except Unavailable:
+            except (Unavailable, Busy):
                 now = self._surroundings.now()
                 wait_s = max(0.0, self._backoff.not_before - now)
                 if now + wait_s >= deadline or self._closed:

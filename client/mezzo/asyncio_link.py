@@ -10,11 +10,13 @@ from __future__ import annotations
 import array
 import asyncio
 import errno
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from mezzo.errors import ConnectionLost, DeadlineExceeded, MezzoError, ProtocolError
+from mezzo.errors import ConnectionLost, DeadlineExceeded, InternalError, MezzoError, ProtocolError
 from mezzo.operations import Operation, State
 from mezzo.protocol.connection import refusal
 from mezzo.regions import Region
@@ -46,6 +48,7 @@ class AsyncioLink:
         self._preparing = False
         self._send_failed = False
         self._ended = False
+        self._pid = os.getpid()
         self._closed_regions: deque[int] = deque()
         session.watch_region = self._watch_region
         loop.add_reader(sock.fileno(), self._readable)
@@ -113,6 +116,8 @@ class AsyncioLink:
 
     def region_closed(self, number: int) -> None:
         """A region that is registered here was closed, in any thread, perhaps by the collector."""
+        if os.getpid() != self._pid:
+            return  # a forked child's copy of the region: the connection and the loop are the parent's
         self._closed_regions.append(number)
         try:
             self._loop.call_soon_threadsafe(self._remove_regions)
@@ -190,6 +195,9 @@ class AsyncioLink:
         except OSError as error:
             self.end(ConnectionLost(f"the connection broke: {error}"))
             return
+        except Exception as fault:  # where the stream stands is not known any more
+            self.end(InternalError(f"fault in what has come from the server: {fault!r}"))
+            return
         if session.refused is not None:
             self.end(session.refused)
             return
@@ -235,7 +243,8 @@ class AsyncioLink:
                 # stream follows it.
                 self._send_failed = True
                 if error.errno not in (errno.EPIPE, errno.ECONNRESET):
-                    self._sock.shutdown(socket.SHUT_RDWR)
+                    with suppress(OSError):  # ended already
+                        self._sock.shutdown(socket.SHUT_RDWR)
                 break
             queue.sent(count)
         if self._writing and not self._ended:

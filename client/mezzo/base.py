@@ -16,7 +16,17 @@ from mezzo.backoff import Backoff
 from mezzo.calls import Context, Stale
 from mezzo.connecting import Surroundings
 from mezzo.credentials import Bearer, Ticket, TicketSource, TicketState, Token
-from mezzo.errors import ClientClosed, ForkedError, InvalidArgument, MezzoError, Unauthenticated, Unavailable
+from mezzo.environment import DISABLE_VARIABLE, says
+from mezzo.errors import (
+    Busy,
+    CallerError,
+    ClientClosed,
+    ForkedError,
+    InvalidArgument,
+    MezzoError,
+    Unauthenticated,
+    Unavailable,
+)
 from mezzo.frontend.via import Via, check_via
 from mezzo.identity import NAME_CHARACTERS_MAX, Identity, derived_name, make_identity
 from mezzo.kvsize import Scales, Shape
@@ -32,6 +42,8 @@ from mezzo.tls import TLS
 TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
 CANCEL_GRACE_S = 1.0
+SECONDS_MAX = 1e6
+"""Of any timeout: the system waits for 24 days at most, and a call without an end hangs with its server."""
 STAGING_BYTES = 64 * 1024 * 1024
 WAITING_MAX = 1024
 NEXT = " (next attempt in "
@@ -40,16 +52,11 @@ NEWS_S = 0.4
 COPY_BYTES = 1024 * 1024  # the interpreter lock is held for so long at a time
 
 
-def disabled_by_environment() -> bool:
-    """Whether ``MEZZO_DISABLE`` asks for every call to be a miss."""
-    return os.environ.get("MEZZO_DISABLE", "").strip().lower() in ("1", "true", "yes", "on")
-
-
 def call_seconds(default_s: float, timeout_s: float | None, deadline_s: float | None) -> float:
     """How long a call may take. A deadline that is given may be later than the client's own timeout.
 
     Raises:
-        InvalidArgument: one of them is not positive.
+        InvalidArgument: one of them is not positive, or has no end.
     """
     if timeout_s is None and deadline_s is None:
         return default_s
@@ -62,9 +69,9 @@ def call_seconds(default_s: float, timeout_s: float | None, deadline_s: float | 
 
 
 def check_seconds(name: str, value: float) -> float:
-    """A positive number of seconds. Raises InvalidArgument."""
-    if not value > 0:
-        raise InvalidArgument(f"{name} must be positive, not {value}")
+    """A positive number of seconds, up to `SECONDS_MAX`. Raises InvalidArgument."""
+    if not 0 < value <= SECONDS_MAX:
+        raise InvalidArgument(f"{name} must be positive, and {SECONDS_MAX:.0f} at most, not {value}")
     return float(value)
 
 
@@ -97,6 +104,7 @@ class ClientBase:
         tls: TLS | None = None,
         token: Token | None = None,
         ticket: Ticket | TicketSource | None = None,
+        insecure: bool | None = None,
         stripes: int = STRIPES,
         surroundings: Surroundings | None = None,
     ) -> None:
@@ -121,7 +129,7 @@ class ClientBase:
                 raise InvalidArgument(
                     f"{option} must have 1 to {NAME_CHARACTERS_MAX} characters, not {len(text)}"
                 )
-        self.disabled = disabled_by_environment()
+        self.disabled = says(DISABLE_VARIABLE)
         """whether ``MEZZO_DISABLE`` was set when the client was made: every call is a miss"""
         if not 1 <= stripes <= STRIPES_MAX:
             raise InvalidArgument(f"stripes must be 1 to {STRIPES_MAX}, not {stripes}")
@@ -129,6 +137,8 @@ class ClientBase:
         """connections at most to a shard at ``tcps://``: each decrypts in a thread of its own"""
         self._surroundings = surroundings or Surroundings()
         self._bearer = Bearer(token, self._surroundings.now)
+        if self.address.is_frontend:
+            self._bearer.check_way(self.address, insecure)
         self._given_ticket = ticket
         self._tickets = TicketState(self._surroundings.now, self._surroundings.random)
         self._ticket = Ticket(b"")
@@ -306,13 +316,19 @@ class ClientBase:
             raise ClientClosed("the client is closed")
 
     def _check_backoff(self) -> None:
-        """Raise Unavailable while the next attempt to connect is not due: a dead server costs no time."""
-        wait_s, error = self._backoff.not_before - self._surroundings.now(), self._connect_error
-        if wait_s <= 0 or error is None:
+        """While the next attempt to connect is not due, say again what the last one said: a dead server costs
+        no time.
+        """
+        error, wait_s = self._connect_error, self._backoff.not_before - self._surroundings.now()
+        if error is None or wait_s <= 0:
             return
         # A front-end that waits for its shard says so in the same words.
-        why = f"{str(error).partition(NEXT)[0]}{NEXT}{wait_s:.2f} s)"
-        raise Unauthenticated(why) if isinstance(error, Unauthenticated) else Unavailable(why)
+        told = f"{str(error).partition(NEXT)[0]}{NEXT}{wait_s:.2f} s)"
+        if isinstance(error, CallerError):
+            raise type(error)(told)
+        if isinstance(error, Busy):
+            raise type(error)(told, max(wait_s, error.retry_after_s))
+        raise Unavailable(told)
 
     def _connect_failed(self, error: MezzoError) -> MezzoError:
         """Note it; the error to raise."""

@@ -21,7 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from mezzo.errors import ConnectionLost, DeadlineExceeded, MezzoError, ProtocolError
+from mezzo.errors import ConnectionLost, DeadlineExceeded, InternalError, MezzoError, ProtocolError
 from mezzo.operations import Operation, State
 from mezzo.protocol.connection import refusal
 from mezzo.regions import Region
@@ -54,6 +54,7 @@ class BlockingLink:
         self._polls_out = False
         # Thread that is in the middle of a step which an interrupt must not cut in two; 0: nobody.
         self._receiving = self._sending = self._submitting = 0
+        self._pid = os.getpid()
         # Regions that were closed; their removal is submitted by whoever holds the lock next.
         self._closed_regions: deque[int] = deque()
         session.watch_region = self._watch_region
@@ -66,11 +67,13 @@ class BlockingLink:
             self.flush()
             while self.session.welcome is None and self.session.failure is None:
                 if not self._turn(deadline):
-                    raise DeadlineExceeded("the server did not answer the hello in time")
+                    break
         finally:
             self._mover = 0
         if self.session.failure is not None:
             raise copy.copy(self.session.failure)
+        if self.session.welcome is None:
+            raise DeadlineExceeded("the server did not answer the hello in time")
 
     def run(self, operations: Sequence[Operation], deadline: float, grace_s: float) -> None:
         """Submit ``operations`` and wait for all of them.
@@ -138,6 +141,8 @@ class BlockingLink:
         """A region that is registered here was closed, perhaps by the garbage collector in the middle
         of anything: so this waits for no lock.
         """
+        if os.getpid() != self._pid:
+            return  # a forked child's copy of the region: the connection is the parent's
         self._closed_regions.append(number)
         if self.lock.acquire(blocking=False):
             try:
@@ -217,7 +222,10 @@ class BlockingLink:
             finished.clear()
 
     def _turn(self, deadline: float) -> bool:
-        """One round of the mover: poll, receive, act. False: the deadline has passed."""
+        """One round of the mover: poll, receive, act. False: the deadline has passed.
+
+        It may pass in the middle of what comes for others, who go on from there.
+        """
         session = self.session
         if not self._more and not self._poll_once(deadline):
             return self._now() < deadline
@@ -243,13 +251,15 @@ class BlockingLink:
             self._refuse(error)
         except OSError as error:
             self._lose(ConnectionLost(f"the connection broke: {error}"))
+        except Exception as fault:  # where the stream stands is not known any more
+            self._lose(InternalError(f"fault in what has come from the server: {fault!r}"))
         else:
             if session.refused is not None:
                 self._lose(session.refused)
             elif session.outgoing:
                 self.flush()
         self._receiving = 0
-        return True
+        return self._now() < deadline
 
     def _poll_once(self, deadline: float) -> bool:
         """Wait for the socket. True: there is something to receive."""

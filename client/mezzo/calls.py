@@ -53,7 +53,7 @@ from mezzo.protocol.messages import (
     TenantStated,
     Welcome,
 )
-from mezzo.results import DeleteResult, LookupResult
+from mezzo.results import DeleteResult, LookupResult, looked_up
 from mezzo.session import Session
 from mezzo.staging import Staging
 from mezzo.statistics import Counters
@@ -186,40 +186,6 @@ def lookup(context: Context, keys: Iterable[bytes]) -> Call[LookupResult]:
     return (yield from retried(context, attempt))
 
 
-def looked_up(found: Sequence[LookedUp]) -> LookupResult:
-    """The answers to the pieces of one prefix, as one."""
-    if len(found) == 1:
-        only = found[0]
-        load_us = only.load_us
-        return LookupResult(
-            only.prefix,
-            only.bytes,
-            load_us / 1e6,
-            max(only.load_high_us, load_us) / 1e6,
-            only.hot_prefix,
-            only.hot_bytes,
-            only.hot_load_us / 1e6,
-            only.device_load_us / 1e6,
-            only.load_wait_us / 1e6,
-        )
-    hot_prefix = 0
-    for piece in found:
-        hot_prefix += piece.hot_prefix
-        if piece.hot_prefix < piece.prefix:
-            break
-    return LookupResult(
-        prefix=sum([piece.prefix for piece in found]),
-        bytes=sum([piece.bytes for piece in found]),
-        load_s=sum([piece.load_us for piece in found]) / 1e6,
-        load_high_s=sum([max(piece.load_high_us, piece.load_us) for piece in found]) / 1e6,
-        hot_prefix=hot_prefix,
-        hot_bytes=sum([piece.hot_bytes for piece in found]),
-        hot_load_s=sum([piece.hot_load_us for piece in found]) / 1e6,
-        device_load_s=sum([piece.device_load_us for piece in found]) / 1e6,
-        load_wait_s=max([piece.load_wait_us for piece in found], default=0) / 1e6,
-    )
-
-
 def acquire(
     context: Context, keys: Iterable[bytes], ttl_s: float, in_place: bool = False, load: bool = False
 ) -> Call[Grant]:
@@ -240,6 +206,7 @@ def acquire(
         found: list[LookedUp] = []
         expires = math.inf
         places: Places | None = None
+        operation: Acquire | None = None
         try:
             for piece in key_pieces(checked, link.session.limits):
                 start = context.now()
@@ -257,7 +224,12 @@ def acquire(
                 for number in unknown_arenas(arenas, numbers):
                     yield from open_arena(context, link, number, arenas)
                 places = Places(arenas, numbers)
-        except MezzoError:
+        except GeneratorExit:
+            raise  # nobody is there to take another step
+        except BaseException:
+            # Its answer may have come just as its time was over, or its task was cancelled.
+            if operation is not None and operation.lease and (link, operation.lease) not in leases:
+                leases.append((link, operation.lease))
             if leases:
                 yield from abandon(leases)
             raise

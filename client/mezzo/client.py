@@ -12,7 +12,15 @@ from mezzo.backoff import Backoff
 from mezzo.base import call_seconds, copy_bytes
 from mezzo.blocking import BlockingLink
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
-from mezzo.errors import CallerError, ClientClosed, DeadlineExceeded, MezzoError, Unauthenticated, Unavailable
+from mezzo.errors import (
+    Busy,
+    CallerError,
+    ClientClosed,
+    DeadlineExceeded,
+    MezzoError,
+    Unauthenticated,
+    Unavailable,
+)
 from mezzo.events import Cursor, EventReader, EventStream
 from mezzo.lease import Lease
 from mezzo.loading import LoadDecision, check_work, decide_load, tokens_of, unreachable
@@ -49,7 +57,9 @@ class Client(Opening):
 
     ``token`` is shown to front-ends: a text, or a callable that gives one, for tokens that do not live
     long; None: what ``MEZZO_TOKEN`` says.  A front-end makes a ticket of it, which opens the shard and
-    is renewed while the client is used.  ``ticket`` is for clients of a shard's own address.
+    is renewed while the client is used.  It is not shown over ``grpc://`` to other hosts, where whoever is on
+    the way could read it: such a client is refused unless it is made with ``insecure=True``, or
+    ``MEZZO_INSECURE`` is set.  ``ticket`` is for clients of a shard's own address.
 
     Every call may raise: `InvalidArgument`, `RegionError` and `TooLarge` (the call is wrong), `Busy`
     (try again after ``retry_after_s``), `Unauthenticated` and `Denied` (the token), `DeadlineExceeded`, `Unavailable` (no server, or the
@@ -260,7 +270,7 @@ class Client(Opening):
         while True:
             try:
                 self._connected(deadline)
-            except Unavailable:
+            except (Unavailable, Busy):
                 now = self._surroundings.now()
                 wait_s = max(0.0, self._backoff.not_before - now)
                 if now + wait_s >= deadline or self._closed:

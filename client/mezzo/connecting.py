@@ -25,9 +25,32 @@ def open_socket(address: Address, timeout_s: float) -> socket.socket:
             sock.close()
             raise
     else:
-        sock = socket.create_connection((address.host, address.port), timeout_s)
+        sock = _open_tcp(address, timeout_s)
         prepare_tcp(sock)
     return sock
+
+
+def _open_tcp(address: Address, timeout_s: float) -> socket.socket:
+    """To the first of the host's addresses that answers; all of them share the time."""
+    deadline = time.monotonic() + timeout_s
+    failed: OSError | None = None
+    for family, kind, protocol, _, where in socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM
+    ):
+        sock = None
+        try:
+            sock = socket.socket(family, kind, protocol)
+            sock.settimeout(max(0.001, deadline - time.monotonic()))
+            sock.connect(where)
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if not isinstance(error, OSError):
+                raise
+            failed = failed or error
+        else:
+            return sock
+    raise failed or OSError(f"{address.host} has no address")
 
 
 def prepare_tcp(sock: socket.socket) -> None:

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+from mezzo.address import Address
+from mezzo.environment import INSECURE_VARIABLE, says
 from mezzo.errors import InvalidArgument
 
 TOKEN_VARIABLE = "MEZZO_TOKEN"  # noqa: S105 (the name of a variable)
@@ -23,6 +25,8 @@ RETRY_S = 5.0
 """After an attempt to renew a ticket failed that is good for a while yet."""
 RENEW_S_MAX = 1.0
 """How long one call may wait for the renewal of a ticket that is good for a while yet."""
+RENEW_S_MIN = 0.1
+"""A call that has less time left leaves such a renewal to others."""
 
 Token: TypeAlias = str | Callable[[], str]
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
@@ -58,6 +62,29 @@ class Bearer:
 
     def __repr__(self) -> str:
         return f"<Bearer {'a callable' if self._call else 'hidden' if self._text else 'none'}>"
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is a token to show, now or when its callable is asked."""
+        return self._call is not None or bool(self._text)
+
+    def check_way(self, address: Address, insecure: bool | None = None) -> None:
+        """Refuse to show the token to ``address`` where everybody on the way could read it.
+
+        ``insecure``: whether it may be shown all the same; None: what ``MEZZO_INSECURE`` says.
+
+        Raises:
+            InvalidArgument: it may not; the message says what would be right.
+        """
+        if address.is_encrypted or address.is_local or not self.shows:
+            return
+        if insecure if insecure is not None else says(INSECURE_VARIABLE):
+            return
+        raise InvalidArgument(
+            f"the token would be sent to {address} in the clear, for whoever is on the way to read and use: give a "
+            f"{address.scheme}s:// address (docs/tls.md), or token='' to show none; if the network is trusted, "
+            f"insecure=True ({INSECURE_VARIABLE}=1)"
+        )
 
     @property
     def stale(self) -> bool:
@@ -96,7 +123,7 @@ class TicketState:
         self._renew_at = math.inf
 
     def __repr__(self) -> str:
-        return f"<TicketState {'none' if math.isinf(self._expires) else 'hidden'}>"
+        return f"<TicketState {'hidden' if self.used else 'none'}>"
 
     @property
     def due(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from typing import Annotated
 
 import msgspec
@@ -15,6 +16,7 @@ from msgspec import Meta, Struct
 
 from mezzo.errors import InvalidArgument
 from mezzo.kvsize import Scales, Shape, chunk_size
+from mezzo.kvsize.shape import dtype_named
 
 IDENTITY_BYTES_MAX = 2048
 """of an encoded identity"""
@@ -62,6 +64,10 @@ def make_identity(
 ) -> Identity:
     """An identity, checked. ``chunk_bytes`` is computed where it is a model's shape (`mezzo.kvsize`).
 
+    What can be spelled in several ways is written in one, or two engines would not find each other's chunks: a
+    dtype that is known by its name in `mezzo.kvsize.DTYPES` (``torch.bfloat16`` is ``bf16``); all texts but the
+    salt without spaces around them, and in Unicode's composed form.  Case counts.
+
     ``scales`` and ``state_bytes`` are for that: see `mezzo.kvsize.chunk_size`.
 
     Raises:
@@ -81,10 +87,10 @@ def make_identity(
     elif scales is not None or state_bytes:
         raise InvalidArgument("scales and state_bytes need chunk_bytes to be a shape (mezzo.kvsize)")
     identity = Identity(
-        model=model,
-        weights_revision=weights_revision,
-        kv_dtype=kv_dtype,
-        layout=layout,
+        model=_one_spelling(model),
+        weights_revision=_one_spelling(weights_revision),
+        kv_dtype=_one_dtype(kv_dtype),
+        layout=_one_spelling(layout),
         tp_size=tp,
         tp_rank=tp_rank,
         pp_size=pp,
@@ -94,6 +100,17 @@ def make_identity(
         salt=salt,
     )
     return check_identity(identity)
+
+
+def _one_spelling(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip() if isinstance(text, str) else text
+
+
+def _one_dtype(text: str) -> str:
+    try:
+        return dtype_named(text)
+    except (InvalidArgument, AttributeError):  # an engine's own, or no text: that is for the check
+        return _one_spelling(text)
 
 
 def check_identity(identity: Identity) -> Identity:

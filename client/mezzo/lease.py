@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from mezzo.calls import Grant
-from mezzo.errors import CallerError, Gone, MezzoError
+from mezzo.errors import CallerError, ClientClosed, Gone, MezzoError
 from mezzo.in_place import Views
 
 _ADVICE = "what was read in place since the last check may be wrong: drop it, and acquire again or use get"
@@ -142,6 +142,16 @@ class LeaseBase:
         return gone
 
 
+def _conclude(outcome: MezzoError | None, failure: MezzoError | None, error: BaseException | None) -> None:
+    """Raise what is to be heard of a lease that was ended: of its places first, then why it could not be.
+
+    It ends by itself, so a ``failure`` is not worth hiding the block's ``error``; with its client it has ended.
+    """
+    if failure is not None and outcome is None and error is None and not isinstance(failure, ClientClosed):
+        raise failure
+    _raise(outcome, error)
+
+
 def _raise(outcome: MezzoError | None, error: BaseException | None = None) -> None:
     """Raise what became of the places: `Gone` instead of the block's ``error``, anything else only if
     the block had none.
@@ -167,7 +177,7 @@ class Lease(LeaseBase):
         self._renew = renew
 
     def release(self) -> bool:
-        """End it now. False: it had ended already.
+        """End it now. False: it had ended already, by itself, with its connection or its client.
 
         Raises:
             Gone: what was read in place since the last check may be wrong. It is released.
@@ -204,11 +214,13 @@ class Lease(LeaseBase):
     def _release(self, error: BaseException | None) -> bool:
         if self._released:
             return False
-        outcome = self._give_up()
+        outcome, failure, held = self._give_up(), None, False
         try:
-            return self._end()
-        finally:
-            _raise(outcome, error)
+            held = self._end()
+        except MezzoError as raised:
+            failure = raised
+        _conclude(outcome, failure, error)
+        return held
 
 
 class AsyncLease(LeaseBase):
@@ -252,8 +264,10 @@ class AsyncLease(LeaseBase):
     async def _release(self, error: BaseException | None) -> bool:
         if self._released:
             return False
-        outcome = self._give_up()
+        outcome, failure, held = self._give_up(), None, False
         try:
-            return await self._end()
-        finally:
-            _raise(outcome, error)
+            held = await self._end()
+        except MezzoError as raised:
+            failure = raised
+        _conclude(outcome, failure, error)
+        return held

@@ -17,9 +17,10 @@ class LoadDecision(Struct, frozen=True):
     prefix: int
     """chunks that are there"""
     load_s: float
-    """that loading ``chunks`` should take: nine of ten such loads take no longer"""
+    """that loading ``chunks`` should take, or all that is there if none is worth it: nine of ten such loads take no
+    longer"""
     recompute_s: float
-    """that computing their tokens would take"""
+    """that computing the tokens of the same chunks would take"""
     reason: str
     """in a few words, for a log"""
 

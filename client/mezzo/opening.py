@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mezzo.address import Address
 from mezzo.base import NEWS_S, ClientBase, check_incarnation, first_refusal, unreached
 from mezzo.blocking import BlockingLink
-from mezzo.credentials import RENEW_S_MAX, Ticket
+from mezzo.credentials import RENEW_S_MAX, RENEW_S_MIN, Ticket
 from mezzo.errors import (
     ClientClosed,
     ConnectionLost,
@@ -96,11 +96,15 @@ class Opening(ClientBase):
             return link
         if self.via == "proxy":
             return proxied
-        self._ways, self._ticket = proxied.ways(), proxied.ticket()
-        self._registered_name = proxied.namespace_name
-        self._tickets_change = True
         errors: list[MezzoError] = []
-        link = self._open_direct(deadline, errors)
+        try:
+            self._ways, self._ticket = proxied.ways(), proxied.ticket()
+            self._registered_name = proxied.namespace_name
+            self._tickets_change = True
+            link = self._open_direct(deadline, errors)
+        except BaseException:
+            proxied.end(ConnectionLost("the shard was not reached"))
+            raise
         refusal = first_refusal(errors) if link is None else None
         if link is None and self.via == "auto" and (last or refusal is None):
             return proxied
@@ -113,6 +117,8 @@ class Opening(ClientBase):
         """Get another ticket and go on with it. One thread does; the others wait only if they have to."""
         now, tickets = self._surroundings.now, self._tickets
         must = tickets.expired
+        if not must and deadline - now() < RENEW_S_MIN:
+            return  # it would take all that this call has; another has more
         if not self._connect_lock.acquire(timeout=max(0.0, deadline - now()) if must else 0):
             if must:
                 raise DeadlineExceeded("another thread is still renewing the ticket")

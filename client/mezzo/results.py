@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from msgspec import Struct
+
+from mezzo.protocol.messages import LookedUp
 
 
 class PutState(IntEnum):
@@ -75,3 +78,46 @@ class DeleteResult(Struct, frozen=True):
     """whether each key was there"""
     count: int
     """chunks deleted"""
+
+
+def looked_up(found: Sequence[LookedUp]) -> LookupResult:
+    """The answers to the pieces of one prefix, as one."""
+    if len(found) == 1:
+        return _told(found[0])
+    hot_prefix = 0
+    for piece in found:
+        hot_prefix += piece.hot_prefix
+        if piece.hot_prefix < piece.prefix:
+            break
+    # The pieces of a get follow one another without a pause, so what passes before its first byte passes once.
+    waits_us = [min(piece.load_wait_us, piece.load_us) for piece in found]
+    again_us = sum(waits_us) - max(waits_us, default=0)
+    return _told(
+        LookedUp(
+            prefix=sum([piece.prefix for piece in found]),
+            bytes=sum([piece.bytes for piece in found]),
+            load_us=sum([piece.load_us for piece in found]) - again_us,
+            hot_prefix=hot_prefix,
+            hot_bytes=sum([piece.hot_bytes for piece in found]),
+            hot_load_us=sum([piece.hot_load_us for piece in found]),
+            device_load_us=sum([piece.device_load_us for piece in found]),
+            load_high_us=sum([max(piece.load_high_us, piece.load_us) for piece in found]) - again_us,
+            load_wait_us=max(waits_us, default=0),
+        )
+    )
+
+
+def _told(found: LookedUp) -> LookupResult:
+    """What callers are told of an answer."""
+    load_us = found.load_us
+    return LookupResult(
+        found.prefix,
+        found.bytes,
+        load_us / 1e6,
+        max(found.load_high_us, load_us) / 1e6,
+        found.hot_prefix,
+        found.hot_bytes,
+        found.hot_load_us / 1e6,
+        found.device_load_us / 1e6,
+        found.load_wait_us / 1e6,
+    )

@@ -173,7 +173,7 @@ class Session:
                 pinned.check_taint(None if known else self._address)
             pin(operation)
         if region is not None:
-            registration = self._registrations.get(region.number) or self._register(region)
+            registration = self._registrations.get(region.number) or self._register(region, operation)
             if not registration.added:
                 self._check_waiting(operation)
                 operation.state = State.WAITING
@@ -320,9 +320,14 @@ class Session:
 
     # The way of an operation.
 
-    def _register(self, region: Region) -> _Registration:
+    def _register(self, region: Region, operation: Operation) -> _Registration:
+        """Register the region of an operation that was pinned, and is unpinned if this fails."""
         adding = AddRegion(region)
-        region.pin()
+        try:
+            region.pin()
+        except MezzoError:  # closed by another thread just now
+            _unpin(operation)
+            raise
         registration = self._registrations[region.number] = _Registration(adding)
         self.watch_region(region)
         self._wait_or_send(adding)
@@ -352,8 +357,7 @@ class Session:
     def _check_waiting(self, operation: Operation) -> None:
         """Busy if the waiting line is full; the operation has not begun then."""
         if len(self._waiting) + self._parked >= self._waiting_max:
-            for region in operation.pinned:
-                region.unpin()
+            _unpin(operation)
             raise Busy(f"{self._waiting_max} requests wait for the server already (waiting_max)")
 
     def _wait_or_send(self, operation: Operation) -> None:
@@ -391,8 +395,7 @@ class Session:
     def _finish(self, operation: Operation) -> None:
         operation.state = State.DONE
         operation.end()
-        for region in operation.pinned:
-            region.unpin()
+        _unpin(operation)
         self.finished.append(operation)
 
 
@@ -407,6 +410,11 @@ def pin(operation: Operation) -> None:
         for region in pinned:
             region.unpin()
         raise
+
+
+def _unpin(operation: Operation) -> None:
+    for region in operation.pinned:
+        region.unpin()
 
 
 def _refused(refuse: Refuse, *, greeted: bool) -> MezzoError:

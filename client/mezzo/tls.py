@@ -144,6 +144,9 @@ def _read(what: str, path: str) -> bytes | None:
         return None
     try:
         with Path(path).open("rb") as file:
-            return file.read(FILE_BYTES_MAX)
+            data = file.read(FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"TLS: {what} ({path}) cannot be read: {error}") from None
+    if len(data) > FILE_BYTES_MAX:
+        raise InvalidArgument(f"TLS: {what} ({path}) has over {FILE_BYTES_MAX} bytes")
+    return data

@@ -47,6 +47,8 @@ def events(
     ] = False,
     count: Annotated[int, typer.Option(min=0, help="End after so many lines; 0: never.")] = 0,
     address: opt.Address = opt.DEFAULT_ADDRESS,
+    token: opt.Token = None,
+    token_file: opt.TokenFile = None,
     namespace: opt.Namespace = "default",
     timeout_s: opt.Timeout = TIMEOUT_S,
     json: opt.Json = False,

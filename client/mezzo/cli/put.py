@@ -34,7 +34,7 @@ class PutChunk(Struct, frozen=True):
 
     key: str
     state: str
-    """stored, exists or failed"""
+    """stored, exists, declined or failed"""
     bytes: int
     parts: int
 
@@ -45,6 +45,8 @@ class PutReport(Struct, frozen=True):
     chunks: list[PutChunk]
     stored: int
     exists: int
+    declined: int
+    """that the server did not take: it does not think them worth its devices' writes now"""
     failed: int
 
 
@@ -118,7 +120,7 @@ def put(
             state = result.states[0].name.lower()
             chunks.append(PutChunk(format_key(key), state, length, len(parts)))
     states = [chunk.state for chunk in chunks]
-    report = PutReport(chunks, states.count("stored"), states.count("exists"), states.count("failed"))
+    report = PutReport(chunks, *(states.count(state) for state in ("stored", "exists", "declined", "failed")))
     if json:
         json_result(msgspec.json.encode(report))
     else:

@@ -124,7 +124,7 @@ class Load:
     def run(self, progress: Callable[[float], None] | None = None, progress_s: float = 0.2) -> LoadReport:
         """Fill and run; calls ``progress`` with the seconds since the mix began.
 
-        Raises the first error of the tree other than `Busy` and `DeadlineExceeded`, which are counted.
+        Raises the first error of the tree other than `Busy`, and in the mix `DeadlineExceeded`: they are counted.
         """
         begin_s = self._clock()
         threads = []
@@ -158,7 +158,9 @@ class Load:
                 hand = _Hand(client, self._options, tally)
                 try:
                     while (first := next(self._filling, None)) is not None and not self._stop.is_set():
-                        hand.put(range(first, min(first + self._options.batch, self._options.chunks)))
+                        hand.put(
+                            range(first, min(first + self._options.batch, self._options.chunks)), self._stop
+                        )
                     if self._filled.wait() == 0:
                         self._start_s = self._clock()
                     self._filled.wait()
@@ -274,15 +276,15 @@ class _Hand:
 
         return get
 
-    def put(self, ids: Sequence[int]) -> None:
-        """Put chunks of the working set, however long the server is busy."""
+    def put(self, ids: Sequence[int], stop: threading.Event) -> None:
+        """Put chunks of the working set, however long the server is busy, unless it is to ``stop``."""
         ready = self.prepare("put", ids)
-        while True:
+        while not stop.is_set():
             try:
                 ready()
             except Busy as busy:
                 self._tally.busy += 1
-                time.sleep(min(1.0, max(0.001, busy.retry_after_s)))
+                stop.wait(min(1.0, max(0.001, busy.retry_after_s)))
             else:
                 return
 

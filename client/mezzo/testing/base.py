@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self, TypeVar
 
 from mezzo import mapping
-from mezzo.base import check_seconds, copy_bytes, disabled_by_environment
+from mezzo.base import check_seconds, copy_bytes
 from mezzo.calls import NOT_FOUND, Grant, check_in_place, check_ttl
+from mezzo.environment import DISABLE_VARIABLE, says
 from mezzo.errors import ClientClosed, DeadlineExceeded, ForkedError, TooLarge, Unsupported
 from mezzo.identity import Identity, bound_name, derived_name, make_identity
 from mezzo.moves import check_chunk_bytes, check_get, check_put, put_result
@@ -47,7 +48,7 @@ class FakeBase:
         self.identity = identity
         self.namespace_name = namespace
         self.timeout_s = check_seconds("timeout_s", timeout_s)
-        self.disabled = disabled_by_environment()
+        self.disabled = says(DISABLE_VARIABLE)
         self._counters = Counters()
         self._closed = False
         self._pid = os.getpid()

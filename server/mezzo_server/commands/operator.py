@@ -118,8 +118,10 @@ async def _act(
         from mezzo_server.admin.remote import Channel, RemoteAdmin
 
         bearer = Bearer(token or None, time.monotonic)
+        address = _address(admin)
+        bearer.check_way(address)
         tls = TLS.from_environment()
-        remote = RemoteAdmin(Channel(_address(admin), tls=tls, bearer=bearer, timeout_s=TIMEOUT_S))
+        remote = RemoteAdmin(Channel(address, tls=tls, bearer=bearer, timeout_s=TIMEOUT_S))
         try:
             return await work(remote)
         finally:

@@ -102,7 +102,7 @@ def test_put_says_stored_and_then_exists(mezzo, store: FakeStore, file: Path) ->
             {"key": "a", "state": "exists", "bytes": 5120, "parts": 1},
             {"key": "b", "state": "stored", "bytes": 5120, "parts": 1},
         ],
-        "stored": 1, "exists": 1, "failed": 0,
+        "stored": 1, "exists": 1, "declined": 0, "failed": 0,
     }  # fmt: skip
     with FakeClient(store) as client:
         out = bytearray(5120)

@@ -43,6 +43,28 @@ IDENTITY = make_identity(**GIVEN)
 SHORT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"kv_dtype": "bfloat16"},
+        {"kv_dtype": "torch.bfloat16"},
+        {"kv_dtype": " BF16\n"},
+        {"model": "meta-llama/Llama-3.1-8B-Instruct\n", "layout": " L2NHD"},
+    ],
+)
+def test_one_thing_has_one_spelling(same: dict[str, Any]) -> None:
+    assert make_identity(**{**GIVEN, **same}) == IDENTITY
+
+
+def test_what_may_mean_something_else_stays() -> None:
+    assert make_identity(**{**GIVEN, "model": "caf\u00e9"}) == make_identity(
+        **{**GIVEN, "model": "cafe\u0301"}
+    )
+    assert make_identity(**{**GIVEN, "kv_dtype": "fp8_ds_mla "}).kv_dtype == "fp8_ds_mla"
+    for other in ({"salt": "s "}, {"model": GIVEN["model"].lower()}, {"kv_dtype": "fp16"}):
+        assert make_identity(**{**GIVEN, **other}) != IDENTITY
+
+
 @st.composite
 def identities(draw: st.DrawFn) -> Identity:
     tp, pp = draw(st.integers(1, 4)), draw(st.integers(1, 4))

@@ -1,16 +1,21 @@
 """Both clients against a server by hand: how a connection begins, is shared, and ends."""
 
+import itertools
+import math
+
 import pytest
 
 import mezzo
 from mezzo.errors import (
     Busy,
     ClientClosed,
+    Conflict,
     ConnectionLost,
     DeadlineExceeded,
     Denied,
     ErrorCode,
     InternalError,
+    InvalidArgument,
     ProtocolError,
     RegionError,
     TooLarge,
@@ -75,6 +80,19 @@ class TestHello:
 
 
 class TestConnection:
+    @pytest.mark.parametrize(
+        ("code", "error"),
+        [(ErrorCode.CONFLICT, Conflict), (ErrorCode.DENIED, Denied), (ErrorCode.BUSY, Busy)],
+    )
+    def test_what_was_wrong_stays_wrong_until_it_is_tried_again(self, client, network, start, code, error):
+        result = start(client.ping)
+        network.arrived().send(Kind.REFUSE, 0, Refuse(code, "this is why"))
+        with pytest.raises(error, match="this is why"):
+            result()
+        with pytest.raises(error, match=r"this is why \(next attempt in"):
+            client.ping()
+        assert network.attempts == 1
+
     def test_calls_fail_at_once_while_there_is_no_server(self, make, network):
         clock = [100.0]
         client = make(surroundings=network.surroundings(now=lambda: clock[0], random=lambda: 1.0))
@@ -296,6 +314,32 @@ class TestPipelining:
 
 
 class TestTimeouts:
+    @pytest.mark.parametrize("seconds", [0, -1.0, math.nan, math.inf, 1e7])
+    def test_no_call_is_without_an_end(self, make, seconds):
+        with pytest.raises(InvalidArgument, match="timeout_s must be positive, and 1000000 at most"):
+            make(timeout_s=seconds)
+        with pytest.raises(InvalidArgument, match="deadline_s"):
+            make().get([b"k"], [bytearray(9)], deadline_s=seconds)
+
+    def test_a_stream_that_does_not_end_does_not_hold_the_call(self, network, start):
+        """Whoever receives for all looks at his own time, however much comes."""
+        clock = itertools.count(1)
+        surroundings = network.surroundings(now=lambda: float(next(clock)))
+        with mezzo.Client(
+            "tcp://shard:1", surroundings=surroundings, timeout_s=30.0, connect_timeout_s=30.0
+        ) as client:
+            result = start(client.get, [b"k"], [bytearray(1 << 24)])
+            peer = network.accept()
+            get = peer.expect(Kind.GET)
+            body = GetData(0, 0, [1 << 24], checksums(b"k", bytes(1 << 24)))
+            try:
+                peer.send(Kind.GET_DATA, get.request_id, body, bytes(1 << 24))
+                peer.send(Kind.GOT, get.request_id, Got(1, b"\1", [1 << 24]))
+            except ConnectionError:
+                pass  # the client has had enough
+            with pytest.raises(DeadlineExceeded):
+                result()
+
     def test_the_server_lets_go(self, make, network, start):
         client = make(cancel_grace_s=PATIENCE_S)
         result = start(client.get, [b"k"], [bytearray(8)], timeout_s=0.02)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mezzo import AsyncClient, Client
 from mezzo.errors import Busy, DeadlineExceeded, InvalidArgument, Unavailable
 from mezzo.loading import decide_load
-from mezzo.results import LookupResult
+from mezzo.protocol.messages import LookedUp
+from mezzo.results import LookupResult, looked_up
 from mezzo.testing import FakeClient, FakeStore
 
 TOKENS = 256
@@ -75,6 +76,16 @@ def test_as_much_as_the_deadline_allows() -> None:
     assert decide_load(found(), rate(0.1), TOKENS, deadline_s=0.001).chunks == 0
     assert "beyond the deadline" in decide_load(found(), rate(0.1), TOKENS, deadline_s=0.001).reason
     assert decide_load(found(), rate(0.1), TOKENS, deadline_s=10.0).chunks == 10
+
+
+def test_the_pieces_of_one_prefix_wait_once() -> None:
+    """They follow one another without a pause."""
+    piece = LookedUp(4, 400, 5000, 4, 400, 1000, 0, 6000, 3000)
+    told = looked_up([piece, piece, LookedUp(1, 100, 2000, 0, 0, 0, 2000, 0, 1000)])
+    assert (told.prefix, told.bytes, told.hot_prefix, told.hot_bytes) == (9, 900, 8, 800)
+    assert (told.load_s, told.load_high_s, told.load_wait_s) == (0.008, 0.01, 0.003)
+    assert looked_up([piece]).load_s == 0.005
+    assert looked_up([]).prefix == 0
 
 
 def test_an_estimate_that_has_been_wrong_decides_for_computing() -> None:

@@ -89,8 +89,9 @@ class TestOwnedRegions:
             assert region[:-10][1:] == (0, 90)
             assert region[-10:-4][1:] == (90, 6)
             assert "100 bytes, owned, open" in repr(region)
-            with pytest.raises(InvalidArgument, match="step"):
-                region[::2]
+            for wrong in (slice(None, None, 2), 5):
+                with pytest.raises(InvalidArgument, match="step"):
+                    region[wrong]
 
 
 class TestAdoptedRegions:

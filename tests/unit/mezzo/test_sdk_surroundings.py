@@ -3,22 +3,28 @@
 import asyncio
 import os
 import signal
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import mezzo
+from mezzo.address import parse
+from mezzo.connecting import open_socket
 from mezzo.errors import (
+    ClientClosed,
     ForkedError,
     Unavailable,
 )
 from mezzo.protocol.messages import (
     Cancelled,
+    Got,
     Kind,
     Pong,
+    RegionAdded,
 )
-from tests.contract.peer import PATIENCE_S
+from tests.contract.peer import PATIENCE_S, UNIX
 
 
 class TestFork:
@@ -53,6 +59,31 @@ class TestFork:
         server.join()
         client.close()
         assert network.attempts == 1
+
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+    def test_a_region_that_ends_in_a_child_says_nothing_on_the_parents_connection(self, network):
+        client = mezzo.Client(UNIX, surroundings=network.surroundings(), timeout_s=PATIENCE_S)
+        region = client.region(4096)
+
+        def serve():
+            peer = network.accept(shm=True)
+            added = peer.expect(Kind.REGION_ADD).request_id
+            peer.send(Kind.REGION_ADDED, added, RegionAdded(True, True))
+            peer.send(Kind.GOT, peer.expect(Kind.GET).request_id, Got(0, b"\0", [0]))
+            peer.send(Kind.PONG, peer.expect(Kind.PING).request_id, Pong())  # and no REGION_REMOVE before it
+
+        server = threading.Thread(target=serve)
+        server.start()
+        client.get([b"k"], [region[:9]])
+
+        def child():
+            region.close()
+            return True
+
+        assert self.run_child(child) == 0
+        client.ping()
+        server.join()
+        client.close()
 
     def serve_pings(self, network, count):
         peer = network.accept()
@@ -135,6 +166,53 @@ class TestAsynchronous:
 
         asyncio.run(main())
 
+    def test_a_connection_that_is_made_too_late_is_closed(self, network):
+        """A look-up of a name may take longer than any call: the thread is left behind, the call is not held."""
+        looked_up = threading.Event()
+        ours, theirs = socket.socketpair()
+
+        def open_late(address, timeout_s):
+            looked_up.wait(PATIENCE_S)
+            return ours
+
+        async def main():
+            surroundings = network.surroundings(open_socket=open_late)
+            async with mezzo.AsyncClient("tcp://s:1", surroundings=surroundings) as client:
+                with pytest.raises(Unavailable, match="timed out"):
+                    await client.ping(timeout_s=0.02)
+                looked_up.set()
+                assert await asyncio.to_thread(theirs.recv, 1) == b""
+
+        theirs.settimeout(PATIENCE_S)
+        with theirs:
+            asyncio.run(main())
+
+    def test_closing_while_a_ticket_is_renewed(self, network):
+        """Who waits for the renewal is told that the client is closed, and not that he was cancelled himself."""
+        clock = [0.0]
+        surroundings = network.surroundings(now=lambda: clock[0])
+
+        async def main():
+            client = mezzo.AsyncClient(
+                "tcp://s:1", surroundings=surroundings, ticket=lambda: mezzo.Ticket(b"t", clock[0] + 10.0)
+            )
+            first = asyncio.create_task(client.ping())
+            peer = await asyncio.to_thread(network.accept)
+            ping = await asyncio.to_thread(peer.expect, Kind.PING)
+            peer.send(Kind.PONG, ping.request_id, Pong())
+            await first
+            clock[0] += 11.0
+            waiting = asyncio.create_task(client.ping())
+            renewal = await asyncio.to_thread(peer.expect, Kind.TICKET_RENEW)
+            closing = asyncio.create_task(client.close())
+            await asyncio.to_thread(peer.expect, Kind.CANCEL)
+            peer.send(Kind.CANCELLED, renewal.request_id, Cancelled())
+            await closing
+            with pytest.raises(ClientClosed):
+                await waiting
+
+        asyncio.run(main())
+
     def test_one_loop_for_each_client(self, network):
         client = mezzo.AsyncClient("tcp://s:1", surroundings=network.surroundings())
         network.refusal = OSError("down")
@@ -157,6 +235,10 @@ class TestAsynchronous:
         ("tcp://host", {}),
         ("tcp://host:99999", {}),
         ("tcp://host:1/path", {}),
+        ("tcp://host:1#fragment", {}),
+        ("tcp://two..dots:1", {}),
+        ("tcp://" + "x" * 64 + ":1", {}),
+        ("unix:///with\0zero", {}),
         ("http://host:1", {}),
         ("unix:///s", {"timeout_s": 0}),
         ("unix:///s", {"connect_timeout_s": -1}),
@@ -168,6 +250,35 @@ class TestAsynchronous:
 def test_options_that_are_wrong(address, options):
     with pytest.raises(mezzo.InvalidArgument):
         mezzo.Client(address, **options)
+
+
+def test_the_addresses_of_a_host_share_the_time(monkeypatch):
+    clock, given = [100.0], []
+
+    class Unanswered:
+        def __init__(self, *kind):
+            if kind[0] == socket.AF_INET6:
+                raise OSError("this host has no IPv6")
+
+        def settimeout(self, seconds):
+            given.append(round(seconds, 3))
+
+        def connect(self, where):
+            clock[0] += 1.5
+            raise TimeoutError(f"{where} does not answer")
+
+        def close(self):
+            given.append("closed")
+
+    found = [(socket.AF_INET6, 1, 6, "", ("::1", 1))] + [
+        (socket.AF_INET, 1, 6, "", (f"10.0.0.{n}", 1)) for n in (1, 2)
+    ]
+    monkeypatch.setattr("mezzo.connecting.socket.socket", Unanswered)
+    monkeypatch.setattr("mezzo.connecting.socket.getaddrinfo", lambda *host, **kind: found)
+    monkeypatch.setattr("mezzo.connecting.time.monotonic", lambda: clock[0])
+    with pytest.raises(OSError, match="no IPv6"):
+        open_socket(parse("tcp://host:1"), 2.0)
+    assert given == [2.0, "closed", 0.5, "closed"]
 
 
 @pytest.mark.parametrize("address", ["unix:///run/mezzo.sock", "tcp://host:7000", "tcp://[::1]:7000"])

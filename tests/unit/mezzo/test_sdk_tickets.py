@@ -262,6 +262,51 @@ def test_a_callable_is_asked_when_what_it_gave_is_old():
     assert not Bearer("text", lambda: 0.0).forget()
 
 
+@pytest.mark.parametrize("token", [SECRET, lambda: SECRET, None])
+def test_a_token_is_not_sent_in_the_clear_to_another_host(monkeypatch, make, token):
+    """Wherever it comes from: an option, a function, the environment."""
+    monkeypatch.setenv("MEZZO_TOKEN", SECRET)
+    with pytest.raises(InvalidArgument, match="in the clear") as refused:
+        make(address="grpc://node:7710", token=token)
+    assert SECRET not in str(refused.value)
+    with pytest.raises(InvalidArgument, match=r"grpcs://.*insecure=True \(MEZZO_INSECURE=1\)"):
+        make(address="grpc://10.0.0.1:7710", token=token)
+    for safe in (
+        "grpcs://node:7710",
+        "grpc://localhost:1",
+        "grpc://127.0.0.2:1",
+        "grpc://[::1]:1",
+        "tcp://node:1",
+    ):
+        make(address=safe, token=token)
+    make(address="grpc://node:7710", token="")
+    make(address="grpc://node:7710", token=token, insecure=True)
+    monkeypatch.setenv("MEZZO_INSECURE", "1")
+    make(address="grpc://node:7710", token=token)
+    with pytest.raises(InvalidArgument, match="in the clear"):
+        make(address="grpc://node:7710", token=token, insecure=False)
+
+
+def test_who_has_no_token_may_go_anywhere(monkeypatch, make):
+    monkeypatch.delenv("MEZZO_TOKEN", raising=False)
+    make(address="grpc://node:7710")
+
+
+def test_a_call_in_a_hurry_leaves_the_renewal_to_others(network, start, clock, tickets):
+    surroundings = network.surroundings(now=lambda: clock[0], random=lambda: 0.0)
+    with mezzo.Client("tcp://shard:1", ticket=tickets, surroundings=surroundings, timeout_s=60.0) as client:
+        peer = connected(client, network, start)
+        clock[0] += 60.0
+        result = start(client.ping, timeout_s=0.05)
+        pong(peer)
+        result()
+        assert tickets.count == 1
+        result = start(client.ping)
+        renew(peer, b"ticket-2")
+        pong(peer)
+        result()
+
+
 @pytest.mark.parametrize("token", ["a b", "a\nb", "a\r\nx-header: 1", "ü", "x" * 8193, 7, b"bytes"])
 def test_what_is_no_token_is_refused_and_not_shown(token):
     with pytest.raises(InvalidArgument) as refused:
