@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mezzo.address import Address
 from mezzo.asyncio_link import AsyncioLink
-from mezzo.base import NEWS_S, ClientBase, check_incarnation, first_refusal, unreached
-from mezzo.credentials import Ticket
+from mezzo.driving import drive_async
 from mezzo.errors import (
     ClientClosed,
     ConnectionLost,
     DeadlineExceeded,
     InvalidArgument,
     MezzoError,
-    Unauthenticated,
     Unavailable,
 )
 from mezzo.frontend.via import async_proxy_link
 from mezzo.operations import RenewTicket
+from mezzo.reaching import EndProxy, OpeningStep, OpenProxy, OpenShard, Reaching
 from mezzo.session import Session
 from mezzo.stripe import Stripe
 from mezzo.stripes import AsyncStripedLink
@@ -29,11 +28,8 @@ from mezzo.stripes import AsyncStripedLink
 if TYPE_CHECKING:
     from mezzo.frontend.asynchronous import AsyncProxyLink
 
-DIRECT = (AsyncioLink, AsyncStripedLink)
-"""links to a shard itself"""
 
-
-class AsyncOpening(ClientBase):
+class AsyncOpening(Reaching):
     """An asynchronous client's connection: opened, readmitted, replaced when it was lost."""
 
     _link: AsyncioLink | AsyncStripedLink | AsyncProxyLink | None = None
@@ -54,10 +50,10 @@ class AsyncOpening(ClientBase):
         """The connection; made if there is none, and readmitted if its ticket is about to expire."""
         link = self._link
         if link is not None and link.session.failure is None:
-            if self._tickets.due and isinstance(link, DIRECT):
+            if self._tickets.due and link.direct:
                 await self._readmit(link, deadline)
             return link
-        loop = self._bind()
+        self._bind()
         if self._connecting is None:
             self._connecting = asyncio.Lock()
         now = self._surroundings.now
@@ -76,7 +72,9 @@ class AsyncOpening(ClientBase):
                 self._counters.connections_lost += 1
             self._check_backoff()
             try:
-                link = await self._open(loop, min(deadline, now() + self.connect_timeout_s))
+                limit = min(deadline, now() + self.connect_timeout_s)
+                made: AsyncioLink | AsyncStripedLink | AsyncProxyLink
+                made = await drive_async(self._reach(limit), self._make, limit)
             except MezzoError as error:
                 told = self._connect_failed(error)
                 if told is not error:
@@ -85,61 +83,14 @@ class AsyncOpening(ClientBase):
             self._backoff.succeeded()
             self._counters.connections += 1
             if self._closed:  # closed meanwhile by another task
-                link.end(ClientClosed("the client was closed"))
+                made.end(ClientClosed("the client was closed"))
                 raise ClientClosed("the client is closed")
-            self._link = link
-            return link
+            self._link = made
+            return made
         finally:
             self._connecting.release()
 
-    async def _open(
-        self, loop: asyncio.AbstractEventLoop, deadline: float
-    ) -> AsyncioLink | AsyncStripedLink | AsyncProxyLink:
-        """See `mezzo.Client._open`."""
-        try:
-            link = await self._open_once(loop, deadline, last=False)
-        except Unauthenticated:
-            if self._surroundings.now() + NEWS_S >= deadline or not self._tickets_change:
-                raise
-            await asyncio.sleep(self._news_s())
-            link = await self._open_once(loop, deadline, last=True)
-        self._tickets.took(self._ticket if isinstance(link, DIRECT) else Ticket(b""))
-        return link
-
-    async def _open_once(
-        self, loop: asyncio.AbstractEventLoop, deadline: float, *, last: bool
-    ) -> AsyncioLink | AsyncStripedLink | AsyncProxyLink:
-        if not self.address.is_frontend:
-            self._take_given_ticket()
-            return await self._open_shard(loop, self.address, deadline)
-        self._tickets_change = False
-        try:
-            proxied = await self._open_proxy(deadline)
-        except ConnectionLost as error:
-            link = None if self.via == "proxy" else await self._open_direct(loop, deadline, [])
-            if link is None:
-                raise Unavailable(str(error)) from error
-            return link
-        if self.via == "proxy":
-            return proxied
-        errors: list[MezzoError] = []
-        try:
-            self._ways, self._ticket = proxied.ways(), proxied.ticket()
-            self._registered_name = proxied.namespace_name
-            self._tickets_change = True
-            link = await self._open_direct(loop, deadline, errors)
-        except BaseException:
-            proxied.end(ConnectionLost("the shard was not reached in time"))
-            raise
-        refusal = first_refusal(errors) if link is None else None
-        if link is None and self.via == "auto" and (last or refusal is None):
-            return proxied
-        await proxied.close(ClientClosed("the session is used directly"))
-        if link is None:
-            raise refusal or unreached(self.address, errors)
-        return link
-
-    async def _readmit(self, link: AsyncioLink | AsyncStripedLink, deadline: float) -> None:
+    async def _readmit(self, link: AsyncioLink | AsyncStripedLink | AsyncProxyLink, deadline: float) -> None:
         """Have the ticket renewed; wait for it only if the old one has expired."""
         if self._renewing is None:
             loop = self._bind()
@@ -159,12 +110,12 @@ class AsyncOpening(ClientBase):
         if error is not None and self._tickets.expired:
             raise copy.copy(error)
 
-    async def _renew(self, link: AsyncioLink | AsyncStripedLink) -> MezzoError | None:
+    async def _renew(self, link: AsyncioLink | AsyncStripedLink | AsyncProxyLink) -> MezzoError | None:
         """Get another ticket and go on with it; why not, if not."""
         now = self._surroundings.now
         limit = now() + self.connect_timeout_s
         try:
-            ticket = await self._fetch_ticket(limit)
+            ticket = await drive_async(self._fetch_ticket(), self._make, limit)
             await link.run((RenewTicket(ticket.ticket),), limit, self.cancel_grace_s)
         except MezzoError as error:
             self._tickets.failed()
@@ -180,21 +131,17 @@ class AsyncOpening(ClientBase):
         if not task.cancelled() and task.exception() is not None:
             self._tickets.failed()  # what the caller's own function raised: tried again in a while
 
-    async def _fetch_ticket(self, deadline: float) -> Ticket:
-        if not self.address.is_frontend:
-            self._take_given_ticket()
-            return self._ticket
-        proxied = await self._open_proxy(deadline)
-        await proxied.close(ClientClosed("its ticket was all that was wanted"))
-        return proxied.ticket()
-
-    async def _open_proxy(self, deadline: float) -> AsyncProxyLink:
-        try:
+    async def _make(self, step: OpeningStep, deadline: float) -> object:
+        """Perform a step on the way to a connection."""
+        if isinstance(step, OpenShard):
+            return await self._open_shard(self._bind(), step.address, deadline)
+        if isinstance(step, OpenProxy):
             return await self._link_to_proxy(deadline)
-        except Unauthenticated:
-            if not self._bearer.forget():
-                raise
-        return await self._link_to_proxy(deadline)
+        if isinstance(step, EndProxy):
+            await step.proxied.close(step.error)
+        else:
+            await asyncio.sleep(step.seconds)
+        return None
 
     async def _link_to_proxy(self, deadline: float) -> AsyncProxyLink:
         return await async_proxy_link().open(
@@ -208,24 +155,6 @@ class AsyncOpening(ClientBase):
             timeout_s=max(0.001, deadline - self._surroundings.now()),
             bearer=self._bearer,
         )
-
-    async def _open_direct(
-        self, loop: asyncio.AbstractEventLoop, deadline: float, errors: list[MezzoError]
-    ) -> AsyncioLink | AsyncStripedLink | None:
-        for address, incarnation in self._ways:
-            try:
-                link = await self._open_shard(loop, address, deadline)
-            except MezzoError as error:
-                errors.append(error)
-                continue
-            try:
-                check_incarnation(link.session, address, incarnation)
-            except Unavailable as error:
-                link.end(ConnectionLost(str(error)))
-                errors.append(error)
-                continue
-            return link
-        return None
 
     async def _open_shard(
         self, loop: asyncio.AbstractEventLoop, address: Address, deadline: float

@@ -13,6 +13,7 @@ from mezzo.asyncio_link import AsyncioLink
 from mezzo.backoff import Backoff
 from mezzo.base import call_seconds, copy_bytes
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
+from mezzo.driving import drive_async
 from mezzo.errors import (
     Busy,
     CallerError,
@@ -255,19 +256,7 @@ class AsyncClient(AsyncOpening):
         self._check_usable()
         self._bind()
         deadline = self._deadline(timeout_s, deadline_s)
-        value: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                step = call.send(value) if error is None else call.throw(error)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            value, error = None, None
-            try:
-                value = await self._take(step, deadline)
-            except BaseException as raised:
-                error = raised
+        return await drive_async(call, self._take, deadline)
 
     async def _take(self, step: Step, deadline: float) -> object:
         if isinstance(step, Connect):

@@ -31,6 +31,9 @@ CHECKSUM_INLINE_BYTES_MAX = 1024 * 1024
 class AsyncioLink:
     """A connected socket and its session. Owner of both."""
 
+    direct = True
+    """whether it leads to a shard itself"""
+
     def __init__(
         self,
         sock: socket.socket,

@@ -47,8 +47,6 @@ SECONDS_MAX = 1e6
 STAGING_BYTES = 64 * 1024 * 1024
 WAITING_MAX = 1024
 NEXT = " (next attempt in "
-NEWS_S = 0.4
-"""Within which a shard that does not know a key, a credential or a tenant yet will have looked again."""
 COPY_BYTES = 1024 * 1024  # the interpreter lock is held for so long at a time
 
 
@@ -282,10 +280,6 @@ class ClientBase:
             return error
         return Stale(str(error))
 
-    def _news_s(self) -> float:
-        """How long to wait before a shard that refused a ticket is asked once more."""
-        return NEWS_S * (0.5 + 0.5 * self._surroundings.random())
-
     def _stripe_opener(self, address: Address) -> Callable[[float], Stripe]:
         """How connections over TLS to ``address`` are opened; does not keep the client alive."""
         weakly = weakref.ref(self)
@@ -341,25 +335,6 @@ class ClientBase:
         self._backoff.failed(self._surroundings.now())
         self._connect_error = error
         return error
-
-
-def unreached(address: Address, errors: Sequence[MezzoError]) -> Unavailable:
-    """The error of a direct client that a front-end sent to a shard which it cannot reach."""
-    tried = "; ".join(str(error) for error in errors)
-    return Unavailable(f"no shard of the map of {address} can be reached directly: {tried}")
-
-
-def first_refusal(errors: Sequence[MezzoError]) -> Unauthenticated | None:
-    """The first error that says that the ticket is no good; None: none does."""
-    return next((error for error in errors if isinstance(error, Unauthenticated)), None)
-
-
-def check_incarnation(session: Session, address: Address, incarnation: bytes) -> None:
-    """Raise Unavailable unless the shard that answered is the one of the map: a path or a loopback
-    address means another shard on another host.
-    """
-    if incarnation and session.limits.shard_incarnation != incarnation:
-        raise Unavailable(f"another shard than the map's answers at {address}")
 
 
 def copy_bytes(targets: Sequence[memoryview], sources: Sequence[memoryview]) -> None:

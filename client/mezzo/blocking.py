@@ -34,6 +34,9 @@ _HANDOVER_S_MAX = 10.0
 class BlockingLink:
     """A connected socket and its session. Owner of both."""
 
+    direct = True
+    """whether it leads to a shard itself"""
+
     def __init__(self, sock: socket.socket, session: Session, now: Callable[[], float]) -> None:
         sock.setblocking(False)
         self.session = session

@@ -1,6 +1,6 @@
 """The calls of a client as generators: what to do, in which order. No I/O.
 
-A call yields steps and is sent their results; `blocking` and `asynchronous` perform the steps, each
+A call yields steps and is sent their results (`driving`); `client` and `asynchronous` perform the steps, each
 in its way, under the call's deadline.  So both clients share everything that decides: checks,
 splitting by the server's limits, staging of foreign memory, one retry on a lost connection.
 """

@@ -12,6 +12,7 @@ from mezzo.backoff import Backoff
 from mezzo.base import call_seconds, copy_bytes
 from mezzo.blocking import BlockingLink
 from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
+from mezzo.driving import drive
 from mezzo.errors import (
     Busy,
     CallerError,
@@ -308,19 +309,7 @@ class Client(Opening):
         """Run a call: perform its steps and tell it how they went."""
         self._check_usable()
         deadline = self._deadline(timeout_s, deadline_s)
-        value: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                step = call.send(value) if error is None else call.throw(error)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            value, error = None, None
-            try:
-                value = self._take(step, deadline)
-            except BaseException as raised:
-                error = raised
+        return drive(call, self._take, deadline)
 
     def _take(self, step: Step, deadline: float) -> object:
         if type(step) is Connect:

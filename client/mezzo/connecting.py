@@ -37,7 +37,7 @@ def _open_tcp(address: Address, timeout_s: float) -> socket.socket:
     for family, kind, protocol, _, where in socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM
     ):
-        sock = None
+        sock: socket.socket | None = None
         try:
             sock = socket.socket(family, kind, protocol)
             sock.settimeout(max(0.001, deadline - time.monotonic()))

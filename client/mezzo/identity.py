@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -102,11 +102,11 @@ def make_identity(
     return check_identity(identity)
 
 
-def _one_spelling(text: str) -> str:
+def _one_spelling(text: Any) -> Any:
     return unicodedata.normalize("NFC", text).strip() if isinstance(text, str) else text
 
 
-def _one_dtype(text: str) -> str:
+def _one_dtype(text: Any) -> Any:
     try:
         return dtype_named(text)
     except (InvalidArgument, AttributeError):  # an engine's own, or no text: that is for the check

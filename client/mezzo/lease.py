@@ -214,7 +214,8 @@ class Lease(LeaseBase):
     def _release(self, error: BaseException | None) -> bool:
         if self._released:
             return False
-        outcome, failure, held = self._give_up(), None, False
+        outcome, held = self._give_up(), False
+        failure: MezzoError | None = None
         try:
             held = self._end()
         except MezzoError as raised:
@@ -264,7 +265,8 @@ class AsyncLease(LeaseBase):
     async def _release(self, error: BaseException | None) -> bool:
         if self._released:
             return False
-        outcome, failure, held = self._give_up(), None, False
+        outcome, held = self._give_up(), False
+        failure: MezzoError | None = None
         try:
             held = await self._end()
         except MezzoError as raised:

@@ -5,30 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mezzo.address import Address
-from mezzo.base import NEWS_S, ClientBase, check_incarnation, first_refusal, unreached
 from mezzo.blocking import BlockingLink
-from mezzo.credentials import RENEW_S_MAX, RENEW_S_MIN, Ticket
+from mezzo.credentials import RENEW_S_MAX, RENEW_S_MIN
+from mezzo.driving import drive
 from mezzo.errors import (
     ClientClosed,
     ConnectionLost,
     DeadlineExceeded,
     MezzoError,
-    Unauthenticated,
     Unavailable,
 )
 from mezzo.frontend.via import proxy_link
 from mezzo.operations import RenewTicket
+from mezzo.reaching import EndProxy, OpeningStep, OpenProxy, OpenShard, Reaching
 from mezzo.session import Session
 from mezzo.stripes import StripedLink
 
 if TYPE_CHECKING:
     from mezzo.frontend.link import ProxyLink
 
-DIRECT = (BlockingLink, StripedLink)
-"""links to a shard itself"""
 
-
-class Opening(ClientBase):
+class Opening(Reaching):
     """A blocking client's connection: opened, readmitted, replaced when it was lost."""
 
     _link: BlockingLink | StripedLink | ProxyLink | None = None
@@ -37,7 +34,7 @@ class Opening(ClientBase):
         """The connection; made if there is none, and readmitted if its ticket is about to expire."""
         link = self._link
         if link is not None and link.session.failure is None:
-            if self._tickets.due and isinstance(link, DIRECT):
+            if self._tickets.due and link.direct:
                 self._renew(link, deadline)
             return link
         now = self._surroundings.now
@@ -53,7 +50,8 @@ class Opening(ClientBase):
                 self._counters.connections_lost += 1
             self._check_backoff()
             try:
-                link = self._open(min(deadline, now() + self.connect_timeout_s))
+                limit = min(deadline, now() + self.connect_timeout_s)
+                made: BlockingLink | StripedLink | ProxyLink = drive(self._reach(limit), self._make, limit)
             except MezzoError as error:
                 told = self._connect_failed(error)
                 if told is not error:
@@ -61,59 +59,15 @@ class Opening(ClientBase):
                 raise
             self._backoff.succeeded()
             self._counters.connections += 1
-            self._link = link
+            self._link = made
             if self._closed:  # closed meanwhile by another thread
-                link.end(ClientClosed("the client was closed"))
+                made.end(ClientClosed("the client was closed"))
                 raise ClientClosed("the client is closed")
-            return link
+            return made
         finally:
             self._connect_lock.release()
 
-    def _open(self, deadline: float) -> BlockingLink | StripedLink | ProxyLink:
-        try:
-            link = self._open_once(deadline, last=False)
-        except Unauthenticated:
-            if self._surroundings.now() + NEWS_S >= deadline or not self._tickets_change:
-                raise
-            # A key, a credential or a tenant that the shard has not heard of yet.
-            self._surroundings.sleep(self._news_s())
-            link = self._open_once(deadline, last=True)
-        self._tickets.took(self._ticket if isinstance(link, DIRECT) else Ticket(b""))
-        return link
-
-    def _open_once(self, deadline: float, *, last: bool) -> BlockingLink | StripedLink | ProxyLink:
-        if not self.address.is_frontend:
-            self._take_given_ticket()
-            return self._open_shard(self.address, deadline)
-        self._tickets_change = False
-        try:
-            proxied = self._open_proxy(deadline)
-        except ConnectionLost as error:
-            # Without the front-end, the shard is where it was last.
-            link = None if self.via == "proxy" else self._open_direct(deadline, [])
-            if link is None:
-                raise Unavailable(str(error)) from error
-            return link
-        if self.via == "proxy":
-            return proxied
-        errors: list[MezzoError] = []
-        try:
-            self._ways, self._ticket = proxied.ways(), proxied.ticket()
-            self._registered_name = proxied.namespace_name
-            self._tickets_change = True
-            link = self._open_direct(deadline, errors)
-        except BaseException:
-            proxied.end(ConnectionLost("the shard was not reached"))
-            raise
-        refusal = first_refusal(errors) if link is None else None
-        if link is None and self.via == "auto" and (last or refusal is None):
-            return proxied
-        proxied.end(ClientClosed("the session is used directly"))
-        if link is None:
-            raise refusal or unreached(self.address, errors)
-        return link
-
-    def _renew(self, link: BlockingLink | StripedLink, deadline: float) -> None:
+    def _renew(self, link: BlockingLink | StripedLink | ProxyLink, deadline: float) -> None:
         """Get another ticket and go on with it. One thread does; the others wait only if they have to."""
         now, tickets = self._surroundings.now, self._tickets
         must = tickets.expired
@@ -128,7 +82,7 @@ class Opening(ClientBase):
                 return  # done meanwhile; or lost, and the call will see
             limit = min(deadline, now() + (self.connect_timeout_s if must else RENEW_S_MAX))
             try:
-                ticket = self._fetch_ticket(limit)
+                ticket = drive(self._fetch_ticket(), self._make, limit)
                 link.run((RenewTicket(ticket.ticket),), limit, self.cancel_grace_s)
             except MezzoError as error:
                 tickets.failed()
@@ -149,21 +103,17 @@ class Opening(ClientBase):
         finally:
             self._connect_lock.release()
 
-    def _fetch_ticket(self, deadline: float) -> Ticket:
-        if not self.address.is_frontend:
-            self._take_given_ticket()
-            return self._ticket
-        proxied = self._open_proxy(deadline)
-        proxied.end(ClientClosed("its ticket was all that was wanted"))
-        return proxied.ticket()
-
-    def _open_proxy(self, deadline: float) -> ProxyLink:
-        try:
+    def _make(self, step: OpeningStep, deadline: float) -> object:
+        """Perform a step on the way to a connection."""
+        if isinstance(step, OpenShard):
+            return self._open_shard(step.address, deadline)
+        if isinstance(step, OpenProxy):
             return self._link_to_proxy(deadline)
-        except Unauthenticated:
-            if not self._bearer.forget():
-                raise
-        return self._link_to_proxy(deadline)
+        if isinstance(step, EndProxy):
+            step.proxied.end(step.error)
+        else:
+            self._surroundings.sleep(step.seconds)
+        return None
 
     def _link_to_proxy(self, deadline: float) -> ProxyLink:
         return proxy_link()(
@@ -177,22 +127,6 @@ class Opening(ClientBase):
             timeout_s=max(0.001, deadline - self._surroundings.now()),
             bearer=self._bearer,
         )
-
-    def _open_direct(self, deadline: float, errors: list[MezzoError]) -> BlockingLink | StripedLink | None:
-        for address, incarnation in self._ways:
-            try:
-                link = self._open_shard(address, deadline)
-            except MezzoError as error:
-                errors.append(error)
-                continue
-            try:
-                check_incarnation(link.session, address, incarnation)
-            except Unavailable as error:
-                link.end(ConnectionLost(str(error)))
-                errors.append(error)
-                continue
-            return link
-        return None
 
     def _open_shard(self, address: Address, deadline: float) -> BlockingLink | StripedLink:
         now = self._surroundings.now

@@ -65,7 +65,7 @@ class Region:
 
     def __getitem__(self, index: slice) -> Extent:
         """The extent ``[start, stop)``; unlike with a list, a bound outside is an error."""
-        if not isinstance(index, slice) or index.step not in (None, 1):
+        if getattr(index, "step", 0) not in (None, 1):
             raise InvalidArgument("a region is indexed with region[start:stop], without a step")
         start = 0 if index.start is None else index.start
         stop = self.length if index.stop is None else index.stop

@@ -29,6 +29,9 @@ OPEN_S_MAX = 5.0
 class _Stripes:
     """The connections. Owner of them; shared by the threads of a client."""
 
+    direct = True
+    """whether it leads to a shard itself"""
+
     def __init__(
         self,
         first: Stripe,

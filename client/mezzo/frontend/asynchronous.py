@@ -38,6 +38,8 @@ from mezzo.transfers import Get, Put
 class AsyncProxyLink:
     """A gRPC channel to a front-end, and the session that was opened. Owner of both; see `open`."""
 
+    direct = False
+    """whether it leads to a shard itself"""
     asynchronous = True
     """which kind of client it belongs to"""
 

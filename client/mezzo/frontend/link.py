@@ -38,6 +38,8 @@ left_to_parent: list[object] = []
 class ProxyLink:
     """A gRPC channel to a front-end, and the session that was opened. Owner of both."""
 
+    direct = False
+    """whether it leads to a shard itself"""
     blocking = True
     """which kind of client it belongs to"""
 
