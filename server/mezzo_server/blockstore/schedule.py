@@ -204,7 +204,8 @@ class Schedule(Generic[W]):
 
     def _flow(self, tenant: bytes) -> Flow[W]:
         if len(self.flows) >= FLOWS_MAX:
-            self.flows = {name: flow for name, flow in self.flows.items() if flow.queue}
+            for name in [name for name, flow in self.flows.items() if not flow.queue]:
+                del self.flows[name]
         flow: Flow[W] = Flow(tenant)
         self.flows[tenant] = flow
         return flow

@@ -223,6 +223,16 @@ def test_flows_of_tenants_without_work_are_forgotten() -> None:
     assert len(played.schedule.flows) <= FLOWS_MAX
 
 
+def test_what_comes_together_is_told_of_as_one_also_when_others_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mezzo_server.blockstore.schedule.FLOWS_MAX", 2)
+    played = Played()
+    played.come(transfer(A, 10), transfer(B, 20))
+    played.come(transfer(C, 30), transfer(C, 40))
+    assert {tenant: flow.bytes for tenant, flow in played.schedule.flows.items()} == {C: 70}
+
+
 @given(
     st.lists(
         st.one_of(
