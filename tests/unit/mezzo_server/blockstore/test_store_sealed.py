@@ -324,7 +324,7 @@ def test_lengths_are_told_as_they_were_put() -> None:
 
     rig.store.watch(SCOPE, Sink())
     rig.put_chunks([chunk(b"k", content(b"k", 9_000), parts=(4_000, 5_000))])
-    assert rig.store.list_part(SCOPE, 0, 1) == [(b"k", 9_000)]
+    assert rig.store.list_part(SCOPE, 0, 1, 9) == [(b"k", 9_000)]
     assert rig.store.sizes(SCOPE, [b"gap", b"k"], beyond=True)[:2] == (0, 9_000)
     rig.delete(b"k")
     assert told == [(b"k", 9_000), (b"k", 9_000)]
