@@ -288,7 +288,6 @@ class Life(RuleBasedStateMachine):
 
 
 COMMON = settings(
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     # Explaining a failure runs under a tracer, which takes minutes here.
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),

@@ -304,5 +304,5 @@ class BothEnds(RuleBasedStateMachine):
         assert self.server.requests_in_flight <= 3
 
 
-BothEnds.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+BothEnds.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestBothEnds = BothEnds.TestCase

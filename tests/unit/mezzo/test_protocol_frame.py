@@ -88,7 +88,7 @@ bodies = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     frames=st.lists(bodies, min_size=1, max_size=8),
     sizes=st.lists(st.integers(1, 40000), min_size=1, max_size=6),
@@ -224,7 +224,7 @@ def test_fields_that_an_older_peer_leaves_out_have_defaults():
     assert events[0].body == Hello(1, VERSION_MAX)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cut=st.integers(0, 200))
 def test_a_truncated_stream_is_seen_as_such(cut):
     stream = encode(Kind.PING, 1, Ping()) + encode(Kind.PUT_DATA, 2, PutData(0, [1]), 100) + bytes(100)
@@ -234,7 +234,7 @@ def test_a_truncated_stream_is_seen_as_such(cut):
     assert reader.mid_frame == (min(cut, len(stream)) not in boundaries)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_garbled_frames_are_refused_or_read_and_nothing_else(data):
     good = (

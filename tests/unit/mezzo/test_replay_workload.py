@@ -129,7 +129,7 @@ configs = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configs)
 def test_every_workload_is_a_trace(config: WorkloadConfig) -> None:
     made = list(islice(stream(config), 150))

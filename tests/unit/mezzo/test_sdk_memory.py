@@ -243,7 +243,7 @@ class StagingPieces(RuleBasedStateMachine):
         self.staging.close()
 
 
-StagingPieces.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+StagingPieces.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestStagingPieces = StagingPieces.TestCase
 
 
@@ -303,7 +303,6 @@ class TestSendQueue:
         assert queue.unprepared is None
 
 
-@settings(deadline=None)
 @given(
     parts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     cuts=st.lists(st.integers(1, 30), min_size=1, max_size=5),

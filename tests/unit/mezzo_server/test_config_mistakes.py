@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mezzo.errors import InvalidArgument, MezzoError
@@ -273,7 +273,7 @@ def toml(value: object) -> str:
 
 @given(TABLES)
 @example({"shard": {"depth": {}}})
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=300)
 def test_any_tables_are_taken_or_refused(
     tmp_path_factory: pytest.TempPathFactory, tables: dict[str, object]
 ) -> None:
@@ -283,7 +283,7 @@ def test_any_tables_are_taken_or_refused(
 
 
 @given(st.binary(max_size=60) | st.text(alphabet="[]{}=\"'.#\n a0-:_shard", max_size=60).map(str.encode))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "bytes.toml"
     file.write_bytes(raw)
@@ -291,6 +291,6 @@ def test_any_bytes_are_taken_or_refused(tmp_path_factory: pytest.TempPathFactory
 
 
 @given(st.sampled_from(sorted(keys())), st.text(max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_variable_is_taken_or_refused(name: str, text: str) -> None:
     taken_or_refused(lambda: load(environ={keys()[name].variable: text}))

@@ -308,7 +308,7 @@ def test_wrong_sizes_are_refused():
             FaultyDevice(contents, **options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     rates=st.dictionaries(st.sampled_from(FaultKind), st.floats(0.05, 0.5), max_size=5),

@@ -18,7 +18,7 @@ LIFE = b"l" * 16
 KEYS = st.binary(min_size=1, max_size=64)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     events=st.lists(st.tuples(st.sampled_from(EventKind), KEYS, st.integers(0, 2**40)), max_size=60),
     events_max=st.integers(1, 20),

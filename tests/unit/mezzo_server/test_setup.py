@@ -127,7 +127,7 @@ def test_an_unused_disk_is_taken() -> None:
     assert written(host) == config
 
 
-@settings(max_examples=25, deadline=None)  # it reads megabytes
+@settings(max_examples=25)  # it reads megabytes
 @given(st.integers(0, 511), st.binary(min_size=1, max_size=7).filter(lambda data: data.strip(b"\0")))
 def test_a_disk_that_holds_data_never_is(sector: int, data: bytes) -> None:
     """Wherever partition tables, filesystems and RAID members put their marks."""

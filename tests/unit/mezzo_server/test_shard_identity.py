@@ -113,7 +113,7 @@ def test_a_chunk_is_there_for_one_identity_alone() -> None:
     """Whatever they are called: what is put by one is seen by those who are it, and by nobody else."""
     shard = Shard()
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(identities(), identities(), WORDS, WORDS, st.binary(min_size=1, max_size=16))
     def check(one: Identity, other: Identity, name: str, other_name: str, key: bytes) -> None:
         writer, reader = hello(shard, name, one), hello(shard, other_name, other)

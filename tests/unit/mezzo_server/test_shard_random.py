@@ -212,7 +212,7 @@ STEPS = [
 @given(
     st.integers(0, 2**32), st.lists(st.tuples(st.integers(0, 2), st.integers(0, len(STEPS) - 1)), max_size=60)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_anything_at_any_moment(seed: int, script: list[tuple[int, int]]) -> None:
     pick = random.Random(seed)
     shard = Shard(limits=LIMITS)
@@ -239,6 +239,6 @@ def test_anything_at_any_moment(seed: int, script: list[tuple[int, int]]) -> Non
     st.integers(0, 2**32),
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, len(STEPS) - 1)), max_size=200),
 )
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 def test_anything_at_any_moment_for_long(seed: int, script: list[tuple[int, int]]) -> None:
     test_anything_at_any_moment.hypothesis.inner_test(seed, script)  # type: ignore[attr-defined]

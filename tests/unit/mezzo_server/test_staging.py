@@ -90,7 +90,7 @@ class StagingMachine(RuleBasedStateMachine):
 
 
 TestStagingMachine = StagingMachine.TestCase
-TestStagingMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStagingMachine.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @pytest.fixture
@@ -345,4 +345,4 @@ class OwnersMachine(RuleBasedStateMachine):
 
 
 TestOwners = OwnersMachine.TestCase
-TestOwners.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestOwners.settings = settings(max_examples=60, stateful_step_count=40)

@@ -255,5 +255,5 @@ class Rotation(RuleBasedStateMachine):
             verify(data, lambda _, public=public: public, pod="pod", now_s=self.now)
 
 
-Rotation.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+Rotation.TestCase.settings = settings(max_examples=15, stateful_step_count=25)
 TestRotation = Rotation.TestCase

@@ -247,7 +247,7 @@ def test_bytes_that_were_changed_along_with_their_checksum_are_no_hit() -> None:
     assert rig.put(b"k", 5000) is STORED, "it may be put again"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     mine=st.tuples(st.binary(min_size=1, max_size=64), st.integers(0, 255), st.integers(1, 256)),
     other=st.tuples(st.binary(min_size=1, max_size=64), st.integers(0, 255), st.integers(1, 256)),
@@ -280,7 +280,7 @@ def test_a_part_decrypts_under_no_other_name(
                 assert bytes(back.view) == data
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(runs=st.lists(st.integers(1, 40), min_size=1, max_size=5))
 def test_no_nonce_is_used_twice(runs: list[int]) -> None:
     """Starts draw runs, whatever was lost before them; a run counts on."""

@@ -30,7 +30,7 @@ from tests.unit.mezzo_server.blockstore_format.strategies import (
 INCARNATION = b"incarnation-----"
 OTHER = b"another life----"
 # Structures are pure functions of some kilobytes: many small examples, no shrinking of timings.
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 
 
 def flipped(data: bytes, bit: int) -> bytes:

@@ -162,7 +162,7 @@ class Model(RuleBasedStateMachine):
                     self.words[arena.number, page] = word
 
 
-Model.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+Model.TestCase.settings = settings(max_examples=60, stateful_step_count=60)
 TestModel = Model.TestCase
 
 

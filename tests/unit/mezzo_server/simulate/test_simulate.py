@@ -74,7 +74,7 @@ def best_by_trying(requests: list[tuple[int, ...]], room: int) -> int:
 
 
 @given(st.lists(st.integers(0, 4), max_size=7), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_optimum_is_one(asked: list[int], room: int) -> None:
     requests = [ChunkRequest(float(n), (chunk,)) for n, chunk in enumerate(asked)]
     rate, _ = optimum(requests, room * 10, 10)

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mezzo_server.blockstore.admission.admission import Admission, AdmissionOptions, Mode, Reason
@@ -123,7 +123,6 @@ def test_endurance_sheds_the_least_useful_first() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 30), st.floats(0, 5000), st.integers(-5, 80)), max_size=60))
-@settings(deadline=None)
 def test_the_bucket_is_bounded(steps: list[tuple[int, float, int]]) -> None:
     endurance = Endurance(1e9, 0.0)
     now = 0.0

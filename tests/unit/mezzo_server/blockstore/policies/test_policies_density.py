@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mezzo.protocol.messages import PRIORITY_MAX
@@ -63,7 +63,6 @@ def test_learns_what_is_wanted_again_and_when() -> None:
         max_size=60,
     )
 )
-@settings(deadline=None)
 def test_worths_are_numbers(steps: list[tuple[str, int, int]]) -> None:
     hazards = Hazards([0, 0, 1], [1.0, 0.5, 2.0])
     now = 1

@@ -32,7 +32,7 @@ MODELS: dict[str, Callable[[int], Model]] = {
 
 @pytest.mark.parametrize("name", MODELS)
 @given(asked=st.lists(st.integers(0, 11), max_size=120), capacity=st.integers(2, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_same_as_published(name: str, asked: list[int], capacity: int) -> None:
     ring, model = Ring(policy(name), capacity), MODELS[name](capacity)
     for number in asked:
@@ -53,7 +53,7 @@ def test_same_as_published_for_long(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
 @given(asked=st.lists(st.integers(0, 30), max_size=150), capacity=st.integers(2, 12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_every_policy_makes_room(name: str, asked: list[int], capacity: int) -> None:
     ring = Ring(policy(name), capacity)
     for number in asked:

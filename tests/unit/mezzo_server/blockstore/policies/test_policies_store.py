@@ -27,7 +27,7 @@ steps = st.lists(
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
 @given(steps=steps, seed=st.integers(0, 3))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_any_sequence(name: str, steps: list[tuple[str, int]], seed: int) -> None:
     rig = Rig(segments=12, seed=seed, options=options(policy=name, write_amplification=BUDGET))
     pinned: dict[bytes, int] = {}
