@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import os
 import select
 import socket
 import time
@@ -121,8 +120,3 @@ def at_rest(address: str) -> None:
         )
 
     eventually(rests, "clients' staging, regions, leases and connections are given back")
-
-
-def descriptors(pid: int) -> int:
-    """Open descriptors of a process."""
-    return len(os.listdir(f"/proc/{pid}/fd"))

@@ -42,7 +42,8 @@ from mezzo.protocol.messages import (
     ShardStat,
 )
 from mezzo_server.testing import RunningShard, running_shard
-from tests.integration.shard_wire import Wire, at_rest, descriptors, eventually, numbers
+from tests.held import descriptors
+from tests.integration.shard_wire import Wire, at_rest, eventually, numbers
 
 MIB = 1 << 20
 CONFIG = """

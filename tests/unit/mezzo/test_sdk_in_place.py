@@ -11,6 +11,7 @@ import mezzo
 from mezzo.in_place import Arena, Places, unknown_arenas
 from mezzo.protocol.messages import Acquired, ArenaOpened, InPlace, Kind, Released
 from tests.contract.peer import UNIX
+from tests.held import descriptors
 
 PAGE = 4096
 DATA = 2 * PAGE
@@ -158,7 +159,7 @@ def test_an_arena_is_asked_for_once(make, network, start, arena):
     ],
 )
 def test_an_arena_that_cannot_be_one(make, network, start, arena, change, words):
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     client = make(UNIX)
     outcome = start(client.acquire, KEYS, 5.0, in_place=True)
     peer = network.accept(shm=True)
@@ -169,7 +170,7 @@ def test_an_arena_that_cannot_be_one(make, network, start, arena, change, words)
         outcome()
     client.close()
     peer.close()
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert [name for _, name in descriptors() - before if "memfd" in name] == []
 
 
 def test_an_arena_whose_size_can_change(make, network, start):
