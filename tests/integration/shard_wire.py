@@ -5,17 +5,15 @@ from __future__ import annotations
 import array
 import select
 import socket
-import time
-from collections.abc import Callable
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 from mezzo import Client
 from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader, PayloadDone, encode
 from mezzo.protocol.messages import Body, Hello, Kind, RegionAdd, RegionAdded, Welcome
+from tests.patience import PATIENCE_S, eventually
 
 B = TypeVar("B", bound=Body)
-PATIENCE_S = 20.0
 
 
 class Wire:
@@ -92,14 +90,6 @@ class Wire:
     def region(self, number: int, fd: int, length: int) -> RegionAdded:
         self.send_with(Kind.REGION_ADD, 900 + number, RegionAdd(number, 0, length), [fd])
         return self.expect(RegionAdded)
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Ask until it is so. AssertionError after `PATIENCE_S`."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        select.select([], [], [], 0.01)
 
 
 def numbers(address: str) -> dict[str, float]:

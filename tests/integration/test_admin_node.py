@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from mezzo.cli.app import make_app, run
 from mezzo.errors import Conflict, Denied, InvalidArgument, MezzoError, TooLarge, Unauthenticated
 from mezzo_server.testing import running_node
 from tests.contract.certificates import Authority
+from tests.patience import eventually
 
 KEYS = [b"k1", b"k2"]
 CHUNKS = [b"x" * 5000, b"y" * 5000]
@@ -47,13 +47,6 @@ class Node:
 
     def client(self, token: str, via: Any = "direct") -> Client:
         return Client(self.grpc, token=token, via=via)
-
-
-def soon(condition: Callable[[], bool], within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -120,7 +113,7 @@ def test_a_day_of_an_operator(node: Node) -> None:
         assert "on devices" in node.mezzo("tenant", "show", "a")[0]
 
         node.mezzo("namespace", "purge", "a", "prod", "--yes")
-        soon(lambda: prod.lookup(KEYS).prefix == 0)
+        eventually(lambda: prod.lookup(KEYS).prefix == 0, "it is purged")
         assert node.json("namespace", "show", "a", "prod")["usage"]["chunks"] == 0
 
     # Who may only read sees what is there, and makes nothing.
@@ -148,10 +141,10 @@ def test_a_day_of_an_operator(node: Node) -> None:
         assert client.lookup(KEYS).prefix == 0
     node.mezzo("credential", "revoke", a["id"], "--yes")
     with node.client(a["token"], via="proxy") as client:
-        soon(lambda: refused(client))
+        eventually(lambda: refused(client), "the token counts no more")
     node.mezzo("tenant", "delete", "b", "--yes")
     with node.client(b["token"], via="proxy") as client:
-        soon(lambda: refused(client))
+        eventually(lambda: refused(client), "the token counts no more")
     assert [one["name"] for one in node.json("tenant", "list")] == ["a"]
 
     # An operator has no namespaces, and nothing of a tenant's is read with his token.

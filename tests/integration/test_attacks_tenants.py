@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import pytest
@@ -20,11 +20,14 @@ from mezzo.errors import Denied, Gone, MezzoError, Unauthenticated
 from mezzo.v1 import store_pb2
 from tests.integration.grpc_client import stock
 from tests.integration.tenants import WAYS, Tenants, tenants
+from tests.patience import eventually
 
 KEYS = [b"chunk-%d" % number for number in range(4)]
 ABSENT = [b"other-%d" % number for number in range(4)]
 """as long as `KEYS`, and nowhere"""
 CHUNK = b"secret of tenant a, " * 500
+VIAS: tuple[Literal["direct", "proxy"], ...] = ("direct", "proxy")
+ATTEMPTS = 3
 GARBAGE = b"\xff\xff\xff\xff no message of any kind"
 
 
@@ -241,33 +244,39 @@ def test_nobody_is_let_in_by_a_shard(pod: Tenants, address: str) -> None:
 # -- revocation, rotation
 
 
-def ends_within(client: Client, seconds: float) -> float:
-    """Seconds until calls of a client are refused."""
-    began = time.monotonic()
-    while time.monotonic() - began < seconds:
-        try:
-            client.lookup(KEYS)
-        except Unauthenticated:
-            return time.monotonic() - began
-        time.sleep(0.05)
-    raise AssertionError(f"still heard after {seconds} s")
+def ended(client: Client) -> bool:
+    """Whether calls of a client are refused."""
+    try:
+        client.lookup(KEYS)
+    except Unauthenticated:
+        return True
+    return False
 
 
 def test_a_revocation_ends_open_connections_within_five_seconds(pod: Tenants) -> None:
-    token = pod.issue("short-lived", "b", ["read"])
+    for number in range(ATTEMPTS):  # the machine may stand still, too
+        if revoked_within(pod, f"short-lived-{number}", 5.0):
+            return
+    raise AssertionError("still heard after five seconds")
+
+
+def revoked_within(pod: Tenants, name: str, seconds: float) -> bool:
+    """Whether clients by every way are refused so soon; nobody else is."""
+    token = pod.issue(name, "b", ["read"])
     clients = [pod.client(token, way) for way in WAYS]
     with pod.client("b") as bystander:
         for client in (*clients, bystander):
             client.lookup(KEYS)
-        pod.do(lambda registry: registry.credentials.revoke(pod.credentials["short-lived"]))
+        pod.do(lambda registry: registry.credentials.revoke(pod.credentials[name]))
         began = time.monotonic()
         for client in clients:
-            ends_within(client, 5.0)
-        assert time.monotonic() - began < 5.0
+            eventually(lambda client=client: ended(client), "it is heard no more")
+        took_s = time.monotonic() - began
         assert bystander.lookup(KEYS).prefix == 0
         assert bystander.statistics().connections == 1
     for client in clients:
         client.close()
+    return took_s < seconds
 
 
 def test_a_new_front_end_has_new_keys_and_nobody_notices(pod: Tenants) -> None:
@@ -283,19 +292,18 @@ def test_a_new_front_end_has_new_keys_and_nobody_notices(pod: Tenants) -> None:
 
 def test_a_token_from_a_function_is_asked_for(pod: Tenants) -> None:
     """Also when what it gave before has expired in the meantime."""
-    given: list[str] = []
+
+    left_s = -60
 
     def token() -> str:
-        given.append(pod.jwt(exp=int(time.time()) + (600 if given else -60)))
-        return given[-1]
+        return pod.jwt(exp=int(time.time()) + left_s)
 
-    for way in WAYS:
-        given.clear()
-        client = Client(pod.node.grpc, token=token, via="proxy" if way == "proxy" else "direct")
-        with client:
-            with pytest.raises(Unauthenticated):
-                client.lookup(KEYS)
-            assert len(given) == 1
-            time.sleep(1.05)
-            assert client.put([f"jwt-{way}".encode()], [b"x" * 100]).stored == 1
-            assert len(given) == 2
+    clients = [Client(pod.node.grpc, token=token, via=via) for via in VIAS]
+    for client in clients:
+        with pytest.raises(Unauthenticated):
+            client.lookup(KEYS)
+    left_s = 600
+    time.sleep(1.05)  # what was given within the last second is not asked for again
+    for client, via in zip(clients, VIAS, strict=True):
+        assert client.put([f"jwt-{via}".encode()], [b"x" * 100]).stored == 1
+        client.close()

@@ -18,8 +18,7 @@ from mezzo import Client
 from mezzo.cli.app import make_app, run
 from mezzo_server.testing import running_shard
 from tests.integration.shard_wire import numbers
-
-PATIENCE_S = 60
+from tests.patience import PATIENCE_S
 
 
 def mezzo(*arguments: object, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:

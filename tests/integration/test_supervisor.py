@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,15 +17,7 @@ import pytest
 from mezzo import Client
 from mezzo.errors import MezzoError
 from mezzo_server.testing import RunningNode, running_node
-
-PATIENCE_S = 60.0
-
-
-def wait_for(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
-        time.sleep(0.02)
+from tests.patience import PATIENCE_S, eventually
 
 
 def exists(pid: int) -> bool:
@@ -83,7 +74,7 @@ def test_a_node_starts_serves_and_stops(device: str) -> None:
                 client.put(list(stored), list(stored.values()))
                 assert reads_back(client, stored) == 20
         os.kill(node.pid, signal.SIGHUP)
-        wait_for("it says so", lambda: any("SIGHUP" in str(line["event"]) for line in warnings(node)))
+        eventually(lambda: any("SIGHUP" in str(line["event"]) for line in warnings(node)), "it says so")
         assert all(map(exists, pids))
         for _ in range(5):
             os.kill(node.pid, signal.SIGTERM)  # more than one changes nothing
@@ -100,7 +91,9 @@ def test_a_node_starts_serves_and_stops(device: str) -> None:
 def goes_on(done: dict[str, int]) -> None:
     """Wait until both clients have done something more."""
     before = dict(done)
-    wait_for("both go on", lambda: all(done.get(via, 0) > before.get(via, 0) for via in ("direct", "proxy")))
+    eventually(
+        lambda: all(done.get(via, 0) > before.get(via, 0) for via in ("direct", "proxy")), "both go on"
+    )
 
 
 def test_a_shard_killed_under_load_comes_back_with_what_it_had(device: str) -> None:
@@ -168,7 +161,7 @@ def test_a_front_end_killed_comes_back_at_its_address() -> None:
             except MezzoError:
                 return False
 
-        wait_for("the proxied client goes on", served)
+        eventually(served, "the proxied client goes on")
 
 
 def test_a_device_that_was_added_is_there_after_a_restart(device: str) -> None:
@@ -194,7 +187,7 @@ def test_a_supervisor_killed_takes_its_processes_along(device: str) -> None:
         pids = (node.shard_pid, node.frontend_pid)
         os.kill(node.shard_pid, signal.SIGSTOP)  # not even a stopped one stays
         os.kill(node.pid, signal.SIGKILL)
-        wait_for("no process is left", lambda: not any(exists(pid) for pid in pids))
+        eventually(lambda: not any(exists(pid) for pid in pids), "no process is left")
         node.kill()
         node.start()
         with Client(node.unix) as client:
@@ -207,7 +200,7 @@ def serve(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "mezzo_server", "serve", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={**os.environ, **environ},
         check=False,
     )

@@ -15,8 +15,8 @@ import pytest
 
 from mezzo_server.config import LogConfig, MetricsConfig, NodeConfig, SupervisorConfig
 from mezzo_server.supervisor.main import NodeReadiness, Supervisor
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 60.0
 QUICK = SupervisorConfig(backoff_s_min=0.01, backoff_s_max=0.02, start_s=30.0, stop_s=30.0)
 NO_METRICS = MetricsConfig(shard="", frontend="", supervisor="")
 

@@ -28,7 +28,8 @@ from mezzo.protocol.frame import encode
 from mezzo.protocol.messages import Get, GetData, Kind, Ping, Pong, Put, PutData, PutGrant, Refuse
 from mezzo_server.testing import running_shard
 from tests.contract.certificates import Authority
-from tests.integration.shard_wire import PATIENCE_S, Wire, eventually
+from tests.integration.shard_wire import Wire
+from tests.patience import PATIENCE_S, eventually
 
 MIB = 1 << 20
 
