@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import array
+import os
+import random
 import select
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 from mezzo import Client
 from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader, PayloadDone, encode
 from mezzo.protocol.messages import Body, Hello, Kind, RegionAdd, RegionAdded, Welcome
+from mezzo_server.testing import RunningShard
+from tests.held import descriptors
 from tests.patience import PATIENCE_S, eventually
 
 B = TypeVar("B", bound=Body)
@@ -110,3 +116,28 @@ def at_rest(address: str) -> None:
         )
 
     eventually(rests, "clients' staging, regions, leases and connections are given back")
+
+
+@contextmanager
+def nothing_stays_behind(shard: RunningShard) -> Iterator[None]:
+    """What clients do to it in between leaves nothing in it, and no fault."""
+    at_rest(shard.unix)
+    before = descriptors(shard.pid)
+    yield
+    at_rest(shard.unix)
+    eventually(lambda: descriptors(shard.pid) <= before, "descriptors are closed")
+    assert numbers(shard.unix)["faults"] == 0
+    assert shard.is_alive()
+
+
+def key_of(name: str) -> bytes:
+    """A key that nobody else has."""
+    return f"{name}-{os.getpid()}-{random.random()}".encode()
+
+
+def stored(address: str, *sizes: int) -> dict[bytes, bytes]:
+    """Chunks that were put, by key."""
+    chunks = {key_of("stored"): random.randbytes(size) for size in sizes}
+    with Client(address) as client:
+        assert client.put(list(chunks), list(chunks.values())).stored == len(sizes)
+    return chunks

@@ -39,11 +39,9 @@ from mezzo.protocol.messages import (
     RegionAdded,
     RegionRemove,
     RegionRemoved,
-    ShardStat,
 )
 from mezzo_server.testing import RunningShard, running_shard
-from tests.held import descriptors
-from tests.integration.shard_wire import Wire, at_rest, numbers
+from tests.integration.shard_wire import Wire, key_of, nothing_stays_behind, numbers, stored
 from tests.patience import eventually
 
 MIB = 1 << 20
@@ -55,9 +53,6 @@ connections_max = 20
 staging_bytes = "32MiB"
 staging_connection_bytes_max = "8MiB"
 chunk_bytes_max = "4MiB"
-output_bytes_max = "64KiB"
-stall_timeout_s = 0.7
-handshake_timeout_s = 0.5
 """
 
 
@@ -76,17 +71,8 @@ def address(request: pytest.FixtureRequest, shard: RunningShard) -> str:
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_behind(shard: RunningShard) -> Iterator[None]:
-    at_rest(shard.unix)
-    before = descriptors(shard.pid)
-    yield
-    at_rest(shard.unix)
-    eventually(lambda: descriptors(shard.pid) <= before, "descriptors are closed")
-    assert numbers(shard.unix)["faults"] == 0
-    assert shard.is_alive()
-
-
-def key_of(name: str) -> bytes:
-    return f"{name}-{os.getpid()}-{random.random()}".encode()
+    with nothing_stays_behind(shard):
+        yield
 
 
 def memfd(size: int, *, sealed: bool) -> int:
@@ -95,14 +81,6 @@ def memfd(size: int, *, sealed: bool) -> int:
     if sealed:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return fd
-
-
-def stored(address: str, *sizes: int) -> dict[bytes, bytes]:
-    """Chunks that were put, by key."""
-    chunks = {key_of("stored"): random.randbytes(size) for size in sizes}
-    with Client(address) as client:
-        assert client.put(list(chunks), list(chunks.values())).stored == len(sizes)
-    return chunks
 
 
 def checksum_of(wire: Wire, key: bytes, data: bytes) -> int:
@@ -133,12 +111,6 @@ def test_garbage_is_refused_with_a_reason(address: str, garbage: bytes) -> None:
         assert wire.ended()
 
 
-def test_a_silent_newcomer_is_closed(address: str) -> None:
-    with Wire(address, hello=False) as wire:
-        assert "HELLO" in wire.expect(Refuse).message
-        assert wire.ended()
-
-
 def test_garbage_behind_good_frames_answers_those_first(address: str) -> None:
     with Wire(address) as wire:
         wire.sock.sendall(encode(Kind.PING, 1, Ping()) + encode(Kind.PING, 2, Ping()) + bytes(100))
@@ -165,53 +137,6 @@ def test_too_many_connections_are_told_so(shard: RunningShard, address: str) -> 
         wire.send(Kind.PING, 1, Ping())
         wire.expect(Pong)
         wire.sock.close()
-
-
-def test_who_reads_nothing_is_read_no_more_and_holds_up_nobody(address: str) -> None:
-    """Requests without end, answers unread: bounded memory, an end, and others are served meanwhile."""
-    filler = encode(Kind.LOOKUP, 1, Lookup([b"%060d" % n for n in range(4096)]))
-    with Wire(address) as wire:
-        wire.sock.settimeout(0.3)
-        sent = 0
-        try:
-            # More answers than all buffers on the way hold, then requests that fill those of this side.
-            wire.sock.sendall(encode(Kind.SHARD_STAT, 1, ShardStat()) * 10_000)
-            while sent < 1000:
-                wire.sock.sendall(filler)
-                sent += 1
-        except (TimeoutError, ConnectionError):
-            pass
-        assert sent < 1000, "the shard went on reading"
-        with Client(address) as client:
-            assert client.lookup([b"a"]).prefix == 0
-        eventually(lambda: numbers(address)["connections"] == 1, "the client is disconnected")
-
-
-def test_who_does_not_read_payload_holds_up_nobody(shard: RunningShard) -> None:
-    chunks = stored(shard.tcp, *[4 * MIB] * 4)
-    with Wire(shard.tcp) as wire:
-        wire.send(Kind.GET, 1, Get(list(chunks) * 20))
-        with Client(shard.tcp) as client:
-            out = bytearray(4 * MIB)
-            for key, data in chunks.items():
-                assert client.get([key], [out]).count == 1
-                assert out == data
-        eventually(lambda: numbers(shard.unix)["connections"] == 1, "the client is disconnected")
-
-
-def test_who_sends_no_payload_holds_up_nobody(shard: RunningShard, address: str) -> None:
-    key = key_of("half")
-    with Wire(address) as wire:
-        wire.send(Kind.PUT, 1, Put([key, key + b"2", key + b"3"], [4 * MIB] * 3))
-        assert wire.expect(PutGrant).indexes == [0, 1]
-        wire.send(Kind.PUT_DATA, 1, PutData(0, [0]), 4 * MIB)
-        wire.sock.sendall(bytes(MIB))
-        other = stored(address, 4 * MIB, 4 * MIB)
-        assert len(other) == 2
-        assert wire.expect(Refuse).message
-        assert wire.ended()
-    with Client(address) as client:
-        assert client.lookup([key]).prefix == 0
 
 
 CHILD = """
