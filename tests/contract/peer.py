@@ -12,8 +12,8 @@ from mezzo.connecting import Surroundings
 from mezzo.protocol.connection import ServerConnection
 from mezzo.protocol.frame import FROM_CLIENT, Frame, FrameReader, encode
 from mezzo.protocol.messages import Kind, Welcome
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 TENANT, NAMESPACE = b"t" * 16, b"n" * 16
 SCOPE = scope_of(TENANT, NAMESPACE)
 UNIX = "unix:///shard"

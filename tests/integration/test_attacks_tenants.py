@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from mezzo import Client
+from mezzo import Client, Ticket
 from mezzo.errors import Denied, Gone, MezzoError, Unauthenticated
 from mezzo.v1 import store_pb2
 from tests.integration.grpc_client import stock
@@ -230,8 +230,6 @@ def test_nobody_is_let_in_by_a_shard(pod: Tenants, address: str) -> None:
     shard = pod.node.unix if address == "unix" else pod.node.tcp
     texts = set()
     for ticket in (b"", b"garbage", pod.tokens["a"].encode(), bytes(4096)):
-        from mezzo import Ticket
-
         with (
             Client(shard, ticket=Ticket(ticket), token="") as client,
             pytest.raises(Unauthenticated) as error,

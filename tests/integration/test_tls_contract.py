@@ -8,23 +8,17 @@ import uuid
 import pytest
 import uvloop
 
-from mezzo import TLS, AsyncClient, Client
+from mezzo import AsyncClient, Client
 from mezzo.testing.blocking import Blocking
 from mezzo.testing.contract import ClientContract
 from mezzo.testing.in_place import NotInPlaceContract
 from mezzo_server.testing import running_frontend, running_shard
-from tests.contract.certificates import Authority
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
+from tests.integration.tls_wire import table
 
 
 @pytest.fixture(scope="module")
 def config(authority):
-    files = authority.issue("node")
-    return f"[tls]\ncertificate = {files.certificate!r}\nkey = {files.key!r}\nca = {authority.ca!r}\n"
+    return table(authority.issue("node"), f"ca = {authority.ca!r}")
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +31,6 @@ def shard(config):
 def frontend(shard, config):
     with running_frontend(shard.tcps, config=config) as frontend:
         yield frontend
-
-
-@pytest.fixture
-def trust(authority):
-    return TLS(ca=authority.ca)
 
 
 class _OverTls(ClientContract):

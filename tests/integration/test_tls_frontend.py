@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from pathlib import Path
 
 import pytest
 
 import mezzo
 from mezzo import TLS, Client, Unavailable
+from mezzo_server.config import TlsConfig
 from mezzo_server.testing import running_frontend, running_node, running_shard
-from tests.contract.certificates import Authority
+from mezzo_server.tls.certificates import Certificates
+from tests.contract.certificates import Authority, Files
+from tests.integration.tls_wire import table
 
 
-def settings(certificate: str, key: str, *more: str) -> str:
-    lines = [f"certificate = {certificate!r}", f"key = {key!r}", "reload_s = 0.05", *more]
-    return "[tls]\n" + "\n".join(lines) + "\n"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
+def settings(files: Files, *more: str) -> str:
+    return table(files, "reload_s = 0.05", *more)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def shard():
 
 @pytest.fixture(scope="module")
 def frontend(shard, authority):
-    with running_frontend(shard.unix, config=settings(*authority.issue("frontend"))) as frontend:
+    with running_frontend(shard.unix, config=settings(authority.issue("frontend"))) as frontend:
         yield frontend
 
 
@@ -77,7 +75,7 @@ def refused(address: str, tls: TLS) -> str:
 def test_who_cannot_be_trusted_is_not_talked_to(shard, frontend, authority, tmp_path):
     assert "MEZZO_TLS_CA" in refused(frontend.grpc, TLS(ca=Authority(tmp_path, "other").ca))
     named = authority.issue("named", ("mezzo.example",))
-    with running_frontend(shard.unix, config=settings(*named)) as other:
+    with running_frontend(shard.unix, config=settings(named)) as other:
         assert "MEZZO_TLS_SERVER_NAME" in refused(other.grpc, TLS(ca=authority.ca))
         with Client(other.grpc, via="proxy", tls=TLS(ca=authority.ca, server_name="mezzo.example")) as client:
             assert client.ping() > 0
@@ -92,7 +90,7 @@ def test_with_and_without_tls_do_not_understand_each_other_and_say_so(shard, fro
 
 def test_clients_must_show_a_certificate_if_it_is_required(shard, authority):
     files = authority.issue("asking")
-    config = settings(*files, 'client_certificates = "required"', f"client_ca = {authority.ca!r}")
+    config = settings(files, 'client_certificates = "required"', f"client_ca = {authority.ca!r}")
     with running_frontend(shard.unix, config=config) as asking:
         assert "certificate" in refused(asking.grpc, TLS(ca=authority.ca)).lower()
         mine = authority.issue("client", ("spiffe://pod/tenant/alpha",), client=True)
@@ -105,7 +103,7 @@ def test_a_new_certificate_counts_without_a_failed_call(shard, tmp_path):
     authority = Authority(tmp_path, "rotating")
     files = authority.issue("rotated")
     with (
-        running_frontend(shard.unix, config=settings(*files)) as frontend,
+        running_frontend(shard.unix, config=settings(files)) as frontend,
         Client(frontend.grpc, via="proxy", tls=TLS(ca=authority.ca)) as old,
     ):
         host, _, port = frontend.target.partition(":")
@@ -147,14 +145,9 @@ def test_a_new_certificate_counts_without_a_failed_call(shard, tmp_path):
     ],
 )
 def test_a_certificate_that_cannot_be_used_keeps_a_server_from_starting(tmp_path, spoil, told):
-    from mezzo_server.config import TlsConfig
-    from mezzo_server.tls.certificates import Certificates
-
     authority = Authority(tmp_path)
     files = authority.issue("spoilt")
     config = TlsConfig(certificate=files.certificate, key=files.key)
-    import time
-
     certificates = Certificates(config, time.time)
     spoil(authority, files)
     with pytest.raises(mezzo.InvalidArgument, match=told):
@@ -169,7 +162,7 @@ def test_a_certificate_that_cannot_be_used_keeps_a_server_from_starting(tmp_path
 def test_a_whole_node_is_served_over_tls(authority):
     """All by way of the supervisor: its front-end reaches its shard over TLS, and so do clients that it leads there."""
     files = authority.issue("node")
-    config = settings(*files, f"ca = {authority.ca!r}")
+    config = settings(files, f"ca = {authority.ca!r}")
     trust = TLS(ca=authority.ca)
     with running_node(listen=["tcps://127.0.0.1:0"], config=config) as node:
         assert node.grpc.startswith("grpcs://")

@@ -1,4 +1,4 @@
-"""A shard at tcps://: what is negotiated, who is told what, and faults on both sides of the handshake and after it."""
+"""Connections at tcps:// after the handshake: many at once, faults on both sides, certificates that change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import socket
 import ssl
 import threading
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,109 +17,25 @@ from mezzo import (
     AsyncClient,
     Client,
     ClientClosed,
-    ConnectionLost,
-    InvalidArgument,
-    MezzoError,
     Unavailable,
 )
-from mezzo.cli.app import make_app, run
 from mezzo.protocol.frame import encode
 from mezzo.protocol.messages import Get, GetData, Kind, Ping, Pong, Put, PutData, PutGrant, Refuse
 from mezzo_server.testing import running_shard
 from tests.contract.certificates import Authority
-from tests.integration.shard_wire import Wire
+from tests.integration.shard_wire import numbers
+from tests.integration.tls_wire import TlsWire, at_rest, table
 from tests.patience import PATIENCE_S, eventually
 
 MIB = 1 << 20
 
 
-def table(files, *more: str) -> str:
-    lines = [f"certificate = {files.certificate!r}", f"key = {files.key!r}", *more]
-    return "[tls]\n" + "\n".join(lines) + "\n"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def trust(authority):
-    return TLS(ca=authority.ca)
-
-
 @pytest.fixture(scope="module")
 def shard(authority, tmp_path_factory):
     path = tmp_path_factory.mktemp("s") / "s"
-    config = table(authority.issue("shard"), "handshake_timeout_s = 0.3", "handshakes_max = 2")
-    with running_shard(
-        listen=[f"unix://{path}", "tcp://127.0.0.1:0", "tcps://127.0.0.1:0"], config=config
-    ) as shard:
+    listen = [f"unix://{path}", "tcps://127.0.0.1:0"]
+    with running_shard(listen=listen, config=table(authority.issue("shard"))) as shard:
         yield shard
-
-
-def numbers(shard) -> dict[str, float]:
-    with Client(shard.unix) as client:
-        return client.shard_stat()
-
-
-def failures(shard, reason: str) -> float:
-    return numbers(shard)[f"tls_handshake_failures_{reason}"]
-
-
-def at_rest(shard) -> None:
-    def rests() -> bool:
-        now = numbers(shard)
-        return (
-            now["connections"] == 1
-            and now["tls_connections"] == now["tls_handshakes_in_progress"] == 0
-            and now["staging_free_bytes"] == now["staging_bytes"]
-            and now["tls_faults"] == now["faults"] == 0
-        )
-
-    eventually(rests, "connections over TLS and what they held are given back")
-
-
-def connected(shard) -> socket.socket:
-    parts = urlsplit(shard.tcps)
-    sock = socket.create_connection((parts.hostname, parts.port), PATIENCE_S)
-    sock.settimeout(PATIENCE_S)
-    return sock
-
-
-def context_of(authority, **versions) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=authority.ca)
-    for name, version in versions.items():
-        setattr(context, name, version)
-    return context
-
-
-class TlsWire(Wire):
-    """A connection over TLS of which every byte is the test's."""
-
-    def __init__(self, shard, authority, *, hello: bool = True) -> None:
-        self._made = context_of(authority).wrap_socket(connected(shard), server_hostname="localhost")
-        super().__init__(shard.tcps, hello=hello)
-
-    def connect(self, address: str) -> socket.socket:
-        return self._made
-
-
-def refused(address: str, tls: TLS) -> str:
-    with Client(address, tls=tls) as client, pytest.raises(Unavailable) as caught:
-        client.ping()
-    assert not isinstance(caught.value, ConnectionLost)
-    return str(caught.value)
-
-
-def test_it_is_tls_1_3_and_nothing_older(shard, authority):
-    with context_of(authority).wrap_socket(connected(shard), server_hostname="localhost") as sock:
-        assert sock.version() == "TLSv1.3"
-    before = failures(shard, "version")
-    old = context_of(authority, maximum_version=ssl.TLSVersion.TLSv1_2)
-    with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
-        old.wrap_socket(connected(shard), server_hostname="localhost")
-    eventually(lambda: failures(shard, "version") == before + 1, "it is counted")
 
 
 @pytest.mark.parametrize("stripes", [1, 3])
@@ -128,16 +43,17 @@ def test_many_chunks_go_over_all_connections_and_come_back_right(shard, trust, s
     keys = [os.urandom(16) for _ in range(24)]
     chunks = [os.urandom(MIB + 7 * index) for index in range(24)]
     with Client(shard.tcps, tls=trust, stripes=stripes, namespace=f"many-{stripes}") as client:
-        for _ in range(50):
-            # The others are opened beside the first calls that could use them.
+
+        def opened() -> bool:  # the others, beside the first calls that could use them
             assert client.put(keys, chunks).failed == 0
-            if numbers(shard)["tls_connections"] == stripes:
-                break
+            return numbers(shard.unix)["tls_connections"] == stripes
+
+        eventually(opened, "all connections are used")
         targets = [bytearray(2 * MIB) for _ in keys]
         got = client.get(keys, targets)
         assert got.count == 24
         assert all(target[: len(chunk)] == chunk for target, chunk in zip(targets, chunks, strict=True))
-        assert numbers(shard)["tls_connections"] == stripes
+        assert numbers(shard.unix)["tls_connections"] == stripes
     at_rest(shard)
 
 
@@ -175,110 +91,6 @@ def test_threads_and_tasks_share_the_connections(shard, trust):
     at_rest(shard)
 
 
-def test_a_plain_client_is_told_that_tls_is_spoken_here(shard):
-    before = failures(shard, "plain")
-    with Client(shard.tcps.replace("tcps", "tcp")) as client, pytest.raises(MezzoError, match="tcps://"):
-        client.ping()
-    eventually(lambda: failures(shard, "plain") == before + 1, "it is counted")
-
-
-def test_a_client_of_tls_on_a_plain_port_is_told_so(shard, trust):
-    assert "does not speak TLS: is it tcp://" in refused(shard.tcp.replace("tcp", "tcps"), trust)
-
-
-def test_http_gets_an_answer_that_says_what_this_is(shard):
-    with connected(shard) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = b""
-        while piece := sock.recv(4096):
-            answer += piece
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert b"over TLS" in answer
-
-
-@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\xff\xff" + b"\xee" * 400, b"\x00" * 64, b"\x16" * 5000])
-def test_garbage_instead_of_a_handshake_ends_that_connection_only(shard, trust, garbage):
-    with Client(shard.tcps, tls=trust) as client:
-        client.ping()
-        with connected(shard) as sock:
-            sock.sendall(garbage)
-            sock.shutdown(socket.SHUT_WR)
-            try:
-                while sock.recv(4096):
-                    pass
-            except ConnectionError:
-                pass
-        assert client.ping() > 0
-    at_rest(shard)
-
-
-def test_a_slow_handshake_is_cut_off_and_holds_nobody_up(shard, trust):
-    before = failures(shard, "timeout")
-    with connected(shard) as one, connected(shard) as two, connected(shard) as three:
-        for sock in (one, two, three):
-            sock.sendall(b"\x16\x03\x01")
-        # Both places are taken; who comes now waits until they are cut off.
-        with Client(shard.tcps, tls=trust, connect_timeout_s=PATIENCE_S, timeout_s=PATIENCE_S) as client:
-            assert client.ping() > 0
-        eventually(lambda: failures(shard, "timeout") == before + 3, "they are counted")
-        for sock in (one, two, three):
-            assert _ended(sock)
-    at_rest(shard)
-
-
-def _ended(sock: socket.socket) -> bool:
-    """Wait until the other side has ended it."""
-    try:
-        return sock.recv(4096) == b""
-    except ConnectionError:
-        return True
-
-
-def test_a_certificate_of_somebody_else_is_not_trusted(shard, tmp_path):
-    before = failures(shard, "certificate")
-    told = refused(shard.tcps, TLS(ca=Authority(tmp_path, "other").ca))
-    assert "signed by nobody we trust" in told
-    assert "MEZZO_TLS_CA" in told
-    eventually(lambda: failures(shard, "certificate") == before + 1, "it is counted")
-
-
-def test_a_certificate_for_another_name_is_not_taken_unless_it_is_named(authority):
-    config = table(authority.issue("elsewhere", ("mezzo.example",)))
-    with running_shard(listen=["tcps://127.0.0.1:0"], config=config) as shard:
-        told = refused(shard.tcps, TLS(ca=authority.ca))
-        assert "for another name" in told
-        assert "MEZZO_TLS_SERVER_NAME" in told
-        with Client(shard.tcps, tls=TLS(ca=authority.ca, server_name="mezzo.example")) as client:
-            assert client.ping() > 0
-
-
-def test_files_that_are_none_are_named(shard, tmp_path):
-    with (
-        Client(shard.tcps, tls=TLS(ca=str(tmp_path / "none.pem"))) as client,
-        pytest.raises(InvalidArgument, match=r"ca .*none\.pem"),
-    ):
-        client.ping()
-    with pytest.raises(InvalidArgument, match="needs its key"):
-        TLS(certificate="a")
-
-
-def test_a_server_that_asks_for_a_certificate_gets_one_or_says_so(authority):
-    config = table(
-        authority.issue("asking"), 'client_certificates = "required"', f"client_ca = {authority.ca!r}"
-    )
-    with running_shard(listen=["tcps://127.0.0.1:0"], config=config) as shard:
-        assert "MEZZO_TLS_CERTIFICATE" in refused(shard.tcps, TLS(ca=authority.ca))
-        expired = authority.issue("late", client=True, days=-1)
-        assert "does not accept our client certificate" in refused(
-            shard.tcps, TLS(ca=authority.ca, certificate=expired.certificate, key=expired.key)
-        )
-        good = authority.issue("client", client=True)
-        with Client(
-            shard.tcps, tls=TLS(ca=authority.ca, certificate=good.certificate, key=good.key)
-        ) as client:
-            assert client.ping() > 0
-
-
 def test_a_peer_that_vanishes_in_the_middle_of_a_record_leaves_nothing(shard, authority, trust):
     wire = TlsWire(shard, authority)
     # The beginning of a record that never ends, beside TLS.
@@ -304,7 +116,7 @@ def test_one_that_vanishes_in_the_middle_of_a_payload_leaves_nothing(shard, auth
 
 
 def test_one_that_stalls_in_the_middle_of_a_payload_is_told_and_cut_off(authority, tmp_path):
-    config = table(authority.issue("stalling")) + "[shard.limits]\nstall_timeout_s = 0.3\n"
+    config = table(authority.issue("stalling")) + "[shard.limits]\nstall_timeout_s = 1.0\n"
     listen = [f"unix://{tmp_path}/s", "tcps://127.0.0.1:0"]
     with running_shard(listen=listen, config=config) as shard:
         with TlsWire(shard, authority) as wire:
@@ -316,7 +128,7 @@ def test_one_that_stalls_in_the_middle_of_a_payload_is_told_and_cut_off(authorit
             keys = [b"unread %d" % index for index in range(16)]
             client.put(keys, [bytes(4 * MIB)] * 16)
             reader.send(Kind.GET, 1, Get(keys, 0, [], 0, 0, [4 * MIB] * 16, 0))
-            eventually(lambda: numbers(shard)["connections"] == 2, "it is cut off")
+            eventually(lambda: numbers(shard.unix)["connections"] == 2, "it is cut off")
         at_rest(shard)
 
 
@@ -358,22 +170,23 @@ def test_a_lost_stripe_costs_its_part_only_and_is_opened_again(shard, trust):
     keys = [b"stripe %d" % index for index in range(16)]
     chunks = [os.urandom(MIB) for _ in keys]
     with Client(shard.tcps, tls=trust, stripes=3, namespace="lost") as client:
-        for _ in range(50):
-            client.put(keys, chunks)
-            if client._link.connections == 3:
-                break
-        assert client._link.connections == 3
+
+        def opened() -> bool:
+            return client.put(keys, chunks).failed == 0 and client._link.connections == 3
+
+        eventually(opened, "all connections are used")
         for round_number in range(4):
             lost = client._link._stripes[1 + round_number % 2]
             socket.socket.shutdown(lost._sock, socket.SHUT_RDWR)
             targets = [bytearray(MIB) for _ in keys]
             assert client.get(keys, targets).count == len(keys)
             assert targets == chunks
-            for _ in range(200):
-                client.get(keys, targets)
-                if client._link.connections == 3 and lost not in client._link._stripes:
-                    break
-            assert client._link.connections == 3
+
+            def anew(lost: object = lost) -> bool:
+                assert client.get(keys, [bytearray(MIB) for _ in keys]).count == len(keys)
+                return client._link.connections == 3 and lost not in client._link._stripes
+
+            eventually(anew, "it is opened again")
         assert client.statistics().connections == 1
         assert client.statistics().connections_lost == 0
         assert client.statistics().retries == 0  # of whole calls
@@ -529,22 +342,3 @@ def test_certificates_rotate_under_load_without_a_failed_call(tmp_path):
         for thread in threads:
             thread.join()
         assert errors == []
-
-
-def test_the_command_line_takes_whom_to_trust_before_the_command(
-    shard, authority, tmp_path, monkeypatch, capfd
-):
-    for name in ("CA", "CERTIFICATE", "KEY", "SERVER_NAME"):
-        monkeypatch.setenv(f"MEZZO_TLS_{name}", "")  # put back at the end
-    (tmp_path / "chunk").write_bytes(b"z" * 5000)
-
-    def mezzo(*arguments: str) -> int:
-        return run(make_app, [*arguments])
-
-    where = ("--server", shard.tcps)
-    assert mezzo("--tls-ca", authority.ca, "put", "by-hand", str(tmp_path / "chunk"), *where) == 0
-    assert mezzo("--tls-ca", authority.ca, "lookup", "by-hand", *where) == 0
-    monkeypatch.setenv("MEZZO_TLS_CA", "")
-    capfd.readouterr()
-    assert mezzo("lookup", "by-hand", *where) == 2
-    assert "MEZZO_TLS_CA" in capfd.readouterr().err

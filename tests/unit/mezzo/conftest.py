@@ -7,7 +7,8 @@ import pytest
 
 import mezzo
 from mezzo.testing.blocking import Blocking
-from tests.contract.peer import PATIENCE_S, Network
+from tests.contract.peer import Network
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -32,6 +33,19 @@ def start(pool):
         return functools.partial(future.result, PATIENCE_S)
 
     return start
+
+
+@pytest.fixture
+def connected(network, start):
+    """The peer of a client, once it is connected: a short time limit of a call is then for the call alone."""
+
+    def connected(client, **limits):
+        done = start(client.connect)
+        peer = network.accept(**limits)
+        done()
+        return peer
+
+    return connected
 
 
 @pytest.fixture(params=["blocking", "asyncio"])

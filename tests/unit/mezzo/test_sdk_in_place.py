@@ -12,6 +12,7 @@ from mezzo.in_place import Arena, Places, unknown_arenas
 from mezzo.protocol.messages import Acquired, ArenaOpened, InPlace, Kind, Released
 from tests.contract.peer import UNIX
 from tests.held import descriptors
+from tests.patience import PATIENCE_S
 
 PAGE = 4096
 DATA = 2 * PAGE
@@ -205,10 +206,10 @@ def test_an_answer_without_the_places_that_were_asked_for(make, network, start):
         outcome()
 
 
-def test_a_lease_that_came_too_late_is_released(make, network, start):
-    client = make(UNIX, cancel_grace_s=20.0)
-    outcome = start(client.acquire, KEYS, 5.0, in_place=True, load=True, timeout_s=0.05)
-    peer = network.accept(shm=True)
+def test_a_lease_that_came_too_late_is_released(make, connected, start):
+    client = make(UNIX, cancel_grace_s=PATIENCE_S)
+    peer = connected(client, shm=True)
+    outcome = start(client.acquire, KEYS, 5.0, in_place=True, load=True, timeout_s=0.1)
     frame = peer.expect(Kind.ACQUIRE)
     peer.expect(Kind.CANCEL)
     peer.send(Kind.ACQUIRED, frame.request_id, Acquired(9, 3, 11, 5000, 0, PLACES))

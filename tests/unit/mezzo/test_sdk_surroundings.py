@@ -24,7 +24,8 @@ from mezzo.protocol.messages import (
     Pong,
     RegionAdded,
 )
-from tests.contract.peer import PATIENCE_S, UNIX
+from tests.contract.peer import UNIX
+from tests.patience import PATIENCE_S
 
 
 class TestFork:

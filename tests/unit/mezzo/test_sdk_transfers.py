@@ -29,7 +29,8 @@ from mezzo.protocol.messages import (
     RegionRemoved,
     Released,
 )
-from tests.contract.peer import PATIENCE_S, UNIX, checksums
+from tests.contract.peer import UNIX, checksums
+from tests.patience import PATIENCE_S
 
 
 class TestGetOverTheStream:
@@ -220,11 +221,11 @@ class TestPutOverTheStream:
         peer.send(Kind.PUT_DONE, put.request_id, PutDone(b"\1", b"\0", 1, 0))
         assert put_result().stored == 1
 
-    def test_payload_that_was_not_begun_is_not_sent_after_a_cancel(self, make, network, start):
+    def test_payload_that_was_not_begun_is_not_sent_after_a_cancel(self, make, connected, start):
         client = make(cancel_grace_s=PATIENCE_S)
+        peer = connected(client)
         chunk = bytes(8 << 20)
-        result = start(client.put, [b"a", b"b"], [chunk, chunk], timeout_s=0.2)
-        peer = network.accept()
+        result = start(client.put, [b"a", b"b"], [chunk, chunk], timeout_s=0.3)
         put = peer.expect(Kind.PUT)
         peer.grant(put.request_id, PutGrant([0, 1]))
         # Nothing is read until the time is over: the first chunk stands half in the socket.

@@ -15,9 +15,7 @@ from mezzo.protocol.messages import Welcome
 from mezzo.statistics import Counters
 from mezzo.stripes import AsyncStripedLink, StripedLink
 from mezzo.transfers import Get
-
-PATIENCE_S = 20.0
-
+from tests.patience import PATIENCE_S
 
 something = threading.Condition()
 """notified of what other threads did"""

@@ -17,8 +17,8 @@ from mezzo_server.shard.tls_pipe import TlsPipe
 from mezzo_server.shard.tls_thread import CipherThread
 from mezzo_server.tls.certificates import read_identity, server_context
 from tests.contract.certificates import Authority
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 MIB = 1 << 20
 
 
