@@ -76,6 +76,7 @@ def test_a_timeout_leaves_the_connection_as_it_was(shard, client):
     assert client.statistics().connections == 1
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_a_forked_child_makes_its_own_client(shard, client):
     client.put([b"k"], [b"bytes"])
     child = os.fork()

@@ -38,7 +38,6 @@ from mezzo.testing.blocking import Blocking
 from tests.contract.peer import UNIX, checksums
 from tests.patience import PATIENCE_S
 
-
 SHORT_S = 0.1
 """patience of a call that is to be given up; long enough for its request to be sent on a busy machine"""
 

@@ -88,6 +88,7 @@ def test_a_pool_that_is_dropped_ends_its_threads():
 
 
 @needs_native
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_a_forked_child_may_drop_a_pool_but_not_use_it():
     workers = NativeWorkers(2)
     memory = Memory.anonymous(4096)
