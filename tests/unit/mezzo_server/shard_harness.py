@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from mezzo.checksum import chunk_seed, part_checksum
 from mezzo.errors import MezzoError
+from mezzo.protocol.bitmap import unpack
 from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader, PayloadDone
 from mezzo.protocol.messages import (
     Body,
     ErrorReply,
+    Get,
+    Got,
     Hello,
     Kind,
     Put,
     PutData,
+    PutDone,
+    PutGrant,
     RegionAdd,
     RegionAdded,
     Welcome,
@@ -335,3 +342,60 @@ class ClientRegion:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+@contextmanager
+def left_idle(shard: Shard) -> Iterator[Shard]:
+    """A shard of which nobody holds anything when its clients have gone."""
+    yield shard
+    for client in shard.clients:
+        client.reads = True
+        client.close()
+    shard.settle()
+    assert shard.idle()
+    shard.close()
+
+
+def data_of(key: bytes, length: int) -> bytes:
+    """Bytes that no other key has."""
+    return random.Random(key).randbytes(length)
+
+
+def put_shm(
+    client: FakeClient, region: ClientRegion, number: int, chunks: dict[bytes, bytes], **more: object
+) -> PutDone:
+    """Put out of the region that has this number."""
+    sources, at = [], 0
+    for data in chunks.values():
+        region.write(at, data)
+        sources.append([at, len(data)])
+        at += len(data)
+    body = Put(list(chunks), [len(data) for data in chunks.values()], region=number, sources=sources, **more)  # type: ignore[arg-type]
+    return client.ask(Kind.PUT, body, PutDone)
+
+
+def put_tcp(client: FakeClient, chunks: dict[bytes, bytes], **more: object) -> PutDone:
+    """Put, with payload against grants."""
+    body = Put(list(chunks), [len(data) for data in chunks.values()], **more)  # type: ignore[arg-type]
+    data = list(chunks.values())
+    request_id = client.start(Kind.PUT, body)
+    for _ in range(1000):
+        client.shard.settle()
+        grants = [body for body in client.answers(request_id) if isinstance(body, PutGrant)]
+        if not grants:
+            break
+        client.answer(request_id, PutGrant)
+        for index in grants[0].indexes:
+            client.put_payload(request_id, body, index, data[index])
+        client.session.turn_ended()
+    return client.answer(request_id, PutDone)
+
+
+def get_tcp(client: FakeClient, keys: list[bytes], **more: object) -> list[bytes | None]:
+    """The chunks that are there; None for the others."""
+    request_id = client.start(Kind.GET, Get(keys, **more))  # type: ignore[arg-type]
+    client.shard.settle()
+    got = client.answer(request_id, Got)
+    found = unpack(got.found, len(keys))
+    assert got.count == sum(found)
+    return [client.payloads.get((request_id, index)) if there else None for index, there in enumerate(found)]
