@@ -20,7 +20,7 @@ from benchmarks.settings import KIB, MIB, Settings, folder, prewritten, size_nam
 HEADER_BYTES = 4 * KIB
 DEPTH = 8
 
-# (payload bytes, records in flight, measure)
+# (payload bytes, records in flight)
 CASES = ((64 * KIB, DEPTH), (MIB, DEPTH), (64 * KIB, 1), (MIB, 1))
 
 Queue = Callable[[RawRing, int, int, int], int]

@@ -8,16 +8,13 @@ whatever becomes of their requests, from processes of their own.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import multiprocessing
-import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from msgspec import structs
 
@@ -25,12 +22,9 @@ import mezzo
 from benchmarks.harness import Row, Sample, compared, quantile, take_pairs
 from benchmarks.settings import KIB, MIB, Settings, folder, prewritten, size_name
 from benchmarks.shard import TIMEOUT_S, chunk_keys
-from mezzo_server.metadata.opening import make_engine
+from benchmarks.tenants import make_tenants, on_metadata
 from mezzo_server.tenancy.model import Limit, Quota
-from mezzo_server.tenancy.registry import Registry
 from mezzo_server.testing import RunningNode, running_node
-
-T = TypeVar("T")
 
 CHUNK_BYTES = 256 * KIB
 CHUNKS = 512
@@ -55,14 +49,22 @@ def rows(settings: Settings) -> Iterator[Row]:
     size = min(settings.device_bytes, 1024 * MIB)
     with folder(settings.disk, size + 64 * MIB) as place:
         device = prewritten(place / "device", size)
-        with _node(place, device) as (node, tokens, do):
+        engine = f"sqlite://{place / 'metadata.db'}"
+        with _node(engine, device) as node:
+            tokens = make_tenants(engine, ("mine", "loud"))
             keys = {name: chunk_keys(name, CHUNKS) for name in tokens}
             for name, token in tokens.items():
                 _stock(node.grpc, token, keys[name])
             rate = _calibrate(node.grpc, tokens["mine"], keys["mine"])
             quota = int(min(rate * QUOTA_SHARE, QUOTA_MAX))
             own = min(rate * OWN_SHARE, OWN_MAX)
-            do(lambda registry: registry.set_tenant("loud", lambda tenant: _limited(tenant, quota)))
+            limits = Quota(bytes_per_s=Limit(0, quota))
+            on_metadata(
+                engine,
+                lambda registry: registry.set_tenant(
+                    "loud", lambda tenant: structs.replace(tenant, quota=limits)
+                ),
+            )
             time.sleep(2.0)  # until the shard has seen it
 
             def take(times: float) -> Sample:
@@ -82,16 +84,11 @@ def rows(settings: Settings) -> Iterator[Row]:
     )
 
 
-Do = Callable[[Callable[[Registry], Awaitable[T]]], T]
-
-
-@contextmanager
-def _node(place: Path, device: Path) -> Iterator[tuple[RunningNode, dict[str, str], Do[object]]]:
-    """A node, the tokens of its tenants, and a way to work on its metadata."""
-    file = place / "metadata.db"
+def _node(engine: str, device: Path) -> AbstractContextManager[RunningNode]:
+    """A node that refuses callers without a credential."""
     config = f"""
         [metadata]
-        engine = "sqlite://{file}"
+        engine = "{engine}"
         [access]
         anonymous = ""
         [shard]
@@ -99,32 +96,7 @@ def _node(place: Path, device: Path) -> Iterator[tuple[RunningNode, dict[str, st
         scrub_bytes_per_s = 0
         format = true
     """
-
-    def do(work: Callable[[Registry], Awaitable[object]]) -> object:
-        async def main() -> object:
-            engine = make_engine(f"sqlite://{file}", create=False)
-            try:
-                return await work(Registry(engine, time.time, secrets.token_bytes))
-            finally:
-                await engine.close()
-
-        return asyncio.run(main())
-
-    tokens: dict[str, str] = {}
-
-    async def fill(registry: Registry) -> None:
-        for name in ("mine", "loud"):
-            tenant = await registry.create_tenant(name)
-            issued = await registry.credentials.issue(tenant.id, ["read", "write"])
-            tokens[name] = issued.token
-
-    with running_node(devices=[str(device)], config=config) as node:
-        do(fill)
-        yield node, tokens, do
-
-
-def _limited(tenant: T, quota: int) -> T:
-    return structs.replace(tenant, quota=Quota(bytes_per_s=Limit(0, quota)))  # type: ignore[type-var]
+    return running_node(devices=[str(device)], config=config)
 
 
 @contextmanager

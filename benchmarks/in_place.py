@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import mezzo
-from benchmarks.harness import Row, Sample, compared, median, take_pairs
+from benchmarks.harness import (
+    LATENCIES_MAX,
+    Row,
+    Sample,
+    compared,
+    latencies,
+    latency_us,
+    median,
+    take_pairs,
+)
 from benchmarks.processes import placed
 from benchmarks.reference_network import echo
 from benchmarks.settings import KIB, MIB, Settings
@@ -47,7 +56,7 @@ def _rows(settings: Settings, chunk_bytes: int) -> Iterator[Row]:
         for apart in (True, False):
             with placed([pid, reference.pid], apart=apart):
                 samples = take_pairs(
-                    lambda: _echo_us(reference.exchange, settings.sample_s),
+                    lambda: latency_us(reference.exchange, settings.sample_s),
                     lambda: _acquire_us(client, keys, settings.sample_s),
                     settings.pairs,
                 )
@@ -82,26 +91,13 @@ def _hot(keys: list[bytes], chunk_bytes: int) -> Iterator[tuple[mezzo.Client, in
         yield client, server.pid
 
 
-def _echo_us(exchange: Callable[[], object], sample_s: float) -> Sample:
-    clock = time.perf_counter_ns
-    times: list[float] = []
-    until = clock() + int(sample_s * 1e9)
-    began = clock()
-    while began < until and len(times) < 100_000:
-        exchange()
-        ended = clock()
-        times.append((ended - began) / 1000)
-        began = ended
-    return _sample(times, {})
-
-
 def _acquire_us(client: mezzo.Client, keys: list[bytes], sample_s: float) -> Sample:
     clock = time.perf_counter_ns
     times: list[float] = []
     releases: list[float] = []
     until = clock() + int(sample_s * 1e9)
     began = clock()
-    while began < until and len(times) < 100_000:
+    while began < until and len(times) < LATENCIES_MAX:
         lease = client.acquire(keys, TTL_S, in_place=True)
         views = lease.views
         ended = clock()
@@ -112,11 +108,4 @@ def _acquire_us(client: mezzo.Client, keys: list[bytes], sample_s: float) -> Sam
         lease.release()
         releases.append((clock() - began) / 1000)
         began = clock()
-    return _sample(times, {"release_us": median(releases)})
-
-
-def _sample(times: list[float], detail: dict[str, float]) -> Sample:
-    times.sort()
-    return Sample(
-        median(times), {"p99_us": times[int(len(times) * 0.99)], "calls": float(len(times)), **detail}
-    )
+    return latencies(times, release_us=median(releases))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.harness import Row, Sample, compared, median, take_pairs
+from benchmarks.harness import Row, compared, latency_us, take_pairs
 from benchmarks.processes import placed
 from benchmarks.reference_network import echo
 from benchmarks.settings import KIB, Settings
@@ -37,8 +36,8 @@ def rows(settings: Settings) -> Iterator[Row]:
         for apart in (True, False):
             with placed([server.pid, reference.pid], apart=apart):
                 samples = take_pairs(
-                    lambda: _latency_us(reference.exchange, settings.sample_s),
-                    lambda: _latency_us(lambda: client.lookup(keys), settings.sample_s),
+                    lambda: latency_us(reference.exchange, settings.sample_s),
+                    lambda: latency_us(lambda: client.lookup(keys), settings.sample_s),
                     settings.pairs,
                 )
             yield compared(
@@ -50,18 +49,3 @@ def rows(settings: Settings) -> Iterator[Row]:
                 better="lower",
                 target=3.0 if apart else None,
             )
-
-
-def _latency_us(call: Callable[[], object], sample_s: float) -> Sample:
-    """The median time of a call, microseconds; for at most ``sample_s`` or 100,000 calls."""
-    clock = time.perf_counter_ns
-    times: list[float] = []
-    until = clock() + int(sample_s * 1e9)
-    began = clock()
-    while began < until and len(times) < 100_000:
-        call()
-        ended = clock()
-        times.append((ended - began) / 1000)
-        began = ended
-    times.sort()
-    return Sample(median(times), {"p99_us": times[int(len(times) * 0.99)], "calls": float(len(times))})

@@ -7,8 +7,6 @@ own chunks beside absent keys show that the method sees a difference where there
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
 import tempfile
 import time
@@ -19,8 +17,7 @@ import mezzo
 from benchmarks.harness import Row, Sample, alone
 from benchmarks.settings import Settings
 from benchmarks.shard import chunk_keys
-from mezzo_server.metadata.opening import make_engine
-from mezzo_server.tenancy.registry import Registry
+from benchmarks.tenants import make_tenants
 from mezzo_server.testing import running_node
 
 PROBES = 100_000
@@ -43,10 +40,10 @@ def rows(settings: Settings) -> Iterator[Row]:
             f'[metadata]\nengine = "{engine}"\n[access]\nanonymous = ""\n[shard]\nscrub_bytes_per_s = 0\n'
         )
         with running_node(config=config, hot="128MiB") as node:
-            owner_token, attacker_token = asyncio.run(_tenants(engine))
+            tokens = make_tenants(engine, ("owner", "attacker"))
             with (
-                mezzo.Client(node.grpc, token=owner_token, via="direct", timeout_s=60.0) as owner,
-                mezzo.Client(node.grpc, token=attacker_token, via="direct", timeout_s=60.0) as attacker,
+                mezzo.Client(node.grpc, token=tokens["owner"], via="direct", timeout_s=60.0) as owner,
+                mezzo.Client(node.grpc, token=tokens["attacker"], via="direct", timeout_s=60.0) as attacker,
             ):
                 _fill(owner, theirs)
                 _fill(attacker, own)
@@ -113,17 +110,3 @@ def _fill(client: mezzo.Client, keys: Sequence[bytes]) -> None:
     places = [region[i * CHUNK_BYTES : (i + 1) * CHUNK_BYTES] for i in range(CHUNKS)]
     if client.put(keys, places).stored != CHUNKS:
         raise RuntimeError("the chunks that are to be probed were not stored")
-
-
-async def _tenants(url: str) -> tuple[str, str]:
-    """Tokens of two tenants."""
-    engine = make_engine(url, create=False)
-    try:
-        registry = Registry(engine, time.time, os.urandom)
-        tokens = []
-        for name in ("owner", "attacker"):
-            tenant = await registry.create_tenant(name)
-            tokens.append((await registry.credentials.issue(tenant.id, ["read", "write"])).token)
-        return tokens[0], tokens[1]
-    finally:
-        await engine.close()

@@ -27,6 +27,19 @@ WAYS = ("unix", "tcp", "proxy")
 """how a client comes to chunks"""
 
 
+def do(file: Path, work: Callable[[Registry], Awaitable[T]]) -> T:
+    """Work on a node's metadata, as an operator's command would."""
+
+    async def main() -> T:
+        engine = make_engine(f"sqlite://{file}", create=False)
+        try:
+            return await work(Registry(engine, time.time, secrets.token_bytes))
+        finally:
+            await engine.close()
+
+    return asyncio.run(main())
+
+
 class Tenants:
     """A node that refuses callers without a credential, tenants ``a`` and ``b``, and an operator."""
 
@@ -41,16 +54,8 @@ class Tenants:
         self.do(self._fill)
 
     def do(self, work: Callable[[Registry], Awaitable[T]]) -> T:
-        """Work on the metadata, as an operator's command would."""
-
-        async def main() -> T:
-            engine = make_engine(f"sqlite://{self.file}", create=False)
-            try:
-                return await work(Registry(engine, time.time, secrets.token_bytes))
-            finally:
-                await engine.close()
-
-        return asyncio.run(main())
+        """See `do`."""
+        return do(self.file, work)
 
     async def _fill(self, registry: Registry) -> None:
         for name in ("a", "b"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -16,9 +14,9 @@ import pytest
 
 from mezzo import Client
 from mezzo.errors import Conflict, InvalidArgument, MezzoError, Unauthenticated, Unavailable
-from mezzo_server.metadata.opening import make_engine
 from mezzo_server.tenancy.registry import Registry
 from mezzo_server.testing import RunningNode, running_node
+from tests.integration.tenants import do
 from tests.patience import PATIENCE_S, eventually
 
 T = TypeVar("T")
@@ -34,14 +32,7 @@ class Node:
         self.file = file
 
     def do(self, work: Callable[[Registry], Awaitable[T]]) -> T:
-        async def main() -> T:
-            engine = make_engine(f"sqlite://{self.file}", create=False)
-            try:
-                return await work(Registry(engine, time.time, secrets.token_bytes))
-            finally:
-                await engine.close()
-
-        return asyncio.run(main())
+        return do(self.file, work)
 
     def tenant_id(self, name: str = "default") -> bytes:
         return self.do(lambda registry: registry.tenant(name)).id
