@@ -1,4 +1,4 @@
-"""``python -m mezzo_server``: ``serve`` and ``check``."""
+"""``python -m mezzo_server``: the server's commands alone."""
 
 from mezzo_server.cli import main
 

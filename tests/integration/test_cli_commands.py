@@ -17,19 +17,13 @@ import pytest
 from mezzo import Client
 from mezzo.cli.app import make_app, run
 from mezzo_server.testing import running_shard
+from tests.integration.nursery import run_mezzo_bytes
 from tests.integration.shard_wire import numbers
 from tests.patience import PATIENCE_S
 
 
 def mezzo(*arguments: object, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "mezzo.cli", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        timeout=PATIENCE_S,
-        env={**os.environ, **environ},
-        check=False,
-    )
+    return run_mezzo_bytes(*arguments, stdin=stdin, environ=environ)
 
 
 def test_a_chunk_there_and_back(tmp_path: Path) -> None:
@@ -129,13 +123,12 @@ def test_what_setup_writes_starts_a_node(tmp_path: Path) -> None:
 
 def test_what_setup_writes_without_wishes_is_valid(tmp_path: Path) -> None:
     """The machine that runs the test may have no room; then it says so."""
-    first, second = mezzo("setup"), mezzo("setup")
-    assert first.stdout == second.stdout
-    if first.returncode:
-        assert b"room" in first.stderr
+    wrote = mezzo("setup")
+    if wrote.returncode:
+        assert b"room" in wrote.stderr
         return
-    (tmp_path / "mezzo.toml").write_bytes(first.stdout)
-    assert tomllib.loads(first.stdout.decode())["shard"]["devices"]
+    (tmp_path / "mezzo.toml").write_bytes(wrote.stdout)
+    assert tomllib.loads(wrote.stdout.decode())["shard"]["devices"]
     assert mezzo("config", "check", tmp_path / "mezzo.toml").returncode == 0
 
 

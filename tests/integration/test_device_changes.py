@@ -15,6 +15,7 @@ import pytest
 
 import mezzo
 from mezzo import Client, DeviceAction, DeviceState
+from tests.integration.nursery import run_mezzo
 from tests.patience import PATIENCE_S, eventually
 
 CHUNK_BYTES = 200_000
@@ -71,13 +72,7 @@ class Server:
     def device(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`mezzo device ...`"""
         paths = [str(self.folder / word) if word.startswith("dev-") else word for word in arguments]
-        return subprocess.run(
-            [sys.executable, "-m", "mezzo.cli", "device", *paths, "--address", self.address],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+        return run_mezzo("device", *paths, "--address", self.address)
 
 
 @pytest.fixture

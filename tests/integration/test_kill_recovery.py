@@ -20,6 +20,8 @@ from tests.integration.kill_lab import Nursery
 MIB = 1 << 20
 SEEDS = 200
 SEEDS_A_TEST = 20
+ALWAYS = 2
+"""tests of each kind that run each time; all others take too long for that"""
 REGION_BYTES = 4 * MIB
 
 
@@ -149,17 +151,20 @@ def nursery():
         yield nursery
 
 
-@pytest.mark.parametrize(
-    "first", [pytest.param(n, id=f"seed-{n}") for n in range(0, SEEDS // 2, SEEDS_A_TEST)]
-)
+def firsts(start: int, end: int) -> list[object]:
+    """First seeds of tests."""
+    numbers = range(start, end, SEEDS_A_TEST)
+    marks = [() if place < ALWAYS else pytest.mark.long for place in range(len(numbers))]
+    return [pytest.param(n, id=f"seed-{n}", marks=mark) for n, mark in zip(numbers, marks, strict=True)]
+
+
+@pytest.mark.parametrize("first", firsts(0, SEEDS // 2))
 def test_all_that_was_acknowledged_survives(nursery: Nursery, folder: Path, first: int) -> None:
     for seed in range(first, first + SEEDS_A_TEST):
         run(nursery, folder, seed, 96 * MIB, evicts=False)
 
 
-@pytest.mark.parametrize(
-    "first", [pytest.param(n, id=f"seed-{n}") for n in range(SEEDS // 2, SEEDS, SEEDS_A_TEST)]
-)
+@pytest.mark.parametrize("first", firsts(SEEDS // 2, SEEDS))
 def test_reclaim_under_kill_serves_no_wrong_byte_and_revives_nothing(
     nursery: Nursery, folder: Path, first: int
 ) -> None:

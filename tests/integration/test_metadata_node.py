@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,8 +13,9 @@ from mezzo import Client
 from mezzo.errors import Conflict, InvalidArgument, MezzoError, Unauthenticated, Unavailable
 from mezzo_server.tenancy.registry import Registry
 from mezzo_server.testing import RunningNode, running_node
+from tests.integration.nursery import run_mezzo
 from tests.integration.tenants import do
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import eventually
 
 T = TypeVar("T")
 KEYS = [b"k1", b"k2"]
@@ -165,20 +163,12 @@ def test_a_deleted_tenant_is_out(node: Node) -> None:
 
 def test_a_shard_without_its_metadata_serves_nothing(tmp_path: Path) -> None:
     (tmp_path / "metadata.db").write_bytes(b"no database at all, but long enough to be one" * 99)
-    command = [sys.executable, "-m", "mezzo_server", "shard", "--device", "memory:64MiB"]
-    command += ["--listen", f"unix://{tmp_path}/s", "--metadata"]
+    command = ["shard", "--device", "memory:64MiB", "--listen", f"unix://{tmp_path}/s", "--metadata"]
     for url, words in (
         (f"sqlite://{tmp_path}/metadata.db", "is damaged"),
         (f"sqlite://{tmp_path}/none/metadata.db", "could not be loaded: "),
     ):
-        said = subprocess.run(
-            [*command, url],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            env={**os.environ, "MEZZO_METADATA_START_S": "0.2"},
-            check=False,
-        )
+        said = run_mezzo(*command, url, environ={"MEZZO_METADATA_START_S": "0.2"})
         assert said.returncode == 2, said
         assert words in said.stderr.splitlines()[-1]
         assert not (tmp_path / "s").exists()

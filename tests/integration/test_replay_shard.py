@@ -15,17 +15,14 @@ import pytest
 
 from mezzo.replay.trace import read_trace
 from mezzo_server.testing import running_shard
+from tests.integration.nursery import run_mezzo
 
 SHA_256 = "b8cbb061a85206d729d91cdc2981f43c9e0d99209dce588d3af5f7934408b9df"
 
 
-def mezzo(*arguments: str | Path, status: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line; without the published trace, unless ``environ`` names it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mezzo.cli", *map(str, arguments)],
-        env={**os.environ, "MEZZO_TRACES": "", "PYTHONPATH": os.pathsep.join(sys.path), **environ},
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+def mezzo(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line, without the published trace."""
+    done = run_mezzo(*arguments, environ={"MEZZO_TRACES": "", "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == status, done.stdout + done.stderr
     return done
 

@@ -18,6 +18,7 @@ from mezzo import Client
 from mezzo.errors import ConnectionLost, Unavailable
 from mezzo.protocol.messages import Kind, Ping, Refuse
 from mezzo_server.testing import running_shard
+from tests.integration.nursery import run_mezzo
 from tests.integration.shard_wire import Wire, numbers
 from tests.patience import PATIENCE_S
 
@@ -26,15 +27,8 @@ ATTEMPTS = 5
 
 
 def serve(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run ``serve`` where it must not come up; what it said."""
-    return subprocess.run(
-        [sys.executable, "-m", "mezzo_server", "shard", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env={**os.environ, **environ},
-        check=False,
-    )
+    """Run a shard where it must not come up; what it said."""
+    return run_mezzo("shard", *arguments, environ=environ)
 
 
 def fails(said: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -237,13 +231,10 @@ def test_the_loop_is_not_held(device: str) -> None:
 def test_check_of_a_device(device: str) -> None:
     with running_shard(devices=[device], capacity="64MiB") as shard, Client(shard.unix) as client:
         assert client.put([b"a", b"b"], [bytes(100_000), bytes(5)]).stored == 2
-    command = [sys.executable, "-m", "mezzo_server", "check", device]
-    checked = subprocess.run(
-        [*command, "--json"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
+    checked = run_mezzo("check", device, "--json")
     assert checked.returncode == 0, checked
     assert isinstance(msgspec.json.decode(checked.stdout), dict)
-    assert subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
+    assert run_mezzo("check", device).returncode == 0
 
 
 def test_a_ping_after_a_bad_neighbour_still_works() -> None:

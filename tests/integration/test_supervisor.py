@@ -17,6 +17,7 @@ import pytest
 from mezzo import Client
 from mezzo.errors import MezzoError
 from mezzo_server.testing import RunningNode, running_node
+from tests.integration.nursery import run_mezzo
 from tests.patience import PATIENCE_S, eventually
 
 
@@ -167,8 +168,8 @@ def test_a_front_end_killed_comes_back_at_its_address() -> None:
 def test_a_device_that_was_added_is_there_after_a_restart(device: str) -> None:
     added = f"{device}-2"
     with running_node(devices=[device], capacity="64MiB", frontend=False) as node:
-        command = [sys.executable, "-m", "mezzo.cli", "device", "add", added, "--capacity", "64MiB"]
-        subprocess.run([*command, "-a", node.unix], check=True, capture_output=True, timeout=PATIENCE_S)
+        done = run_mezzo("device", "add", added, "--capacity", "64MiB", "-a", node.unix)
+        assert done.returncode == 0, done
         stored = chunks(100)
         with Client(node.unix) as client:
             assert client.put(list(stored), list(stored.values())).stored == 100
@@ -196,14 +197,7 @@ def test_a_supervisor_killed_takes_its_processes_along(device: str) -> None:
 
 def serve(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run ``serve`` where it must not come up; what it said."""
-    return subprocess.run(
-        [sys.executable, "-m", "mezzo_server", "serve", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env={**os.environ, **environ},
-        check=False,
-    )
+    return run_mezzo("serve", *arguments, environ=environ)
 
 
 def fails(said: subprocess.CompletedProcess[str], *words: str) -> None:

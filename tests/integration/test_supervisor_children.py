@@ -15,6 +15,7 @@ import pytest
 
 from mezzo_server.config import LogConfig, MetricsConfig, NodeConfig, SupervisorConfig
 from mezzo_server.supervisor.main import NodeReadiness, Supervisor
+from tests.integration.nursery import run_mezzo_bytes
 from tests.patience import PATIENCE_S
 
 QUICK = SupervisorConfig(backoff_s_min=0.01, backoff_s_max=0.02, start_s=30.0, stop_s=30.0)
@@ -154,8 +155,7 @@ def test_a_program_that_is_not_there() -> None:
 
 
 def shard(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "mezzo_server", "shard", *arguments]
-    return subprocess.run(command, input=given, capture_output=True, timeout=PATIENCE_S, check=False)
+    return run_mezzo_bytes("shard", *arguments, stdin=given)
 
 
 def test_settings_that_are_none_are_refused() -> None:
