@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from mezzo.errors import ErrorCode
 from mezzo.protocol.messages import Body, ErrorReply, Get, Kind, Put
 from mezzo_server.blockstore.api import Scope
-from mezzo_server.blockstore.devices.memory import MemoryDevice
-from mezzo_server.blockstore.io import Job, Transfer
+from mezzo_server.blockstore.io import Job
 from mezzo_server.blockstore.options import StoreOptions
 from mezzo_server.blockstore.schedule import Schedule
 from mezzo_server.blockstore.store import BlockStore
@@ -29,61 +28,11 @@ from mezzo_server.shard.service import Service
 from mezzo_server.staging import StagingPool
 from mezzo_server.tenancy.model import Quota, Tenant
 from mezzo_server.workers import InlineWorkers
+from tests.simulation.timed_device import TimedDevice
 from tests.unit.mezzo_server.shard_harness import FakeClient
 
 MIB = 1 << 20
 TICK_S = 0.02
-
-
-class TimedDevice(MemoryDevice):
-    """Memory whose transfers end when a device of this rate would have ended them, one after the other.
-
-    ``latency_s`` is on top, and of all transfers at once, as that of an SSD with many channels.
-    """
-
-    def __init__(
-        self, size_bytes: int, now: Callable[[], float], *, bytes_per_s: float, latency_s: float
-    ) -> None:
-        super().__init__(size_bytes)
-        self._now = now
-        self.bytes_per_s = bytes_per_s
-        self.latency_s = latency_s
-        self._free_at = 0.0
-        self._ends: list[tuple[float, int, Transfer]] = []
-        self._number = 0
-        self.in_flight_bytes_max = 0
-        self._in_flight_bytes = 0
-
-    @property
-    def next_at(self) -> float:
-        """When the next transfer ends."""
-        return self._ends[0][0] if self._ends else float("inf")
-
-    def submit(self, transfers: Sequence[Transfer]) -> None:
-        now = self._now()
-        for transfer in transfers:
-            self._free_at = max(self._free_at, now) + transfer.length / self.bytes_per_s
-            self._number += 1
-            heapq.heappush(self._ends, (self._free_at + self.latency_s, self._number, transfer))
-            self._in_flight_bytes += transfer.length
-        self.in_flight_bytes_max = max(self.in_flight_bytes_max, self._in_flight_bytes)
-
-    def reap(self) -> list[Transfer]:
-        now, ended = self._now(), []
-        while self._ends and self._ends[0][0] <= now:
-            transfer = heapq.heappop(self._ends)[2]
-            self._in_flight_bytes -= transfer.length
-            transfer.result = self._perform(transfer)
-            ended.append(transfer)
-        return ended
-
-    @property
-    def in_flight(self) -> int:
-        return len(self._ends)
-
-    def borrow(self, offset: int, length: int) -> None:
-        """Streams read like everybody else."""
-        return
 
 
 class TimedWorkers(InlineWorkers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 
@@ -22,7 +23,7 @@ from mezzo.protocol.messages import (
 )
 from mezzo_server.blockstore.loads import Tier
 from mezzo_server.blockstore.shares import Shares
-from tests.unit.mezzo_server.blockstore.timed import TimedDevice
+from tests.simulation.timed_device import TimedDevice
 from tests.unit.mezzo_server.shard_harness import MIB, Shard
 
 KIB = 1 << 10
@@ -82,10 +83,8 @@ class Loop:
 class Played:
     def __init__(self, chunk: int, count: int, *, rate: float = RATE, hot_bytes: int = 0) -> None:
         self.chunk = chunk
-        self.shard = Shard(
-            device=lambda clock: TimedDevice(96 * MIB, clock, rate=rate, latency_s=LATENCY_S),
-            hot_bytes=hot_bytes,
-        )
+        device = partial(TimedDevice, 96 * MIB, bytes_per_s=rate, latency_s=LATENCY_S, timed=False)
+        self.shard = Shard(device=device, hot_bytes=hot_bytes)
         assert isinstance(self.shard.device, TimedDevice)
         self.device = self.shard.device
         writer = self.shard.client()
@@ -207,7 +206,7 @@ def test_a_device_that_became_slow_is_noticed(made: list[Played]) -> None:
     made.append(played)
     loop = Loop(played, played.keys)
     played.run([loop], WARM_UP)
-    played.device.rate /= 5
+    played.device.bytes_per_s /= 5
     played.run([loop], 30)
     loop.ratios.clear()
     played.run([loop], 30)
