@@ -105,8 +105,10 @@ def named(path: Path) -> str:
 
 
 @cache
-def tree_of(path: Path) -> ast.AST:
-    return ast.parse(path.read_text())
+def seen(path: Path) -> tuple[list[str], set[str]]:
+    """What is wrong in a file, and what it calls. No tree is kept: many of them make the collector slow."""
+    tree = ast.parse(path.read_text())
+    return list(offences(tree)), {dotted(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
 
 
 def dotted(node: ast.expr) -> str:
@@ -148,7 +150,7 @@ def test_a_file_is_one_idea() -> None:
 
 
 def test_nothing_banned() -> None:
-    found = {named(path): list(offences(tree_of(path))) for path in SOURCES}
+    found = {named(path): seen(path)[0] for path in SOURCES}
     assert {name: told for name, told in found.items() if told} == {}
 
 
@@ -157,7 +159,7 @@ def test_what_decides_looks_at_nothing() -> None:
     for path in SOURCES:
         if not named(path).startswith(DECIDING) or named(path).startswith(NOT_DECIDING):
             continue
-        called = {dotted(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
+        called = seen(path)[1]
         looks = {name for name in called if name.startswith(("os.", "random.", "secrets.", "time."))}
         guilty += [f"{named(path)}: {name}" for name in (looks | called & {"open"}) - PURE_CALLS]
     assert guilty == []
