@@ -70,12 +70,20 @@ class AuditFile:
         """Write one line, to the device. Raises OSError."""
         fd = self._lock()
         try:
-            data = line.encode("utf-8", "backslashreplace") + b"\n"
-            while data:
-                data = data[os.write(fd, data) :]
+            self._append(fd, line.encode("utf-8", "backslashreplace") + b"\n")
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def _append(self, fd: int, data: bytes) -> None:
+        end = os.fstat(fd).st_size
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        except OSError:
+            # The disk is full, say: half a line would spoil the next one as well.
+            os.ftruncate(fd, end)
+            raise
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -52,6 +52,26 @@ def test_what_strangers_say_is_one_bounded_line(tmp_path: Path) -> None:
     assert lines(tmp_path / "a")[0]["data"] == "010101"
 
 
+def test_a_line_that_did_not_fit_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = make_audit(str(tmp_path / "a"), None, bytes_max=1 << 20, files=1)
+    audit.record(ACTOR, "first", Outcome.DONE)
+    write = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        if len(data) < 40:
+            raise OSError(28, "No space left on device")
+        return write(fd, data[: len(data) - 20])
+
+    monkeypatch.setattr(os, "write", full)
+    audit.record(ACTOR, "second", Outcome.DONE)
+    monkeypatch.setattr(os, "write", write)
+    audit.record(ACTOR, "third", Outcome.DONE)
+    assert [line["event"] for line in lines(tmp_path / "a")] == ["first", "third"]
+    assert audit.lost == 1
+
+
 def test_it_is_bounded(tmp_path: Path) -> None:
     audit = make_audit(str(tmp_path / "a"), None, bytes_max=500, files=2)
     for number in range(40):
