@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from msgspec.structs import asdict
 
-from mezzo.errors import Busy, CallerError, InvalidArgument
+from mezzo.errors import Busy, CallerError, InvalidArgument, MezzoError, Unavailable
 from mezzo.identity import Identity, derived_name
 from mezzo_server.admin.api import (
     OPERATORS,
@@ -99,9 +99,7 @@ class LocalAdmin(Admin):
                     f"(the first: tenant {closed[0].hex()}); name it in encryption.former_master_keys"
                 )
             due = [one.tenant_id for one in kept if one.master_id != current.id]
-            for tenant_id in due:
-                await self._registry.set_tenant_key(current.wrap(tenant_id, opened[tenant_id], entropy))
-            return due
+            return await self._rewrapped([current.wrap(one, opened[one], entropy) for one in due])
 
         return await self._change("key.rewrap", rewrap)
 
@@ -124,17 +122,16 @@ class LocalAdmin(Admin):
         )
 
     async def rotate_tenant(self, name: str, overlap_s: int) -> list[IssuedCredential]:
-        _check_overlap(overlap_s)
-
         async def rotate() -> list[Issued]:
+            _check_overlap(overlap_s)
             tenant = await self._registry.tenant(name)
             held = await self._registry.credentials.all(tenant.id)
-            ends = int(self._now()) + overlap_s
-            # A token that ends by itself no later than the overlap was replaced already, or needs no successor.
-            due = [one for one in held if not one.revoked and not 0 < one.expires_s <= ends]
-            if not due:
+            now = self._now()
+            due = [one.id for one in held if not one.revoked and not 0 < one.expires_s <= now]
+            issued = await self._registry.credentials.rotate(due, overlap_s)
+            if not issued:
                 raise InvalidArgument(f"tenant {name!r} has no credential to replace; issue one")
-            return await self._registry.credentials.rotate([one.id for one in due], overlap_s)
+            return issued
 
         issued = await self._change("tenant.rotate", rotate, tenant=name, overlap_s=overlap_s)
         return [_issued(one, name) for one in issued]
@@ -205,8 +202,7 @@ class LocalAdmin(Admin):
     async def set_namespace(self, tenant: str, name: str, change: LifetimeChange) -> Namespace:
         async def work() -> Namespace:
             owner = await self._registry.tenant(tenant)
-            was = await self._registry.namespace(owner.id, name)
-            return await self._registry.set_namespace(owner.id, name, change.of(was.lifetime))
+            return await self._registry.set_namespace(owner.id, name, change.of)
 
         return await self._change(
             "namespace.set", work, tenant=tenant, namespace=name, lifetime=_lifetime(change)
@@ -230,6 +226,23 @@ class LocalAdmin(Admin):
         """Nothing is its own."""
 
     # -- below
+
+    async def _rewrapped(self, keys: Sequence[TenantKey]) -> list[bytes]:
+        """Keep these in the place of those that are kept; whose they are."""
+        done: list[bytes] = []
+        for key in keys:
+            try:
+                await self._registry.set_tenant_key(key)
+            except CallerError:
+                continue  # the tenant was deleted meanwhile, and its key with it
+            except MezzoError as error:
+                if not done:
+                    raise
+                raise Unavailable(
+                    f"{len(done)} of {len(keys)} keys were wrapped anew, and then: {error}; begin again"
+                ) from error
+            done.append(key.tenant_id)
+        return done
 
     async def _used(self, tenant_id: bytes) -> TenantUsage | None:
         return None if self._usage is None else await self._usage(tenant_id)

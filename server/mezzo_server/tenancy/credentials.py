@@ -81,7 +81,8 @@ class Credentials:
     async def rotate(self, credential_ids: Sequence[str], overlap_s: float) -> list[Issued]:
         """New tokens like these, which themselves are good for ``overlap_s`` more and no longer.
 
-        All of them or none, if they are `ROTATED_MAX` at most: a token that nobody was told of is lost.
+        All of them or none, if they are `ROTATED_MAX` at most: a token that nobody was told of is lost.  Those
+        that end within that time by themselves are left out: a successor would end with them.
 
         Raises:
             InvalidArgument: there is none of this id, or it is void already.
@@ -104,6 +105,8 @@ class Credentials:
                 was = found.record
                 if self._void(was):
                     raise InvalidArgument(f"credential {credential_id} is not in force any more")
+                if 0 < was.expires_s <= ends:
+                    continue  # somebody else may have been quicker to rotate it
                 old = replace(was, expires_s=min(was.expires_s or ends, ends), revoked=overlap_s <= 0)
                 new = replace(was, id=token_id, hash=kept, created_s=now)
                 plan.put(old, found.revision)
@@ -111,7 +114,7 @@ class Credentials:
                 plan.result.append(Issued(token, new))
             if overlap_s > 0:
                 for tenant_id in {one.credential.tenant_id for one in plan.result}:
-                    await self._check_room(tenant_id, len(made), 2 * CREDENTIALS_MAX)
+                    await self._check_room(tenant_id, len(plan.result), 2 * CREDENTIALS_MAX)
             return plan
 
         issued = await self._records.change(think)

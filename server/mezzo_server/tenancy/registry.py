@@ -241,14 +241,22 @@ class Registry:
         kept = (item.record for item in found if deleted or not item.record.deleted)
         return sorted(kept, key=lambda namespace: (namespace.name, namespace.created_s, namespace.id))
 
-    async def set_namespace(self, tenant_id: bytes, name: str, lifetime: Lifetime) -> Namespace:
-        """The namespace, whose chunks that are put from now on live so long.
+    async def set_namespace(
+        self, tenant_id: bytes, name: str, change: Callable[[Lifetime], Lifetime]
+    ) -> Namespace:
+        """The namespace, whose chunks that are put from now on live so long. ``change`` may be called more
+        than once.
 
         Raises:
             InvalidArgument: there is none, or a value is out of range.
         """
-        _check_lifetime(lifetime)
-        return await self._change_namespace(tenant_id, name, lambda was: replace(was, lifetime=lifetime))
+
+        def changed(was: Namespace) -> Namespace:
+            lifetime = change(was.lifetime)
+            _check_lifetime(lifetime)
+            return replace(was, lifetime=lifetime)
+
+        return await self._change_namespace(tenant_id, name, changed)
 
     async def purge_namespace(self, tenant_id: bytes, name: str) -> Namespace:
         """The namespace, empty: the chunks that were in it cannot be read any more."""

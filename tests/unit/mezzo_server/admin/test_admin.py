@@ -270,3 +270,44 @@ def test_usage_is_told_where_somebody_can_tell(rig: Rig) -> None:
 def test_a_tenant_with_a_key(rig: Rig) -> None:
     rig.new_key = lambda tenant_id: TenantKey(tenant_id=tenant_id, master_id=bytes(8), wrapped=bytes(60))
     assert rig.create(encrypted=True).encrypted
+
+
+def test_two_operators_change_the_same_namespace(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, remote=False)
+    rig.create()
+    default = rig.registry.set_namespace
+
+    async def quicker(tenant_id: bytes, name: str, change: Any) -> Any:
+        # Another operator's change comes between what this one read and what it writes.
+        await default(tenant_id, name, LifetimeChange(ttl_s_default=3).of)
+        return await default(tenant_id, name, change)
+
+    rig.registry.set_namespace = quicker  # type: ignore[method-assign]
+    changed = rig.do(lambda admin: admin.set_namespace("acme", "default", LifetimeChange(ttl_s_max=5)))
+    assert changed.lifetime == Lifetime(ttl_s_default=3, ttl_s_max=5)
+
+
+def test_two_operators_rotate_at_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, remote=False)
+    rig.create()
+    old = rig.do(lambda admin: admin.issue_credential("acme", ["read"]))
+    rig.do(lambda admin: admin.issue_credential("acme", ["write"]))
+    rotate = rig.registry.credentials.rotate
+
+    async def slower(credential_ids: list[str], overlap_s: float) -> Any:
+        await rotate([old.credential.id], overlap_s)
+        return await rotate(credential_ids, overlap_s)
+
+    rig.registry.credentials.rotate = slower  # type: ignore[method-assign]
+    issued = rig.do(lambda admin: admin.rotate_tenant("acme", 3600))
+    assert [one.credential.scopes for one in issued] == [["write"]], "the other one has the successor"
+    assert [one.credential.expires_s for one in issued] == [0]
+
+
+def test_what_is_out_of_range_is_an_attempt_too(rig: Rig) -> None:
+    rig.create()
+    rig.told()
+    with pytest.raises(InvalidArgument, match="overlap"):
+        rig.do(lambda admin: admin.rotate_tenant("acme", 1 << 31))
+    (line,) = rig.told()
+    assert (line["event"], line["outcome"]) == ("tenant.rotate", "refused")

@@ -214,7 +214,7 @@ def test_purge_and_deletion_raise_the_generation(tenancy):
 def test_a_namespace_has_a_lifetime(tenancy):
     do, reg = tenancy.do, tenancy.registry
     tenant = do(reg.create_tenant("acme"))
-    do(reg.set_namespace(tenant.id, "default", Lifetime(ttl_s_default=5)))
+    do(reg.set_namespace(tenant.id, "default", lambda was: Lifetime(ttl_s_default=5)))
     assert do(reg.namespace(tenant.id, "default")).lifetime.ttl_s_default == 5
 
 
