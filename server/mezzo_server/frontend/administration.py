@@ -1,18 +1,21 @@
 """The admin service of a front-end: operators only, few at a time, and nothing without a line in the audit log.
 
 It has a limit of its own, so that tenants who use up `frontend.calls_max` do not keep operators from
-setting limits to them.  Attempts of those who are no operators are told too; of those who are nobody only
-so many a minute, so that they cannot push everything else out of a bounded log.
+setting limits to them, and only operators count for it.  Attempts of those who are none are told too, so many
+a minute for each tenant and for all whom nobody knows, so that they cannot push everything else out of a
+bounded log.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import Message
 
 from mezzo import AsyncClient
 from mezzo.errors import Busy, Denied, InternalError, MezzoError, Unauthenticated
@@ -31,9 +34,11 @@ from mezzo_server.tenancy.registry import Registry
 log = structlog.get_logger("mezzo.admin")
 
 CALLS_MAX = 16
-"""under way at a time"""
+"""under way at a time, whether or not their callers still wait"""
+STOP_S_MAX = 5.0
+"""for them to end when the front-end stops"""
 STRANGERS_MAX = 30
-"""attempts without a valid credential that are told in `STRANGERS_S`"""
+"""attempts that are told in `STRANGERS_S`, of one tenant, and of all whom nobody knows"""
 STRANGERS_S = 60.0
 USAGE_S_MAX = 2.0
 """for the shard to tell what a tenant uses"""
@@ -43,8 +48,33 @@ def _ignore() -> None:
     """Nobody wants to know."""
 
 
+class Strangers:
+    """Whether to tell of one more attempt by somebody who is no operator. Owner of the counts. No clock.
+
+    As many counts as there are tenants, at most.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._tried: Counter[bytes | None] = Counter()
+        self._left_out: Counter[bytes | None] = Counter()
+
+    def tried(self, tenant: bytes | None, now: float) -> int | None:
+        """Of a tenant's, or of nobody whom we know (None): how many attempts were left out before this one,
+        which is to be told; None: it is left out as well.
+        """
+        if now - self._since >= STRANGERS_S:
+            self._since = now
+            self._tried.clear()
+        if self._tried[tenant] >= STRANGERS_MAX:
+            self._left_out[tenant] += 1
+            return None
+        self._tried[tenant] += 1
+        return self._left_out.pop(tenant, 0)
+
+
 class Administration:
-    """Answers operators. Owner of the count of their calls."""
+    """Answers operators. Owner of what they have begun."""
 
     def __init__(
         self,
@@ -58,8 +88,8 @@ class Administration:
         changed: Callable[[], None] = _ignore,
         new_key: Callable[[bytes], TenantKey] | None = None,
     ) -> None:
-        """``now``: a clock for intervals; ``now_s``: Unix time. ``changed`` is called when something may have
-        been changed. ``new_key``: see `LocalAdmin`.
+        """``now``: a clock for intervals; ``now_s``: Unix time. ``changed`` is called whenever something
+        may have been changed. ``new_key``: see `LocalAdmin`.
         """
         self.audit = audit
         self._gate = gate
@@ -69,9 +99,8 @@ class Administration:
         self._usage = usage
         self._changed = changed
         self._new_key = new_key
-        self._calls = 0
-        self._strangers_since = now()
-        self._strangers = 0
+        self._under_way: set[asyncio.Task[Message]] = set()
+        self._strangers = Strangers(now())
 
     def service(self) -> grpc.GenericRpcHandler:
         """The service, for a server."""
@@ -99,37 +128,47 @@ class Administration:
 
         return handle
 
+    async def stop(self) -> None:
+        """Wait for what was begun, so that how it ended is told."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=STOP_S_MAX)
+
     async def _answer(self, method: str, data: bytes, context: Context) -> bytes:
-        if self._calls >= CALLS_MAX:
+        principal = await self._admit(method, context)
+        if len(self._under_way) >= CALLS_MAX:
             raise Busy(f"{CALLS_MAX} calls of operators are under way")
-        self._calls += 1
-        try:
-            principal = await self._admit(method, context)
-            kind, answer = HANDLERS[method]
-            admin = LocalAdmin(
-                self._registry,
-                self.audit,
-                Actor(principal.credential, context.peer()),
-                now=self._now_s,
-                usage=self._usage,
-                new_key=self._new_key,
-            )
-            # Once begun it goes on, and is told, whether or not the caller still waits.
-            message = await asyncio.shield(answer(admin, parse(kind, data)))
-            self._changed()
-            return message.SerializeToString()
-        finally:
-            self._calls -= 1
+        kind, answer = HANDLERS[method]
+        admin = LocalAdmin(
+            self._registry,
+            self.audit,
+            Actor(principal.credential, context.peer()),
+            now=self._now_s,
+            usage=self._usage,
+            new_key=self._new_key,
+        )
+        task = asyncio.ensure_future(answer(admin, parse(kind, data)))
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        # Once begun it goes on, and is told, whether or not the caller still waits.
+        message = await asyncio.shield(task)
+        return message.SerializeToString()
+
+    def _ended(self, task: asyncio.Task[Message]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever still waits hears of it
+        self._changed()
 
     async def _admit(self, method: str, context: Context) -> Principal:
         """The operator who calls. Who is none is refused, and that is told."""
-        who = ""
+        principal: Principal | None = None
         try:
             principal = await self._gate.admit(context, method, ANYBODY)
-            who = principal.credential
             check(principal, method, OPERATOR)
         except (Unauthenticated, Denied) as error:
-            if who or self._tells_of_stranger():
+            tenant, who = (None, "") if principal is None else (principal.tenant, principal.credential)
+            left_out = self._strangers.tried(tenant, self._now())
+            if left_out is not None:
                 await asyncio.to_thread(
                     self.audit.record,
                     Actor(who, context.peer()),
@@ -137,16 +176,10 @@ class Administration:
                     Outcome.REFUSED,
                     error=error.code.name,
                     why=str(error),
+                    left_out=left_out or None,
                 )
             raise
         return principal
-
-    def _tells_of_stranger(self) -> bool:
-        now = self._now()
-        if now - self._strangers_since >= STRANGERS_S:
-            self._strangers_since, self._strangers = now, 0
-        self._strangers += 1
-        return self._strangers <= STRANGERS_MAX
 
 
 async def usage_of(tenant_id: bytes, registry: Registry, shard: AsyncClient) -> TenantUsage | None:

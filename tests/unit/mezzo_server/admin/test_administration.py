@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "audit"
         self.now = 0.0
+        self.changed = 0
         registry = Registry(MemoryEngine(lambda: NOW), lambda: NOW, lambda count: bytes(count))
         self.administration = Administration(
             Gate(Authentication(lambda: CATALOG, now_s=lambda: NOW)),
@@ -75,7 +77,11 @@ class Rig:
             make_audit(str(self.path), None, bytes_max=1 << 20, files=1),
             now=lambda: self.now,
             now_s=lambda: NOW,
+            changed=self._change,
         )
+
+    def _change(self) -> None:
+        self.changed += 1
 
     def call(self, method: str, request: Any, bearer: str) -> str:
         context = FakeContext(bearer)
@@ -129,10 +135,82 @@ def test_strangers_cannot_fill_the_log(rig: Rig) -> None:
         rig.call("ListTenants", b"", "garbage")
     assert len(rig.told()) == STRANGERS_MAX
     rig.call("ListTenants", b"", ADMIN_OF_A)
-    assert len(rig.told()) == STRANGERS_MAX + 1, "somebody who is known is always told of"
+    assert len(rig.told()) == STRANGERS_MAX + 1, "a tenant's attempts are counted apart"
     rig.now += STRANGERS_S
     rig.call("ListTenants", b"", "garbage")
     assert len(rig.told()) == STRANGERS_MAX + 2
+    assert [line.get("left_out") for line in rig.told()[-2:]] == [None, 20]
+
+
+def test_neither_can_a_tenant(rig: Rig) -> None:
+    for _ in range(STRANGERS_MAX + 20):
+        rig.call("ListTenants", b"", ADMIN_OF_A)
+    assert len(rig.told()) == STRANGERS_MAX
+    rig.call("CreateTenant", pb.CreateTenantRequest(name="b"), OPERATOR)
+    assert rig.told()[-1]["event"] == "tenant.create"
+
+
+async def begun(rig: Rig, method: str, bearer: str) -> asyncio.Task[str]:
+    """A call that is under way."""
+
+    async def one() -> str:
+        context = FakeContext(bearer)
+        try:
+            await rig.administration.handler(method)(b"", context)  # type: ignore[arg-type]
+        except Aborted:
+            pass
+        return context.status
+
+    task = asyncio.create_task(one())
+    await asyncio.sleep(0)
+    return task
+
+
+def test_strangers_do_not_keep_operators_out(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> str:
+        release = threading.Event()
+        record = rig.administration.audit.record
+        monkeypatch.setattr(
+            rig.administration.audit,
+            "record",
+            lambda *given, **more: (release.wait(), record(*given, **more)),
+        )
+        # Each waits for its line in the log, on a slow disk.
+        strangers = [await begun(rig, "ListTenants", ADMIN_OF_A) for _ in range(CALLS_MAX)]
+        operator = await (await begun(rig, "ListTenants", OPERATOR))
+        release.set()
+        assert set(await asyncio.gather(*strangers)) == {"PERMISSION_DENIED"}
+        return operator
+
+    assert asyncio.run(play()) == "OK"
+
+
+def test_what_was_begun_goes_on_without_its_caller(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> list[str]:
+        release, done = asyncio.Event(), []
+
+        async def slow(*arguments: object) -> pb.ListTenantsResponse:
+            await release.wait()
+            done.append("done")
+            return pb.ListTenantsResponse()
+
+        monkeypatch.setitem(HANDLERS, "ListTenants", (pb.ListTenantsRequest, slow))
+        callers = [await begun(rig, "ListTenants", OPERATOR) for _ in range(CALLS_MAX)]
+        for caller in callers:
+            caller.cancel()
+        await asyncio.wait(callers)
+        # It counts as long as it goes on,
+        assert await (await begun(rig, "ListTenants", OPERATOR)) == "RESOURCE_EXHAUSTED"
+        assert rig.changed == 0
+        stop = asyncio.create_task(rig.administration.stop())
+        await asyncio.sleep(0)
+        release.set()
+        # and a front-end that stops waits for it.
+        await stop
+        assert rig.changed == CALLS_MAX
+        return done
+
+    assert asyncio.run(play()) == ["done"] * CALLS_MAX
 
 
 def test_no_message_and_faults_of_ours(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
