@@ -62,7 +62,10 @@ class Child:
         on_ready: Callable[[dict[str, Any]], None],
         on_change: Callable[[dict[str, Any]], None],
     ) -> int:
-        """Hand it its settings, pass on what it says, and return its exit status (negative: a signal)."""
+        """Hand it its settings, pass on what it says, and return its exit status (negative: a signal).
+
+        What ``on_ready`` and ``on_change`` raise is raised here, once the process has ended.
+        """
         readers = [
             asyncio.ensure_future(coroutine)
             for coroutine in (
@@ -76,7 +79,10 @@ class Child:
         _, late = await asyncio.wait(readers, timeout=DRAIN_S)
         for reader in late:
             reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
+        ends = await asyncio.gather(*readers, return_exceptions=True)
+        for fault in ends:
+            if isinstance(fault, Exception):
+                raise fault  # of ours: nobody knows what was made of what the process said
         return status
 
     async def _write(self, settings: bytes) -> None:
@@ -98,15 +104,27 @@ class Child:
         if pipe is None:
             return
         tell = on_ready
+        fault: Exception | None = None
         try:
-            while line := await pipe.readline():
-                tell(msgspec.json.decode(line, type=dict[str, Any]))
+            while (said := await self._next_object(pipe)) is not None:
+                tell(said)
                 tell = on_change
+        except Exception as error:
+            fault = error  # of ours, and nothing that would be better for the process if its pipe were full
+        while await pipe.read(LINE_BYTES_MAX):
+            pass  # the pipe must not fill
+        if fault is not None:
+            raise fault
+
+    async def _next_object(self, pipe: asyncio.StreamReader) -> dict[str, Any] | None:
+        """What it says next; None: nothing, or nothing that is understood any more."""
+        try:
+            line = await pipe.readline()
+            return msgspec.json.decode(line, type=dict[str, Any]) if line else None
         except ValueError:
             # Too long, or no JSON. Before it was ready: it is killed when its time to start is over.
             log.warning("a process said something that is not understood", part=self.name, of=self.pid)
-        while await pipe.read(LINE_BYTES_MAX):
-            pass  # the pipe must not fill
+            return None
 
     async def _read_errors(self) -> None:
         pipe = self._process.stderr
