@@ -16,7 +16,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +26,7 @@ import typer
 
 from mezzo.errors import InvalidArgument
 from mezzo_server.config import Key, Loaded, NodeConfig, keys, load_with_origins
+from mezzo_server.config.loading import nested
 from mezzo_server.logs import configure_logs
 from mezzo_server.supervisor.parent import die_with
 
@@ -102,7 +103,7 @@ def takes_settings(
                 settings = Settings(_resolved(), True)
             else:
                 settings = Settings(
-                    load_with_origins(path, os.environ, _nested(values), names, process or "supervisor"),
+                    load_with_origins(path, os.environ, nested(values), names, process or "supervisor"),
                     False,
                 )
             if process:
@@ -115,13 +116,17 @@ def takes_settings(
         made = [_config_parameter(), *(_parameter(n, flag, key) for n, (flag, key) in parameters.items())]
         if supervised:
             made += _supervised_parameters()
-        # typer reads flags from the signature.
-        shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*made, *own)]
-        run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in shown}
-        return run
+        return signed(run, [*made, *own])
 
     return decorate
+
+
+def signed(run: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """The function with these parameters in its signature, from which typer reads flags and arguments."""
+    shown = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return run
 
 
 def _parameter(name: str, flag: Flag, key: Key) -> inspect.Parameter:
@@ -187,17 +192,6 @@ def _given(key: Key, value: Any) -> object:
     if key.is_list:
         return list(value) if value else None
     return value
-
-
-def _nested(values: dict[str, object]) -> dict[str, object]:
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        *path, last = name.split(".")
-        table = result
-        for part in path:
-            table = table.setdefault(part, {})
-        table[last] = value
-    return result
 
 
 def _resolved() -> Loaded:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from mezzo.errors import InvalidArgument
+from mezzo_server.config.addresses import is_loopback
 from mezzo_server.config.schema import AccessConfig, NodeConfig
+from mezzo_server.tenancy.model import NAME_PATTERN
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = re.compile(NAME_PATTERN)
 MODE = re.compile(r"0?[0-7]{3}")
 
 
@@ -115,17 +116,8 @@ def _check_jwt(access: AccessConfig) -> None:
     parts = urlsplit(jwt.keys)
     if parts.scheme == "https" and parts.hostname:
         return
-    if parts.scheme != "http" or not _is_loopback(parts.hostname or ""):
+    if parts.scheme != "http" or not is_loopback(parts.hostname or ""):
         raise InvalidArgument(
             f"access.jwt.keys: {jwt.keys} must be https://, or a file: whoever changes the keys on their way can "
             "make tokens"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mezzo.address import UNIX_PATH_BYTES_MAX
 from mezzo.errors import InvalidArgument
 
-UNIX_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path, less its final zero
 PORT_MAX = 65535
 
 
@@ -30,12 +30,7 @@ class Address:
     @property
     def is_local(self) -> bool:
         """Whether only this host can reach it."""
-        if self.path is not None or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return self.path is not None or is_loopback(self.host)
 
     @property
     def is_wildcard(self) -> bool:
@@ -56,16 +51,19 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """Of ``unix:///path``, ``tcp://host:port`` or ``tcps://host:port``. InvalidArgument if it is none of them."""
+    if text.startswith("unix:///"):
+        # All that follows is the path: what would be a query in another address is a letter here.
+        path = text.removeprefix("unix://")
+        if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
+            raise InvalidArgument(f"{text!r}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
+        return Address(path=path)
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
         raise InvalidArgument(f"{text!r}: {error}") from None
-    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
-        if len(os.fsencode(parts.path)) > UNIX_PATH_BYTES_MAX:
-            raise InvalidArgument(f"{text!r}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
-        return Address(path=parts.path)
-    if parts.scheme in {"tcp", "tcps"} and parts.hostname and port is not None and parts.path in {"", "/"}:
+    more = parts.path.removeprefix("/") or parts.query or parts.fragment or parts.username is not None
+    if parts.scheme in {"tcp", "tcps"} and parts.hostname and port is not None and not more:
         return Address(host=parts.hostname, port=port, tls=parts.scheme == "tcps")
     raise InvalidArgument(f"{text!r} is no address; write unix:///path, tcp://host:port or tcps://host:port")
 
@@ -80,6 +78,16 @@ def parse_host_port(text: str) -> Address:
     if not host or port is None or parts.path or parts.query or parts.fragment or "@" in text or "/" in text:
         raise InvalidArgument(f"{text!r} is no address; write host:port, such as 127.0.0.1:7710")
     return Address(host=host, port=port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of this host's, or the name of one, that no other host can reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def host_and_port(host: str, port: int) -> str:

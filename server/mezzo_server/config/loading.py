@@ -79,7 +79,7 @@ def load_with_origins(
             judge = from_text if isinstance(value, str) and not key.is_list else from_toml
             values[key.name] = _judged(named.get(key.name, "flag"), judge, key, value)
             origins[key.name] = named.get(key.name, "flag")
-    config = msgspec.convert(_nested(values), NodeConfig)
+    config = msgspec.convert(nested(values), NodeConfig)
     check_together(config, process)
     return Loaded(config, origins)
 
@@ -186,7 +186,8 @@ def _from_environ(environ: Mapping[str, str]) -> list[tuple[Key, str, str]]:
     return found
 
 
-def _nested(values: Mapping[str, object]) -> dict[str, Any]:
+def nested(values: Mapping[str, object]) -> dict[str, Any]:
+    """Values by the names of their keys, as tables within tables."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         *path, last = name.split(".")

@@ -24,6 +24,9 @@ def from_toml(key: Key, value: object) -> object:
     Raises:
         InvalidArgument: wrong type, or out of range; names the key, the value and what is right.
     """
+    texts = value if isinstance(value, list) else [value]
+    if any(isinstance(text, str) and "\0" in text for text in texts):
+        raise refused(key, value)
     if isinstance(value, str) and key.unit:
         return from_text(key, value)
     if isinstance(value, bool) != key.is_bool or (isinstance(value, float) and not math.isfinite(value)):

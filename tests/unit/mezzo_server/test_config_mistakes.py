@@ -79,6 +79,11 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "duration": ("[supervisor]\nstop_s = 'soon'", ("supervisor.stop_s: 'soon'", '"5min"')),
     "fraction of a millisecond": ("[shard.limits]\nlease_ms_max = '1.5ms'", ("lease_ms_max: '1.5ms'",)),
     "zero byte": ('[shard.hot]\nbytes = "\\u0000"', ("shard.hot.bytes", "not allowed")),
+    "zero byte in a path": ('[shard]\ndevices = ["/a\\u0000b"]', ("shard.devices", "not allowed")),
+    "more than an address": (
+        "[shard]\nlisten = ['tcp://a@127.0.0.1:1?b']",
+        ("shard.listen", "tcp://a@127.0.0.1:1?b", "tcp://host:port"),
+    ),
     "long": (f"[shard]\npolicy = '{'x' * 500}'", ("...", "fifo, lru, s3fifo, sieve")),
     # together
     "no address": ("[shard]\nlisten = []", ("shard.listen", "at least one address")),
