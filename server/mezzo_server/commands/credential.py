@@ -31,7 +31,9 @@ def register_credential(app: typer.Typer) -> None:
     app.add_typer(group, name="credential")
 
 
+@op.takes_way
 def issue(
+    way: op.Way,
     tenant: Whose = None,
     *,
     operator: Operator = False,
@@ -45,43 +47,36 @@ def issue(
         str | None, typer.Option(metavar="TIME", help="How long it is good for.", show_default="without end")
     ] = None,
     note: Annotated[str, typer.Option(help="A remark, for people.")] = "",
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
 ) -> None:
     """Issue a token, which is shown once. The first operator's is made with --config."""
     _check_whose(tenant, operator)
     if tenant is None and not operator:
         raise InvalidArgument("name a tenant, or say --operator")
     wanted = scope_list(scopes) or (["admin"] if operator else ["read", "write"])
-    issued = op.act(
-        config,
-        admin,
-        token,
-        lambda to: to.issue_credential(tenant or OPERATORS, wanted, expires_s=op.expiry(expires), note=note),
+    issued = way.act(
+        lambda to: to.issue_credential(
+            tenant or OPERATORS, wanted, expires_s=op.expiry("--expires", expires), note=note
+        ),
         makes=operator,
     )
-    if json:
+    if way.json:
         json_result(msgspec.json.encode(credential_report(issued.credential, issued.token)))
     else:
         show_tokens([issued])
 
 
+@op.takes_way
 def list_credentials(
+    way: op.Way,
     tenant: Whose = None,
     *,
     operator: Operator = False,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
 ) -> None:
     """List credentials: of a tenant, of operators, or all."""
     _check_whose(tenant, operator)
     whose = OPERATORS if operator else tenant
-    found = op.act(config, admin, token, lambda to: to.credentials(whose))
-    if json:
+    found = way.act(lambda to: to.credentials(whose))
+    if way.json:
         json_result(msgspec.json.encode([credential_report(one) for one in found]))
     elif found:
         result(credentials_table(found, time.time()))
@@ -89,21 +84,19 @@ def list_credentials(
         remark("there is no credential")
 
 
+@op.takes_way
 def revoke(
+    way: op.Way,
     credential: Annotated[
         str, typer.Argument(metavar="ID", help="Of the credential; 16 digits.", show_default=False)
     ],
     *,
     yes: op.Yes = False,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
 ) -> None:
     """Revoke a credential: void from now on, also on connections that are open."""
     op.confirm(f"Revoke credential {credential}? This cannot be undone.", yes)
-    gone = op.act(config, admin, token, lambda to: to.revoke_credential(credential))
-    if json:
+    gone = way.act(lambda to: to.revoke_credential(credential))
+    if way.json:
         json_result(msgspec.json.encode(credential_report(gone)))
     else:
         sys.stdout.write(f"revoked credential {gone.id}\n")

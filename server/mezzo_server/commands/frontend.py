@@ -50,9 +50,11 @@ def frontend(settings: Settings, *, json: Json = False) -> None:
 def describe(readiness: Readiness) -> list[str]:
     """The lines that say that a front-end is ready."""
     reached = "" if readiness.serving else "  (cannot be reached yet)"
+    metrics = [f"  metrics     http://{readiness.metrics}/metrics"] if readiness.metrics else []
     return [
         f"mezzo frontend ready (process {readiness.pid})",
         f"  gRPC        {readiness.listen}",
         f"  admin       {readiness.admin}",
         f"  shard       {readiness.shard}{reached}",
+        *metrics,
     ]

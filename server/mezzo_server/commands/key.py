@@ -56,9 +56,9 @@ def new(
     if json:
         json_result(msgspec.json.encode(made))
         return
-    result(f"master key {made.id} written to {made.file}")
+    # as texts: to rich, what is in brackets would be a style
+    result(Text(f"master key {made.id} written to {made.file}"))
     result("Keep a copy where the data is not: without it the chunks of encrypted tenants cannot be read.")
-    # as text: to rich, a table's name in brackets would be a style
     result(Text(f'For the configuration:\n\n[encryption]\nmaster_key = "{file.absolute()}"'))
 
 

@@ -15,7 +15,6 @@ from mezzo.cli.options import size
 from mezzo.cli.output import json_result, result
 from mezzo.errors import InvalidArgument
 from mezzo.identity import Identity, make_identity
-from mezzo_server.admin.api import LifetimeChange
 from mezzo_server.commands import operator as op
 from mezzo_server.commands.admin_reports import namespace_report, namespace_table, namespaces_table
 
@@ -38,7 +37,9 @@ def register_namespace(app: typer.Typer) -> None:
     app.add_typer(group, name="namespace")
 
 
+@op.takes_way
 def open_namespace(
+    way: op.Way,
     tenant: TenantName,
     name: Annotated[
         str, typer.Argument(metavar="[NAMESPACE]", help="Its name.", show_default="after its identity")
@@ -66,10 +67,6 @@ def open_namespace(
         ),
     ] = None,
     salt: Annotated[str, typer.Option(help="What else must keep chunks apart.")] = "",
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
 ) -> None:
     """Open a namespace by its identity: make it if there is none of that name.
 
@@ -97,102 +94,70 @@ def open_namespace(
         )
     elif not name:
         raise InvalidArgument("a namespace needs a name, or an identity (--model and so on)")
-    opened = op.act(config, admin, token, lambda to: to.add_namespace(tenant, name, identity))
-    if json:
+    opened = way.act(lambda to: to.add_namespace(tenant, name, identity))
+    if way.json:
         json_result(msgspec.json.encode(namespace_report(opened, tenant)))
     else:
         sys.stdout.write(f"{opened.name}\n")
 
 
+@op.takes_way
 def list_namespaces(
+    way: op.Way,
     tenant: TenantName,
     *,
     deleted: Annotated[bool, typer.Option("--deleted", help="Those that were deleted as well.")] = False,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
 ) -> None:
     """List the namespaces of a tenant, with what their bytes are."""
-    found = op.act(config, admin, token, lambda to: to.namespaces(tenant, deleted=deleted))
-    if json:
+    found = way.act(lambda to: to.namespaces(tenant, deleted=deleted))
+    if way.json:
         json_result(msgspec.json.encode([namespace_report(one, tenant) for one in found]))
     else:
         result(namespaces_table(found))
 
 
-def show(
-    tenant: TenantName,
-    name: Name,
-    *,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
-) -> None:
+@op.takes_way
+def show(way: op.Way, tenant: TenantName, name: Name) -> None:
     """Show a namespace, and through a front-end what it uses of its shard."""
-    namespace, usage = op.act(config, admin, token, lambda to: to.namespace(tenant, name))
-    if json:
+    namespace, usage = way.act(lambda to: to.namespace(tenant, name))
+    if way.json:
         json_result(msgspec.json.encode(namespace_report(namespace, tenant, usage)))
     else:
         result(namespace_table(namespace, tenant, usage))
 
 
+@op.takes_way
 def set_namespace(
-    tenant: TenantName,
-    name: Name,
-    *,
-    ttl: op.Ttl = None,
-    ttl_max: op.TtlMax = None,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
+    way: op.Way, tenant: TenantName, name: Name, *, ttl: op.Ttl = None, ttl_max: op.TtlMax = None
 ) -> None:
     """Change how long chunks live that are put from now on; `none` is as the tenant's."""
-    change = LifetimeChange(op.seconds(ttl), op.seconds(ttl_max))
+    change = op.lifetime(ttl, ttl_max)
     if not change:
         raise InvalidArgument("say what is to be different: --ttl, --ttl-max")
-    namespace = op.act(config, admin, token, lambda to: to.set_namespace(tenant, name, change))
-    if json:
+    namespace = way.act(lambda to: to.set_namespace(tenant, name, change))
+    if way.json:
         json_result(msgspec.json.encode(namespace_report(namespace, tenant)))
     else:
         result(namespaces_table([namespace]))
 
 
-def purge(
-    tenant: TenantName,
-    name: Name,
-    *,
-    yes: op.Yes = False,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
-) -> None:
+@op.takes_way
+def purge(way: op.Way, tenant: TenantName, name: Name, *, yes: op.Yes = False) -> None:
     """Empty a namespace: from now on none of the chunks that are in it can be read."""
     op.confirm(f"Purge namespace {name} of {tenant}? This cannot be undone.", yes)
-    namespace = op.act(config, admin, token, lambda to: to.purge_namespace(tenant, name))
-    if json:
+    namespace = way.act(lambda to: to.purge_namespace(tenant, name))
+    if way.json:
         json_result(msgspec.json.encode(namespace_report(namespace, tenant)))
     else:
         sys.stdout.write(f"purged {name}; shards follow within seconds, and its space comes back\n")
 
 
-def delete(
-    tenant: TenantName,
-    name: Name,
-    *,
-    yes: op.Yes = False,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
-) -> None:
+@op.takes_way
+def delete(way: op.Way, tenant: TenantName, name: Name, *, yes: op.Yes = False) -> None:
     """Delete a namespace with all that is in it; its name is free."""
     op.confirm(f"Delete namespace {name} of {tenant}, with all that is in it? This cannot be undone.", yes)
-    namespace = op.act(config, admin, token, lambda to: to.delete_namespace(tenant, name))
-    if json:
+    namespace = way.act(lambda to: to.delete_namespace(tenant, name))
+    if way.json:
         json_result(msgspec.json.encode(namespace_report(namespace, tenant)))
     else:
         sys.stdout.write(f"deleted {name}; shards follow within seconds, and its space comes back\n")

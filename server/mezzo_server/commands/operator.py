@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import pwd
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from mezzo.address import Address, parse
+from mezzo.cli import options as opt
 from mezzo.cli.output import remark
 from mezzo.credentials import Bearer
 from mezzo.durations import SECONDS_OF_UNIT, parse_duration
 from mezzo.errors import InvalidArgument
-from mezzo.sizes import about_size, parse_size
+from mezzo.sizes import about_size
 from mezzo.tls import TLS
-from mezzo_server.admin.api import Admin
+from mezzo_server.admin.api import Admin, LifetimeChange
 from mezzo_server.admin.audit import Actor
 from mezzo_server.admin.opening import audit_of, tenant_keys_of
+from mezzo_server.commands.options import signed
 from mezzo_server.config import NodeConfig, load_with_origins
 from mezzo_server.logs import configure_logs
 from mezzo_server.tenancy.model import Limit
@@ -39,30 +44,7 @@ NONE = "none"
 PROCESS = "operator"
 """what logs call it"""
 
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        envvar=CONFIG_VARIABLE,
-        help="Act on the metadata of this configuration's engine: whoever may write them is an operator.",
-    ),
-]
-AdminAddress = Annotated[
-    str,
-    typer.Option(
-        "--admin",
-        metavar="HOST:PORT",
-        envvar=ADMIN_VARIABLE,
-        help="Act through the admin port of a front-end (grpcs://HOST:PORT over TLS), with an operator's token.",
-    ),
-]
-Token = Annotated[
-    str,
-    typer.Option(
-        envvar="MEZZO_TOKEN", show_envvar=True, help="The token; better in the variable.", show_default=False
-    ),
-]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Ttl = Annotated[
     str | None,
     typer.Option("--ttl", metavar="TIME", help="Life of chunks that are put without one; none: no end."),
@@ -73,30 +55,47 @@ TtlMax = Annotated[
 ]
 
 
-def act(
-    config: Path | None,
-    admin: str,
-    token: str,
-    work: Callable[[Admin], Awaitable[T]],
-    *,
-    makes: bool = False,
-) -> T:
-    """Do something as an operator: through a front-end, or on the metadata of a configuration.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a command of operators gets to the metadata, and how it prints its result: its last options."""
 
-    ``makes``: if there is no file of the metadata yet, it is made.
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=CONFIG_VARIABLE,
+            help="Act on the metadata of this configuration's engine: whoever may write them is an operator.",
+        ),
+    ] = None
+    admin: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar=ADMIN_VARIABLE,
+            help="Act through the admin port of a front-end (grpcs://HOST:PORT over TLS), with an operator's token.",
+        ),
+    ] = ""
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
 
-    Raises:
-        InvalidArgument: neither is named, both are, or the configuration has no metadata engine.
-        MezzoError: what came of it.
-    """
-    if config is not None and admin:
-        config, admin = _the_one_said(config, admin)
-    if not admin and config is None:
+    def act(self, work: Callable[[Admin], Awaitable[T]], *, makes: bool = False) -> T:
+        """Do something as an operator: through a front-end, or on the metadata of a configuration.
+
+        ``makes``: if there is no file of the metadata yet, it is made.
+
+        Raises:
+            InvalidArgument: neither is named, both are, or the configuration has no metadata engine.
+            MezzoError: what came of it.
+        """
+        config, admin = self.config, self.admin
+        if config is not None and admin:
+            config, admin = _the_one_said(config, admin)
+        if config is not None:
+            return asyncio.run(_in_place(config, work, makes=makes))
+        if admin:
+            return asyncio.run(_remotely(admin, work))
         raise InvalidArgument(
             "say which metadata: --config mezzo.toml (a file that you may write), or --admin HOST:PORT with an "
             "operator's token in MEZZO_TOKEN"
         )
-    return asyncio.run(_act(config, admin, token, work, makes))
 
 
 def _the_one_said(config: Path, admin: str) -> tuple[Path | None, str]:
@@ -111,24 +110,45 @@ def _the_one_said(config: Path, admin: str) -> tuple[Path | None, str]:
     return (config, "") if config_said else (None, admin)
 
 
-async def _act(
-    config: Path | None, admin: str, token: str, work: Callable[[Admin], Awaitable[T]], makes: bool
-) -> T:
-    if config is None:
-        from mezzo_server.admin.remote import Channel, RemoteAdmin
-
-        bearer = Bearer(token or None, time.monotonic)
-        address = _address(admin)
-        bearer.check_way(address)
-        tls = TLS.from_environment()
-        remote = RemoteAdmin(Channel(address, tls=tls, bearer=bearer, timeout_s=TIMEOUT_S))
-        try:
-            return await work(remote)
-        finally:
-            await remote.close()
+async def _in_place(config: Path, work: Callable[[Admin], Awaitable[T]], *, makes: bool) -> T:
     node = load_with_origins(config, os.environ).config
     configure_logs(node.log, PROCESS)
     return await on_metadata(node, work, makes=makes)
+
+
+async def _remotely(admin: str, work: Callable[[Admin], Awaitable[T]]) -> T:
+    from mezzo_server.admin.remote import Channel, RemoteAdmin
+
+    address, tls = _address(admin), TLS.from_environment()
+    # The token is where `--token` and `--token-file` put it: in the variable.
+    bearer = Bearer(None, time.monotonic)
+    bearer.check_way(address)
+    remote = RemoteAdmin(Channel(address, tls=tls, bearer=bearer, timeout_s=TIMEOUT_S))
+    try:
+        return await work(remote)
+    finally:
+        await remote.close()
+
+
+def takes_way(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of a `Way`, which is made of them and given to it as ``way``, and of a token."""
+    options = inspect.signature(Way, eval_str=True).parameters
+    kind = inspect.Parameter.KEYWORD_ONLY
+    credential = (
+        inspect.Parameter("token", kind, default=None, annotation=opt.Token),
+        inspect.Parameter("token_file", kind, default=None, annotation=opt.TokenFile),
+    )
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        way = Way(**{name: given.pop(name) for name in options})
+        for option in credential:
+            given.pop(option.name)  # its callback has put it into the environment
+        command(way=way, **given)
+
+    taken = inspect.signature(command, eval_str=True).parameters.values()
+    own = [parameter for parameter in taken if parameter.name != "way"]
+    return signed(run, [*own, *options.values(), *credential])
 
 
 async def on_metadata(
@@ -185,43 +205,52 @@ def confirm(question: str, yes: bool) -> None:
         raise typer.Exit(2)
 
 
-def limit(text: str, parse_one: Callable[[str], int]) -> Limit:
-    """A limit: ``HARD``, ``SOFT:HARD``, or ``none``. Raises InvalidArgument."""
-    if text == NONE:
-        return Limit()
+def limit(option: str, text: str, parse_one: Callable[[str], int]) -> Limit:
+    """A limit: ``HARD``, ``SOFT:HARD``, or ``none``.
+
+    Raises:
+        InvalidArgument: it is none; names the option.
+    """
     soft, colon, hard = text.partition(":")
     if not colon:
-        return Limit(0, parse_one(soft))
-    return Limit(
-        parse_one(soft) if soft and soft != NONE else 0, parse_one(hard) if hard and hard != NONE else 0
-    )
+        soft, hard = "", text
+
+    def one(number: str) -> int:
+        return 0 if number == NONE else parse_one(number)
+
+    try:
+        return Limit(one(soft) if soft else 0, one(hard) if hard or not colon else 0)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{option} is HARD, SOFT:HARD or {NONE}: {error}") from None
 
 
-def size_limit(option: str, text: str | None) -> dict[str, Limit]:
-    """The limit of a quota in bytes, by its field; nothing if it was not given."""
-    return {} if text is None else {option: limit(text, parse_size)}
+def seconds(option: str, text: str | None) -> int | None:
+    """Whole seconds of a time, 0 for ``none``; None if it was not given.
 
-
-def count_limit(option: str, text: str | None) -> dict[str, Limit]:
-    """The limit of a quota in numbers, by its field; nothing if it was not given."""
-    return {} if text is None else {option: limit(text, _count)}
-
-
-def seconds(text: str | None) -> int | None:
-    """Whole seconds of a time, 0 for ``none``; None if it was not given. Raises InvalidArgument."""
+    Raises:
+        InvalidArgument: it is no time; names the option.
+    """
     if text is None:
         return None
     if text == NONE:
         return 0
-    value = parse_duration(text)
+    try:
+        value = parse_duration(text)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{option}: {error}") from None
     if value != int(value) or value < 1:
-        raise InvalidArgument(f"{text!r}: times are whole seconds, from 1 on, or {NONE}")
+        raise InvalidArgument(f"{option} {text}: times are whole seconds, from 1 on, or {NONE}")
     return int(value)
 
 
-def expiry(text: str | None) -> int:
-    """Unix time so long from now; 0 for none."""
-    after_s = seconds(text)
+def lifetime(ttl: str | None, ttl_max: str | None) -> LifetimeChange:
+    """What ``--ttl`` and ``--ttl-max`` change. Raises InvalidArgument as `seconds` does."""
+    return LifetimeChange(seconds("--ttl", ttl), seconds("--ttl-max", ttl_max))
+
+
+def expiry(option: str, text: str | None) -> int:
+    """Unix time so long from now; 0 for none. Raises InvalidArgument as `seconds` does."""
+    after_s = seconds(option, text)
     return int(time.time()) + after_s if after_s else 0
 
 
@@ -254,7 +283,8 @@ def shown_limit(value: Limit, *, unit: str = "bytes") -> str:
     return f"{one(value.soft)} : {one(value.hard) if value.hard else NONE}"
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number as people write it: ``1000``, ``1,000``, ``1_000``. Raises InvalidArgument."""
     plain = text.replace("_", "").replace(",", "")
     if not plain.isdecimal() or len(plain) > 15:
         raise InvalidArgument(f"{text!r} is no number")

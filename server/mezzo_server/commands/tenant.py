@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 import typer
 
 from mezzo.cli.output import json_result, remark, result
-from mezzo.errors import InvalidArgument
-from mezzo_server.admin.api import Admin, IssuedCredential, LifetimeChange, TenantChange, Usage
+from mezzo.errors import InvalidArgument, MezzoError
+from mezzo.sizes import parse_size
+from mezzo_server.admin.api import Admin, IssuedCredential, TenantChange, Usage
 from mezzo_server.commands import operator as op
 from mezzo_server.commands.admin_reports import (
     NewTenantReport,
@@ -59,7 +61,9 @@ def register_tenant(app: typer.Typer) -> None:
     app.add_typer(group, name="tenant")
 
 
+@op.takes_way
 def create(
+    way: op.Way,
     name: Name,
     *,
     weight: Weight = None,
@@ -75,14 +79,10 @@ def create(
     ] = False,
     token_too: Annotated[bool, typer.Option("--issue/--no-issue", help="Issue a first token.")] = True,
     scopes: Scopes = "read,write",
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
 ) -> None:
     """Make a tenant, its namespace `default` and a first token, which is shown once."""
     quota = Quota(**_limits(capacity, hot, leased, bandwidth, requests))
-    lifetime = Lifetime(ttl_s_default=op.seconds(ttl) or 0, ttl_s_max=op.seconds(ttl_max) or 0)
+    lifetime = op.lifetime(ttl, ttl_max).of(Lifetime())
     wanted = scope_list(scopes)
     if token_too:
         check_scopes(wanted)  # a tenant that is made, and a token that is refused, would be half of it
@@ -91,11 +91,16 @@ def create(
         tenant = await to.create_tenant(
             name, weight=weight or 1, quota=quota, lifetime=lifetime, encrypted=encrypted
         )
-        issued = await to.issue_credential(name, wanted) if token_too else None
-        return tenant, issued
+        if not token_too:
+            return tenant, None
+        try:
+            return tenant, await to.issue_credential(name, wanted)
+        except MezzoError:
+            remark(f"tenant {name} was made, and no token: mezzo credential issue {name}")
+            raise
 
-    tenant, issued = op.act(config, admin, token, work, makes=True)
-    if json:
+    tenant, issued = way.act(work, makes=True)
+    if way.json:
         told = None if issued is None else credential_report(issued.credential, issued.token)
         json_result(msgspec.json.encode(NewTenantReport(tenant_report(tenant), told)))
         return
@@ -104,17 +109,15 @@ def create(
         show_tokens([issued])
 
 
+@op.takes_way
 def list_tenants(
+    way: op.Way,
     *,
     deleted: Annotated[bool, typer.Option("--deleted", help="Those that were deleted as well.")] = False,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
 ) -> None:
     """List tenants, with their limits."""
-    found = op.act(config, admin, token, lambda to: to.tenants(deleted=deleted))
-    if json:
+    found = way.act(lambda to: to.tenants(deleted=deleted))
+    if way.json:
         json_result(msgspec.json.encode([tenant_report(one) for one in found]))
     elif found:
         result(tenants_table(found))
@@ -122,14 +125,8 @@ def list_tenants(
         remark("there is no tenant: make one with mezzo tenant create NAME")
 
 
-def show(
-    name: Name,
-    *,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
-) -> None:
+@op.takes_way
+def show(way: op.Way, name: Name) -> None:
     """Show a tenant, and through a front-end what it uses of its shard."""
 
     async def work(to: Admin) -> tuple[Tenant, Usage | None, int, int]:
@@ -141,14 +138,16 @@ def show(
         ]
         return tenant, usage, len(namespaces), len(held)
 
-    tenant, usage, namespaces, credentials = op.act(config, admin, token, work)
-    if json:
+    tenant, usage, namespaces, credentials = way.act(work)
+    if way.json:
         json_result(msgspec.json.encode(tenant_report(tenant, usage)))
     else:
         result(tenant_table(tenant, usage, namespaces, credentials))
 
 
+@op.takes_way
 def set_tenant(
+    way: op.Way,
     name: Name,
     *,
     weight: Weight = None,
@@ -159,44 +158,38 @@ def set_tenant(
     requests: Requests = None,
     ttl: op.Ttl = None,
     ttl_max: op.TtlMax = None,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
 ) -> None:
     """Change what is given, and leave the rest as it is. Shards follow within seconds."""
     change = TenantChange(
         weight=weight,
         quota=_limits(capacity, hot, leased, bandwidth, requests),
-        lifetime=LifetimeChange(op.seconds(ttl), op.seconds(ttl_max)),
+        lifetime=op.lifetime(ttl, ttl_max),
     )
     if change == TenantChange():
         raise InvalidArgument("say what is to be different (--help lists it)")
-    tenant = op.act(config, admin, token, lambda to: to.set_tenant(name, change))
-    if json:
+    tenant = way.act(lambda to: to.set_tenant(name, change))
+    if way.json:
         json_result(msgspec.json.encode(tenant_report(tenant)))
     else:
         result(tenants_table([tenant]))
 
 
+@op.takes_way
 def rotate(
+    way: op.Way,
     name: Name,
     *,
     overlap: Annotated[
         str, typer.Option(metavar="TIME", help="How long the old tokens are good for; none: no more.")
     ] = OVERLAP,
     yes: op.Yes = False,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
 ) -> None:
     """Replace each token of a tenant's with a new one; the new ones are shown once."""
-    overlap_s = op.seconds(overlap) or 0
+    overlap_s = op.seconds("--overlap", overlap) or 0
     ends = f"in {op.shown_seconds(overlap_s)}" if overlap_s else "at once"
     op.confirm(f"Replace all tokens of {name}, and end the old ones {ends}?", yes)
-    issued = op.act(config, admin, token, lambda to: to.rotate_tenant(name, overlap_s))
-    if json:
+    issued = way.act(lambda to: to.rotate_tenant(name, overlap_s))
+    if way.json:
         told = [credential_report(one.credential, one.token) for one in issued]
         json_result(msgspec.json.encode(told))
     else:
@@ -204,19 +197,12 @@ def rotate(
         remark(f"the tokens that they replace end {ends}")
 
 
-def delete(
-    name: Name,
-    *,
-    yes: op.Yes = False,
-    config: op.Config = None,
-    admin: op.AdminAddress = "",
-    token: op.Token = "",
-    json: op.Json = False,
-) -> None:
+@op.takes_way
+def delete(way: op.Way, name: Name, *, yes: op.Yes = False) -> None:
     """Delete a tenant: from now on none of its chunks can be read, and its tokens are void."""
     op.confirm(f"Delete tenant {name}, with all that it has stored? This cannot be undone.", yes)
-    tenant = op.act(config, admin, token, lambda to: to.delete_tenant(name))
-    if json:
+    tenant = way.act(lambda to: to.delete_tenant(name))
+    if way.json:
         json_result(msgspec.json.encode(tenant_report(tenant)))
     else:
         sys.stdout.write(
@@ -226,7 +212,7 @@ def delete(
 
 def scope_list(text: str) -> list[str]:
     """Scopes as they are written."""
-    return [scope for scope in text.replace(",", " ").split() if scope]
+    return text.replace(",", " ").split()
 
 
 def show_tokens(issued: list[IssuedCredential]) -> None:
@@ -242,10 +228,16 @@ def show_tokens(issued: list[IssuedCredential]) -> None:
 def _limits(
     capacity: str | None, hot: str | None, leased: str | None, bandwidth: str | None, requests: str | None
 ) -> dict[str, Limit]:
+    """The limits that were given, by the fields of a quota."""
+    given: tuple[tuple[str, str, str | None, Callable[[str], int]], ...] = (
+        ("capacity_bytes", "--capacity", capacity, parse_size),
+        ("hot_bytes", "--hot", hot, parse_size),
+        ("leased_bytes", "--leased", leased, parse_size),
+        ("bytes_per_s", "--bandwidth", bandwidth, parse_size),
+        ("requests_per_s", "--requests", requests, op.count),
+    )
     return {
-        **op.size_limit("capacity_bytes", capacity),
-        **op.size_limit("hot_bytes", hot),
-        **op.size_limit("leased_bytes", leased),
-        **op.size_limit("bytes_per_s", bandwidth),
-        **op.count_limit("requests_per_s", requests),
+        field: op.limit(option, text, parse_one)
+        for field, option, text, parse_one in given
+        if text is not None
     }

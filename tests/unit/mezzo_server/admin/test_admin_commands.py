@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mezzo.cli.app import make_app, run
-from mezzo.errors import InvalidArgument
+from mezzo.errors import InvalidArgument, Unavailable
+from mezzo_server.admin.local import LocalAdmin
 from mezzo_server.commands import operator
 from mezzo_server.tenancy.model import Limit
 
@@ -124,6 +125,24 @@ def test_what_cannot_be_undone_is_not_done_unasked(shell: Shell) -> None:
     assert shell.json("tenant", "show", "acme")["deleted"] is False
 
 
+def test_no_tenant_is_made_for_what_is_wrong_with_its_token(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        "one or more of read, write, admin, not root"
+        in shell.mezzo("tenant", "create", "a", "--scopes", "root", status=2)[1]
+    )
+    assert shell.json("tenant", "list") == []
+
+    async def away(*arguments: object, **options: object) -> None:
+        raise Unavailable("the disk is full")
+
+    monkeypatch.setattr(LocalAdmin, "issue_credential", away)
+    told = shell.mezzo("tenant", "create", "a", status=2)[1]
+    assert "tenant a was made, and no token: mezzo credential issue a" in told
+    assert [one["name"] for one in shell.json("tenant", "list")] == ["a"]
+
+
 def test_credentials(shell: Shell) -> None:
     shell.mezzo("tenant", "create", "acme", "--no-issue")
     operators = shell.json("credential", "issue", "--operator", "--note", "me")
@@ -222,17 +241,17 @@ def test_what_a_command_says_counts_before_a_variable(
     ],
 )
 def test_limits(text: str, limit: Limit) -> None:
-    assert operator.limit(text, int) == limit
+    assert operator.limit("--requests", text, int) == limit
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1:x", "1.5"])
 def test_what_is_no_limit(text: str) -> None:
-    with pytest.raises(InvalidArgument):
-        operator.count_limit("requests_per_s", text)
+    with pytest.raises(InvalidArgument, match=r"--requests is HARD, SOFT:HARD or none: "):
+        operator.limit("--requests", text, operator.count)
 
 
 def test_times() -> None:
-    assert [operator.seconds(text) for text in (None, "none", "90s", "12h", "7d")] == [
+    assert [operator.seconds("--ttl", text) for text in (None, "none", "90s", "12h", "7d")] == [
         None,
         0,
         90,
@@ -240,8 +259,8 @@ def test_times() -> None:
         604800,
     ]
     for text in ("0s", "1.5s", "soon"):
-        with pytest.raises(InvalidArgument):
-            operator.seconds(text)
+        with pytest.raises(InvalidArgument, match="--ttl"):
+            operator.seconds("--ttl", text)
     assert [operator.shown_seconds(value) for value in (0, 59, 60, 7200, 172800)] == [
         "-",
         "59s",
