@@ -4,7 +4,8 @@ isort:skip_file
 Administration: tenants, their namespaces and credentials.  Served on the admin port of a front-end
 that has a metadata engine, to operators only: a credential of no tenant, with the scope `admin`.
 
-Every call that changes something, and every one that is refused, is written to the audit log.
+Every call that changes something is written to the audit log, and so is every attempt at one that was
+refused, and every call of somebody who is no operator (of many in a minute, how many they were).
 Names that do not exist are refused with INVALID_ARGUMENT, names that exist with ALREADY_EXISTS.
 """
 

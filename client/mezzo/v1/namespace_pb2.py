@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mezzo/v1/namespace.proto\x12\x08mezzo.v1\"\xd2\x01\n\x08Identity\x12\r\n\x05model\x18\x01 \x01(\t\x12\x18\n\x10weights_revision\x18\x02 \x01(\t\x12\x10\n\x08kv_dtype\x18\x03 \x01(\t\x12\x0e\n\x06layout\x18\x04 \x01(\t\x12\x0f\n\x07tp_size\x18\x05 \x01(\r\x12\x0f\n\x07tp_rank\x18\x06 \x01(\r\x12\x0f\n\x07pp_size\x18\x07 \x01(\r\x12\x0f\n\x07pp_rank\x18\x08 \x01(\r\x12\x14\n\x0c\x63hunk_tokens\x18\t \x01(\r\x12\x13\n\x0b\x63hunk_bytes\x18\n \x01(\x04\x12\x0c\n\x04salt\x18\x0b \x01(\t\"J\n\x14OpenNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x08identity\x18\x02 \x01(\x0b\x32\x12.mezzo.v1.Identity\"6\n\x15OpenNamespaceResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x32\x64\n\x10NamespaceService\x12P\n\rOpenNamespace\x12\x1e.mezzo.v1.OpenNamespaceRequest\x1a\x1f.mezzo.v1.OpenNamespaceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mezzo/v1/namespace.proto\x12\x08mezzo.v1\"\xd2\x01\n\x08Identity\x12\r\n\x05model\x18\x01 \x01(\t\x12\x18\n\x10weights_revision\x18\x02 \x01(\t\x12\x10\n\x08kv_dtype\x18\x03 \x01(\t\x12\x0e\n\x06layout\x18\x04 \x01(\t\x12\x0f\n\x07tp_size\x18\x05 \x01(\r\x12\x0f\n\x07tp_rank\x18\x06 \x01(\r\x12\x0f\n\x07pp_size\x18\x07 \x01(\r\x12\x0f\n\x07pp_rank\x18\x08 \x01(\r\x12\x14\n\x0c\x63hunk_tokens\x18\t \x01(\r\x12\x13\n\x0b\x63hunk_bytes\x18\n \x01(\x04\x12\x0c\n\x04salt\x18\x0b \x01(\t\"J\n\x14OpenNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x08identity\x18\x02 \x01(\x0b\x32\x12.mezzo.v1.Identity\"%\n\x15OpenNamespaceResponse\x12\x0c\n\x04name\x18\x01 \x01(\t2d\n\x10NamespaceService\x12P\n\rOpenNamespace\x12\x1e.mezzo.v1.OpenNamespaceRequest\x1a\x1f.mezzo.v1.OpenNamespaceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENNAMESPACEREQUEST']._serialized_start=251
   _globals['_OPENNAMESPACEREQUEST']._serialized_end=325
   _globals['_OPENNAMESPACERESPONSE']._serialized_start=327
-  _globals['_OPENNAMESPACERESPONSE']._serialized_end=381
-  _globals['_NAMESPACESERVICE']._serialized_start=383
-  _globals['_NAMESPACESERVICE']._serialized_end=483
+  _globals['_OPENNAMESPACERESPONSE']._serialized_end=364
+  _globals['_NAMESPACESERVICE']._serialized_start=366
+  _globals['_NAMESPACESERVICE']._serialized_end=466
 # @@protoc_insertion_point(module_scope)

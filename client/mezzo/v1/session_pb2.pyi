@@ -54,7 +54,7 @@ class OpenSessionResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     SERVER_FIELD_NUMBER: _builtins.int
     ticket: _builtins.bytes
-    """Opaque, at most 4,096 bytes.  Shards of this release do not check it."""
+    """Opaque, at most 4,096 bytes: what shards let a client in with.  Empty where there is no metadata engine."""
     ticket_ms: _builtins.int
     """The ticket is good for so many milliseconds from now."""
     server: _builtins.str
@@ -121,7 +121,7 @@ class Shard(_message.Message):
     """Bytes of its devices."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """unix:///path and tcp://host:port; any of them will do."""
+        """unix:///path, tcp://host:port and tcps://host:port; any of them will do."""
 
     def __init__(
         self,

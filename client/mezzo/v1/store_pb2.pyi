@@ -9,7 +9,7 @@ namespaces never share a chunk.  A key has 1 to 64 bytes; a call has at most
 
 Errors are gRPC status codes; the trailing metadata says more:
   mezzo-code            name of the error, e.g. BUSY (docs/frontend.md has the table)
-  mezzo-retry-after-ms  with BUSY: when to try again
+  mezzo-retry-after-ms  with BUSY and OVER_QUOTA: when to try again
 The deadline of a call is the gRPC deadline; a call that cannot meet it fails early.
 """
 
@@ -976,7 +976,7 @@ class ShardStatResponse(_message.Message):
     NUMBERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Numbers by name (docs/operating.md)."""
+        """Numbers by name."""
 
     def __init__(
         self,

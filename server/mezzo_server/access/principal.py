@@ -22,11 +22,11 @@ class Scopes(IntFlag):
 
     NONE = 0
     READ = 1
-    """get, lookup, acquire, release, stat"""
+    """get, lookup, acquire, renew, release, stat, events"""
     WRITE = 2
     """put, delete"""
     ADMIN = 4
-    """administration: of the tenant, or for an operator of everything"""
+    """administration, by an operator; of a tenant's credential nothing asks for it"""
 
 
 ALL_SCOPES = Scopes.READ | Scopes.WRITE | Scopes.ADMIN

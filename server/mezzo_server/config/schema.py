@@ -191,7 +191,7 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     listen: str = "127.0.0.1:7710"
     """host:port for clients; port 0: any free one"""
     admin_listen: str = ""
-    """host:port for health, reflection and channelz; empty: the same host, the port after `listen`"""
+    """host:port for health, administration, reflection and channelz; empty: the same host, the port after `listen`"""
     insecure: bool = False
     """allow addresses that other hosts can reach although they are not encrypted, or let in who shows no credential"""
     shard: str = ""
@@ -199,7 +199,7 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     advertise: list[str] = []
     """addresses of the shard that clients are told, unix://, tcp:// and tcps://; empty: all that are known"""
     calls_max: Count = 256
-    """calls at a time; one more is refused with RESOURCE_EXHAUSTED"""
+    """calls at a time; one more is refused with RESOURCE_EXHAUSTED. One tenant has at most three quarters of them"""
     message_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=1 * GIB)] = 4 * MIB
     """longest gRPC message taken; payload is streamed in pieces that fit"""
     piece_bytes: Annotated[int, Meta(ge=4 * KIB, le=64 * MIB)] = 1 * MIB
@@ -209,11 +209,12 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     put_bytes_max: Bytes = 64 * MIB
     """payload of one put, over all its chunks"""
     stall_s: Seconds = 20.0
-    """a caller that neither sends what it announced nor reads what it asked for, for so long, is given up"""
+    """a caller that neither sends what it announced (1 MiB of it in each such time) nor reads what it asked for, for
+    so long, is given up"""
     leases_max: Count = 16384
-    """leases at a time, over all callers"""
+    """leases at a time, over all callers; one tenant has at most three quarters of them"""
     events_max: Count = 64
-    """calls that read events at a time, over all callers"""
+    """calls that read events at a time, over all callers; one tenant has at most three quarters of them"""
     health_s: Seconds = 1.0
     """time between two looks at whether the shard serves"""
     namespaces_max: Count = 256

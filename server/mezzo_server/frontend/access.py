@@ -103,10 +103,14 @@ class Access:
 
     def unwelcome(self, principal: Principal) -> Reason | None:
         """Why somebody who was let in is not welcome any more; None: he is."""
+        now_s = time.time()
+        # Of what is not ours to revoke (a JSON Web Token) its own end is all that there is.
+        if now_s >= principal.expires_s:
+            return Reason.EXPIRED
         catalog = None if self._catalog is None else self._catalog()
         if catalog is None:
             return None
-        return unwelcome(principal.tenant, principal.credential, catalog, time.time())
+        return unwelcome(principal.tenant, principal.credential, catalog, now_s)
 
 
 def _jwt_rules(config: NodeConfig) -> JwtRules | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
@@ -32,20 +31,11 @@ PROBE_S_MAX = 2.0
 class Health:
     """Whether the shard can be reached, asked again and again. Owner of the health service's states."""
 
-    def __init__(
-        self,
-        client: AsyncClient,
-        numbers: FrontendNumbers,
-        *,
-        every_s: float,
-        tick: Callable[[], None],
-    ) -> None:
-        """``tick`` is called at each look: for what else is to be done from time to time."""
+    def __init__(self, client: AsyncClient, numbers: FrontendNumbers, *, every_s: float) -> None:
         self.servicer: Any = health.HealthServicer()
         self._client = client
         self._numbers = numbers
         self._every_s = every_s
-        self._tick = tick
         self._told: bool | None = None
 
     async def look(self) -> None:
@@ -56,7 +46,6 @@ class Health:
             await self._tell(False, str(error))
         else:
             await self._tell(True, "")
-        self._tick()
 
     async def watch(self) -> None:
         """Ask until cancelled."""

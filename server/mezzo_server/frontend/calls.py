@@ -1,15 +1,16 @@
 """The way of every call: admitted, its caller recognised, counted, timed, and its error told.
 
 The one place that does so.  Nothing of a call is decoded before it is known who makes it and that he
-may.  A call that streams ends when its caller is not welcome any more.
+may.  A call ends when its caller is not welcome any more: a stream, or one that waits for an event, may be
+under way for hours.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,14 +18,24 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from mezzo.errors import Busy, InternalError, InvalidArgument, MezzoError, Unavailable
+from mezzo.errors import (
+    Busy,
+    DeadlineExceeded,
+    InternalError,
+    InvalidArgument,
+    MezzoError,
+    TooLarge,
+    Unavailable,
+)
 from mezzo.frontend.status import tell
+from mezzo.protocol.messages import KEYS_MAX
 from mezzo_server.access.authentication import EVERYBODY
 from mezzo_server.access.principal import Principal, Reason, Refused
 from mezzo_server.frontend.caller import calling
 from mezzo_server.frontend.gate import Gate
 from mezzo_server.frontend.numbers import FrontendNumbers
-from mezzo_server.frontend.permissions import NEEDS
+from mezzo_server.frontend.permissions import NEEDS, Need
+from mezzo_server.frontend.shares import Shares
 
 log = structlog.get_logger("mezzo.frontend")
 
@@ -34,7 +45,8 @@ CALL_S_MAX = 3600.0
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Answer: TypeAlias = Callable[[Any, float], Awaitable[Message]]
 """an answer to a request message, within so many seconds"""
-Stream: TypeAlias = Callable[[Any, Context, float], Awaitable[Any]]
+Work: TypeAlias = Callable[[Any, Context, float], Awaitable[Any]]
+"""what is done for a call, given its request (or the stream of them), its context, and so many seconds"""
 
 _STATUSES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -45,56 +57,31 @@ class Calls:
     def __init__(self, numbers: FrontendNumbers, calls_max: int, gate: Gate | None = None) -> None:
         """Without a ``gate`` everybody passes, as where there is no metadata engine."""
         self._gate = gate or Gate(None)
-        self._streams: dict[asyncio.Task[Any], Principal] = {}
+        self._under_way: dict[asyncio.Task[Any], Principal] = {}
         self._unwelcome: set[asyncio.Task[Any]] = set()
         self.draining = False
         """no call is admitted any more"""
         self._numbers = numbers
         self._calls_max = calls_max
+        self._shares = Shares("calls are under way", calls_max, "frontend.calls_max")
 
     def unary(self, method: str, request: type[Message], answer: Answer) -> Callable[..., Awaitable[bytes]]:
         """A handler of raw bytes for one request and one answer."""
-        need = NEEDS[method]
 
-        async def handle(data: bytes, context: Context) -> bytes:
-            error: MezzoError
-            try:
-                began = self._admit()
-                failed = "CANCELLED"
-                try:
-                    principal = await self._gate.admit(context, method, need)
-                    with calling(principal):
-                        message = await answer(parse(request, data), time_left(context))
-                    failed = ""
-                    return message.SerializeToString()
-                except MezzoError as raised:
-                    failed = raised.code.name
-                    raise
-                except Exception:
-                    failed = "INTERNAL"
-                    raise
-                finally:
-                    self._numbers.end(method, time.monotonic() - began, failed)
-            except MezzoError as raised:
-                error = raised
-            except Exception as raised:
-                error = _ours(method, raised)
-            await refuse(context, error)
-            raise error  # abort does not return
+        async def work(data: bytes, context: Context, timeout_s: float) -> bytes:
+            message = await answer(parse(request, data), timeout_s)
+            return message.SerializeToString()
 
-        return handle
+        return self.stream(method, work)
 
-    def stream(self, method: str, work: Stream) -> Callable[..., Awaitable[Any]]:
+    def stream(self, method: str, work: Work) -> Callable[..., Awaitable[Any]]:
         """A handler for a call that streams in or out; ``work`` reads from and writes to its context."""
         need = NEEDS[method]
 
         async def handle(data: Any, context: Context) -> Any:
             error: MezzoError
             try:
-                async with self._counted(method):
-                    principal = await self._gate.admit(context, method, need)
-                    with calling(principal), self._watched(principal):
-                        return await work(data, context, time_left(context))
+                return await self._counted(method, need, work, data, context)
             except MezzoError as raised:
                 error = raised
             except Exception as raised:
@@ -106,8 +93,8 @@ class Calls:
         return handle
 
     def end_unwelcome(self, why: Callable[[Principal], Reason | None]) -> None:
-        """End the streams of callers of whom ``why`` gives a reason: it is asked of each."""
-        for task, principal in tuple(self._streams.items()):
+        """End the calls of callers of whom ``why`` gives a reason: it is asked of each."""
+        for task, principal in tuple(self._under_way.items()):
             if principal is not EVERYBODY and why(principal) is not None:
                 self._unwelcome.add(task)
                 task.cancel()
@@ -119,7 +106,7 @@ class Calls:
         if task is None:
             yield
             return
-        self._streams[task] = principal
+        self._under_way[task] = principal
         try:
             yield
         except asyncio.CancelledError:
@@ -128,7 +115,7 @@ class Calls:
             task.uncancel()
             raise Refused(Reason.REVOKED) from None
         finally:
-            del self._streams[task]
+            del self._under_way[task]
             self._unwelcome.discard(task)
 
     def _admit(self) -> float:
@@ -142,13 +129,15 @@ class Calls:
         numbers.begin()
         return time.monotonic()
 
-    @asynccontextmanager
-    async def _counted(self, method: str) -> AsyncIterator[None]:
+    async def _counted(self, method: str, need: Need, work: Work, data: Any, context: Context) -> Any:
         began = self._admit()
         failed = "CANCELLED"
         try:
-            yield
+            principal = await self._gate.admit(context, method, need)
+            with self._shares.held(principal.tenant), calling(principal), self._watched(principal):
+                answered = await work(data, context, time_left(context))
             failed = ""
+            return answered
         except MezzoError as error:
             failed = error.code.name
             raise
@@ -165,6 +154,22 @@ def parse(kind: type[Message], data: bytes) -> Any:
         return kind.FromString(data)
     except DecodeError:
         raise InvalidArgument(f"the message is no {kind.DESCRIPTOR.full_name}") from None
+
+
+def keys_of(request: Any) -> list[bytes]:
+    """The keys of a request; the SDK checks each. Raises TooLarge."""
+    if len(request.keys) > KEYS_MAX:
+        raise TooLarge(f"{len(request.keys)} keys; a call has at most {KEYS_MAX}")
+    return list(request.keys)
+
+
+async def send(context: Context, message: bytes, stall_s: float) -> None:
+    """Send when the reader has room for it (flow control). DeadlineExceeded: it has read nothing for too long."""
+    try:
+        async with asyncio.timeout(stall_s):
+            await context.write(message)
+    except TimeoutError:
+        raise DeadlineExceeded(f"nothing was read for {stall_s:g} s (frontend.stall_s)") from None
 
 
 def time_left(context: Context) -> float:

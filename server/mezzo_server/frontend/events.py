@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
-from mezzo.errors import Busy, DeadlineExceeded, InvalidArgument, Unavailable
+from mezzo.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from mezzo.events import Cursor, Event, Gap, Happening
 from mezzo.frontend.exchange import EVENT_KINDS, INCARNATION_BYTES
 from mezzo.protocol.messages import EVENTS_MAX, EventKind, Events
 from mezzo.v1 import store_pb2
-from mezzo_server.frontend.calls import Context, parse, time_left
+from mezzo_server.frontend.caller import caller
+from mezzo_server.frontend.calls import Context, parse, send, time_left
 from mezzo_server.frontend.namespaces import Namespaces
+from mezzo_server.frontend.shares import Shares
 
 NUMBER_BYTES = 8
 LOOK_S = 5.0
@@ -20,13 +21,12 @@ KINDS = {kind: told for told, kind in EVENT_KINDS.items()}
 
 
 class EventHandlers:
-    """Handlers of ``Events`` and ``PollEvents``. Owner of the count of those under way."""
+    """Handlers of ``Events`` and ``PollEvents``. Owner of the counts of those under way."""
 
     def __init__(self, namespaces: Namespaces, *, readers_max: int, stall_s: float) -> None:
         self._namespaces = namespaces
-        self._readers_max = readers_max
+        self._readers = Shares("calls read events", readers_max, "frontend.events_max")
         self._stall_s = stall_s
-        self._readers = 0
 
     async def poll(
         self, request: store_pb2.PollEventsRequest, timeout_s: float
@@ -42,12 +42,9 @@ class EventHandlers:
         )
         if len(question.incarnation) not in (0, INCARNATION_BYTES) or question.after >= 1 << 63:
             raise InvalidArgument("incarnation and after are those of an earlier answer, or empty")
-        self._begin()
-        try:
+        with self._readers.held(caller().tenant):
             async with self._namespaces.use(request.namespace) as namespace:
                 told = await namespace.client.read_events(question, timeout_s=timeout_s)
-        finally:
-            self._readers -= 1
         if told is None:
             raise Unavailable("the front-end's own client is disabled (MEZZO_DISABLE)")
         kinds = told.kinds or bytes(len(told.keys))
@@ -68,32 +65,16 @@ class EventHandlers:
         """See ``Events``."""
         request = parse(store_pb2.EventsRequest, data)
         after = decode_cursor(request.cursor)
-        self._begin()
-        try:
+        with self._readers.held(caller().tenant):
             async with self._namespaces.use(request.namespace) as namespace:
                 stream = namespace.client.events(after, snapshot=request.snapshot)
                 while True:
                     left_s = time_left(context)
                     happened = await stream.poll(min(LOOK_S, left_s))
                     for message in messages(happened, request.snapshot):
-                        await self._write(context, message.SerializeToString())
+                        await send(context, message.SerializeToString(), self._stall_s)
                     if left_s <= 0.001:
                         raise DeadlineExceeded("the deadline of the call passed")
-        finally:
-            self._readers -= 1
-
-    async def _write(self, context: Context, message: bytes) -> None:
-        """Send when the reader has room for it: one that reads nothing for long is given up."""
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await context.write(message)
-        except TimeoutError:
-            raise DeadlineExceeded(f"nothing was read for {self._stall_s:g} s (frontend.stall_s)") from None
-
-    def _begin(self) -> None:
-        if self._readers >= self._readers_max:
-            raise Busy(f"{self._readers_max} calls read events (frontend.events_max)", 1.0)
-        self._readers += 1
 
 
 def messages(happened: Sequence[Happening], snapshot: bool) -> list[store_pb2.EventsResponse]:

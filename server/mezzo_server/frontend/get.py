@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +11,9 @@ from mezzo import AsyncClient
 from mezzo.errors import DeadlineExceeded, InvalidArgument, TooLarge
 from mezzo.frontend.wire import Piece, encode_get
 from mezzo.places import check_keys
-from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX
+from mezzo.protocol.messages import PARTS_MAX
 from mezzo.v1 import store_pb2
-from mezzo_server.frontend.calls import Context, parse, time_left
+from mezzo_server.frontend.calls import Context, keys_of, parse, send, time_left
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.room import Room, aligned
@@ -58,9 +57,7 @@ class Gets:
     async def get(self, data: bytes, context: Context, timeout_s: float) -> None:
         """See `mezzo.v1.StoreService.Get`."""
         request = parse(store_pb2.GetRequest, data)
-        keys = check_keys(request.keys)
-        if len(keys) > KEYS_MAX:
-            raise TooLarge(f"{len(keys)} keys; a get has at most {KEYS_MAX}")
+        keys = check_keys(keys_of(request))
         first, count = request.first_part, request.part_count
         if first + count > PARTS_MAX or (first and not count):
             raise InvalidArgument(f"parts {first} to {first + count} are not within {PARTS_MAX} parts")
@@ -83,7 +80,7 @@ class Gets:
                         context, client, keys, window, part, bool(capacities), lengths, last
                     )
                 if not windows:
-                    await self._write(context, encode_get((), _result(lengths)))
+                    await send(context, encode_get((), _result(lengths)), self._stall_s)
 
     @contextmanager
     def _timed(self, nbytes: int, timeout_s: float) -> Iterator[None]:
@@ -144,20 +141,12 @@ class Gets:
             held: list[Piece] = []
             for pieces in pack(found, self._piece_bytes):
                 if held:
-                    await self._write(context, encode_get(held, None))
+                    await send(context, encode_get(held, None), self._stall_s)
                 held = pieces
             # The result goes with the last pieces: one message less.
             message = encode_get(held, _result(lengths) if last else None)
         if message:
-            await self._write(context, message)
-
-    async def _write(self, context: Context, message: bytes) -> None:
-        """Send when the reader has room for it (flow control), within a bound."""
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await context.write(message)
-        except TimeoutError:
-            raise DeadlineExceeded(f"nothing was read for {self._stall_s:g} s (frontend.stall_s)") from None
+            await send(context, message, self._stall_s)
 
 
 def cut_windows(chunks: Sequence[Wanted], window_bytes: int) -> Iterator[list[Wanted]]:

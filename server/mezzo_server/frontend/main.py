@@ -57,6 +57,8 @@ KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 CLOSE_GRACE_S = 0.2
 """for calls of the admin port, which may watch for ever"""
+ATTEND_S = 0.5
+"""between two looks at who is not welcome any more, and at leases whose time is over"""
 
 
 class Readiness(Struct, frozen=True):
@@ -65,7 +67,7 @@ class Readiness(Struct, frozen=True):
     listen: str
     """grpc://host:port; grpcs://host:port over TLS"""
     admin: str
-    """host:port of health, reflection and channelz"""
+    """host:port of health, administration, reflection and channelz"""
     shard: str
     pid: int
     serving: bool
@@ -85,11 +87,6 @@ class Frontend:
         settings = config.frontend
         if not settings.shard:
             raise InvalidArgument("no shard: give --shard unix:///path or --shard tcp://host:port")
-        if settings.put_bytes_max > settings.staging_bytes:
-            raise InvalidArgument(
-                f"frontend.put_bytes_max ({settings.put_bytes_max}) is over frontend.staging_bytes "
-                f"({settings.staging_bytes}): such a put could never be taken"
-            )
         self._config = settings
         self._node = config
         self.certificates: Certificates | None = None
@@ -111,7 +108,7 @@ class Frontend:
         self._room = Room(settings.staging_bytes, settings.calls_max, self.numbers)
         self._probe = self._client(OPERATOR, NUMBERS_NAMESPACE)
         self._servers: list[grpc.aio.Server] = []
-        self._watching: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._metrics = config.metrics
         self._endpoint: Endpoint | None = None
         self._began = time.monotonic()
@@ -129,7 +126,7 @@ class Frontend:
         admin_text = settings.admin_listen or _next_port(listen)
         admin = _checked("frontend.admin_listen", admin_text, self._node)
         self.certificates = opened(self._node.tls, time.time)
-        self._health = Health(self._probe, self.numbers, every_s=settings.health_s, tick=self._tick)
+        self._health = Health(self._probe, self.numbers, every_s=settings.health_s)
         if self.metadata is not None:
             await self.metadata.start()
         await self.access.start()
@@ -150,7 +147,8 @@ class Frontend:
         await self._health.look()
         for server in self._servers:
             await server.start()
-        self._watching = asyncio.get_running_loop().create_task(self._health.watch())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._health.watch()), loop.create_task(self._attend())]
         return Readiness(
             listen=f"{'grpc' if self.certificates is None else 'grpcs'}://{host_and_port(listen.host, ports[0])}",
             admin=host_and_port(admin.host, ports[1]),
@@ -164,12 +162,15 @@ class Frontend:
         """Let calls under way end, within ``drain_s``, and let go of everything. May follow a failed start."""
         log.info("stopping", calls=self.numbers.calls_in_flight)
         self.calls.draining = True
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait((self._watching,))
+        if self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
             await self._health.drain()
         for server, grace_s in zip(self._servers, (self._config.drain_s, CLOSE_GRACE_S), strict=False):
             await server.stop(grace_s)
+        if self.administration is not None:
+            await self.administration.stop()
         await self._namespaces.close()
         await self._probe.close()
         await self.access.stop()
@@ -255,11 +256,14 @@ class Frontend:
             new_key=tenant_keys_of(self._node),
         )
 
-    def _tick(self) -> None:
-        self.calls.end_unwelcome(self.access.unwelcome)
-        self._leases.expire()
-        self.numbers.leases = len(self._leases)
-        self.numbers.namespaces = len(self._namespaces)
+    async def _attend(self) -> None:
+        """What is to be done from time to time, until cancelled."""
+        while True:
+            self.calls.end_unwelcome(self.access.unwelcome)
+            self._leases.expire()
+            self.numbers.leases = len(self._leases)
+            self.numbers.namespaces = len(self._namespaces)
+            await asyncio.sleep(ATTEND_S)
 
 
 def serve(config: NodeConfig, announce: Callable[[Readiness], None]) -> None:

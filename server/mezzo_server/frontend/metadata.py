@@ -100,7 +100,7 @@ class FrontendMetadata:
             there = await self.registry.namespace(principal.tenant, name)
             if identity is not None and identity != there.identity:
                 raise Conflict(conflict_message(name, there.identity, identity))
-        self._watcher.refresh(lambda error: None)
+        self.refresh()
 
     async def _make_first_tenant(self) -> None:
         while True:

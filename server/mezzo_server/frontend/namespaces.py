@@ -13,28 +13,40 @@ from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 from mezzo import AsyncClient
-from mezzo.errors import Busy, InvalidArgument
+from mezzo.errors import InvalidArgument
+from mezzo.identity import NAME_CHARACTERS_MAX
 from mezzo_server.access.principal import Principal
 from mezzo_server.frontend.caller import caller
-
-NAME_CHARACTERS_MAX = 128
+from mezzo_server.frontend.shares import Shares
 
 Ensure: TypeAlias = Callable[[Principal, str], Awaitable[None]]
 
 
 class Namespace:
-    """A namespace's client, and what keeps it from being closed."""
+    """A namespace's client, and what keeps it from being closed: calls, and leases, which live on its connection."""
 
-    __slots__ = ("client", "leases", "tenant", "users")
+    __slots__ = ("_busy", "client", "holds", "tenant")
 
-    def __init__(self, tenant: bytes, client: AsyncClient) -> None:
+    def __init__(self, tenant: bytes, client: AsyncClient, busy: Shares) -> None:
+        """``busy`` counts the namespaces that are held."""
+        self._busy = busy
         self.tenant = tenant
         """whose it is"""
         self.client = client
-        self.users = 0
-        """calls under way"""
-        self.leases = 0
-        """they live on the client's connection"""
+        self.holds = 0
+        """calls under way, and leases"""
+
+    def hold(self) -> None:
+        """Keep it open. Raises Busy: its tenant, or all of them, hold too many."""
+        if not self.holds:
+            self._busy.take(self.tenant)
+        self.holds += 1
+
+    def let_go(self) -> None:
+        """One hold less."""
+        self.holds -= 1
+        if not self.holds:
+            self._busy.give(self.tenant)
 
 
 class Namespaces:
@@ -52,6 +64,7 @@ class Namespaces:
         self._make_client = make_client
         self._ensure = ensure
         self._namespaces_max = namespaces_max
+        self._busy = Shares("namespaces have calls or leases", namespaces_max, "frontend.namespaces_max")
         self._known: OrderedDict[tuple[bytes, str], Namespace] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -68,7 +81,7 @@ class Namespaces:
             Unavailable: it may be new, and the metadata are away.
         """
         principal = caller()
-        _check_name(name)
+        check_name(name)
         if self._ensure is not None:
             await self._ensure(principal, name)
         place = (principal.tenant, name)
@@ -77,11 +90,11 @@ class Namespaces:
             namespace = self._add(principal, name)
         else:
             self._known.move_to_end(place)
-        namespace.users += 1
+        namespace.hold()
         try:
             yield namespace
         finally:
-            namespace.users -= 1
+            namespace.let_go()
 
     async def close(self) -> None:
         """Close all clients."""
@@ -93,18 +106,18 @@ class Namespaces:
 
     def _add(self, principal: Principal, name: str) -> Namespace:
         if len(self._known) >= self._namespaces_max:
-            idle = next((n for n, known in self._known.items() if not known.users and not known.leases), None)
+            idle = next((place for place, known in self._known.items() if not known.holds), None)
             if idle is None:
-                limit = self._namespaces_max
-                raise Busy(f"{limit} namespaces have calls or leases (frontend.namespaces_max)", 1.0)
+                raise self._busy.full()
             task = asyncio.get_running_loop().create_task(self._known.pop(idle).client.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         client = self._make_client(principal, name)
-        namespace = self._known[principal.tenant, name] = Namespace(principal.tenant, client)
+        namespace = self._known[principal.tenant, name] = Namespace(principal.tenant, client, self._busy)
         return namespace
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises InvalidArgument: it is no name."""
     if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
         raise InvalidArgument(f"namespace must have 1 to {NAME_CHARACTERS_MAX} characters, not {len(name)}")

@@ -6,11 +6,12 @@ import grpc
 
 from mezzo.errors import Denied, InvalidArgument
 from mezzo.frontend.naming import NAMESPACE_SERVICE, OPEN_NAMESPACE, identity_of
-from mezzo.identity import NAME_CHARACTERS_MAX, bound_name, derived_name
+from mezzo.identity import bound_name, derived_name
 from mezzo.v1 import namespace_pb2
 from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls
 from mezzo_server.frontend.metadata import FrontendMetadata
+from mezzo_server.frontend.namespaces import check_name
 
 
 class NamespaceHandlers:
@@ -30,8 +31,7 @@ class NamespaceHandlers:
             if identity is None:
                 raise InvalidArgument("a namespace needs a name, an identity or both")
             name = derived_name(identity)
-        if len(name) > NAME_CHARACTERS_MAX:
-            raise InvalidArgument(f"name has {len(name)} characters, over {NAME_CHARACTERS_MAX}")
+        check_name(name)
         if self._metadata is not None:
             if caller().is_operator:
                 raise Denied("an operator's credential belongs to no tenant, and so has no namespaces")

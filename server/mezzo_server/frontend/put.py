@@ -11,14 +11,18 @@ from mezzo.errors import DeadlineExceeded, InvalidArgument, TooLarge
 from mezzo.frontend.exchange import PUT_STATES
 from mezzo.frontend.wire import Piece, PutMessage, decode_put
 from mezzo.places import Parts, check_keys, check_parts
-from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX, PRIORITY_DEFAULT, U32_MAX
+from mezzo.protocol.messages import PARTS_MAX, PRIORITY_DEFAULT, U32_MAX
 from mezzo.regions import Extent
 from mezzo.results import PutState
 from mezzo.v1 import store_pb2
-from mezzo_server.frontend.calls import Context, parse, time_left
+from mezzo_server.frontend.calls import Context, keys_of, parse, time_left
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.room import Room
+
+PACE_BYTES = 1024 * 1024
+"""that come within each ``frontend.stall_s``, on average: a few bytes now and then would hold memory that others
+wait for"""
 
 _STATES = {state: number for number, state in PUT_STATES.items()}
 
@@ -60,6 +64,11 @@ class Putting:
             self._offset = 0
 
 
+def patience_s(stall_s: float, received_bytes: int, took_s: float) -> float:
+    """How long the next message of a put may take, after so many bytes in so long."""
+    return min(stall_s, stall_s * (1 + received_bytes / PACE_BYTES) - took_s)
+
+
 class Puts:
     """Handler of ``Put``."""
 
@@ -80,11 +89,11 @@ class Puts:
 
     async def put(self, _: object, context: Context, timeout_s: float) -> bytes:
         """See `mezzo.v1.StoreService.Put`."""
-        first = await self._read(context)
+        first = await self._read(context, self._stall_s)
         if first is None or first.header is None:
             raise InvalidArgument("the first message of a put must have its header")
         header = parse(store_pb2.PutHeader, first.header)
-        keys = check_keys(header.keys)
+        keys = check_keys(keys_of(header))
         lengths = self._check_lengths(header, len(keys))
         parts = _parts(header)
         check_parts(parts, lengths, PARTS_MAX)
@@ -111,13 +120,16 @@ class Puts:
         self, context: Context, message: PutMessage, lengths: Sequence[int], extents: Sequence[Extent]
     ) -> None:
         putting = Putting(lengths, [extent.view for extent in extents])
+        clock = asyncio.get_running_loop().time
+        began = clock()
         next_message: PutMessage | None = message
         while next_message is not None:
             before = putting.received
             for piece in next_message.pieces:
                 putting.take(piece)
             self._numbers.bytes_in += putting.received - before
-            next_message = await self._read(context)
+            within_s = patience_s(self._stall_s, putting.received, clock() - began)
+            next_message = await self._read(context, within_s)
             if next_message is not None and next_message.header is not None:
                 raise InvalidArgument("a second header came; a put has one, in its first message")
         if not putting.whole:
@@ -126,21 +138,19 @@ class Puts:
                 f"the stream ended after {putting.received} of {sum(lengths)} bytes that were announced"
             )
 
-    async def _read(self, context: Context) -> PutMessage | None:
+    async def _read(self, context: Context, within_s: float) -> PutMessage | None:
         """The next message; None at the end of the stream."""
         try:
-            async with asyncio.timeout(self._stall_s):
+            async with asyncio.timeout(within_s):
                 message = await context.read()
         except TimeoutError:
-            raise DeadlineExceeded(f"nothing came for {self._stall_s:g} s (frontend.stall_s)") from None
+            raise DeadlineExceeded(f"too little came for {self._stall_s:g} s (frontend.stall_s)") from None
         if message is grpc.aio.EOF:
             return None
         return decode_put(message)
 
     def _check_lengths(self, header: store_pb2.PutHeader, keys: int) -> list[int]:
         lengths = list(header.lengths)
-        if keys > KEYS_MAX:
-            raise TooLarge(f"{keys} keys; a put has at most {KEYS_MAX}")
         if len(lengths) != keys:
             raise InvalidArgument(f"{len(lengths)} lengths for {keys} keys")
         if min(lengths) < 1 or max(lengths) > U32_MAX:

@@ -8,13 +8,12 @@ from typing import Any
 
 import grpc
 
-from mezzo.errors import Gone, InvalidArgument, TooLarge
+from mezzo.errors import Gone, InvalidArgument
 from mezzo.frontend.exchange import STORE_SERVICE
-from mezzo.protocol.messages import KEYS_MAX
 from mezzo.results import LookupResult
 from mezzo.v1 import store_pb2
 from mezzo_server.frontend.caller import caller
-from mezzo_server.frontend.calls import Calls
+from mezzo_server.frontend.calls import Calls, keys_of
 from mezzo_server.frontend.events import EventHandlers
 from mezzo_server.frontend.get import Gets
 from mezzo_server.frontend.leases import LeaseTable
@@ -41,20 +40,20 @@ class StoreHandlers:
     async def lookup(self, request: store_pb2.LookupRequest, timeout_s: float) -> store_pb2.LookupResponse:
         """See ``Lookup``."""
         async with self._namespaces.use(request.namespace) as namespace:
-            found = await namespace.client.lookup(_keys(request), timeout_s=timeout_s)
+            found = await namespace.client.lookup(keys_of(request), timeout_s=timeout_s)
         return store_pb2.LookupResponse(prefix=found.prefix, bytes=found.bytes, **self._told(found))
 
     async def acquire(self, request: store_pb2.AcquireRequest, timeout_s: float) -> store_pb2.AcquireResponse:
         """See ``Acquire``."""
         if request.lease_ms < 1:
             raise InvalidArgument("lease_ms must be at least 1")
-        self._leases.reserve()
-        async with self._namespaces.use(request.namespace) as namespace:
-            client = namespace.client
-            lease = await client.acquire(_keys(request), request.lease_ms / 1000, timeout_s=timeout_s)
-            if not lease.prefix:
-                return store_pb2.AcquireResponse(**self._told(lease.found))
-            name = self._leases.add(lease, namespace)
+        keys = keys_of(request)
+        with self._leases.reserved(caller().tenant) as add:
+            async with self._namespaces.use(request.namespace) as namespace:
+                lease = await namespace.client.acquire(keys, request.lease_ms / 1000, timeout_s=timeout_s)
+                name = add(lease, namespace) if lease.prefix else b""
+        if not name:
+            return store_pb2.AcquireResponse(**self._told(lease.found))
         return store_pb2.AcquireResponse(
             lease=name,
             prefix=lease.prefix,
@@ -80,13 +79,12 @@ class StoreHandlers:
         """See ``Renew``."""
         if request.lease_ms < 1:
             raise InvalidArgument("lease_ms must be at least 1")
-        held = self._leases.find(request.lease, caller().tenant)
-        if held is None:
-            raise Gone(
-                "the lease has ended: its time was over, it was released, or what it held was erased; acquire again"
-            )
-        left_s = await held.lease.renew(request.lease_ms / 1000)
-        self._leases.renewed(request.lease, held)
+        with self._leases.renewing(request.lease, caller().tenant) as held:
+            if held is None:
+                raise Gone(
+                    "the lease has ended: its time was over, it was released, or what it held was erased; acquire again"
+                )
+            left_s = await held.lease.renew(request.lease_ms / 1000)
         return store_pb2.RenewResponse(lease_ms=max(0, math.floor(left_s * 1000)))
 
     async def release(self, request: store_pb2.ReleaseRequest, timeout_s: float) -> store_pb2.ReleaseResponse:
@@ -97,13 +95,13 @@ class StoreHandlers:
     async def delete(self, request: store_pb2.DeleteRequest, timeout_s: float) -> store_pb2.DeleteResponse:
         """See ``Delete``."""
         async with self._namespaces.use(request.namespace) as namespace:
-            result = await namespace.client.delete(_keys(request), timeout_s=timeout_s)
+            result = await namespace.client.delete(keys_of(request), timeout_s=timeout_s)
         return store_pb2.DeleteResponse(deleted=result.deleted)
 
     async def stat(self, request: store_pb2.StatRequest, timeout_s: float) -> store_pb2.StatResponse:
         """See ``Stat``."""
         async with self._namespaces.use(request.namespace) as namespace:
-            chunks = await namespace.client.stat(_keys(request), timeout_s=timeout_s)
+            chunks = await namespace.client.stat(keys_of(request), timeout_s=timeout_s)
         return store_pb2.StatResponse(
             chunks=[
                 store_pb2.ChunkStat()
@@ -152,11 +150,3 @@ def store_service(
     methods["Get"] = grpc.unary_stream_rpc_method_handler(calls.stream("Get", gets.get))
     methods["Events"] = grpc.unary_stream_rpc_method_handler(calls.stream("Events", events.stream))
     return grpc.method_handlers_generic_handler(STORE_SERVICE, methods)
-
-
-def _keys(request: Any) -> list[bytes]:
-    """The keys of a request; the SDK checks each."""
-    keys = list(request.keys)
-    if len(keys) > KEYS_MAX:
-        raise TooLarge(f"{len(keys)} keys; a call has at most {KEYS_MAX}")
-    return keys

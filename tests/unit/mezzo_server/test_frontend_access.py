@@ -8,8 +8,10 @@ import json
 import math
 import random
 import threading
+import time
 import urllib.request
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +25,9 @@ from mezzo_server.access.authentication import Anonymous, Authentication
 from mezzo_server.access.keyring import KeyRing
 from mezzo_server.access.principal import Principal, Reason, Scopes
 from mezzo_server.access.tickets import verify
+from mezzo_server.config import NodeConfig
 from mezzo_server.frontend import key_source, permissions
+from mezzo_server.frontend.access import Access
 from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls, refuse
 from mezzo_server.frontend.gate import Gate, Guard
@@ -47,10 +51,12 @@ def token(number: int, scopes: list[str], tenant: bytes = A) -> tuple[str, Crede
 READER, READS = token(1, ["read"])
 WRITER, WRITES = token(2, ["write"])
 OPERATOR, OPERATES = token(3, ["admin"], b"")
+B = b"b" * 16
+NEIGHBOUR, NEXT_DOOR = token(4, ["read"], B)
 CATALOG = Catalog(
-    tenants={A: Tenant(id=A, name="a")},
-    tenant_ids={"a": A},
-    credentials={held.id: held for held in (READS, WRITES, OPERATES)},
+    tenants={A: Tenant(id=A, name="a"), B: Tenant(id=B, name="b")},
+    tenant_ids={"a": A, "b": B},
+    credentials={held.id: held for held in (READS, WRITES, OPERATES, NEXT_DOOR)},
 )
 
 
@@ -163,6 +169,65 @@ def test_a_stream_ends_when_its_caller_is_not_welcome_any_more() -> None:
 
     # The operator has no READ here, and was refused for that.
     assert asyncio.run(play()) == ("UNAUTHENTICATED", "PERMISSION_DENIED")
+
+
+def test_so_does_a_call_that_waits() -> None:
+    async def play() -> str:
+        calls = Calls(FrontendNumbers(), 10, gate())
+        entered = asyncio.Event()
+
+        async def wait(request: Any, timeout_s: float) -> Any:
+            entered.set()
+            await asyncio.Event().wait()
+
+        context = FakeContext(READER)
+        handle = calls.unary("PollEvents", store_pb2.PollEventsRequest, wait)
+        task = asyncio.ensure_future(handle(b"", context))
+        await entered.wait()
+        calls.end_unwelcome(lambda principal: Reason.REVOKED)
+        with pytest.raises(Aborted):
+            await task
+        return context.status
+
+    assert asyncio.run(play()) == "UNAUTHENTICATED"
+
+
+def test_no_tenant_holds_all_calls() -> None:
+    async def play() -> list[str]:
+        calls = Calls(FrontendNumbers(), 4, gate())
+        release = asyncio.Event()
+
+        async def wait(request: Any, timeout_s: float) -> Any:
+            await release.wait()
+            return store_pb2.LookupResponse()
+
+        handle = calls.unary("Lookup", store_pb2.LookupRequest, wait)
+
+        async def call(bearer: str) -> str:
+            context = FakeContext(bearer)
+            try:
+                await handle(b"", context)
+            except Aborted:
+                return context.status
+            return "OK"
+
+        tasks = []
+        for bearer in (READER, READER, READER, READER, NEIGHBOUR, NEIGHBOUR):
+            tasks.append(asyncio.create_task(call(bearer)))
+            await asyncio.sleep(0)
+        release.set()
+        return await asyncio.gather(*tasks)
+
+    full = "RESOURCE_EXHAUSTED"
+    assert asyncio.run(play()) == ["OK", "OK", "OK", full, "OK", full]
+
+
+def test_who_has_no_revocable_credential_is_welcome_until_it_ends() -> None:
+    access = Access(NodeConfig(), lambda: CATALOG, Published())
+    token = Principal(A, "a", Scopes.READ, "jwt:somebody", expires_s=int(time.time()) + 3600)
+    assert access.unwelcome(token) is None
+    assert access.unwelcome(replace(token, expires_s=int(time.time()))) is Reason.EXPIRED
+    assert access.unwelcome(replace(token, tenant=b"c" * 16)) is Reason.TENANT
 
 
 def test_every_method_has_its_need() -> None:

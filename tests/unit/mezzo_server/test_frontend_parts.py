@@ -1,6 +1,7 @@
 """The parts of the front-end that decide: order of pieces, windows, leases, namespaces. No gRPC, no clock."""
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -18,8 +19,9 @@ from mezzo_server.frontend.get import Wanted, cut_windows, pack
 from mezzo_server.frontend.leases import LeaseTable
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.numbers import SECONDS, FrontendNumbers
-from mezzo_server.frontend.put import Putting
+from mezzo_server.frontend.put import PACE_BYTES, Putting, patience_s
 from mezzo_server.frontend.room import Room, aligned
+from mezzo_server.frontend.shares import Shares
 
 CHUNKS = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=6)
 
@@ -69,6 +71,14 @@ def test_windows_have_all_chunks_in_order_within_their_bound(sizes, window_bytes
         assert len(window) == 1 or sum(aligned(chunk.room_bytes) for chunk in window) <= window_bytes
 
 
+def test_a_put_keeps_a_pace():
+    assert patience_s(20, 0, 0) == 20
+    assert patience_s(20, 0, 15) == 5
+    assert patience_s(20, 100, 21) < 0, "a few bytes now and then"
+    assert patience_s(20, PACE_BYTES, 21) > 18
+    assert patience_s(20, 100 * PACE_BYTES, 60) == 20
+
+
 T = b"t" * 16
 OTHER = b"o" * 16
 
@@ -80,19 +90,33 @@ class Clock:
         return self.now
 
 
-def lease(expires):
-    return SimpleNamespace(expires=expires)
+class Held:
+    """A namespace, as far as leases see."""
+
+    tenant = T
+    holds = 0
+
+    def hold(self):
+        self.holds += 1
+
+    def let_go(self):
+        self.holds -= 1
+
+
+def acquired(table, expires, namespace):
+    with table.reserved(namespace.tenant) as add:
+        return add(SimpleNamespace(expires=expires), namespace)
 
 
 def test_leases_leave_the_table_by_name_or_by_time():
     clock = Clock()
     names = iter([b"a" * 16, b"b" * 16, b"c" * 16])
     table = LeaseTable(2, clock, lambda length: next(names))
-    namespace = SimpleNamespace(leases=0, tenant=T)
-    first, second = table.add(lease(110.0), namespace), table.add(lease(120.0), namespace)
-    assert namespace.leases == 2
-    with pytest.raises(Busy, match=r"frontend\.leases_max"):
-        table.reserve()
+    namespace = Held()
+    first, second = acquired(table, 110.0, namespace), acquired(table, 120.0, namespace)
+    assert namespace.holds == 2
+    with pytest.raises(Busy, match=r"frontend\.leases_max"), table.reserved(T):
+        pass
     assert table.take(first, T).lease.expires == 110.0
     assert table.take(first, T) is None
     assert table.take(b"unknown", T) is None
@@ -100,25 +124,49 @@ def test_leases_leave_the_table_by_name_or_by_time():
     assert table.take(second, b"other") is None
     assert table.find(second, b"other") is None
     assert table.find(second, T) is not None
-    table.reserve()
+    # What is being acquired counts already.
+    with table.reserved(T), pytest.raises(Busy), table.reserved(T):
+        pass
+    with table.reserved(T):
+        pass
     clock.now = 120.0
     assert table.take(second, T) is None
-    assert (len(table), namespace.leases) == (0, 0)
+    assert (len(table), namespace.holds) == (0, 0)
 
 
 def test_a_lease_that_was_renewed_stays_in_the_table():
     clock = Clock()
     table = LeaseTable(2, clock, lambda length: b"a" * length)
-    namespace = SimpleNamespace(leases=0, tenant=T)
-    name = table.add(lease(110.0), namespace)
-    held = table.find(name, T)
-    held.lease.expires = 130.0
-    table.renewed(name, held)
+    namespace = Held()
+    name = acquired(table, 110.0, namespace)
+    with table.renewing(name, T) as held:
+        held.lease.expires = 130.0
     clock.now = 120.0
     assert table.find(name, T) is held
     clock.now = 130.0
     assert table.find(name, T) is None
-    assert namespace.leases == 0
+    assert namespace.holds == 0
+
+
+def test_a_lease_does_not_end_while_it_is_renewed():
+    clock = Clock()
+    table = LeaseTable(2, clock, lambda length: b"a" * length)
+    namespace = Held()
+    name = acquired(table, 110.0, namespace)
+    with table.renewing(name, T) as held:
+        # The shard has renewed it in time, and its answer comes a little later.
+        clock.now = 110.5
+        table.expire()
+        held.lease.expires = 130.0
+    assert table.find(name, T) is held
+    with table.renewing(name, T):  # in vain
+        clock.now = 130.0
+        table.expire()
+        assert len(table) == 1
+    assert table.find(name, T) is None
+    with table.renewing(name, T) as nothing:
+        assert nothing is None
+    assert (len(table), namespace.holds) == (0, 0)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=200))
@@ -126,17 +174,50 @@ def test_the_table_of_leases_stays_as_small_as_what_is_held(steps):
     clock = Clock()
     count = iter(range(10_000))
     table = LeaseTable(1000, clock, lambda length: next(count).to_bytes(length, "big"))
-    namespace = SimpleNamespace(leases=0, tenant=T)
+    namespace = Held()
     model = {}
     for add, number in steps:
         if add:
-            model[table.add(lease(clock.now + number), namespace)] = clock.now + number
+            model[acquired(table, clock.now + number, namespace)] = clock.now + number
         else:
             clock.now += number / 10
         table.expire()
         model = {name: expires for name, expires in model.items() if expires > clock.now}
-        assert len(table) == namespace.leases == len(model)
+        assert len(table) == namespace.holds == len(model)
         assert len(table._ends) <= 2 * len(model) + 65
+
+
+@pytest.mark.parametrize(
+    ("count_max", "alone", "two"), [(1, 1, [1, 0]), (4, 3, [2, 2]), (256, 192, [110, 110])]
+)
+def test_no_tenant_takes_all(count_max, alone, two):
+    def taken(shares, *tenants):
+        """What each gets, if all take one after another as long as anybody gets one."""
+        counts = dict.fromkeys(tenants, 0)
+        while True:
+            before = sum(counts.values())
+            for tenant in tenants:
+                with contextlib.suppress(Busy):
+                    shares.take(tenant)
+                    counts[tenant] += 1
+            if sum(counts.values()) == before:
+                return list(counts.values())
+
+    assert taken(Shares("things", count_max, "things_max"), T) == [alone]
+    assert taken(Shares("things", count_max, "things_max"), T, OTHER) == two
+    # Where there are no tenants nobody is there to whom something would be left.
+    assert taken(Shares("things", count_max, "things_max"), b"") == [count_max]
+
+
+def test_what_was_given_back_can_be_had_again():
+    shares = Shares("things", 4, "things_max")
+    for _ in range(10):
+        with shares.held(T), shares.held(T), shares.held(T):
+            with pytest.raises(Busy, match=r"3 things, all of this tenant.*\(things_max\)"):
+                shares.take(T)
+            with shares.held(OTHER), pytest.raises(Busy, match=r"4 things \(things_max\)"):
+                shares.take(OTHER)
+    assert len(shares) == 0
 
 
 class FakeClient:
