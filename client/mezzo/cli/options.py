@@ -56,8 +56,8 @@ _FROM_FILE = "mezzo.token_file"
 
 
 def _use_token(context: typer.Context, value: str | None) -> str | None:
-    """What the SDK shows to front-ends, in this process and those that it starts."""
-    if value and not context.meta.get(_FROM_FILE):
+    """What the SDK shows to front-ends, in this process and those that it starts; an empty text: nothing."""
+    if value is not None and not context.meta.get(_FROM_FILE):
         os.environ[TOKEN_VARIABLE] = value
     return None
 

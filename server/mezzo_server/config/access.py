@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from mezzo.errors import InvalidArgument
 from mezzo_server.config.addresses import is_loopback
 from mezzo_server.config.schema import AccessConfig, NodeConfig
-from mezzo_server.tenancy.model import NAME_PATTERN
+from mezzo_server.tenancy.model import NAME_FORM
 
-NAME = re.compile(NAME_PATTERN)
+NAME = re.compile(NAME_FORM)
 MODE = re.compile(r"0?[0-7]{3}")
 
 

@@ -225,7 +225,7 @@ def test_no_lifetime_is_longer_than_what_can_be_stored(tenancy, field):
     for change in (
         lambda: reg.create_tenant("other", lifetime=endless),
         lambda: reg.set_tenant("acme", lambda was: replace(was, lifetime=endless)),
-        lambda: reg.set_namespace(tenant.id, "default", endless),
+        lambda: reg.set_namespace(tenant.id, "default", lambda was: endless),
     ):
         with pytest.raises(InvalidArgument, match=field):
             do(change())
