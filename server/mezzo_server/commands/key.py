@@ -64,7 +64,9 @@ def new(
 
 def rewrap(
     *,
-    config: Annotated[Path, typer.Option(help="The node's settings.", show_default=False)],
+    config: Annotated[
+        Path, typer.Option(envvar="MEZZO_CONFIG", help="The node's settings.", show_default=False)
+    ],
     json: Json = False,
 ) -> None:
     """Wrap the tenants' keys with the current master key, so that the former ones can go."""
@@ -79,6 +81,8 @@ def rewrap(
     if json:
         json_result(msgspec.json.encode(Rewrapped(current.id.hex(), [tenant.hex() for tenant in due])))
         return
-    result(f"{len(due)} tenants' keys were wrapped with master key {current.id.hex()}; all are now.")
+    result(
+        f"keys wrapped anew: {len(due)}; all tenants' keys are wrapped with master key {current.id.hex()} now."
+    )
     if node.encryption.former_master_keys:
         result("Once every host has the new settings, the former master keys are of no more use.")

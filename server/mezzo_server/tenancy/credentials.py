@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from mezzo.errors import InvalidArgument, OverQuota, Unavailable
 from mezzo_server.metadata.engine import OPERATIONS_MAX, Check, Write
 from mezzo_server.tenancy.entries import CREDENTIALS, credential_key, encode, tenant_key, ticket_key_key
-from mezzo_server.tenancy.model import SCOPES, Credential, Tenant, TicketKey
+from mezzo_server.tenancy.model import NOTE_CHARACTERS_MAX, SCOPES, Credential, Tenant, TicketKey
 from mezzo_server.tenancy.records import Found, Plan, Records
 from mezzo_server.tenancy.tokens import new_token
 
@@ -57,6 +57,8 @@ class Credentials:
             OverQuota: it has `CREDENTIALS_MAX`.
         """
         check_scopes(scopes)
+        if len(note) > NOTE_CHARACTERS_MAX:
+            raise InvalidArgument(f"a note has {NOTE_CHARACTERS_MAX} characters at most, not {len(note)}")
         token, token_id, kept = new_token(self._random)
         credential = Credential(
             id=token_id,

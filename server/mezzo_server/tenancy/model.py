@@ -21,6 +21,7 @@ NAME_FORM = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 Name = Annotated[str, Meta(pattern=rf"^{NAME_FORM}\Z")]
 NAME_CHARACTERS_MAX = 128
 WEIGHT_MAX = 1000
+NOTE_CHARACTERS_MAX = 256
 SCOPES = ("read", "write", "admin")
 """what a credential may allow"""
 
@@ -107,7 +108,7 @@ class Credential(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     expires_s: Natural = 0
     """Unix time; 0: never"""
     revoked: bool = False
-    note: Annotated[str, Meta(max_length=256)] = ""
+    note: Annotated[str, Meta(max_length=NOTE_CHARACTERS_MAX)] = ""
 
 
 class TicketKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -155,6 +155,7 @@ def test_credentials(shell: Shell) -> None:
     assert "(operators)" in table
     assert table.count("revoked") == 2
     assert "name a tenant, or say --operator" in shell.mezzo("credential", "issue", status=2)[1]
+    assert "not 257" in shell.mezzo("credential", "issue", "acme", "--note", "x" * 257, status=2)[1]
     for both in (("issue", "acme", "--operator"), ("list", "acme", "--operator")):
         assert "operators belong to no tenant" in shell.mezzo("credential", *both, status=2)[1]
 
