@@ -28,6 +28,8 @@ from mezzo_server.blockstore.api import Scope
 from mezzo_server.hot.slots import Slot
 
 RETRY_S_MAX = 1.0
+COUNTS_KEPT = 1024
+"""Tenants without leases are forgotten when there are more than so many."""
 
 
 class Pins(Protocol):
@@ -62,6 +64,18 @@ class Granted:
 
 
 @dataclass(slots=True)
+class _Counts:
+    """What one tenant has, and may have."""
+
+    leases_max: int
+    chunks_max: int
+    leases: int = 0
+    """overdue ones included"""
+    chunks: int = 0
+    """in those that are not"""
+
+
+@dataclass(slots=True)
 class _Lease:
     owner: object
     scope: Scope
@@ -70,16 +84,8 @@ class _Lease:
     ends_at: float
     held: Sequence[Slot]
     """slots that it holds"""
-
-
-@dataclass(slots=True)
-class _Counts:
-    """What one tenant has."""
-
-    leases: int = 0
-    """overdue ones included"""
-    chunks: int = 0
-    """in those that are not"""
+    counts: _Counts
+    """its tenant's"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,7 @@ class LeaseTable:
         """of those tenants that hold any"""
         self.chunks_leased = 0
         self._counts: dict[bytes, _Counts] = {}
-        """by tenant, of those that have leases"""
+        """by tenant, of those that have leases, and some that had"""
         self.hot_bytes_overdue = 0
         """bytes in place of leases that are overdue; a chunk in two of them counts twice"""
         self.crowded = False
@@ -188,7 +194,14 @@ class LeaseTable:
                 f"with {size} bytes more, all leases would hold more than they may ({self.bytes_max})",
                 self._retry_after_s(),
             )
-        counts = self._counts_that_grow(tenant, count)
+        counts = self._counts.get(tenant) or self._counts_of(tenant)
+        if (
+            counts.leases >= counts.leases_max
+            or counts.chunks + count > counts.chunks_max
+            or len(self._leases) + len(self._overdue) >= self.leases_max
+            or self.chunks_leased + count > self.chunks_max
+        ):
+            raise self._too_many(counts, count)
         leased = keys if count == len(keys) else keys[:count]
         store.pin_all(scope, leased)
         slots: Sequence[Slot | None] = ()
@@ -199,11 +212,10 @@ class LeaseTable:
         lease = self._next
         self._next += 1
         ends_at = now + lease_s
-        self._counts[tenant] = counts
         counts.leases += 1
         counts.chunks += count
         self.chunks_leased += count
-        self._leases[lease] = _Lease(owner, scope, leased, size, ends_at, held)
+        self._leases[lease] = _Lease(owner, scope, leased, size, ends_at, held, counts)
         self._by_owner.setdefault(owner, set()).add(lease)
         self.bytes_leased += size
         self.bytes_by_tenant[tenant] = of_tenant + size
@@ -302,34 +314,39 @@ class LeaseTable:
             self._deadlines = [(entry.ends_at, number) for number, entry in self._leases.items()]
             heapq.heapify(self._deadlines)
 
-    def _counts_that_grow(self, tenant: bytes, chunks: int) -> _Counts:
-        """The tenant's counts, if they may grow by a lease on so many chunks. Raises as `acquire`."""
-        counts = self._counts.get(tenant) or _Counts()
+    def _counts_of(self, tenant: bytes) -> _Counts:
+        """The counts of a tenant that has none yet."""
         part = 1.0 if self._tenant_part is None else self._tenant_part(tenant)
-        chunks_max = int(self.chunks_max * part)
-        if chunks > chunks_max:
-            raise TooLarge(f"a lease on {chunks} chunks is over the limit ({chunks_max}, leased_chunks_max)")
+        counts = _Counts(max(1, int(self.leases_max * part)), int(self.chunks_max * part))
+        self._counts[tenant] = counts
+        return counts
+
+    def _too_many(self, counts: _Counts, chunks: int) -> MezzoError:
+        """Why a lease on so many chunks more is one too many."""
+        if chunks > counts.chunks_max:
+            return TooLarge(
+                f"a lease on {chunks} chunks is over the limit ({counts.chunks_max}, leased_chunks_max)"
+            )
+        retry_after_s = self._retry_after_s()
         if len(self._leases) + len(self._overdue) >= self.leases_max:
             self.crowded = bool(self._overdue)
-            raise Busy(f"{self.leases_max} leases are held (leases_max)", self._retry_after_s())
+            return Busy(f"{self.leases_max} leases are held (leases_max)", retry_after_s)
         if self.chunks_leased + chunks > self.chunks_max:
-            raise Busy(
+            return Busy(
                 f"with {chunks} chunks more, all leases would hold more than they may ({self.chunks_max}, "
                 "leased_chunks_max)",
-                self._retry_after_s(),
+                retry_after_s,
             )
-        if counts.leases >= max(1, int(self.leases_max * part)):
-            raise OverQuota(
+        if counts.leases >= counts.leases_max:
+            return OverQuota(
                 f"the tenant holds {counts.leases} leases, as many as it may (its part of leases_max)",
-                self._retry_after_s(),
+                retry_after_s,
             )
-        if counts.chunks + chunks > chunks_max:
-            raise OverQuota(
-                f"leases of the tenant hold {counts.chunks} chunks, {chunks} more would be over its limit "
-                f"({chunks_max}, its part of leased_chunks_max)",
-                self._retry_after_s(),
-            )
-        return counts
+        return OverQuota(
+            f"leases of the tenant hold {counts.chunks} chunks, {chunks} more would be over its limit "
+            f"({counts.chunks_max}, its part of leased_chunks_max)",
+            retry_after_s,
+        )
 
     def _over_tenants_limit(self, leased: int, size: int, limit: int) -> MezzoError:
         if size > limit:
@@ -350,7 +367,7 @@ class LeaseTable:
         else:
             del self.bytes_by_tenant[tenant]
         self.chunks_leased -= len(held.keys)
-        self._counts[tenant].chunks -= len(held.keys)
+        held.counts.chunks -= len(held.keys)
         self._store.unpin_all(held.scope, held.keys)
 
     def _disown(self, lease: int, held: _Lease) -> None:
@@ -358,9 +375,8 @@ class LeaseTable:
         mine.discard(lease)
         if not mine:
             del self._by_owner[held.owner]
-        counts = self._counts[held.scope.tenant]
-        counts.leases -= 1
-        if not counts.leases:
+        held.counts.leases -= 1
+        if not held.counts.leases and len(self._counts) > COUNTS_KEPT:
             del self._counts[held.scope.tenant]
 
     def _retry_after_s(self) -> float:

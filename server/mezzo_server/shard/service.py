@@ -186,7 +186,9 @@ class Service:
         return 1.0 if tenant == self.directory.tenant else self.limits.leased_fraction_tenant
 
     def _leased_bytes_max(self, tenant: bytes) -> int:
-        limit = int(self.leases.bytes_max * self._part_of_leases(tenant))
+        limit = self.leases.bytes_max
+        if tenant != self.directory.tenant:  # `_part_of_leases`, written out
+            limit = int(limit * self.limits.leased_fraction_tenant)
         quota = self.leased_quota(tenant)
         return min(limit, quota) if quota else limit
 
