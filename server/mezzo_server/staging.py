@@ -297,3 +297,8 @@ class StagingPool:
                 block &= ~(1 << order)
                 order += 1
             self._free[order][block] = None
+
+
+def bytes_for_piece(length: int) -> int:
+    """Least bytes of a pool that can have a piece of ``length`` bytes: a power of two."""
+    return PAGE_BYTES << (-(-length // PAGE_BYTES) - 1).bit_length()

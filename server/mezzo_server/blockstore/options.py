@@ -37,7 +37,8 @@ class StoreOptions:
     namespaces_max: int = 65536
     """namespaces with chunks at once; each costs about a kilobyte"""
     staging_bytes: int = 256 << 20
-    """bounce buffers, record headers, tables; at least twice ``chunk_bytes_max``"""
+    """bounce buffers, record headers; at least what one stream of the longest encrypted chunk needs in one piece
+    (`sealed_stream.staging_bytes_max`)"""
     waiting_bytes_max: int = 1 << 30
     """payload bytes of puts that were accepted and not yet written"""
     put_wait_s: float = 5.0

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from mezzo.errors import Busy, TooLarge
 from mezzo_server.blockstore.context import Context
+from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.get import submit
 from mezzo_server.blockstore.index import NamespaceIndex
 from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.read import ChunkRead, Drop, whole_bytes
-from mezzo_server.blockstore.sealing import plain_parts
+from mezzo_server.blockstore.sealing import OVERHEAD_BYTES, plain_parts
 from mezzo_server.blockstore.segment import Segment
 from mezzo_server.blockstore.whole_stream import WholeStream
 from mezzo_server.memory import Span
@@ -99,3 +100,8 @@ class SealedStream(WholeStream):
         elif self._request is not None:
             self._request.cancel()
         return True
+
+
+def staging_bytes_max(stored_bytes_max: int) -> int:
+    """Staging that one stream needs in one piece, if no chunk takes more than this on its device."""
+    return blocks_of(stored_bytes_max) * BLOCK_BYTES + max(0, stored_bytes_max - OVERHEAD_BYTES)

@@ -23,6 +23,7 @@ from mezzo_server.blockstore.devices.opening import probe
 from mezzo_server.blockstore.io import Device
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.recovery import Progress
+from mezzo_server.blockstore.sealed_stream import staging_bytes_max
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.config import MetricsConfig, NodeConfig, ShardConfig, TlsConfig
 from mezzo_server.config.access import unix_mode, unix_users
@@ -45,14 +46,14 @@ from mezzo_server.shard.listener import UnixRules, open_listeners
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
 from mezzo_server.shard.tls_server import TlsServer
-from mezzo_server.staging import StagingPool
+from mezzo_server.staging import StagingPool, bytes_for_piece
 from mezzo_server.tenancy.keys import read_master_keys
 from mezzo_server.tenancy.standing import standing_of
 from mezzo_server.workers import ThreadWorkers, open_workers
 
 DESCRIPTORS_MAX = 65536
-SEALED_EXTRA_BYTES = 1 << 20
-"""Staging beyond two of the longest chunks: what one grows by when it is encrypted, and rounding."""
+STAGING_EXTRA_BYTES = 1 << 20
+"""Staging beyond what the stream of the longest encrypted chunk needs, so that others find some meanwhile."""
 
 log = structlog.get_logger("mezzo.shard")
 
@@ -146,9 +147,8 @@ class Shard:
             self._ciphers = ThreadWorkers(config.workers)
             stack.callback(self._ciphers.close)
             # Two pools: what waits in one for the store must never hold what the store needs.
-            self._store_staging = StagingPool(
-                max(config.store_staging_bytes, 2 * config.limits.chunk_bytes_max + SEALED_EXTRA_BYTES)
-            )
+            longest = bytes_for_piece(staging_bytes_max(config.limits.chunk_bytes_max))
+            self._store_staging = StagingPool(max(config.store_staging_bytes, longest + STAGING_EXTRA_BYTES))
             stack.callback(self._store_staging.close)
             self._staging = StagingPool(config.limits.staging_bytes)
             stack.callback(self._staging.close)

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mezzo.errors import Busy, Gone, InternalError, InvalidArgument, TooLarge
 from mezzo_server.memory import PAGE_BYTES, Memory, Span
-from mezzo_server.staging import StagingPool
+from mezzo_server.staging import StagingPool, bytes_for_piece
 
 PAGES = 13
 
@@ -292,6 +292,14 @@ def test_held_back_requests_can_be_given_up() -> None:
         pool.give(came.pop())
     assert not last.waiting
     pool.close()
+
+
+@pytest.mark.parametrize("length", [1, 4096, 4097, 3 << 20, (4 << 20) - 40, 4 << 20, (4 << 20) + 1])
+def test_a_pool_for_pieces_of_a_length(length: int) -> None:
+    total = bytes_for_piece(length)
+    assert StagingPool(total).piece_bytes_max >= length
+    if total > PAGE_BYTES:
+        assert StagingPool(total - PAGE_BYTES).piece_bytes_max < length
 
 
 class OwnersMachine(RuleBasedStateMachine):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mezzo.errors import InvalidArgument, TooLarge, Unavailable
 from mezzo_server.blockstore.api import GetChunk, PutChunk, PutStatus, Scope
 from mezzo_server.blockstore.io import Workers
+from mezzo_server.blockstore.sealed_stream import staging_bytes_max
 from mezzo_server.blockstore.sealing import (
     OVERHEAD_BYTES,
     RUN_BYTES,
@@ -21,6 +22,7 @@ from mezzo_server.blockstore.sealing import (
     run_unseal,
 )
 from mezzo_server.memory import Memory
+from mezzo_server.staging import bytes_for_piece
 from mezzo_server.workers import InlineWorkers, ThreadWorkers
 from tests.simulation import audit
 from tests.simulation.rig import SCOPE, Rig, chunk, content
@@ -344,3 +346,14 @@ def test_a_key_that_is_destroyed_is_not_kept_by_a_thread_that_was_deriving() -> 
     made._keys = Late(KEYS)
     assert made.derive(SCOPE.tenant, b"x" * RUN_BYTES) is not None
     assert made.derive(SCOPE.tenant, b"x" * RUN_BYTES) is None
+
+
+def test_the_longest_chunk_is_streamed_out_of_the_least_memory() -> None:
+    most = SEGMENT_BYTES - (64 << 10)
+    pool = bytes_for_piece(staging_bytes_max(most))
+    assert pool > 2 * most, "its pieces are powers of two"
+    rig = Rig(keys=KEYS, options=options(staging_bytes=pool))
+    data = content(b"k", most - OVERHEAD_BYTES)
+    assert rig.put(b"k", data) is STORED
+    assert rig.stream(b"k") == data
+    rig.drain()
