@@ -16,7 +16,6 @@ from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
 from mezzo.driving import drive_async
 from mezzo.errors import (
     Busy,
-    CallerError,
     ClientClosed,
     DeadlineExceeded,
     MezzoError,
@@ -25,7 +24,7 @@ from mezzo.errors import (
 )
 from mezzo.events import AsyncEventStream, Cursor, EventReader
 from mezzo.lease import AsyncLease
-from mezzo.loading import LoadDecision, check_work, decide_load, tokens_of, unreachable
+from mezzo.loading import LoadDecision, load_question
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
     PRIORITY_DEFAULT,
@@ -103,17 +102,11 @@ class AsyncClient(AsyncOpening):
         timeout_s: float | None = None,
     ) -> LoadDecision:
         """See `mezzo.Client.should_load`."""
-        tokens = tokens_of(self.identity, chunk_tokens)
-        check_work(recompute_tokens_per_s, tokens, overhead_s, deadline_s)
+        question = load_question(self.identity, recompute_tokens_per_s, chunk_tokens, overhead_s, deadline_s)
         try:
-            found = await self.lookup(keys, timeout_s=timeout_s)
-        except CallerError:
-            raise
+            return question.answer(await self.lookup(keys, timeout_s=timeout_s))
         except MezzoError as error:
-            return unreachable(error)
-        return decide_load(
-            found, recompute_tokens_per_s, tokens, overhead_s=overhead_s, deadline_s=deadline_s
-        )
+            return question.answer(error)
 
     async def acquire(
         self,

@@ -15,7 +15,6 @@ from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
 from mezzo.driving import drive
 from mezzo.errors import (
     Busy,
-    CallerError,
     ClientClosed,
     DeadlineExceeded,
     MezzoError,
@@ -24,7 +23,7 @@ from mezzo.errors import (
 )
 from mezzo.events import Cursor, EventReader, EventStream
 from mezzo.lease import Lease
-from mezzo.loading import LoadDecision, check_work, decide_load, tokens_of, unreachable
+from mezzo.loading import LoadDecision, load_question
 from mezzo.opening import Opening
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
@@ -138,17 +137,11 @@ class Client(Opening):
         besides; ``deadline_s``: the load is of no use if it takes longer.  Never raises because of the store: one
         that is busy, slow or not there means computing.  `CallerError`: the call is wrong.
         """
-        tokens = tokens_of(self.identity, chunk_tokens)
-        check_work(recompute_tokens_per_s, tokens, overhead_s, deadline_s)
+        question = load_question(self.identity, recompute_tokens_per_s, chunk_tokens, overhead_s, deadline_s)
         try:
-            found = self.lookup(keys, timeout_s=timeout_s)
-        except CallerError:
-            raise
+            return question.answer(self.lookup(keys, timeout_s=timeout_s))
         except MezzoError as error:
-            return unreachable(error)
-        return decide_load(
-            found, recompute_tokens_per_s, tokens, overhead_s=overhead_s, deadline_s=deadline_s
-        )
+            return question.answer(error)
 
     def acquire(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from msgspec import Struct
 
-from mezzo.errors import InvalidArgument
+from mezzo.errors import CallerError, InvalidArgument, MezzoError
 from mezzo.identity import Identity
 from mezzo.results import LookupResult
 
@@ -35,13 +37,49 @@ class LoadDecision(Struct, frozen=True):
         return self.recompute_s - self.load_s if self.chunks else 0.0
 
 
-def tokens_of(identity: Identity | None, chunk_tokens: int | None) -> int:
-    """Tokens of one chunk: as given, or as the namespace's identity says. Raises InvalidArgument for neither."""
+class LoadQuestion(NamedTuple):
+    """What ``should_load`` was asked, checked: see `load_question`."""
+
+    recompute_tokens_per_s: float
+    chunk_tokens: int
+    overhead_s: float
+    deadline_s: float | None
+
+    def answer(self, found: LookupResult | MezzoError) -> LoadDecision:
+        """The decision, by what a lookup came to; where the store cannot be asked, compute.
+
+        Raises:
+            CallerError: that is what it came to, so the call was wrong.
+        """
+        if isinstance(found, CallerError):
+            raise found
+        if isinstance(found, MezzoError):
+            return LoadDecision(0, 0, 0.0, 0.0, f"the store cannot be asked: {found}")
+        return decide_load(
+            found,
+            self.recompute_tokens_per_s,
+            self.chunk_tokens,
+            overhead_s=self.overhead_s,
+            deadline_s=self.deadline_s,
+        )
+
+
+def load_question(
+    identity: Identity | None,
+    recompute_tokens_per_s: float,
+    chunk_tokens: int | None,
+    overhead_s: float,
+    deadline_s: float | None,
+) -> LoadQuestion:
+    """``chunk_tokens``: as given, or as the namespace's identity says. Raises InvalidArgument for neither, or a number
+    that cannot be.
+    """
     if chunk_tokens is None:
         if identity is None:
             raise InvalidArgument("give chunk_tokens: the client's namespace has no identity that would tell")
-        return identity.chunk_tokens
-    return chunk_tokens
+        chunk_tokens = identity.chunk_tokens
+    check_work(recompute_tokens_per_s, chunk_tokens, overhead_s, deadline_s)
+    return LoadQuestion(recompute_tokens_per_s, chunk_tokens, overhead_s, deadline_s)
 
 
 def check_work(
@@ -157,8 +195,3 @@ class _Costs:
             else:
                 above = middle - 1
         return below
-
-
-def unreachable(error: Exception) -> LoadDecision:
-    """The decision where the store cannot be asked: compute."""
-    return LoadDecision(0, 0, 0.0, 0.0, f"the store cannot be asked: {error}")

@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from mezzo.backoff import Backoff
-from mezzo.errors import CallerError, MezzoError
+from mezzo.errors import MezzoError
 from mezzo.events import AsyncEventStream, Cursor, EventReader, EventStream
 from mezzo.lease import AsyncLease, Lease
-from mezzo.loading import LoadDecision, check_work, decide_load, tokens_of, unreachable
+from mezzo.loading import LoadDecision, load_question
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
     PRIORITY_DEFAULT,
@@ -87,17 +87,11 @@ class FakeClient(FakeBase):
         timeout_s: float | None = None,
     ) -> LoadDecision:
         """See `mezzo.Client.should_load`."""
-        tokens = tokens_of(self.identity, chunk_tokens)
-        check_work(recompute_tokens_per_s, tokens, overhead_s, deadline_s)
+        question = load_question(self.identity, recompute_tokens_per_s, chunk_tokens, overhead_s, deadline_s)
         try:
-            found = self.lookup(keys, timeout_s=timeout_s)
-        except CallerError:
-            raise
+            return question.answer(self.lookup(keys, timeout_s=timeout_s))
         except MezzoError as error:
-            return unreachable(error)
-        return decide_load(
-            found, recompute_tokens_per_s, tokens, overhead_s=overhead_s, deadline_s=deadline_s
-        )
+            return question.answer(error)
 
     def acquire(
         self,
@@ -256,17 +250,11 @@ class AsyncFakeClient(FakeBase):
         timeout_s: float | None = None,
     ) -> LoadDecision:
         """See `mezzo.Client.should_load`."""
-        tokens = tokens_of(self.identity, chunk_tokens)
-        check_work(recompute_tokens_per_s, tokens, overhead_s, deadline_s)
+        question = load_question(self.identity, recompute_tokens_per_s, chunk_tokens, overhead_s, deadline_s)
         try:
-            found = await self.lookup(keys, timeout_s=timeout_s)
-        except CallerError:
-            raise
+            return question.answer(await self.lookup(keys, timeout_s=timeout_s))
         except MezzoError as error:
-            return unreachable(error)
-        return decide_load(
-            found, recompute_tokens_per_s, tokens, overhead_s=overhead_s, deadline_s=deadline_s
-        )
+            return question.answer(error)
 
     async def acquire(
         self,

@@ -208,6 +208,16 @@ def test_it_must_be_said_which_metadata(shell: Shell, capsys: pytest.CaptureFixt
     assert "[metadata] engine" in shell.mezzo("tenant", "list", status=2)[1]
 
 
+def test_an_operators_token_is_not_sent_in_the_clear_to_another_host(
+    shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEZZO_TOKEN", "mz_0123456789abcdef_secret")
+    assert run(make_app, ["tenant", "list", "--admin", "10.1.2.3:7711"]) == 2
+    said = capsys.readouterr().err
+    assert "in the clear" in said
+    assert "secret" not in said
+
+
 def test_what_a_command_says_counts_before_a_variable(
     shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
