@@ -64,10 +64,15 @@ class MasterKey:
 
 
 class MasterKeys:
-    """The master key in use, and those before it that may still have wrapped something."""
+    """The master key in use, and those before it that may still have wrapped something.
+
+    Owner of what they unwrapped last: catalogs share the records that did not change, and whoever takes a new one
+    need not open the keys of all tenants again.
+    """
 
     def __init__(self, keys: Sequence[MasterKey] = ()) -> None:
         self._keys = tuple(keys)
+        self._opened: dict[bytes, tuple[TenantKey, bytes]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -92,15 +97,18 @@ class MasterKeys:
 
     def unwrap_all(self, kept: Iterable[TenantKey]) -> tuple[Mapping[bytes, bytes], list[bytes]]:
         """(keys by tenant id, ids of the tenants whose keys cannot be unwrapped)."""
-        keys: dict[bytes, bytes] = {}
+        opened: dict[bytes, tuple[TenantKey, bytes]] = {}
         failed: list[bytes] = []
         for one in kept:
-            secret = self.unwrap(one)
+            known = self._opened.get(one.tenant_id)
+            secret = known[1] if known is not None and known[0] is one else self.unwrap(one)
             if secret is None:
                 failed.append(one.tenant_id)
             else:
-                keys[one.tenant_id] = secret
-        return keys, failed
+                opened[one.tenant_id] = (one, secret)
+        # No key is remembered for longer than its record is there.
+        self._opened = opened
+        return {tenant: secret for tenant, (_, secret) in opened.items()}, failed
 
 
 def keys_of(catalog: Catalog, masters: MasterKeys) -> tuple[Mapping[bytes, bytes], frozenset[bytes]]:

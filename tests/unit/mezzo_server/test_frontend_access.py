@@ -41,6 +41,7 @@ from mezzo_server.tenancy.tokens import new_token
 A = b"a" * 16
 NOW = 1_700_000_000.0
 GARBAGE = b"\xff\xff\xff no message"
+HANG_S = 10.0
 
 
 def token(number: int, scopes: list[str], tenant: bytes = A) -> tuple[str, Credential]:
@@ -162,7 +163,7 @@ def test_a_stream_ends_when_its_caller_is_not_welcome_any_more() -> None:
         assert not tasks[0].done()
         calls.end_unwelcome(lambda principal: Reason.REVOKED if principal.credential == READS.id else None)
         with pytest.raises(Aborted):
-            await tasks[0]
+            await asyncio.wait_for(tasks[0], HANG_S)
         tasks[1].cancel()
         await asyncio.wait(tasks)
         return context.status, other.status

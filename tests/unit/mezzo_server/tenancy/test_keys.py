@@ -115,6 +115,26 @@ def test_a_former_master_key_still_unwraps() -> None:
     assert failed == [TENANT]
 
 
+def test_what_was_opened_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard takes every catalog in its loop, and there may be thousands of tenants."""
+    asked: list[bytes] = []
+    unwrap = MasterKey.unwrap
+    monkeypatch.setattr(
+        MasterKey, "unwrap", lambda self, kept: asked.append(kept.tenant_id) or unwrap(self, kept)
+    )
+    master, masters = MasterKey(b"m" * 32), MasterKeys([MasterKey(b"m" * 32)])
+    first, second = master.wrap(TENANT, b"1" * 32, os.urandom), master.wrap(OTHER, b"2" * 32, os.urandom)
+    masters.unwrap_all([first])
+    keys, _ = masters.unwrap_all([first, second])
+    assert keys == {TENANT: b"1" * 32, OTHER: b"2" * 32}
+    assert asked == [TENANT, OTHER]
+    # Another record is another key, and one that is gone is forgotten.
+    again = master.wrap(TENANT, b"3" * 32, os.urandom)
+    assert masters.unwrap_all([again])[0] == {TENANT: b"3" * 32}
+    assert masters.unwrap_all([second])[0] == {OTHER: b"2" * 32}
+    assert asked == [TENANT, OTHER, TENANT, OTHER]
+
+
 def test_without_a_master_key_it_says_what_to_do() -> None:
     none = MasterKeys()
     assert not none
