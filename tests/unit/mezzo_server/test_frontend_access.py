@@ -52,12 +52,14 @@ def token(number: int, scopes: list[str], tenant: bytes = A) -> tuple[str, Crede
 READER, READS = token(1, ["read"])
 WRITER, WRITES = token(2, ["write"])
 OPERATOR, OPERATES = token(3, ["admin"], b"")
+ADMIN, ADMINISTERS = token(5, ["read", "write", "admin"])
+"""of a tenant: with all scopes that there are, and no operator"""
 B = b"b" * 16
 NEIGHBOUR, NEXT_DOOR = token(4, ["read"], B)
 CATALOG = Catalog(
     tenants={A: Tenant(id=A, name="a"), B: Tenant(id=B, name="b")},
     tenant_ids={"a": A, "b": B},
-    credentials={held.id: held for held in (READS, WRITES, OPERATES, NEXT_DOOR)},
+    credentials={held.id: held for held in (READS, WRITES, OPERATES, ADMINISTERS, NEXT_DOOR)},
 )
 
 
@@ -271,6 +273,7 @@ def test_services_of_others_are_guarded_before_they_decode() -> None:
     reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     assert guarded(channelz) == "UNAUTHENTICATED"
     assert guarded(channelz, READER) == "PERMISSION_DENIED"
+    assert guarded(channelz, ADMIN) == "PERMISSION_DENIED"
     assert guarded(channelz, OPERATOR) == "DecodeError"
     assert guarded("/some.Service/Added", READER) == "PERMISSION_DENIED"
     assert guarded(reflection) == "UNAUTHENTICATED"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutStatus
+from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutStatus, Scope
 from mezzo_server.blockstore.devices.faults import Fault, FaultKind
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.memory import Memory
@@ -193,6 +193,24 @@ def test_a_place_is_retired_only_if_the_pattern_does_not_come_back(broken: bool)
     rig.restart("close")
     assert rig.store.report().devices[0].segments_retired == int(broken)
     turn_over(rig)
+
+
+@pytest.mark.parametrize(
+    "other", [Scope(b"T" * 16, SCOPE.namespace), Scope(SCOPE.tenant, b"N" * 16)], ids=["tenant", "namespace"]
+)
+@pytest.mark.parametrize("key", [b"k", b"m"])
+def test_the_right_bytes_under_the_wrong_name_are_a_miss(other: Scope, key: bytes) -> None:
+    """Should an index ever be wrong by a fault of ours: what a chunk is stands in its checksum."""
+    rig = Rig()
+    rig.put(b"k", 8192)
+    rig.put(key, 8192, other)
+    index = audit.context_of(rig.store).index
+    theirs = index.namespace(SCOPE).get(b"k")
+    assert theirs is not None
+    index.namespace(other).set(key, theirs)
+    assert rig.get(key, other) is None
+    index.namespace(other).set(key, theirs)
+    assert rig.stream(key, other) is None
 
 
 def test_what_landed_of_a_mismatch_is_zeroed() -> None:
