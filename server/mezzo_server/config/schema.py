@@ -28,7 +28,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the shard grants to one connection, and to all of them together."""
 
     connections_max: Count = 1024
-    """connections at a time; one more is refused"""
+    """connections at a time; one more is refused. Where there are tenants, one has at most half of them"""
     requests_max: Annotated[int, Meta(ge=1, le=65536)] = 256
     """requests in flight on one connection; one more is answered ``Busy``"""
     keys_max: Annotated[int, Meta(ge=1, le=KEYS_MAX)] = KEYS_MAX
@@ -50,7 +50,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     region_bytes_max: Bytes = 64 * GIB
     """bytes in all regions of one connection"""
     region_bytes_total_max: Bytes = 512 * GIB
-    """bytes in the regions of all connections"""
+    """bytes in the regions of all connections; where there are tenants, one has at most half of them"""
     leases_max: Count = 65536
     """leases at a time, over all connections"""
     leased_chunks_max: Count = 4_194_304

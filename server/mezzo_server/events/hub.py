@@ -14,6 +14,7 @@ from collections.abc import Callable
 from mezzo.errors import Busy
 from mezzo_server.blockstore.api import EventSink, Scope
 from mezzo_server.events.log import EventLog
+from mezzo_server.quota.account import half
 
 SHARES_MIN = 4
 """A log gets at most this part of all the memory, so that the first few are not cut down by the next one."""
@@ -142,8 +143,3 @@ class EventHub:
         for log in self._logs.values():
             log.bytes_max = share
         self._shrinking = [log for log in self._logs.values() if log.bytes_kept > share]
-
-
-def half(limit: int) -> int:
-    """What one tenant may have of a limit."""
-    return max(1, limit // 2)

@@ -146,3 +146,8 @@ def merged(quota: Quota, default: Quota) -> Quota:
 def clamped(seconds: float) -> float:
     """A time to come back after, within what makes sense."""
     return min(max(seconds, RETRY_S_MIN), RETRY_S_MAX)
+
+
+def half(limit: int) -> int:
+    """What one tenant may have of a limit for all of them that nobody has a quota of."""
+    return max(1, limit // 2)

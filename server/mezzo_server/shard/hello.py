@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mezzo.errors import MezzoError
+from mezzo.errors import Busy, MezzoError
 from mezzo.identity import Identity
 from mezzo.protocol.connection import negotiate
 from mezzo.protocol.messages import KEY_BYTES_MAX, Hello, Kind, Welcome
 from mezzo_server.access.principal import MAY_BE_NEW, Refused
+from mezzo_server.quota.account import half
 from mezzo_server.shard.charging import Meter
 from mezzo_server.shard.directory import NoSuchNamespace
 from mezzo_server.shard.naming import identity_in
@@ -57,8 +58,10 @@ class Greeting:
         session = self._session
         service, limits = session.service, session.limits
         guest = service.admission.admit(self._body.ticket)
-        session.place = service.directory.find(guest.principal, self._body.namespace, self._identity)
-        session.guest = guest
+        place = service.directory.find(guest.principal, self._body.namespace, self._identity)
+        if service.catalog is not None and not guest.principal.is_operator:
+            self._check_room(guest.principal.tenant)
+        session.place, session.guest = place, guest
         session.scope, session.identity = session.place.scope, session.place.identity
         session.meter = Meter(session, service.accounts.of(session.scope.tenant))
         if service.catalog is not None:
@@ -87,6 +90,14 @@ class Greeting:
                 shm=session.shm,
             ),
         )
+
+    def _check_room(self, tenant: bytes) -> None:
+        """Busy if the tenant has so many connections that others could be left without."""
+        session = self._session
+        most = half(session.limits.connections_max)
+        guests = [known.guest for known in session.service.sessions if known.guest is not None]
+        if sum([guest.principal.tenant == tenant for guest in guests]) >= most:
+            raise Busy(f"the tenant has {most} connections (half of connections_max): close some", 1.0)
 
 
 def settle_again(session: Session) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mezzo.errors import MezzoError, ProtocolError
+from mezzo.errors import Busy, MezzoError, ProtocolError
 from mezzo.protocol.messages import Kind, RegionAdd, RegionAdded, RegionRemove, RegionRemoved
+from mezzo_server.quota.account import half
 from mezzo_server.shard.regions import Region
 from mezzo_server.shard.request import Request
 
@@ -18,11 +19,13 @@ def add(session: Session, request_id: int, body: RegionAdd) -> None:
 
     Raises:
         ProtocolError: no descriptor came.
+        Busy: the tenant's regions would be more than half of all that there may be.
     """
     fd = session.link.take_descriptor()
     if fd is None:
         raise ProtocolError("REGION_ADD needs exactly one descriptor with it (SCM_RIGHTS)")
     try:
+        _check_room(session, body.length)
         request = Request(session, request_id, Kind.REGION_ADD)
     except BaseException:
         session.service.discard(fd)
@@ -42,3 +45,17 @@ def remove(session: Session, request_id: int, body: RegionRemove) -> None:
     session.regions.get(body.region)
     request = Request(session, request_id, Kind.REGION_REMOVE)
     session.regions.remove(body.region, lambda: request.finish(Kind.REGION_REMOVED, RegionRemoved()))
+
+
+def _check_room(session: Session, length: int) -> None:
+    service, tenant = session.service, session.scope.tenant
+    if service.catalog is None:
+        return
+    most = half(service.limits.region_bytes_total_max)
+    own = sum([known.regions.bytes_total for known in service.sessions if known.scope.tenant == tenant])
+    if own + length > most:
+        raise Busy(
+            f"regions of the tenant hold {own} bytes, {length} more would be over its limit ({most}, half of "
+            "region_bytes_total_max)",
+            1.0,
+        )

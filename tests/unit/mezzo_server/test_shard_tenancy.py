@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
 
 from mezzo.errors import (
+    Busy,
     Conflict,
     ErrorCode,
     Gone,
@@ -34,6 +36,7 @@ from mezzo.protocol.messages import (
     Put,
     PutDone,
     PutGrant,
+    RegionAdd,
     TenantStat,
     TenantStated,
     Welcome,
@@ -226,6 +229,29 @@ def test_an_identity_must_be_that_of_the_namespace(node: Node) -> None:
         node.hello("llama", of=identity(model="gpt"))
     with pytest.raises(Conflict, match="without an identity"):
         node.hello("default", of=identity())
+
+
+def test_no_tenant_has_more_than_half_of_the_connections(node: Node) -> None:
+    node.shard.service.limits = replace(node.shard.service.limits, connections_max=5)
+    first, second = node.client(), node.client()
+    with pytest.raises(Busy, match="connections_max"):
+        node.client()
+    assert there(node.client(node.other)) == 0
+    node.hello("default", NO_TENANT).answer(0, Welcome)
+    first.close()
+    assert there(node.client()) == there(second) == 0
+
+
+def test_no_tenant_has_more_than_half_of_the_bytes_in_regions(node: Node) -> None:
+    node.shard.service.limits = replace(node.shard.service.limits, region_bytes_total_max=4 * 4096)
+    regions = [node.client().region(1, 4096) for _ in range(2)]
+    third = node.client()
+    third.descriptors.append(os.dup(regions[0].fd))
+    refused = third.fails(Kind.REGION_ADD, RegionAdd(1, 0, 4096))
+    assert (refused.code, "region_bytes_total_max" in refused.message) == (ErrorCode.BUSY, True)
+    regions.append(node.client(node.other).region(1, 2 * 4096))
+    for region in regions:
+        region.close()
 
 
 def test_an_operator_is_nowhere(node: Node) -> None:
