@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
-import textwrap
+import sys
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,9 +143,7 @@ def tables() -> dict[Path, type[Struct]]:
 def meanings(schema: type[Struct]) -> dict[str, str]:
     """The docstring below each field of a table, as one line of text."""
     found: dict[str, str] = {}
-    tree = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
-    body = tree.body if isinstance(tree, ast.ClassDef) else []
-    for field, after in itertools.pairwise(body):
+    for field, after in itertools.pairwise(_bodies(schema.__module__).get(schema.__name__, [])):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)
@@ -155,6 +153,13 @@ def meanings(schema: type[Struct]) -> dict[str, str]:
         ):
             found[field.target.id] = " ".join(after.value.value.split())
     return found
+
+
+@cache
+def _bodies(module: str) -> dict[str, list[ast.stmt]]:
+    """What stands in each class of a module. Its source is parsed once: every command of ours waits for it."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def table_type(annotation: object) -> type[Struct] | None:
