@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Annotated
 
 import typer
@@ -48,6 +48,23 @@ PANELS = {
     "Shell": ("completion",),
 }
 PANEL_OF_OTHERS = "More"
+# Where each of our own is.
+OWN_COMMANDS = {
+    "put": "mezzo.cli.put",
+    "get": "mezzo.cli.get",
+    "lookup": "mezzo.cli.lookup",
+    "rm": "mezzo.cli.rm",
+    "events": "mezzo.cli.events",
+    "stat": "mezzo.cli.stat",
+    "top": "mezzo.cli.top",
+    "device": "mezzo.cli.device",
+    "kvsize": "mezzo.cli.kvsize",
+    "demo": "mezzo.cli.demo",
+    "bench": "mezzo.cli.bench",
+    "replay": "mezzo.cli.replay",
+    "workload": "mezzo.cli.workload",
+    "completion": "mezzo.cli.completion",
+}
 # The server's commands, so that they can say what they need where its extra is not installed.
 SERVER_COMMANDS = {
     "serve": "Run a node: a shard and its front-end.",
@@ -86,8 +103,12 @@ class _InOrder(TyperGroup):
         return sorted(super().list_commands(ctx), key=rank)
 
 
-def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None) -> typer.Typer:
-    """The application with our own commands and those of installed packages."""
+def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None, wanted: str = "") -> typer.Typer:
+    """The application with our own commands and those of installed packages.
+
+    ``wanted``: the command that is about to run.  If it is one of our own, there are no others: to import them all
+    takes longer than most of them.
+    """
     app = typer.Typer(
         name="mezzo",
         cls=_InOrder,
@@ -99,7 +120,11 @@ def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None) -> typer
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    _register_own(app)
+    alone = wanted in OWN_COMMANDS
+    for name in [wanted] if alone else OWN_COMMANDS:
+        import_module(OWN_COMMANDS[name]).register(app)
+    if alone:
+        return app
     if entry_points is None:
         entry_points = metadata.entry_points(group=ENTRY_POINT_GROUP)
     for entry_point in entry_points:
@@ -112,7 +137,8 @@ def main() -> None:
     """Run the command line of this process and exit."""
     # What goes wrong is told in one line, by us.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    status = run(make_app, sys.argv[1:])
+    arguments = sys.argv[1:]
+    status = run(lambda: make_app(wanted=arguments[0] if arguments else ""), arguments)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -199,30 +225,6 @@ def installed_version() -> str:
         return metadata.version("mezzo")
     except metadata.PackageNotFoundError:
         return "(source tree, not installed)"
-
-
-def _register_own(app: typer.Typer) -> None:
-    from mezzo.cli import (
-        bench,
-        completion,
-        demo,
-        device,
-        events,
-        get,
-        kvsize,
-        lookup,
-        put,
-        replay,
-        rm,
-        stat,
-        top,
-        workload,
-    )
-
-    use = (put, get, lookup, rm, events, stat, top, device)
-    measure = (kvsize, demo, bench, replay, workload)
-    for module in (*use, *measure, completion):
-        module.register(app)
 
 
 def _arrange(app: typer.Typer) -> None:

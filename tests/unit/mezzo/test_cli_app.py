@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint
 import pytest
 import typer
 
-from mezzo.cli.app import PANELS, make_app, missing, run
+from mezzo.cli.app import OWN_COMMANDS, PANELS, make_app, missing, run
 from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable
 
 
@@ -47,6 +47,20 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda: make_app([]), [command, "--help"]) == 0
     assert f"mezzo {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", OWN_COMMANDS)
+def test_a_command_of_ours_needs_no_other(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = make_app([installed("other", lambda: pytest.fail("not wanted"))], wanted=command)
+    assert len(alone.registered_commands) + len(alone.registered_groups) == 1
+    assert run(lambda: alone, [command, "--help"]) == 0
+    assert f"mezzo {command}" in capsys.readouterr().out
+
+
+def test_whatever_else_is_wanted_brings_all(capsys: pytest.CaptureFixture[str]) -> None:
+    for wanted in ("", "--help", "nothing", "tenant"):
+        app = make_app([], wanted=wanted)
+        assert len(app.registered_commands) + len(app.registered_groups) == len(OWN_COMMANDS)
 
 
 def test_help_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
