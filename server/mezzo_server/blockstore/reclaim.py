@@ -2,8 +2,8 @@
 
     victim -> survivors rewritten -> nothing in flight -> flushed -> header erased -> free
 
-Leased chunks always survive; beyond them a policy chooses, within a share of the segment.  Evicted
-chunks stay in limbo (a restart would find them) until the erased header is flushed.
+Leased chunks always survive, and those of tenants within their quota; beyond them a policy chooses, within
+the budget of `RewriteBudget` and at most a share of the segment.  Evicted chunks stay in limbo (a restart would find them) until the erased header is flushed.
 """
 
 from __future__ import annotations
@@ -95,8 +95,13 @@ class Reclaim:
 
     def _wanted(self) -> bool:
         log = self._log
-        short = len(log.free) < self.free_target or log.retiring
-        return short and log.role is Role.SERVING and log.fenced is None and not self._context.closing
+        wanted = self._short or log.retiring
+        return wanted and log.role is Role.SERVING and log.fenced is None and not self._context.closing
+
+    @property
+    def _short(self) -> bool:
+        """Whether segments must be freed, and not only failed ones left."""
+        return len(self._log.free) < self.free_target
 
     async def _run(self) -> None:
         log = self._log
@@ -110,7 +115,7 @@ class Reclaim:
                 await self._context.erasure.over()
                 victim = self._choose(vain, below)
                 if victim is None:
-                    if below != NO_LIFE:
+                    if below != NO_LIFE and self._short:
                         # What was there when space was last gained has all been rewritten: leased, or too
                         # large to lie closer. Again would not help before something changes.
                         self._fruitless_at = self._context.changes
@@ -136,6 +141,9 @@ class Reclaim:
         for segment in sealed:
             if segment.retire or not (segment.live_count or self._carries(segment)):
                 return segment
+        if not self._short:
+            # A failed segment is to be left, and cannot be yet: that is no reason to evict anything else.
+            return None
         most = PINNED_SHARE_MAX * self._log.superblock.segment_bytes
         sealed = [segment for segment in sealed if segment.life < below]
         fit = [segment for segment in sealed if segment.live_count and segment.pinned_bytes <= most]

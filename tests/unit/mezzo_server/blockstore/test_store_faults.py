@@ -6,7 +6,7 @@ import pytest
 
 from mezzo.errors import DeviceFailed, FormatError, MezzoError
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutOutcome, PutStatus
-from mezzo_server.blockstore.devices.faults import Fault, FaultKind
+from mezzo_server.blockstore.devices.faults import Fault, FaultKind, FaultPlan
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.blockstore.io import Op
 from mezzo_server.blockstore.options import Durability
@@ -315,3 +315,17 @@ def test_a_segment_whose_header_cannot_be_read_is_retired() -> None:
     rig.drain()
     rig.restart()
     assert [key for key in keys if rig.has(key)] == left
+
+
+def test_a_segment_that_failed_and_cannot_be_left_is_no_reason_to_evict_others() -> None:
+    """A leased chunk of it cannot be rewritten, since these writes fail too; there is space enough."""
+    rig = Rig(segments=16)
+    keys = rig.fill("k", 24, 60_000)
+    rig.put(b"leased", 60_000)
+    assert rig.store.pin(SCOPE, b"leased")
+    rig.devices[0]._plan = FaultPlan([Fault(FaultKind.EIO_WRITE, times_max=7)], rig.random)
+    assert rig.put(b"more", 60_000) is PutStatus.FAILED
+    settle(rig)
+    assert rig.counters["io_errors"] == 7
+    assert not rig.counters["chunks_evicted"]
+    assert all(rig.has(key) for key in (*keys, b"leased"))
