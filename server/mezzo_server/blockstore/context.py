@@ -88,6 +88,8 @@ class Context(Payloads):
         self.cipher_jobs = None if ciphers is None else JobQueue(ciphers, options, now())
         self.job_queues = [queue for queue in (self.jobs, self.cipher_jobs) if queue is not None]
         self.sealer = Sealer(entropy(RUN_BYTES))
+        self.left_blocks = 0
+        """of records that were written to devices that have left"""
         self.inline_left = options.inline_bytes
         """payload bytes that may still be worked on in this turn, in the loop"""
         self.counters = counters()
@@ -110,17 +112,23 @@ class Context(Payloads):
 
     def begin_policy(self) -> None:
         """Logs and segments are known: tell the policy, and give reclaim its budget."""
-        logs = self.logs
-        capacity = sum(log.superblock.segment_count * log.superblock.segment_bytes for log in logs)
+        logs, capacity = self.logs, _capacity_bytes(self.logs)
         segment_bytes = max(log.superblock.segment_bytes for log in logs)
         self.rewrites = RewriteBudget(self.options.write_amplification, BURST_SEGMENTS * segment_bytes)
         self.admission = Admission(self.options.admission, capacity, self.written_bytes, self.now)
         found = [segment for log in logs for segment in log.segments.values()]
         self.policy.begin(capacity, sorted(found, key=lambda segment: segment.life), self.rewrites)
 
+    def resized(self) -> None:
+        """Devices came, left or grew: tell who reckons with the capacity."""
+        capacity = _capacity_bytes([log for log in self.logs if log.takes_chunks])
+        if capacity:
+            self.policy.resized(capacity)
+            self.admission.resize(capacity)
+
     def written_bytes(self) -> int:
-        """Bytes of records written to all devices since the store was opened."""
-        return sum([log.written_blocks for log in self.logs]) * BLOCK_BYTES
+        """Bytes of records written since the store was opened, to devices that have left too."""
+        return (self.left_blocks + sum([log.written_blocks for log in self.logs])) * BLOCK_BYTES
 
     def draw_sequence(self) -> int:
         """A sequence for one put or delete."""
@@ -281,3 +289,7 @@ class Context(Payloads):
         """Seed of a chunk's checksums."""
         scope = namespace.scope
         return chunk_seed(scope.tenant + scope.namespace, key)
+
+
+def _capacity_bytes(logs: Sequence[DeviceLog]) -> int:
+    return sum([log.superblock.segment_count * log.superblock.segment_bytes for log in logs])

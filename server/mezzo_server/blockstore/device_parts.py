@@ -70,12 +70,15 @@ class DeviceParts:
             freed = self._writer.space_came
             self._reclaim_of[log] = Reclaim(self._context, log, self._writer, self._deletes, freed)
             self._scrub_of[log] = Scrub(self._context, log, self._deletes.drop)
+        self._context.resized()
         self._writer.space_came()
 
     def left(self, log: DeviceLog) -> None:
         """A device is none of the store's any more."""
         self._reclaim_of.pop(log, None)
         self._scrub_of.pop(log, None)
+        self._context.left_blocks += log.written_blocks
+        self._context.resized()
         for memory in self._memories:
             log.device.unregister(memory)
 

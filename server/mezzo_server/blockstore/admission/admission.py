@@ -80,6 +80,10 @@ class Admission:
         self.declined: Counter[Reason] = Counter(dict.fromkeys(Reason, 0))
         """chunks, by reason"""
 
+    def resize(self, capacity_bytes: int) -> None:
+        """Devices came, left or grew: what may be written in a day is a multiple of what there is now."""
+        self.endurance.bytes_per_s = self._options.writes_per_day * capacity_bytes / DAY_S
+
     def report(self, put_bytes: int) -> dict[str, int]:
         """Numbers for metrics; ``put_bytes`` were put since the store was opened."""
         written = self._written()

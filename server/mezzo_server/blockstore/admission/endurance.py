@@ -18,12 +18,12 @@ FORGET_EVERY = 4096
 class Endurance:
     """Owner of the bucket, and of what it knows of the usefulness of puts."""
 
-    __slots__ = ("_at", "_burst_bytes", "_bytes_per_s", "_levels", "_seen", "bytes")
+    __slots__ = ("_at", "_levels", "_seen", "bytes", "bytes_per_s")
 
     def __init__(self, bytes_per_day: float, now: float) -> None:
         """``bytes_per_day``; 0: without limit."""
-        self._bytes_per_s = bytes_per_day / DAY_S
-        self._burst_bytes = self._bytes_per_s * BURST_S
+        self.bytes_per_s = bytes_per_day / DAY_S
+        """that may be written; changes when devices come, leave or grow"""
         self.bytes = self._burst_bytes
         """that may be written now; below 0 when more was"""
         self._at = now
@@ -33,11 +33,15 @@ class Endurance:
     @property
     def limited(self) -> bool:
         """Whether there is a limit."""
-        return self._bytes_per_s > 0
+        return self.bytes_per_s > 0
+
+    @property
+    def _burst_bytes(self) -> float:
+        return self.bytes_per_s * BURST_S
 
     def written(self, size: int, now: float) -> None:
         """So many bytes were written since the last call."""
-        self.bytes += (now - self._at) * self._bytes_per_s - size
+        self.bytes += (now - self._at) * self.bytes_per_s - size
         self.bytes = max(min(self.bytes, self._burst_bytes), -self._burst_bytes)
         self._at = now
 

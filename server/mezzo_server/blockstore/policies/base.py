@@ -19,15 +19,15 @@ from mezzo_server.blockstore.segment import Segment
 
 STAMP_BITS = 32
 STAMP_MAX = (1 << STAMP_BITS) - 1
-LANES_MAX = 4
 
 
 class ReclaimPolicy(ABC):
     """Decides by what segments know and by one stamp for each chunk.
 
     Stamps are 32-bit numbers in ``segment.table.touched``; what they mean is the policy's own.  0 is what
-    chunks have after a restart, and what is left of the stamp of one that is not live any more.  Each call is O(1) for a chunk and O(segments) for a victim; what a
-    policy remembers beside the stamps has a fixed bound.
+    chunks have after a restart, and what is left of the stamp of one that is not live any more.  Each call
+    is O(1) for a chunk and O(segments) for a victim; what a policy remembers beside the stamps has a fixed
+    bound.
 
     A *mark* is what a policy says of a chunk that arrives: its stamp, and above that its lane.  Chunks of
     one lane share segments, those of different lanes do not.
@@ -37,6 +37,9 @@ class ReclaimPolicy(ABC):
 
     def begin(self, capacity_bytes: int, segments: Sequence[Segment], budget: RewriteBudget) -> None:
         """The store was opened: its capacity, the segments that it found, oldest first, and what may be rewritten."""
+
+    def resized(self, capacity_bytes: int) -> None:
+        """Devices came, left or grew."""
 
     def opened(self, segment: Segment) -> None:
         """A segment was opened; ``segment.lane`` is set."""
@@ -79,7 +82,7 @@ class ReclaimPolicy(ABC):
         """Those of the victim's live entries that should live on, the most worthy first."""
 
     def lane(self, mark: int) -> int:
-        """The lane of a mark, below `LANES_MAX`."""
+        """The lane of a mark."""
         return mark >> STAMP_BITS
 
 

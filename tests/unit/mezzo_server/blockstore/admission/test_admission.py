@@ -13,8 +13,10 @@ from mezzo_server.blockstore.admission.admission import Admission, AdmissionOpti
 from mezzo_server.blockstore.admission.endurance import BURST_S, DAY_S, Endurance
 from mezzo_server.blockstore.admission.sketch import COUNT_MAX, Sketch
 from mezzo_server.blockstore.api import PutChunk, PutStatus
+from tests.simulation import audit
 from tests.simulation.rig import SCOPE, Rig, chunk, content
 from tests.simulation.world import options
+from tests.unit.mezzo_server.blockstore.membership_rig import add, device_of, settle
 
 STORED, EXISTS, DECLINED = PutStatus.STORED, PutStatus.EXISTS, PutStatus.DECLINED
 
@@ -148,3 +150,20 @@ def test_life() -> None:
     assert report["written_bytes_per_day"] == 10**10
     assert report["life_days_left"] == 99
     assert report["write_amplification_ppm"] == pytest.approx(1_111_111, abs=1)
+
+
+def test_devices_that_come_and_leave_change_what_may_be_written() -> None:
+    rig = rig_with(writes_per_day=1e6)
+    context = audit.context_of(rig.store)
+    endurance = context.admission.endurance
+    alone = endurance.bytes_per_s
+    rig.fill("k", 8, 20_000)
+    add(rig, device_of("new"))
+    settle(rig)
+    both = endurance.bytes_per_s
+    assert both > alone
+    written = context.written_bytes()
+    rig.store.membership.drain("d0")
+    settle(rig)
+    assert endurance.bytes_per_s == pytest.approx(both - alone)
+    assert context.written_bytes() >= written, "what a device was written is not forgotten when it leaves"
