@@ -8,21 +8,37 @@ from mezzo_server.blockstore.policies.base import STAMP_MAX, ReclaimPolicy, set_
 from mezzo_server.blockstore.segment import Segment
 
 
+STEP_FACTOR = 4
+"""Each time that half of the stamps that were left are used up, one stands for so many times as many requests."""
+
+
 class Lru(ReclaimPolicy):
     """The segment whose live chunks were used longest ago on average goes.
 
     Those of its chunks live on that were used later than the average chunk of the device.  An
     approximation: exact LRU would rewrite nearly every segment, since uses are spread over all.  With
-    one chunk in each segment it is exact.  A stamp is the number of the request that used the chunk last.
+    one chunk in each segment it is exact.  A stamp is the number of the request that used the chunk last;
+    a busy node has more requests in a week than there are stamps, so that later ones stand for several.
     """
 
     name = "lru"
 
-    def __init__(self) -> None:
+    def __init__(self, stamp_max: int = STAMP_MAX) -> None:
+        self._stamp_max = stamp_max
         self._clock = 0
+        self._step = self._left = 1
+        """requests to a stamp, and until the next one"""
+        self._coarser_at = stamp_max // 2
 
     def request(self) -> None:
-        self._clock = min(self._clock + 1, STAMP_MAX)
+        self._left -= 1
+        if self._left:
+            return
+        self._clock = min(self._clock + 1, self._stamp_max)
+        if self._clock >= self._coarser_at:
+            self._step *= STEP_FACTOR
+            self._coarser_at += max((self._stamp_max - self._clock) // 2, 1)
+        self._left = self._step
 
     def arriving(self, salt: int, chunks: object, fresh: Sequence[int]) -> Sequence[int] | None:
         self.request()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mezzo.errors import InvalidArgument
 from mezzo_server.blockstore.policies import POLICIES, policy
 from mezzo_server.blockstore.policies.ghost import Ghost
+from mezzo_server.blockstore.policies.lru import Lru
 from mezzo_server.blockstore.policies.rewrites import RewriteBudget
 from tests.unit.mezzo_server.blockstore.policies.published import (
     Clock,
@@ -49,6 +50,13 @@ def test_same_as_published_for_long(name: str) -> None:
         key = b"key-%d" % int(randomness.paretovariate(0.6) % 60)
         assert ring.ask(key) == model.ask(key)
     assert ring.keys == model.keys
+
+
+def test_lru_does_not_run_out_of_stamps() -> None:
+    ring = Ring(Lru(stamp_max=1 << 10), 20)
+    for number in range(1200):
+        assert ring.ask(b"hot") or not number
+        ring.ask(b"cold-%d" % number)
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
