@@ -50,7 +50,6 @@ class Segment:
         "blockers",
         "expires_ms",
         "incarnation",
-        "evaluated",
         "seen",
         "stamps",
         "lane",
@@ -104,8 +103,6 @@ class Segment:
         """the policy's: what it keeps apart; 0 after a restart"""
         self.order = float(life)
         """the policy's: place in its queue"""
-        self.evaluated = -1
-        """the policy's: when it looked at the segment last"""
         self.seen = (-1, -1)
         self.stamps: tuple[tuple[int, int], ...] = ()
         """the policy's: (stamp, how many have it), as of when `touched_sum` and `live_count` were ``seen``"""

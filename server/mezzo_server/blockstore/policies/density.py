@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from heapq import nsmallest
+from math import inf
 
 from mezzo.protocol.messages import PRIORITY_DEFAULT, PRIORITY_MAX
 from mezzo_server.blockstore.api import PutChunk
-from mezzo_server.blockstore.policies.base import ReclaimPolicy, key_hash, set_stamp
+from mezzo_server.blockstore.policies.base import STAMP_BITS, STAMP_MAX, ReclaimPolicy, key_hash, set_stamp
 from mezzo_server.blockstore.policies.ghost import Ghost
-from mezzo_server.blockstore.policies.hazards import SPAN, TIME_BITS, TIME_MASK, UNITS, Hazards, age_of
+from mezzo_server.blockstore.policies.hazards import SPAN, TIME_BITS, TIME_MASK, UNITS, Hazards, step_of
 from mezzo_server.blockstore.policies.rewrites import RewriteBudget
 from mezzo_server.blockstore.segment import Segment
 
@@ -30,8 +31,12 @@ CLASSES = UNKNOWN + 1
 PRIORITY_SHIFT = 5
 KIND_MASK = (1 << PRIORITY_SHIFT) - 1
 
-LEARN_UNITS = 32
-"""One class is learned anew when so much was put."""
+LAST_LANE = 1
+"""What mostly is not wanted again shares segments, so that their space comes back whole."""
+APART_BELOW = 0.5
+"""The last chunk of a request goes there if it promises less than this share of what the others do,"""
+APART_FROM = 4
+"""and if there are so many: it becomes a record of its own, which has its price."""
 GHOSTS = 1 << 16
 SAMPLE = 512
 """Chunks of a segment that are looked at to tell what it is worth."""
@@ -52,6 +57,9 @@ WEIGHTS = tuple(PRIORITY_BASE ** (priority - PRIORITY_DEFAULT) for priority in r
 class Density(ReclaimPolicy):
     """The segment goes whose chunks promise the fewest hits; those of its chunks live on that promise most.
 
+    A chunk that will be rewritten is not lost with its segment, so that it counts for no more than the price
+    of rewriting, however much it promises: segments with a few good chunks among many poor ones go first.
+
     What a chunk promises is learned while serving, by class and age (`hazards.py`): the class says what its
     request was like, or how often it was used.  Age is counted in bytes put.  Which survivors are
     rewritten is a matter of price: the threshold rises while the budget is short and falls while there is
@@ -70,7 +78,6 @@ class Density(ReclaimPolicy):
         self._unit_bytes = 1 << 20
         self._bytes = 0
         self._time = 1
-        self._turn = 0
         self._next = 0
         """segment that is evaluated in turn"""
         self._threshold = 0.0
@@ -79,16 +86,18 @@ class Density(ReclaimPolicy):
         self._budget: RewriteBudget | None = None
 
     def begin(self, capacity_bytes: int, segments: Sequence[Segment], budget: RewriteBudget) -> None:
-        self._unit_bytes = max(capacity_bytes // UNITS, 1)
+        self.resized(capacity_bytes)
         self._budget = budget
         # What a restart finds came in the order of the segments, one capacity in all.
         self._time = UNITS
         for place, segment in enumerate(segments):
-            stamp = (PRIORITY_DEFAULT << PRIORITY_SHIFT | UNKNOWN) << TIME_BITS | 1 + (
-                UNITS - 1
-            ) * place // len(segments)
-            segment.restamp(stamp)
+            since = 1 + (UNITS - 1) * place // len(segments)
+            segment.restamp((PRIORITY_DEFAULT << PRIORITY_SHIFT | UNKNOWN) << TIME_BITS | since)
             segment.order = 0.0
+            self._hazards.found(UNKNOWN, since, segment.live_count)
+
+    def resized(self, capacity_bytes: int) -> None:
+        self._unit_bytes = max(capacity_bytes // UNITS, 1)
 
     def opened(self, segment: Segment) -> None:
         segment.order = 0.0  # looked at first
@@ -103,6 +112,10 @@ class Density(ReclaimPolicy):
         last = len(chunks) - 1
         now = self._time & TIME_MASK
         take, came = self._ghost.take, self._hazards.came
+        worth = self._hazards.worth
+        apart = len(fresh) == 1 or (
+            len(fresh) >= APART_FROM and worth[LAST][0] < APART_BELOW * worth[kind][0]
+        )
         marks = []
         for number in fresh:
             note = take(key_hash(salt, chunks[number].key))
@@ -111,14 +124,15 @@ class Density(ReclaimPolicy):
             else:
                 mine = LAST if number == last else kind
             came(mine, self._time)
-            marks.append((chunks[number].priority << PRIORITY_SHIFT | mine) << TIME_BITS | now)
+            mark = (chunks[number].priority << PRIORITY_SHIFT | mine) << TIME_BITS | now
+            marks.append(LAST_LANE << STAMP_BITS | mark if apart and mine == LAST else mark)
         return marks
 
     def stored(self, segment: Segment, numbers: range, marks: Sequence[int] | None) -> None:
         if marks is not None:
             touched = segment.table.touched
             for number, mark in zip(numbers, marks, strict=True):
-                touched[number] = mark
+                touched[number] = mark & STAMP_MAX
 
     def used(self, segment: Segment, number: int) -> None:
         stamp, now = segment.table.touched[number], self._time
@@ -163,7 +177,7 @@ class Density(ReclaimPolicy):
         return min(least, key=_worth)
 
     def _evaluate(self, segment: Segment) -> None:
-        """What the chunks of a segment promise together, for each byte of the segment."""
+        """What would be given up with a segment: what its chunks promise, or the price of rewriting them."""
         state = (segment.touched_sum, segment.live_count)
         if segment.seen != state:
             # Chunks that came together, or were used together, have the same stamp: there are few different ones.
@@ -173,18 +187,21 @@ class Density(ReclaimPolicy):
             segment.seen = state
             segment.stamps = tuple(counted.items())
         worth, weights, now = self._hazards.worth, WEIGHTS, self._time
+        # What is rewritten costs no more than the price of rewriting, whatever it promises.
+        most = self._threshold or inf
         total, live = 0.0, 0
         for stamp, count in segment.stamps:
             kind = stamp >> TIME_BITS
-            promise = worth[kind & KIND_MASK][age_of(now - stamp & TIME_MASK)]
-            total += promise * weights[kind >> PRIORITY_SHIFT] * count
+            promise = (
+                worth[kind & KIND_MASK][step_of(now - stamp & TIME_MASK)] * weights[kind >> PRIORITY_SHIFT]
+            )
+            total += (promise if promise < most else most) * count
             live += count
         segment.order = total / live * segment.live_bytes if live else 0.0
-        segment.evaluated = now
 
     def _promise(self, stamp: int) -> float:
         kind = stamp >> TIME_BITS
-        promise = self._hazards.worth[kind & KIND_MASK][age_of(self._time - stamp & TIME_MASK)]
+        promise = self._hazards.worth[kind & KIND_MASK][step_of(self._time - stamp & TIME_MASK)]
         return promise * WEIGHTS[kind >> PRIORITY_SHIFT]
 
     def survivors(self, victim: Segment, live: Sequence[int], sealed: Sequence[Segment]) -> list[int]:
@@ -214,9 +231,6 @@ class Density(ReclaimPolicy):
         passed, self._bytes = divmod(self._bytes, self._unit_bytes)
         for _ in range(min(passed, UNITS)):
             self._time += 1
-            if not self._time % LEARN_UNITS:
-                self._turn = (self._turn + 1) % CLASSES
-                self._hazards.learn(self._turn, self._time)
             if not self._time % SPAN:
                 self._hazards.pass_on(self._time)
             if not self._time % (UNITS // 2):

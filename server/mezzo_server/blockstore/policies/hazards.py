@@ -22,12 +22,16 @@ SPAN = 128
 COHORTS = 256
 """cohorts of one class that are watched: eight capacities"""
 AGES = 20
+"""that hazards are learned for: finer ones would have too few uses to learn from"""
+STEPS_ALONE = 64
+STEPS_OF_OCTAVE = 16
+"""Worths are told apart by finer *steps* of age: the first are a span each, then so many make a doubling."""
 PRIOR = 12.0
 """how many uses a class needs to count as much as its group"""
-FORGET = 0.9
+FORGET = 0.97
 """of what was learned is left when half of the capacity was put"""
-PATIENCE = 0.7
-"""A chunk is worth at least so much of what it will be worth one age later."""
+LEARN_AT_ONCE = 4
+"""classes whose worths are computed anew at the end of each span"""
 
 
 def _edges() -> list[int]:
@@ -40,21 +44,58 @@ def _edges() -> list[int]:
 
 
 EDGES = _edges()
-_LOOKUP = bytes(
-    max(age for age in range(AGES) if EDGES[age] <= step * SPAN) for step in range(EDGES[AGES] // SPAN)
-)
+_SPANS = EDGES[AGES] // SPAN
+_AGE_OF = bytes(max(age for age in range(AGES) if EDGES[age] <= span * SPAN) for span in range(_SPANS))
+
+
+def _step_of(span: int) -> int:
+    if span < STEPS_ALONE:
+        return span
+    octave = span.bit_length() - STEPS_ALONE.bit_length()
+    width = STEPS_ALONE // STEPS_OF_OCTAVE << octave
+    return STEPS_ALONE + octave * STEPS_OF_OCTAVE + (span - (STEPS_ALONE << octave)) // width
+
+
+_STEP_OF = bytes(_step_of(span) for span in range(_SPANS))
+STEPS = _STEP_OF[-1] + 1
+
+
+def _blend() -> list[tuple[int, float]]:
+    """For each step the age whose middle comes before its own, and how far it is on the way to the next."""
+    middles = [(EDGES[age] + EDGES[age + 1]) / 2 for age in range(AGES)]
+    blend = []
+    for step in range(STEPS):
+        first = _STEP_OF.index(step)
+        middle = SPAN * (first + _STEP_OF.count(step) / 2)
+        age = max((age for age in range(AGES - 1) if middles[age] <= middle), default=0)
+        share = (middle - middles[age]) / (middles[age + 1] - middles[age])
+        blend.append((age, min(max(share, 0.0), 1.0)))
+    return blend
+
+
+_BLEND = _blend()
 
 
 def age_of(units: int) -> int:
     """The number of an age."""
-    step = units // SPAN
-    return _LOOKUP[step] if step < len(_LOOKUP) else AGES - 1
+    span = units // SPAN
+    return _AGE_OF[span] if span < _SPANS else AGES - 1
+
+
+def step_of(units: int) -> int:
+    """The step of age that `Hazards.worth` has for so many units."""
+    span = units // SPAN
+    return _STEP_OF[span] if span < _SPANS else STEPS - 1
 
 
 class Hazards:
-    """Cohorts, hazards and worths of all classes. Owner of all of them."""
+    """Cohorts, hazards and worths of all classes. Owner of all of them.
 
-    __slots__ = ("_groups", "_learned_at", "_uses", "_waited", "_waiting", "worth")
+    A chunk's waiting is counted at the end of each span, for the whole span; what it did not wait of the
+    span in which it came, and what it waited of the one in which it was used, is counted then.
+    """
+
+    __slots__ = ("_groups", "_turn", "_uses", "_waited", "_waiting", "worth")
 
     def __init__(self, groups: Sequence[int], supposed: Sequence[float]) -> None:
         """One class for each entry of ``groups``: classes of one group lend one another what they know.
@@ -65,43 +106,70 @@ class Hazards:
         self._uses = [[0.0] * AGES for _ in groups]
         self._waited = [[0.0] * AGES for _ in groups]
         self._waiting = [[0] * COHORTS for _ in groups]
-        self._learned_at = [0] * len(groups)
+        self._turn = 0
         # Until something is known: the older the less.
-        self.worth = [[factor / (EDGES[age + 1] + UNITS) for age in range(AGES)] for factor in supposed]
-        """hits for each unit of time, by class and age"""
+        self.worth = [
+            _by_step([factor / (EDGES[age + 1] + UNITS) for age in range(AGES)]) for factor in supposed
+        ]
+        """hits for each unit of time, by class and step of age"""
+
+    def found(self, kind: int, since: int, count: int) -> None:
+        """At the beginning of a span: so many chunks are of that class ``since``, and watched from now on."""
+        self._waiting[kind][since // SPAN % COHORTS] += count
 
     def came(self, kind: int, now: int) -> None:
         """A chunk is of that class from now on."""
-        self._waiting[kind][now // SPAN % COHORTS] += 1
+        span, passed = divmod(now, SPAN)
+        self._waiting[kind][span % COHORTS] += 1
+        self._waited[kind][0] -= passed
 
     def used(self, kind: int, since: int, now: int) -> None:
         """A chunk that was of that class ``since`` is wanted."""
         self.ended(kind, since, now)
-        self._uses[kind][age_of(now - since)] += 1.0
+        self._uses[kind][age_of(now - since // SPAN * SPAN)] += 1.0
 
     def moved(self, kind: int, since: int, after: int, now: int) -> None:
         """`used`, and `came` of the class ``after``, in one call: it is on the way of every get."""
-        span, began = now // SPAN, since // SPAN
-        if span - began < COHORTS:
+        span, passed = divmod(now, SPAN)
+        spans = span - since // SPAN
+        age = _AGE_OF[spans] if spans < _SPANS else AGES - 1
+        if spans < COHORTS:
             waiting = self._waiting[kind]
-            cohort = began % COHORTS
+            cohort = since // SPAN % COHORTS
             if waiting[cohort]:
                 waiting[cohort] -= 1
+                self._waited[kind][age] += passed
+        self._uses[kind][age] += 1.0
         self._waiting[after][span % COHORTS] += 1
-        step = span - began
-        self._uses[kind][_LOOKUP[step] if step < len(_LOOKUP) else AGES - 1] += 1.0
+        self._waited[after][0] -= passed
 
     def ended(self, kind: int, since: int, now: int) -> None:
         """A chunk that was of that class ``since`` is watched no more."""
-        if now // SPAN - since // SPAN < COHORTS:
+        span, passed = divmod(now, SPAN)
+        spans = span - since // SPAN
+        if spans < COHORTS:
+            waiting = self._waiting[kind]
             cohort = since // SPAN % COHORTS
-            self._waiting[kind][cohort] = max(self._waiting[kind][cohort] - 1, 0)
+            if waiting[cohort]:
+                waiting[cohort] -= 1
+                self._waited[kind][_AGE_OF[spans]] += passed
 
     def pass_on(self, now: int) -> None:
-        """A new span begins: the cohort that is watched longest gives way to a new one."""
-        cohort = now // SPAN % COHORTS
-        for waiting in self._waiting:
-            waiting[cohort] = 0
+        """A span has ended: count who waits; the cohort that is watched longest gives way to a new one.
+
+        Some of the classes are learned anew, in turn.  Takes a few hundred microseconds.
+        """
+        ended = now // SPAN - 1
+        ages = [_AGE_OF[(ended - cohort) % COHORTS] for cohort in range(COHORTS)]
+        oldest = (ended + 1) % COHORTS
+        for waiting, waited in zip(self._waiting, self._waited, strict=True):
+            for count, age in zip(waiting, ages, strict=True):
+                if count:
+                    waited[age] += SPAN * count
+            waiting[oldest] = 0
+        for _ in range(LEARN_AT_ONCE):
+            self._turn = (self._turn + 1) % len(self._groups)
+            self.learn(self._turn)
 
     def forget(self) -> None:
         """Half of the capacity was put: what was learned weighs less."""
@@ -109,26 +177,20 @@ class Hazards:
             for row in rows:
                 row[:] = [FORGET * value for value in row]
 
-    def learn(self, kind: int, now: int) -> None:
-        """Compute the worths of one class anew; some tens of microseconds."""
-        waited = self._waited[kind]
-        passed = now - self._learned_at[kind]
-        self._learned_at[kind] = now
-        newest = now // SPAN
-        for back in range(min(COHORTS, newest + 1)):
-            count = self._waiting[kind][(newest - back) % COHORTS]
-            if count:
-                waited[age_of(back * SPAN)] += count * passed
+    def learn(self, kind: int) -> None:
+        """Compute the worths of one class anew."""
         group = self._groups[kind]
         uses = [sum([self._uses[other][age] for other in group]) for age in range(AGES)]
-        times = [sum([self._waited[other][age] for other in group]) for age in range(AGES)]
+        times = [max(sum([self._waited[other][age] for other in group]), 0.0) for age in range(AGES)]
         rates = []
         for age in range(AGES):
             pooled = (uses[age] + 0.01) / (times[age] + EDGES[age + 1])
             # as if the class had been seen for so long as brings PRIOR uses to its group
             prior = min(PRIOR / pooled, times[age] + EDGES[age + 1])
-            rates.append((self._uses[kind][age] + pooled * prior) / (waited[age] + prior))
-        self.worth[kind] = _worths(rates)
+            rates.append(
+                (self._uses[kind][age] + pooled * prior) / (max(self._waited[kind][age], 0.0) + prior)
+            )
+        self.worth[kind] = _by_step(_worths(rates))
 
 
 def _worths(rates: Sequence[float]) -> list[float]:
@@ -150,8 +212,9 @@ def _worths(rates: Sequence[float]) -> list[float]:
             if left < 1e-4:
                 break
         worths.append(best)
-    # Not much less than when it will be older: what comes must have its chance, or those that were here first stay.
-    # With 1.0 it has too much of it where space is short, with 0.0 it has none.
-    for age in range(AGES - 2, -1, -1):
-        worths[age] = max(worths[age], PATIENCE * worths[age + 1])
     return worths
+
+
+def _by_step(worths: Sequence[float]) -> list[float]:
+    """Worths by age as worths by step: between the middles of two ages what lies between."""
+    return [worths[age] + share * (worths[age + 1] - worths[age]) for age, share in _BLEND]

@@ -11,11 +11,25 @@ from hypothesis import strategies as st
 
 from mezzo.protocol.messages import PRIORITY_MAX
 from mezzo_server.blockstore.api import PutChunk, PutStatus
+from mezzo_server.blockstore.format.record import Entry
 from mezzo_server.blockstore.policies.density import CLASSES, LAST, UNKNOWN, USED, Density
-from mezzo_server.blockstore.policies.hazards import AGES, EDGES, PATIENCE, SPAN, UNITS, Hazards, age_of
+from mezzo_server.blockstore.policies.hazards import (
+    AGES,
+    EDGES,
+    SPAN,
+    STEPS,
+    TIME_BITS,
+    UNITS,
+    Hazards,
+    age_of,
+    step_of,
+)
+from mezzo_server.blockstore.policies.rewrites import RewriteBudget
+from mezzo_server.blockstore.segment import Purpose, Segment
 from tests.simulation import audit
 from tests.simulation.rig import Rig, chunk, content
 from tests.simulation.world import options
+from tests.unit.mezzo_server.blockstore.policies.ring import SCOPE, Log
 
 
 def test_ages() -> None:
@@ -26,6 +40,14 @@ def test_ages() -> None:
         assert age_of(EDGES[age]) == age
         assert age_of(EDGES[age + 1] - 1) == age
     assert age_of(EDGES[-1]) == age_of(1 << 40) == AGES - 1
+
+
+def test_steps_follow_one_another_and_are_finer_than_ages() -> None:
+    steps = [step_of(units) for units in range(0, EDGES[-1] + SPAN, SPAN)]
+    assert steps[0] == 0
+    assert steps[-1] == STEPS - 1
+    assert all(after - before in (0, 1) for before, after in pairwise(steps))
+    assert all(step_of(edge) > step_of(edge - 1) for edge in EDGES[1:-1])
 
 
 def test_learns_what_is_wanted_again_and_when() -> None:
@@ -41,15 +63,13 @@ def test_learns_what_is_wanted_again_and_when() -> None:
         while wanted and wanted[0][0] <= now:
             hazards.used(0, wanted.pop(0)[1], now)
         if not now % 64:
-            hazards.learn(0, now)
-            hazards.learn(1, now)
+            hazards.learn(0)
+            hazards.learn(1)
         if not now % SPAN:
             hazards.pass_on(now)
-    soon, late = age_of(UNITS // 2 - SPAN), age_of(2 * UNITS)
+    soon, late = step_of(UNITS // 2 - SPAN), step_of(2 * UNITS)
     assert hazards.worth[0][0] > 10 * hazards.worth[1][0]
     assert hazards.worth[0][soon] > 5 * hazards.worth[0][late]
-    # Who has not reached that age yet is worth not much less: he must have his chance.
-    assert all(young >= PATIENCE * old for young, old in pairwise(hazards.worth[0]))
     assert hazards.worth[0][0] < hazards.worth[0][soon]
 
 
@@ -71,7 +91,7 @@ def test_worths_are_numbers(steps: list[tuple[str, int, int]]) -> None:
         if step == "came":
             hazards.came(kind, now)
         elif step == "learn":
-            hazards.learn(kind, now)
+            hazards.learn(kind)
         elif step == "forget":
             hazards.forget()
         else:
@@ -101,6 +121,36 @@ def test_classes_of_what_comes() -> None:
     assert UNKNOWN == CLASSES - 1
 
 
+def test_the_last_chunk_of_a_request_shares_segments_with_its_like() -> None:
+    policy = Density()
+    lanes = [policy.lane(mark) for mark in policy.arriving(1, asked(5, 0), range(5))]
+    assert lanes == [0, 0, 0, 0, 1]
+    assert policy.lane(policy.arriving(1, asked(1, 7), range(1))[0]) == 1
+    assert not any(map(policy.lane, policy.arriving(1, asked(3, 9), range(3)))), "a record for so few"
+
+
+def segment_of(policy: Density, number: int, kinds: list[int]) -> Segment:
+    made = Segment(Log(), number, number, b"", 0, Purpose.CHUNKS)  # type: ignore[arg-type]
+    for place, kind in enumerate(kinds):
+        made.table.append(Entry(b"%d-%d" % (number, place), 1, (4096,), (0,)), SCOPE)
+        made.table.touched[place] = (3 << 5 | kind) << TIME_BITS | UNITS
+        made.account(place, +1)
+    policy.opened(made)
+    return made
+
+
+def test_what_will_be_rewritten_does_not_hold_its_segment() -> None:
+    policy = Density()
+    policy.begin(1 << 30, [], RewriteBudget(1.5, 1 << 20))
+    few_good = segment_of(policy, 1, [USED + 5] * 2 + [LAST] * 8)
+    all_fair = segment_of(policy, 2, [0] * 10)
+    both = [few_good, all_fair]
+    assert policy.victim(both, both) is all_fair, "nothing is known of the price yet"
+    assert policy.survivors(all_fair, range(10), both) == []
+    assert policy.victim(both, both) is few_good
+    assert policy.survivors(few_good, range(10), both) == [0, 1]
+
+
 def test_higher_priority_lives_longer() -> None:
     rig = Rig(segments=16, options=options(policy="density", write_amplification=1.5))
     randomness = random.Random(4)
@@ -128,6 +178,24 @@ def test_goes_on_after_a_restart() -> None:
     rig.drain()
     audit.check_counts(rig.store)
     assert rig.counters["chunks_evicted"]
+
+
+def test_what_a_restart_found_and_nobody_wants_goes_before_what_is_used() -> None:
+    rig = Rig(segments=24, options=options(policy="density", write_amplification=1.0))
+    found = [key for key in rig.fill("found", 70, 60_000) if rig.has(key)]
+    rig.restart("close")
+    wanted = found[:9]
+    for number in range(200):
+        key = b"new-%d" % number
+        rig.put(key, 60_000)
+        rig.get(key)
+        rig.get(wanted[number % len(wanted)])
+        rig.get(key)
+        rig.store.tick()
+        rig.store.pump()
+    rig.drain()
+    left = [key for key in found if key not in wanted and rig.has(key)]
+    assert len(left) < 5
 
 
 def test_what_expires_soon_is_not_rewritten() -> None:
