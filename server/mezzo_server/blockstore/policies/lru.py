@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from mezzo_server.blockstore.policies.base import STAMP_MAX, ReclaimPolicy, set_stamp
 from mezzo_server.blockstore.segment import Segment
 
-
 STEP_FACTOR = 4
 """Each time that half of the stamps that were left are used up, one stands for so many times as many requests."""
 
