@@ -61,6 +61,7 @@ build: $(VENV)/.stamp-dev
 
 proto: $(VENV)/.stamp-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" proto/generate client
+	PATH="$(CURDIR)/$(BIN):$$PATH" proto/etcd/generate
 
 proto-lint:
 	@proto/lint

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 from mezzo_server.metadata.engine import Engine
+from mezzo_server.metadata.etcd.engine import EtcdEngine
+from mezzo_server.metadata.etcd.place import is_etcd, parse_place
 from mezzo_server.metadata.memory import MemoryEngine
 from mezzo_server.metadata.sqlite import SqliteEngine
 from mezzo_server.metadata.urls import MEMORY, SQLITE, check_url
@@ -22,4 +24,6 @@ def make_engine(url: str, *, create: bool = True) -> Engine:
     check_url(url)
     if url == MEMORY:
         return MemoryEngine(time.monotonic)
+    if is_etcd(url):
+        return EtcdEngine(parse_place(url))
     return SqliteEngine(Path(url.removeprefix(SQLITE)), time.time, create=create)

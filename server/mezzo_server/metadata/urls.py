@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mezzo.errors import InvalidArgument
+from mezzo_server.metadata.etcd.place import is_etcd, parse_place
 
 SQLITE = "sqlite://"
 MEMORY = "memory:"
@@ -13,9 +14,13 @@ def check_url(url: str) -> None:
     """Raises InvalidArgument: ``url`` names no engine; the message says what would."""
     if url == MEMORY:
         return
+    if is_etcd(url):
+        parse_place(url)
+        return
     if not url.startswith(SQLITE):
         raise InvalidArgument(
-            f"{url!r} names no metadata engine, as sqlite:///var/lib/mezzo/metadata.db does"
+            f"{url!r} names no metadata engine, as sqlite:///var/lib/mezzo/metadata.db and "
+            "etcd://10.0.0.1:2379/mezzo do"
         )
     path = url.removeprefix(SQLITE)
     if not path.startswith("/") or path.endswith("/") or "?" in path or "#" in path:
