@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     from mezzo_server.commands.credential import register_credential
     from mezzo_server.commands.frontend import frontend
     from mezzo_server.commands.key import register_key
+    from mezzo_server.commands.meta import register_meta
     from mezzo_server.commands.namespace import register_namespace
     from mezzo_server.commands.serve import serve
     from mezzo_server.commands.shard import shard
@@ -38,6 +39,7 @@ def register(app: typer.Typer) -> None:
     register_namespace(app)
     register_credential(app)
     register_key(app)
+    register_meta(app)
     register_simulate(app)
 
 
