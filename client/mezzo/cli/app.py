@@ -40,7 +40,7 @@ EXTRA_OF_MODULE = {
 }
 # What `mezzo --help` shows together, in this order; commands of other packages come last.
 PANELS = {
-    "Serve": ("setup", "serve", "shard", "frontend", "key"),
+    "Serve": ("setup", "serve", "shard", "frontend", "key", "meta"),
     "Tenants": ("tenant", "namespace", "credential"),
     "Use": ("put", "get", "lookup", "rm"),
     "Inspect": ("stat", "events", "top", "doctor", "check", "device", "config"),
@@ -78,6 +78,7 @@ SERVER_COMMANDS = {
     "namespace": "Open, list, change, purge and delete namespaces.",
     "credential": "Issue, list and revoke tokens.",
     "key": "Make and change the master key of encryption at rest.",
+    "meta": "Look after the metadata engine.",
     "simulate": "Compare policies by replay of traces, without a node.",
 }
 
