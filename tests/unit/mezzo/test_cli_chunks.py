@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.main import get_command
 
 from mezzo.cli import chunk_client
 from mezzo.cli.app import make_app, run
@@ -21,6 +22,8 @@ from mezzo.errors import InvalidArgument, Unavailable
 from mezzo.testing import FakeClient, FakeStore
 
 LIMIT = 64 * 1024
+
+MEZZO = get_command(make_app([]))
 
 
 class Outcome(SimpleNamespace):
@@ -48,7 +51,7 @@ def mezzo(store: FakeStore, monkeypatch: pytest.MonkeyPatch, capfdbinary):
 
     def mezzo(*arguments: object, stdin: bytes = b"") -> Outcome:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
-        status = run(lambda: make_app([]), [str(argument) for argument in arguments])
+        status = run(lambda: MEZZO, [str(argument) for argument in arguments])
         sys.stdout.flush()
         shown = capfdbinary.readouterr()
         return Outcome(status=status, raw=shown.out, out=shown.out.decode("latin-1"), err=shown.err.decode())

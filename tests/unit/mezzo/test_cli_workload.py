@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from mezzo.cli.app import make_app, run
 from mezzo.errors import InvalidArgument
@@ -16,9 +17,11 @@ from mezzo.replay.workload_settings import load_config, parameters
 
 QUICK = ("--duration", "30", "--set", "warmup_s=60")
 
+MEZZO = get_command(make_app([]))
+
 
 def mezzo(*arguments: str | Path, status: int = 0) -> None:
-    assert run(lambda: make_app([]), ["workload", *map(str, arguments)]) == status
+    assert run(lambda: MEZZO, ["workload", *map(str, arguments)]) == status
 
 
 def test_the_same_to_a_file_and_to_standard_output(

@@ -51,7 +51,8 @@ def commands(command: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
     yield " ".join(path), shown, spelled
 
 
-COMMANDS = {name: (shown, spelled) for name, shown, spelled in commands(get_command(make_app()))}
+COMMAND = get_command(make_app())
+COMMANDS = {name: (shown, spelled) for name, shown, spelled in commands(COMMAND)}
 
 
 def test_every_command_is_named_and_no_other() -> None:
@@ -84,7 +85,7 @@ def test_every_command_has_an_example_that_parses(name: str) -> None:
             words = shlex.split(line.strip().partition(">")[0])
             if words[:1] != ["mezzo"]:
                 continue
-            context = get_command(make_app()).make_context("mezzo", words[1:], resilient_parsing=True)
+            context = COMMAND.make_context("mezzo", words[1:], resilient_parsing=True)
             assert not context.resilient_parsing or words[1] in {
                 known.partition(" ")[0] for known in COMMANDS
             }
@@ -128,6 +129,6 @@ def test_help_fits_a_narrow_terminal(
 ) -> None:
     monkeypatch.setattr(rich_utils, "MAX_WIDTH", 80)
     for arguments in ([], *([*name.split(), "--help"] for name in COMMANDS)):
-        run(make_app, [*arguments])
+        run(lambda: COMMAND, [*arguments])
         shown = capsys.readouterr()
         assert max(map(len, (shown.out + shown.err).splitlines())) <= 80
