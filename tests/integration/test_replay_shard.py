@@ -130,7 +130,7 @@ def test_no_shard_is_one_line_and_status_2(tmp_path: Path) -> None:
     assert "nobody" in line
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", pytest.param("tcp", marks=pytest.mark.long)])
 def test_demo_keeps_what_it_had_over_sigkill(transport: str, tmp_path: Path) -> None:
     done = mezzo(
         "demo", "--requests", "300", "--capacity", "256MiB", "--hot", "64MiB", "--transport", transport, "--dir", tmp_path,

@@ -58,12 +58,12 @@ def cuts(durability: Durability, count: int, first: int = 0) -> None:
 
 
 def test_kill() -> None:
-    kills(60)
+    kills(30)
 
 
 @pytest.mark.parametrize("durability", list(Durability))
 def test_power_cut(durability: Durability) -> None:
-    cuts(durability, 40)
+    cuts(durability, 24)
 
 
 @pytest.mark.long

@@ -66,7 +66,7 @@ def test_a_request_larger_than_the_region_goes_in_several_calls(monkeypatch: pyt
     assert (len(tally.lookup_s), len(tally.get_s), len(tally.put_s)) == (2, 3, 3 + 1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=8, unique=True), min_size=1, max_size=12),
     st.integers(1, 20),
