@@ -8,6 +8,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from mezzo.checksum import chunk_seed, part_checksum
@@ -35,7 +36,9 @@ from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.config import Limits
 from mezzo_server.hot.arena import Arena
 from mezzo_server.hot.tier import HotTier
+from mezzo_server.shard.descriptor_passing import close_in
 from mezzo_server.shard.output import OutputQueue
+from mezzo_server.shard.regions import run_here
 from mezzo_server.shard.service import Service
 from mezzo_server.shard.session import Session
 from mezzo_server.shard.tcp_get import TcpGet
@@ -97,6 +100,7 @@ class Shard:
             incarnation=incarnation,
             now=self.clock,
             poke=self.poked,
+            discard=partial(close_in, run_here),
         )
         self.clients: list[FakeClient] = []
 

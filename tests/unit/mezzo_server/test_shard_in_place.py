@@ -289,7 +289,7 @@ def test_a_socket_that_lingers_is_closed_at_once(client: FakeClient) -> None:
     put(client, names(1))
     with socket.create_server(("127.0.0.1", 0)) as server:
         sock = socket.create_connection(server.getsockname())
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, array.array("i", [1, 30]))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, array.array("i", [1, 1000]))
         sock.setblocking(False)
         try:
             while True:

@@ -310,10 +310,10 @@ def test_who_always_says_a_deadline_finds_out_that_a_device_is_fast_again(
     loop = Loop(played, played.keys, shm=shm)
     played.run([loop], WARM_UP)
     usual_ms = round(loop.said * 1000)
-    played.device.rate /= 50
+    played.device.bytes_per_s /= 50
     played.run([loop], WARM_UP)
     assert loop.said > 20 * usual_ms / 1000
-    played.device.rate *= 50
+    played.device.bytes_per_s *= 50
     played.play([], lambda: not played.device.in_flight)
     played.shard.settle()
     fields = {field: getattr(loop.get, field) for field in Get.__struct_fields__}
