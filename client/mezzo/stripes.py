@@ -136,7 +136,11 @@ class _Stripes:
         if self._opening or self._is_ending() or self._now() < self._backoff.not_before:
             return
         self._opening = True
-        threading.Thread(target=self._open, name="mezzo-tls-opening", daemon=True).start()
+        try:
+            threading.Thread(target=self._open, name="mezzo-tls-opening", daemon=True).start()
+        except RuntimeError:  # no more threads: it goes on with the connections that it has
+            self._opening = False
+            self._backoff.failed(self._now())
 
     def _open(self) -> None:
         try:
@@ -155,8 +159,8 @@ class _Stripes:
                         self._stripes.append(stripe)
                         continue
                 stripe.end(ClientClosed("the client was closed"))
-        except MezzoError:
-            # It goes on with those that it has; the next that would help is tried later.
+        except Exception:
+            # Whatever it was: it goes on with those that it has, and the next that would help is tried later.
             with self._lock:
                 self._backoff.failed(self._now())
         finally:

@@ -76,9 +76,12 @@ class CipherThread:
         def take() -> None:
             self._pipes[pipe.fd] = pipe
             self._shaking.add(pipe)
-            self._epoll.register(
-                pipe.fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-            )
+            try:
+                self._epoll.register(
+                    pipe.fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+                )
+            except OSError as error:  # the kernel watches no more of them
+                pipe.fail("other", str(error))
 
         self.call(take)
         self.poke(pipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import select
 import socket
 import ssl
 import threading
@@ -211,3 +212,23 @@ def test_a_stop_lets_go_of_everything_at_once(lab: Lab) -> None:
         lab.turn()
     assert [each.failure for each in shaking] == ["lost"]
     data.release()
+
+
+def test_one_that_the_kernel_does_not_watch_ends_and_the_others_go_on(lab: Lab) -> None:
+    class Full:
+        def __init__(self, real: select.epoll) -> None:
+            self._real = real
+
+        def register(self, fd: int, events: int) -> None:
+            lab.thread._epoll = self._real  # type: ignore[assignment]
+            raise OSError(28, "No space left on device")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._real, name)
+
+    failed: list[TlsPipe] = []
+    lab.thread._epoll = Full(lab.thread._epoll)  # type: ignore[assignment]
+    pipe, theirs = lab.pipe(failed.append)
+    lab.until(lambda: bool(failed))
+    assert (pipe.failure, theirs.recv(1)) == ("other", b"")
+    assert lab.connected()[0].failure == ""
