@@ -17,7 +17,7 @@ TEST_SECONDS ?= 900
 TEST_PROCESSES ?= 2
 
 NATIVE_FOLDER := server/mezzo_server/_native
-NATIVE := setup.py $(filter-out %/ring.c %/pool.c,$(wildcard $(addprefix $(NATIVE_FOLDER)/*.,pyx pxd c h)))
+NATIVE := setup.py $(filter-out %/ring.c %/pool.c %/rendezvous.c,$(wildcard $(addprefix $(NATIVE_FOLDER)/*.,pyx pxd c h)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -95,7 +95,7 @@ $(VENV)/.stamp-install: pyproject.toml $(NATIVE) $(VENV)/.stamp-demo
 	@echo "building and installing Mezzo into $(VENV)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable . -v \
 	    >$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
-	@$(BIN)/python -c 'import mezzo_server._native.ring, mezzo_server._native.pool' 2>/dev/null || \
+	@$(BIN)/python -c 'import mezzo_server._native.ring, mezzo_server._native.pool, mezzo_server._native.rendezvous' 2>/dev/null || \
 	    echo "no io_uring module ($(VENV)/install.log says why): I/O goes through pread in threads. Later: make native"
 	@touch $@
 

@@ -1,7 +1,7 @@
 """The compiled part only; everything else about the distribution is in pyproject.toml.
 
-Both extensions are optional: without a compiler, liburing-dev or libxxhash-dev the distribution
-installs all the same, and the server falls back to threads (docs/devices.md).
+All extensions are optional: without a compiler, liburing-dev or libxxhash-dev the distribution
+installs all the same, and the server falls back to threads (docs/devices.md) and to plain Python.
 """
 
 from Cython.Build import cythonize
@@ -34,6 +34,12 @@ extensions = cythonize(
                 f"{NATIVE}/hash.h",
                 f"{NATIVE}/hash_body.h",
             ],
+            extra_compile_args=FLAGS,
+        ),
+        Extension(
+            "mezzo_server._native.rendezvous",
+            [f"{NATIVE}/rendezvous.pyx", f"{NATIVE}/slots.c"],
+            depends=[f"{NATIVE}/rendezvous.h"],
             extra_compile_args=FLAGS,
         ),
     ],

@@ -46,6 +46,7 @@ BENCHMARKS = {
     "reclaim": Benchmark("reclaim", "What reclaim costs", "disk"),
     "fairness": Benchmark("fairness", "A loud neighbour", "disk"),
     "timing_attack": Benchmark("timing_attack", "Timing of another tenant's chunks (S2)"),
+    "placement": Benchmark("placement", "Placement"),
     "encryption": Benchmark("encryption", "What encryption at rest costs"),
 }
 
