@@ -25,7 +25,9 @@ def rows(settings: Settings) -> Iterator[Row]:
     """One row: from a key to its owner, beside a hash of 32 bytes and a look-up."""
     keys = [os.urandom(32) for _ in range(KEYS)]
     known = dict.fromkeys(keys, 1)
-    table = make_table(contenders([os.urandom(16) for _ in range(16)], [1] * 16, [TUNING_ONE] * 16), SLOTS_LOG2)
+    table = make_table(
+        contenders([os.urandom(16) for _ in range(16)], [1] * 16, [TUNING_ONE] * 16), SLOTS_LOG2
+    )
     seed, shift = namespace_seed(bytes(16), bytes(16)), 64 - SLOTS_LOG2
 
     def reference() -> None:
@@ -39,7 +41,9 @@ def rows(settings: Settings) -> Iterator[Row]:
             table[hash_key(key, seed) >> shift]
 
     samples = take_pairs(
-        lambda: _ns_a_key(reference, settings.sample_s), lambda: _ns_a_key(ours, settings.sample_s), settings.pairs
+        lambda: _ns_a_key(reference, settings.sample_s),
+        lambda: _ns_a_key(ours, settings.sample_s),
+        settings.pairs,
     )
     yield compared(
         samples,
