@@ -2,6 +2,7 @@
 
 import os
 import signal
+import uuid
 
 import pytest
 
@@ -9,15 +10,23 @@ import mezzo
 from mezzo_server.testing import running_shard
 
 
-@pytest.fixture
-def shard():
+@pytest.fixture(scope="module")
+def running():
     with running_shard() as shard:
         yield shard
 
 
+@pytest.fixture
+def shard(running):
+    """One that runs; it has been killed before, or has chunks of other tests in other namespaces."""
+    if not running.is_alive():
+        running.start()
+    return running
+
+
 @pytest.fixture(params=["unix", "tcp"])
 def client(request, shard):
-    with mezzo.Client(getattr(shard, request.param)) as client:
+    with mezzo.Client(getattr(shard, request.param), namespace=uuid.uuid4().hex) as client:
         yield client
 
 
@@ -86,7 +95,7 @@ def test_a_forked_child_makes_its_own_client(shard, client):
             try:
                 client.lookup([b"k"])
             except mezzo.ForkedError:
-                with mezzo.Client(str(client.address)) as own:
+                with mezzo.Client(str(client.address), namespace=client.namespace_name) as own:
                     status = 0 if own.lookup([b"k"]).prefix == 1 else 2
         finally:
             os._exit(status)

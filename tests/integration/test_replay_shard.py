@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mezzo.replay.trace import read_trace
-from mezzo_server.testing import running_shard
+from mezzo_server.testing import RunningShard, running_shard
 from tests.integration.nursery import run_mezzo
 
 SHA_256 = "b8cbb061a85206d729d91cdc2981f43c9e0d99209dce588d3af5f7934408b9df"
@@ -78,28 +79,24 @@ def test_hits_by_tier(in_place: bool, tmp_path: Path) -> None:
         assert max(window["hot_rate"] for window in report["timeline"]) > 0
 
 
-def test_in_place_needs_shared_memory(tmp_path: Path) -> None:
-    with running_shard(devices=["memory:64MiB"]) as shard:
-        done = mezzo(
-            "replay", "--address", shard.tcp, "--in-place", "--requests", "5", "--out", tmp_path, status=2
-        )
+@pytest.fixture(scope="module")
+def shard() -> Iterator[RunningShard]:
+    """For what neither fills nor counts."""
+    with running_shard() as shard:
+        yield shard
+
+
+def test_in_place_needs_shared_memory(shard: RunningShard, tmp_path: Path) -> None:
+    done = mezzo(
+        "replay", "--address", shard.tcp, "--in-place", "--requests", "5", "--out", tmp_path, status=2
+    )
     assert "in_place" in done.stderr
 
 
-def test_table_for_people(tmp_path: Path) -> None:
-    with running_shard(devices=["memory:64MiB"]) as shard:
-        done = mezzo(
-            "replay",
-            "--address",
-            shard.unix,
-            "--requests",
-            "20",
-            "--block",
-            "4KiB",
-            "--out",
-            tmp_path,
-            "--no-plot",
-        )
+def test_table_for_people(shard: RunningShard, tmp_path: Path) -> None:
+    done = mezzo(
+        "replay", "--address", shard.unix, "--requests", "20", "--block", "4KiB", "--out", tmp_path, "--no-plot"
+    )  # fmt: skip
     assert "from the device" in done.stdout
     assert "wrong bytes" in done.stdout
     assert f"results: {tmp_path}" in done.stdout
@@ -107,17 +104,16 @@ def test_table_for_people(tmp_path: Path) -> None:
     assert not (tmp_path / "replay.png").exists()
 
 
-def test_bench(tmp_path: Path) -> None:
-    with running_shard(devices=["memory:256MiB"]) as shard:
-        for address in (shard.unix, shard.tcp):
-            done = mezzo(
-                "bench", "--address", address, "--chunk", "64KiB", "--chunks", "32", "--operations", "200",
-                "--get", "60", "--put", "20", "--lookup", "20", "--verify", "--json",
-            )  # fmt: skip
-            report = json.loads(done.stdout)
-            assert report["get"]["requests"] + report["put"]["requests"] + report["lookup"]["requests"] == 200
-            assert report["get"]["done"] == report["get"]["chunks"] > 0
-            assert report["wrong_bytes"] == 0
+def test_bench(shard: RunningShard) -> None:
+    for address in (shard.unix, shard.tcp):
+        done = mezzo(
+            "bench", "--address", address, "--chunk", "64KiB", "--chunks", "32", "--operations", "200",
+            "--get", "60", "--put", "20", "--lookup", "20", "--verify", "--json",
+        )  # fmt: skip
+        report = json.loads(done.stdout)
+        assert report["get"]["requests"] + report["put"]["requests"] + report["lookup"]["requests"] == 200
+        assert report["get"]["done"] == report["get"]["chunks"] > 0
+        assert report["wrong_bytes"] == 0
 
 
 def test_no_shard_is_one_line_and_status_2(tmp_path: Path) -> None:

@@ -144,8 +144,7 @@ def test_readiness_as_json_is_one_line(device: str) -> None:
         assert len(shard.addresses) == 2
 
 
-@pytest.mark.parametrize("io", ["auto", "threads"])
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize(("io", "end"), [("auto", "stop"), ("auto", "kill"), ("threads", "kill")])
 def test_a_restart_keeps_the_cache(device: str, io: str, end: str) -> None:
     chunks = {b"%d" % n: random.Random(n).randbytes(50_000 + n) for n in range(40)}
     with running_shard(devices=[device], capacity="64MiB", arguments=["--io", io]) as shard:

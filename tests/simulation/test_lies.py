@@ -42,7 +42,7 @@ def lie(kind: FaultKind, seed: int, devices: int) -> None:
 
 @pytest.mark.parametrize("kind", LIES)
 def test_lies(kind: FaultKind) -> None:
-    for seed in seeds(8):
+    for seed in seeds(5):
         with repeatable(seed):
             lie(kind, seed, 1 + seed % 2)
 
@@ -70,7 +70,7 @@ def fail(kind: FaultKind, seed: int) -> None:
 
 @pytest.mark.parametrize("kind", FAILURES)
 def test_failures(kind: FaultKind) -> None:
-    for seed in seeds(12):
+    for seed in seeds(8):
         with repeatable(seed):
             fail(kind, seed)
 
