@@ -56,6 +56,12 @@ def _step_of(span: int) -> int:
     return STEPS_ALONE + octave * STEPS_OF_OCTAVE + (span - (STEPS_ALONE << octave)) // width
 
 
+_WATCHED = [
+    (age, EDGES[age] // SPAN, min(EDGES[age + 1] // SPAN, COHORTS))
+    for age in range(AGES)
+    if EDGES[age] // SPAN < COHORTS
+]
+"""the ages that cohorts are watched for: each with its first span and the one after its last"""
 _STEP_OF = bytes(_step_of(span) for span in range(_SPANS))
 STEPS = _STEP_OF[-1] + 1
 
@@ -159,14 +165,14 @@ class Hazards:
 
         Some of the classes are learned anew, in turn.  Takes a few hundred microseconds.
         """
-        ended = now // SPAN - 1
-        ages = [_AGE_OF[(ended - cohort) % COHORTS] for cohort in range(COHORTS)]
-        oldest = (ended + 1) % COHORTS
+        newest = (now // SPAN - 1) % COHORTS
         for waiting, waited in zip(self._waiting, self._waited, strict=True):
-            for count, age in zip(waiting, ages, strict=True):
+            by_span = [*waiting[newest::-1], *waiting[:newest:-1]]
+            for age, first, end in _WATCHED:
+                count = sum(by_span[first:end])
                 if count:
                     waited[age] += SPAN * count
-            waiting[oldest] = 0
+            waiting[(newest + 1) % COHORTS] = 0
         for _ in range(LEARN_AT_ONCE):
             self._turn = (self._turn + 1) % len(self._groups)
             self.learn(self._turn)
