@@ -87,13 +87,19 @@ def run_mezzo_bytes(
             "environ": {**os.environ, **(environ or {})},
             "files": list(map(str, files)),
         }
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
-        pid = int(process.stdout.readline())
-        killer = Timer(COMMAND_S, os.kill, (pid, signal.SIGKILL))
-        killer.start()
-        status = int(process.stdout.readline())
-        killer.cancel()
+        try:
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            pid = int(process.stdout.readline())
+            killer = Timer(COMMAND_S, os.kill, (pid, signal.SIGKILL))
+            killer.start()
+            status = int(process.stdout.readline())
+            killer.cancel()
+        except BaseException:
+            # Whatever it still says would be taken for the answer to the next one.
+            process.kill()
+            _nursery.cache_clear()
+            raise
         out, err = (file.read_bytes() for file in files[1:])
     return subprocess.CompletedProcess(list(arguments), status, out, err)
 

@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 from mezzo import Client
 from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader, PayloadDone, encode
 from mezzo.protocol.messages import Body, Hello, Kind, RegionAdd, RegionAdded, Welcome
-from mezzo_server.testing import RunningShard
+from mezzo_server.testing import RunningShard, running_shard
 from tests.held import descriptors
 from tests.patience import PATIENCE_S, eventually
 
 B = TypeVar("B", bound=Body)
+LOOPS = ("uvloop", "asyncio")
 
 
 class Wire:
@@ -116,6 +117,14 @@ def at_rest(address: str) -> None:
         )
 
     eventually(rests, "clients' staging, regions, leases and connections are given back")
+
+
+@contextmanager
+def shard_on(loop: str, config: str) -> Iterator[RunningShard]:
+    """A shard with large segments in memory, on one of `LOOPS`."""
+    arguments = ["--loop", loop, "--segment", "16MiB"]
+    with running_shard(devices=["memory:512MiB"], config=config, arguments=arguments) as shard:
+        yield shard
 
 
 @contextmanager

@@ -40,8 +40,8 @@ from mezzo.protocol.messages import (
     RegionRemove,
     RegionRemoved,
 )
-from mezzo_server.testing import RunningShard, running_shard
-from tests.integration.shard_wire import Wire, key_of, nothing_stays_behind, numbers, stored
+from mezzo_server.testing import RunningShard
+from tests.integration.shard_wire import LOOPS, Wire, key_of, nothing_stays_behind, numbers, shard_on, stored
 from tests.patience import eventually
 
 MIB = 1 << 20
@@ -56,11 +56,9 @@ chunk_bytes_max = "4MiB"
 """
 
 
-@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+@pytest.fixture(scope="module", params=LOOPS)
 def shard(request: pytest.FixtureRequest) -> Iterator[RunningShard]:
-    with running_shard(
-        devices=["memory:512MiB"], config=CONFIG, arguments=["--loop", request.param, "--segment", "16MiB"]
-    ) as shard:
+    with shard_on(request.param, CONFIG) as shard:
         yield shard
 
 
