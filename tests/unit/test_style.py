@@ -63,6 +63,8 @@ DECIDING = (
     "server/mezzo_server/shard/naming.py",
     "server/mezzo_server/shard/service.py",
     "server/mezzo_server/shard/turns.py",
+    "server/mezzo_server/pod/local.py",
+    "server/mezzo_server/pod/plan.py",
     "server/mezzo_server/supervisor/pinning.py",
     "server/mezzo_server/supervisor/plan.py",
     "server/mezzo_server/tenancy/catalog.py",

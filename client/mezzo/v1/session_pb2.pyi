@@ -90,8 +90,11 @@ class PlacementMap(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    ENCODED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Version of the map; a higher one wins."""
+    encoded: _builtins.bytes
+    """Which shard has which chunk, encoded as docs/placement.md says.  Empty where there is one shard: it has all."""
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shard]: ...
     def __init__(
@@ -99,10 +102,11 @@ class PlacementMap(_message.Message):
         *,
         epoch: _builtins.int = ...,
         shards: _abc.Iterable[Global___Shard] | None = ...,
+        encoded: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "epoch", b"epoch", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,6 +17,7 @@ from mezzo_server.config.reach import (
     shard_guard,
 )
 from mezzo_server.config.schema import NodeConfig
+from mezzo_server.config.shards import parse_shard
 from mezzo_server.metadata.urls import MEMORY, check_url
 
 PROCESSES = ("supervisor", "shard", "frontend")
@@ -101,6 +102,8 @@ def _check_frontend(config: NodeConfig) -> None:
     frontend = config.frontend
     if frontend.shard:
         _named("frontend.shard", frontend.shard, parse_client_address)
+    for text in frontend.shards:
+        _named("frontend.shards", text, parse_shard)
     if frontend.piece_bytes > frontend.message_bytes_max:
         raise InvalidArgument(
             f"frontend.piece_bytes ({frontend.piece_bytes}) is over "

@@ -196,6 +196,9 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """allow addresses that other hosts can reach although they are not encrypted, or let in who shows no credential"""
     shard: str = ""
     """the shard that it serves, unix://, tcp:// or tcps://; empty: the one that `mezzo serve` runs beside it"""
+    shards: list[str] = []
+    """all shards of the node, where there are several: of each its addresses, with spaces between them, the best first;
+    then, if they are known, ``id=HEX`` and ``bytes=SIZE``. Empty: `shard` alone"""
     advertise: list[str] = []
     """addresses of the shard that clients are told, unix://, tcp:// and tcps://; empty: all that are known"""
     calls_max: Count = 256

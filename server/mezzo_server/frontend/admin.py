@@ -12,11 +12,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
-from mezzo import AsyncClient
 from mezzo.errors import MezzoError
 from mezzo.frontend.exchange import SESSION_SERVICE, STORE_SERVICE
 from mezzo.frontend.naming import NAMESPACE_SERVICE
 from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.shards import NodeShards
 
 log = structlog.get_logger("mezzo.frontend")
 
@@ -29,19 +29,19 @@ PROBE_S_MAX = 2.0
 
 
 class Health:
-    """Whether the shard can be reached, asked again and again. Owner of the health service's states."""
+    """Whether a shard can be reached, asked again and again. Owner of the health service's states."""
 
-    def __init__(self, client: AsyncClient, numbers: FrontendNumbers, *, every_s: float) -> None:
+    def __init__(self, shards: NodeShards, numbers: FrontendNumbers, *, every_s: float) -> None:
         self.servicer: Any = health.HealthServicer()
-        self._client = client
+        self._shards = shards
         self._numbers = numbers
         self._every_s = every_s
         self._told: bool | None = None
 
     async def look(self) -> None:
-        """Ask the shard once, and tell."""
+        """Ask the shards once, and tell: one that serves is enough, since of the others' chunks there are misses."""
         try:
-            await self._client.ping(timeout_s=PROBE_S_MAX)
+            await self._shards.ping(PROBE_S_MAX)
         except MezzoError as error:
             await self._tell(False, str(error))
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from mezzo_server.admin.opening import audit_of, tenant_keys_of
 from mezzo_server.config import FrontendConfig, NodeConfig
 from mezzo_server.config.addresses import Address, host_and_port, parse_host_port
 from mezzo_server.config.reach import check_reach, frontend_guard
+from mezzo_server.config.shards import ShardTold, parse_shard
 from mezzo_server.frontend.access import OPERATOR, Access
 from mezzo_server.frontend.admin import OWN_SERVICES, Health, add_health, add_tools
 from mezzo_server.frontend.administration import Administration, usage_of
@@ -42,6 +44,7 @@ from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.put import Puts
 from mezzo_server.frontend.room import Room
 from mezzo_server.frontend.session import SessionHandlers, session_service
+from mezzo_server.frontend.shards import NodeShards
 from mezzo_server.frontend.store import NUMBERS_NAMESPACE, StoreHandlers, store_service
 from mezzo_server.frontend.tls import server_credentials
 from mezzo_server.frontend.way import Way
@@ -85,13 +88,14 @@ class Frontend:
             InvalidArgument: the settings do not fit together.
         """
         settings = config.frontend
-        if not settings.shard:
+        told = _shards(config)
+        if not told:
             raise InvalidArgument("no shard: give --shard unix:///path or --shard tcp://host:port")
         self._config = settings
         self._node = config
         self.certificates: Certificates | None = None
         """in force; None: without TLS"""
-        self._addresses = _advertised(config)
+        self._address = told[0].asked_at or told[0].addresses[0]
         self.numbers = FrontendNumbers()
         self.metadata = FrontendMetadata(config) if config.metadata.engine else None
         """None: none are kept, and everybody is of the one tenant"""
@@ -103,10 +107,10 @@ class Frontend:
         """of operators; None: there is nothing that they could look after"""
         self.calls = Calls(self.numbers, settings.calls_max, self.access.gate)
         ensure = None if self.metadata is None else self.metadata.open_namespace
-        self._namespaces = Namespaces(self._client, settings.namespaces_max, ensure)
+        self._namespaces = Namespaces(self._namespace_client, settings.namespaces_max, ensure)
         self._leases = LeaseTable(settings.leases_max, time.monotonic, os.urandom)
         self._room = Room(settings.staging_bytes, settings.calls_max, self.numbers)
-        self._probe = self._client(OPERATOR, NUMBERS_NAMESPACE)
+        self.shards = NodeShards(told, self._probe, platform.node())
         self._servers: list[grpc.aio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics = config.metrics
@@ -126,7 +130,7 @@ class Frontend:
         admin_text = settings.admin_listen or _next_port(listen)
         admin = _checked("frontend.admin_listen", admin_text, self._node)
         self.certificates = opened(self._node.tls, time.time)
-        self._health = Health(self._probe, self.numbers, every_s=settings.health_s)
+        self._health = Health(self.shards, self.numbers, every_s=settings.health_s)
         if self.metadata is not None:
             await self.metadata.start()
         await self.access.start()
@@ -152,7 +156,7 @@ class Frontend:
         return Readiness(
             listen=f"{'grpc' if self.certificates is None else 'grpcs'}://{host_and_port(listen.host, ports[0])}",
             admin=host_and_port(admin.host, ports[1]),
-            shard=settings.shard,
+            shard=self._address,
             pid=os.getpid(),
             serving=self.numbers.serving,
             metrics="" if self._endpoint is None else self._endpoint.address,
@@ -172,7 +176,7 @@ class Frontend:
         if self.administration is not None:
             await self.administration.stop()
         await self._namespaces.close()
-        await self._probe.close()
+        await self.shards.close()
         await self.access.stop()
         if self.metadata is not None:
             await self.metadata.stop()
@@ -199,12 +203,18 @@ class Frontend:
         )
         return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
 
-    def _client(self, principal: Principal, namespace: str) -> AsyncClient:
-        """A connection of ours to the shard, which speaks for the tenant of ``principal``."""
+    def _namespace_client(self, principal: Principal, namespace: str) -> AsyncClient:
+        return self._client(self._address, principal, namespace)
+
+    def _probe(self, address: str) -> AsyncClient:
+        return self._client(address, OPERATOR, NUMBERS_NAMESPACE)
+
+    def _client(self, address: str, principal: Principal, namespace: str) -> AsyncClient:
+        """A connection of ours to a shard, which speaks for the tenant of ``principal``."""
         tls = self._node.tls
         trust = TLS(ca=tls.ca, certificate=tls.certificate, key=tls.key, server_name=tls.server_name)
         return AsyncClient(
-            self._config.shard,
+            address,
             namespace=namespace,
             name=CLIENT_NAME,
             tls=trust,
@@ -236,9 +246,7 @@ class Frontend:
         return store_service(self.calls, handlers, puts, gets, events)
 
     def _sessions(self) -> grpc.GenericRpcHandler:
-        handlers = SessionHandlers(
-            self._probe, self._config, self._addresses, self.numbers, self.access.office, self.metadata
-        )
+        handlers = SessionHandlers(self.shards, self._config, self.numbers, self.access.office, self.metadata)
         return session_service(self.calls, handlers)
 
     def _naming(self) -> grpc.GenericRpcHandler:
@@ -251,7 +259,7 @@ class Frontend:
             audit_of(self._node),
             now=time.monotonic,
             now_s=time.time,
-            usage=lambda tenant_id: usage_of(tenant_id, metadata.registry, self._probe),
+            usage=lambda tenant_id: usage_of(tenant_id, metadata.registry, self.shards.shards[0].client),
             changed=metadata.refresh,
             new_key=tenant_keys_of(self._node),
         )
@@ -308,13 +316,16 @@ def server_options(settings: FrontendConfig) -> list[tuple[str, int]]:
     ]
 
 
-def _advertised(config: NodeConfig) -> list[str]:
-    """Addresses that clients are told. Which of them a client can reach, it finds out itself."""
+def _shards(config: NodeConfig) -> list[ShardTold]:
+    """The shards that it serves, each with the addresses that clients are told; they find out which they can reach."""
     settings = config.frontend
-    if settings.advertise:
-        return list(settings.advertise)
-    known = config.shard.listen if settings.shard in config.shard.listen else []
-    return list(dict.fromkeys([settings.shard, *known]))
+    if settings.shards:
+        return [parse_shard(text) for text in settings.shards]
+    if not settings.shard:
+        return []
+    listen = config.shard.listen if settings.shard in config.shard.listen else []
+    addresses = settings.advertise or [settings.shard, *listen]
+    return [ShardTold(tuple(dict.fromkeys(addresses)), asked_at=settings.shard)]
 
 
 def _checked(name: str, text: str, config: NodeConfig) -> Address:

@@ -1,13 +1,10 @@
-"""Opening sessions: a ticket, and the map that says where the shard is."""
+"""Opening sessions: a ticket, and the map that says where the shards are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import grpc
 
-from mezzo import AsyncClient
-from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.errors import InvalidArgument
 from mezzo.frontend.exchange import SESSION_SERVICE
 from mezzo.protocol.messages import KEYS_MAX
 from mezzo.v1 import session_pb2
@@ -16,6 +13,7 @@ from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls
 from mezzo_server.frontend.metadata import FrontendMetadata
 from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.shards import NodeShards
 from mezzo_server.frontend.ticket_office import TicketOffice
 
 CLIENT_CHARACTERS_MAX = 128
@@ -26,21 +24,17 @@ class SessionHandlers:
 
     def __init__(
         self,
-        client: AsyncClient,
+        shards: NodeShards,
         config: FrontendConfig,
-        addresses: Sequence[str],
         numbers: FrontendNumbers,
         office: TicketOffice | None = None,
         metadata: FrontendMetadata | None = None,
     ) -> None:
-        """``client``: a connection to the shard that may ask for its numbers; no ``office``: no tickets; no
-        ``metadata``: every name is a namespace.
-        """
+        """No ``office``: no tickets; no ``metadata``: every name is a namespace."""
         self._metadata = metadata
         self._office = office
-        self._client = client
+        self._shards = shards
         self._config = config
-        self._addresses = addresses
         self._numbers = numbers
 
     async def open_session(
@@ -54,10 +48,7 @@ class SessionHandlers:
         config = self._config
         if request.namespace and self._metadata is not None:
             await self._metadata.open_namespace(caller(), request.namespace)
-        numbers = await self._client.shard_stat(timeout_s=timeout_s)
-        shard = self._client.welcome
-        if shard is None:
-            raise Unavailable("the connection to the shard was lost")
+        seen = await self._shards.look(timeout_s)
         ticket, ticket_s = b"", config.session_s
         if self._office is not None:
             signed = self._office.sign(caller())
@@ -67,24 +58,26 @@ class SessionHandlers:
             ticket=ticket,
             ticket_ms=round(ticket_s * 1000),
             map=session_pb2.PlacementMap(
-                epoch=shard.epoch,
+                epoch=seen.epoch,
                 shards=[
                     session_pb2.Shard(
-                        incarnation=shard.shard_incarnation,
-                        addresses=self._addresses,
-                        capacity_bytes=int(numbers.get("bytes_total", 0)),
+                        incarnation=shard.incarnation,
+                        addresses=shard.addresses,
+                        capacity_bytes=shard.capacity_bytes,
                     )
+                    for shard in seen.shards
                 ],
+                encoded=seen.encoded,
             ),
             limits=session_pb2.Limits(
                 keys_max=KEYS_MAX,
-                chunk_bytes_max=min(shard.chunk_bytes_max, config.put_bytes_max, config.staging_bytes),
+                chunk_bytes_max=min(seen.limits.chunk_bytes_max, config.put_bytes_max, config.staging_bytes),
                 put_bytes_max=config.put_bytes_max,
                 message_bytes_max=config.message_bytes_max,
                 piece_bytes_max=config.piece_bytes,
-                lease_ms_max=shard.lease_ms_max,
+                lease_ms_max=seen.limits.lease_ms_max,
             ),
-            server=shard.server,
+            server=seen.limits.server,
         )
 
 

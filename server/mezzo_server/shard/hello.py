@@ -88,6 +88,7 @@ class Greeting:
                 lease_ms_max=limits.lease_ms_max,
                 block_bytes=service.block_bytes,
                 shm=session.shm,
+                shard_id=service.store.store_id,
             ),
         )
 

@@ -47,6 +47,8 @@ class Welcome(Body, frozen=True):
     """alignment (address and length) at which shm needs no bounce copy"""
     shm: bool
     """whether this connection may register regions (a Unix socket)"""
+    shard_id: Id16 = bytes(16)
+    """of the shard's store: what a pod's map calls it, however often it starts; zeros: an older release does not say"""
 
 
 class Refuse(Body, frozen=True):

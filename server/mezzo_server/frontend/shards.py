@@ -1,0 +1,136 @@
+"""The shards that a front-end serves: a connection to each that asks how it is, and the map of them all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
+
+import structlog
+
+from mezzo import AsyncClient
+from mezzo.errors import MezzoError, Unavailable
+from mezzo.placement.pod_map import NAME_CHARACTERS_MAX
+from mezzo.protocol.messages import Welcome
+from mezzo_server.config.shards import UNKNOWN_ID, ShardTold
+from mezzo_server.pod.local import LocalPlan
+from mezzo_server.pod.plan import Member
+
+ANSWER_S_MAX = 1.0
+"""How long one of several shards is waited for that is known already."""
+
+log = structlog.get_logger("mezzo.frontend")
+
+
+class ShardKnown:
+    """One shard as it was when it last answered."""
+
+    __slots__ = ("addresses", "capacity_bytes", "client", "id", "welcome")
+
+    def __init__(self, told: ShardTold, client: AsyncClient) -> None:
+        self.client = client
+        """a connection that may ask for its numbers"""
+        self.addresses = told.addresses
+        self.id = told.id
+        """of its store; zeros: not known yet"""
+        self.capacity_bytes = told.capacity_bytes
+        self.welcome: Welcome | None = None
+        """what it said of itself when it last answered; None: it never did"""
+
+    @property
+    def incarnation(self) -> bytes:
+        """Which of its lives answered last; empty: none did."""
+        return b"" if self.welcome is None else self.welcome.shard_incarnation
+
+
+class Seen(NamedTuple):
+    """What the shards said when they were asked."""
+
+    limits: Welcome
+    """what all that answered allow"""
+    epoch: int
+    shards: tuple[ShardKnown, ...]
+    """those that ever answered, whether or not they did now"""
+    encoded: bytes
+    """the map of several shards; empty: there is one"""
+
+
+class NodeShards:
+    """Owner of the connections, and of the plan of a node that is its own pod."""
+
+    def __init__(self, told: Sequence[ShardTold], connect: Callable[[str], AsyncClient], node: str) -> None:
+        """``connect`` makes a connection to an address that may ask for numbers; ``node``: this host's name."""
+        self.shards = tuple(ShardKnown(each, connect(each.asked_at or each.addresses[0])) for each in told)
+        self.plan = LocalPlan()
+        self._planning = asyncio.Lock()
+        self._node = node[:NAME_CHARACTERS_MAX]
+
+    async def ping(self, timeout_s: float) -> None:
+        """Ask all of them whether they are there. Raises MezzoError: none is."""
+        _one_of(await self._each(lambda shard: shard.client.ping(timeout_s=timeout_s)))
+
+    async def look(self, timeout_s: float) -> Seen:
+        """Ask all of them how they are, and plan for what they said.
+
+        Raises:
+            MezzoError: none of them answered; or one that was never heard of did not, so that nobody knows which
+                chunks it has.
+        """
+
+        async def ask(shard: ShardKnown) -> None:
+            alone = len(self.shards) == 1 or shard.id == UNKNOWN_ID
+            numbers = await shard.client.shard_stat(
+                timeout_s=timeout_s if alone else min(timeout_s / 2, ANSWER_S_MAX)
+            )
+            welcome = shard.client.welcome
+            if welcome is None:
+                raise Unavailable("the connection to the shard was lost")
+            shard.welcome, shard.id = welcome, welcome.shard_id
+            shard.capacity_bytes = int(numbers.get("bytes_total", 0))
+
+        answers = await self._each(ask)
+        _one_of(answers)
+        for shard, error in zip(self.shards, answers, strict=True):
+            if error is not None and shard.id == UNKNOWN_ID:
+                raise error
+        known = tuple(shard for shard in self.shards if shard.welcome is not None)
+        limits = min(
+            (shard.welcome for shard in known if shard.welcome is not None),
+            key=lambda welcome: welcome.chunk_bytes_max,
+        )
+        if len(self.shards) == 1:
+            return Seen(limits, limits.epoch, known, b"")
+        members = [
+            Member(shard.id, self._node, "", shard.addresses, shard.capacity_bytes) for shard in self.shards
+        ]
+        async with self._planning:
+            # A table takes longer than a loop may be held.
+            if await asyncio.to_thread(self.plan.follow, members, time.time()):
+                log.info("the shards have a new map", epoch=self.plan.pod_map.epoch, shards=len(members))
+        return Seen(limits, self.plan.pod_map.epoch, known, self.plan.encoded)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for shard in self.shards:
+            await shard.client.close()
+
+    async def _each(
+        self, ask: Callable[[ShardKnown], Coroutine[Any, Any, object]]
+    ) -> list[MezzoError | None]:
+        """Ask all at a time; what came of it with each, None: it answered."""
+
+        async def asked(shard: ShardKnown) -> MezzoError | None:
+            try:
+                await ask(shard)
+            except MezzoError as error:
+                return error
+            return None
+
+        return await asyncio.gather(*map(asked, self.shards))
+
+
+def _one_of(answers: Sequence[MezzoError | None]) -> None:
+    """Raises what the first said, if none answered."""
+    if answers and all(answers):
+        raise next(error for error in answers if error is not None)
