@@ -35,6 +35,7 @@ from mezzo.errors import (
     Unauthenticated,
     Unavailable,
     Unsupported,
+    WrongEpoch,
 )
 from mezzo.events import AsyncEventStream, Cursor, Event, EventStream, Gap
 from mezzo.identity import Identity
@@ -102,4 +103,5 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unsupported",
+    "WrongEpoch",
 ]

@@ -28,6 +28,7 @@ class ErrorCode(IntEnum):
     BUSY = 16
     DEADLINE = 17
     OVER_QUOTA = 18
+    WRONG_EPOCH = 19
     GONE = 32
     UNAVAILABLE = 64
     INTERNAL = 65
@@ -105,6 +106,20 @@ class OverQuota(Busy):
     code = ErrorCode.OVER_QUOTA
 
 
+class WrongEpoch(MezzoError):
+    """A shard was asked for what belongs to another by the map that it follows; nothing was done.
+
+    Get the pod's present map, and ask its owner.
+    """
+
+    code = ErrorCode.WRONG_EPOCH
+
+    def __init__(self, message: str = "another shard's", epoch: int = 0) -> None:
+        """``epoch``: of the map that the shard follows; 0: it follows none yet."""
+        super().__init__(message)
+        self.epoch = epoch
+
+
 class DeadlineExceeded(MezzoError, TimeoutError):
     """The call's deadline passed, or was seen to be unreachable; what it did is not visible."""
 
@@ -165,13 +180,14 @@ CODES: dict[ErrorCode, type[MezzoError]] = {
     ErrorCode.BUSY: Busy,
     ErrorCode.DEADLINE: DeadlineExceeded,
     ErrorCode.OVER_QUOTA: OverQuota,
+    ErrorCode.WRONG_EPOCH: WrongEpoch,
     ErrorCode.GONE: Gone,
     ErrorCode.UNAVAILABLE: Unavailable,
     ErrorCode.INTERNAL: InternalError,
 }
 
 
-def from_code(code: int, message: str, retry_after_s: float = 0.0) -> MezzoError:
+def from_code(code: int, message: str, retry_after_s: float = 0.0, epoch: int = 0) -> MezzoError:
     """The error for a code of the protocol; an unknown code is an ``InternalError``."""
     try:
         cls = CODES[ErrorCode(code)]
@@ -179,4 +195,6 @@ def from_code(code: int, message: str, retry_after_s: float = 0.0) -> MezzoError
         return InternalError(f"unknown error code {code}: {message}")
     if issubclass(cls, Busy):
         return cls(message, retry_after_s)
+    if cls is WrongEpoch:
+        return WrongEpoch(message, epoch)
     return cls(message)

@@ -279,7 +279,9 @@ class Session:
             operation = self._in_flight[event.request_id]
             if operation.state is not State.CANCELLING:
                 if isinstance(body, ErrorReply):
-                    operation.error = from_code(body.code, body.message, body.retry_after_ms / 1000)
+                    operation.error = from_code(
+                        body.code, body.message, body.retry_after_ms / 1000, body.epoch
+                    )
                 else:
                     operation.answer(body)
             del self._in_flight[event.request_id]

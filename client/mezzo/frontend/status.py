@@ -63,6 +63,7 @@ STATUSES: dict[ErrorCode, Status] = {
     ErrorCode.BUSY: Status.RESOURCE_EXHAUSTED,
     ErrorCode.DEADLINE: Status.DEADLINE_EXCEEDED,
     ErrorCode.OVER_QUOTA: Status.RESOURCE_EXHAUSTED,
+    ErrorCode.WRONG_EPOCH: Status.ABORTED,
     ErrorCode.GONE: Status.ABORTED,
     ErrorCode.UNAVAILABLE: Status.UNAVAILABLE,
     ErrorCode.INTERNAL: Status.INTERNAL,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mezzo.errors import Busy, InvalidArgument, MezzoError, ProtocolError, TooLarge, Unavailable
+from mezzo.errors import Busy, InvalidArgument, MezzoError, ProtocolError, TooLarge, Unavailable, WrongEpoch
 from mezzo.identity import Identity
 from mezzo.protocol.connection import ServerConnection
 from mezzo.protocol.frame import Frame, encode
@@ -427,5 +427,6 @@ class Session:
         if isinstance(error, Busy):
             self.service.counters["busy"] += 1
             retry_after_ms = max(1, round(error.retry_after_s * 1000))
-        reply = ErrorReply(int(error.code), str(error)[:1024], retry_after_ms)
+        epoch = error.epoch if isinstance(error, WrongEpoch) else 0
+        reply = ErrorReply(int(error.code), str(error)[:1024], retry_after_ms, epoch)
         self.send(Kind.ERROR, request_id, reply)

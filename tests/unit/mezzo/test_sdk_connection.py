@@ -21,6 +21,7 @@ from mezzo.errors import (
     TooLarge,
     Unavailable,
     Unsupported,
+    WrongEpoch,
 )
 from mezzo.protocol.messages import (
     Cancelled,
@@ -232,6 +233,15 @@ class TestErrors:
             result()
         if error is Busy:
             assert caught.value.retry_after_s == 0.25
+
+    def test_a_wrong_epoch_tells_the_right_one(self, client, network, start):
+        result = start(client.lookup, [b"k"])
+        peer = network.accept()
+        reply = ErrorReply(ErrorCode.WRONG_EPOCH, "why", epoch=7)
+        peer.send(Kind.ERROR, peer.expect(Kind.LOOKUP).request_id, reply)
+        with pytest.raises(WrongEpoch, match="why") as caught:
+            result()
+        assert caught.value.epoch == 7
 
     def test_an_unknown_error(self, client, network, start):
         result = start(client.lookup, [b"k"])

@@ -66,6 +66,8 @@ class ErrorReply(Body, frozen=True):
     code: U32
     message: Text
     retry_after_ms: U32 = 0
+    epoch: U = 0
+    """of the map that the shard follows, with `WRONG_EPOCH`"""
 
 
 class TicketRenew(Body, frozen=True):
