@@ -32,6 +32,8 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
     Raises:
         InvalidArgument: names the keys, their values and what would be right.
     """
+    if process == "supervisor" and config.supervisor.shards > 1:
+        raise InvalidArgument("supervisor.shards: this release serves one shard of a node only")
     _check_memory(config)
     _check_quota(config)
     _check_frontend(config)

@@ -17,6 +17,9 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+SHARDS_MAX = 64
+"""of one node"""
+
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Bytes = Annotated[int, Meta(ge=1)]
@@ -348,6 +351,8 @@ class LogConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class SupervisorConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How `mezzo serve` keeps its processes running."""
 
+    shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 1
+    """shards of the node, each a process with devices, memory and addresses of its own; the same for all its processes"""
     backoff_s_min: Seconds = 0.2
     """wait before the first restart of a process that ended; doubles with each that follows"""
     backoff_s_max: Seconds = 30.0

@@ -2,7 +2,8 @@
 
 Where metadata are kept the catalog says so: a name is looked up among those of the session's own tenant,
 so that one of another tenant's is as absent as one that exists nowhere.  Where none are kept there is one
-tenant, whose ids come from the store's, and every name is a namespace.
+tenant, whose ids come from the store's, and every name is a namespace.  Shards of one node, whose stores
+are different, agree on these ids all the same: by them the owner of a chunk is found.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from mezzo_server.tenancy.model import Namespace, Tenant
 Looked = Callable[[MezzoError | None], None]
 Look = Callable[[Looked], None]
 """asks that the metadata are looked at at once, and to be called when the catalog is as they are"""
+
+SEVERAL_SHARDS = b"shards of a node"
+"""What ids come from at each shard of a node that has several."""
 
 NOWHERE = Scope(bytes(16), bytes(16))
 """Nobody's: of sessions that have said nothing yet, and of operators."""
@@ -46,8 +50,9 @@ class Place:
 class Directory:
     """Finds places. Owner of the catalog that is in force on a shard."""
 
-    def __init__(self, store_id: bytes) -> None:
-        self.tenant = hashlib.blake2b(store_id + b"tenant", digest_size=16).digest()
+    def __init__(self, origin: bytes) -> None:
+        """``origin``: what ids come from where no metadata are kept; a store's id, or `SEVERAL_SHARDS`."""
+        self.tenant = hashlib.blake2b(origin + b"tenant", digest_size=16).digest()
         """of all sessions, where no metadata are kept"""
         self.catalog: Catalog | None = None
         self.look: Look | None = None

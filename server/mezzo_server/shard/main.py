@@ -187,6 +187,7 @@ class Shard:
                 discard=self._runtime.discard,
                 numbers=lambda: {**self._runtime.numbers(), **self._tls.numbers()},
                 accounts=Accounts(time.monotonic, default_quota(config.quota), config.quota.burst_s),
+                one_of_several=node.supervisor.shards > 1,
             )
             self._runtime.service = self.service
             self.service.master_keys = master_keys

@@ -14,7 +14,7 @@ from mezzo_server.events.hub import EventHub
 from mezzo_server.metrics.measures import Measures
 from mezzo_server.quota.accounts import Accounts
 from mezzo_server.shard.admission import Admission, OpenAdmission
-from mezzo_server.shard.directory import Directory
+from mezzo_server.shard.directory import SEVERAL_SHARDS, Directory
 from mezzo_server.shard.hello import settle_again
 from mezzo_server.shard.leases import LeaseTable, Overdue
 from mezzo_server.shard.regions import Offload, RegionRegistry, close_here, run_here
@@ -93,9 +93,11 @@ class Service:
         discard: Callable[[int], None] = close_here,
         numbers: Callable[[], Mapping[str, int | float]] = dict,
         accounts: Accounts | None = None,
+        one_of_several: bool = False,
     ) -> None:
         """``poke`` is called after work was queued in the store, ``offload`` runs what would hold the
-        loop; ``discard`` closes a descriptor that a client gave; ``numbers`` adds to `numbers`.  Without ``accounts`` no tenant has a quota.
+        loop; ``discard`` closes a descriptor that a client gave; ``numbers`` adds to `numbers`.  Without ``accounts`` no tenant has a quota;
+        ``one_of_several``: the node has more shards, which a namespace is spread over.
         """
         self.store = store
         self.staging = staging
@@ -117,7 +119,7 @@ class Service:
         if store.hot is not None:
             store.hot.memory.shares = self.accounts
             self.accounts.hot_bytes = store.hot.memory.bytes_of
-        self.directory = Directory(store.store_id)
+        self.directory = Directory(SEVERAL_SHARDS if one_of_several else store.store_id)
         """whose namespace a name means; has the catalog"""
         self.leases = LeaseTable(
             store.pins,
