@@ -1,143 +1,218 @@
 """The staging pool: one bounded arena for bytes that cannot go straight between device and region.
 
-Invariants: every page of the arena is in exactly one free block, one piece kept for reuse or one
-piece taken; a free block's buddy of the same size is never free too (they merge at once); pieces kept
-for reuse are merged before a take fails; requests are served strictly in order, and nothing overtakes
-one that waits, but for owners that have had their part.
+Who is served when:
 
-An *owner* (a tenant) may hold twice as much as is free, or one piece: alone two thirds of the arena, two of them
-two fifths each, so that something is always left for who comes (dynamic thresholds: Choudhury and Hahne,
+- Requests of one owner that need blocks of one size are served in order. Others pass them: one that no room
+  is free for holds up nobody that some is free for.
+- One that was passed for long (`PASSED_ARENAS`, or `FAVOUR_PART` of the wait) is *favoured*: a block is set
+  aside for it (`buddy.py`), and others have what is outside. One at a time, for a bounded time: where a piece
+  of that block does not come back, its owner's client being slow, others are not to wait for it as well.
+- One that waited for ``wait_s``, or was favoured in vain, is refused. So nothing waits for ever.
+
+An *owner* (a tenant) may hold twice as much as is free, and one long piece besides: alone two thirds of the arena,
+two of them two fifths each, so that something is always left for who comes (dynamic thresholds: Choudhury and Hahne,
 "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6(2),
-1998).  What is over that waits in a queue of the owner's, and holds up nobody else.
+1998).  Of the line of those that wait he may have so much, too.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
 from mezzo.errors import Busy, Gone, InternalError, InvalidArgument, TooLarge
+from mezzo_server.buddy import Buddy, order_of
 from mezzo_server.memory import PAGE_BYTES, Memory, Span
 
 OWNER_TIMES_FREE = 2
 """An owner may hold so many times what is free."""
+LONG_PART = 0.25
+"""A piece longer than this part of the arena is long: an owner may have one whatever it holds besides."""
+WAIT_S = 5.0
+PASSED_ARENAS = 1
+"""A request is favoured when others were given so many times the arena's bytes since it could not be served,"""
+FAVOUR_PART = 0.25
+"""or when this part of the wait is over; and is so for no longer than this part of it."""
+FAVOUR_PAUSE = 3
+"""After one that was favoured in vain nobody is, for so many times as long."""
 
 
 class StagingRequest:
     """A piece that was asked for; made by `StagingPool.request`."""
 
-    __slots__ = ("_ready", "length", "owner")
+    __slots__ = ("_began", "_first_from", "_passed_from", "_ready", "_refused", "length", "owner")
 
-    def __init__(self, length: int, ready: Callable[[Span], None], owner: bytes | None = None) -> None:
+    def __init__(
+        self,
+        length: int,
+        ready: Callable[[Span], None],
+        owner: bytes | None = None,
+        refused: Callable[[], None] | None = None,
+    ) -> None:
         self.length = length
         self.owner = owner
         self._ready: Callable[[Span], None] | None = ready
+        self._refused = refused
+        self._began = 0.0
+        """since when it waits"""
+        self._first_from = 0.0
+        """since when it is seen to be the first of its line"""
+        self._passed_from = -1
+        """pages that all had been given by then; -1: it is not the first"""
 
     @property
     def waiting(self) -> bool:
-        """Neither served nor cancelled."""
+        """Neither served, refused nor cancelled."""
         return self._ready is not None
 
     def cancel(self) -> None:
         """Never call back. Without effect on a piece that was handed over already."""
-        self._ready = None
+        self._ready = self._refused = None
 
     def _serve(self, span: Span) -> None:
         ready, self._ready = self._ready, None
+        self._refused = None
         if ready is not None:
             ready(span)
 
+    def _refuse(self, _: None) -> None:
+        refused, self._refused = self._refused, None
+        self._ready = None
+        if refused is not None:
+            refused()
+
+
+T = TypeVar("T")
+Line = tuple[bytes | None, int]
+"""Requests that are served in order: of one owner, for blocks of one size (its order)."""
+
 
 class StagingPool:
-    """Page-aligned pieces of one arena, by a buddy allocator: take and give cost O(log pages).
+    """Page-aligned pieces of one arena. A piece occupies its length rounded up to whole pages.
 
-    A piece is found in a power-of-two block, and the block's pages beyond the piece stay free, so
-    that a piece occupies its length rounded up to whole pages.  Pieces given back are kept as they are
-    for the next of the same size (sizes repeat), until another size needs their room.  Owner of ``memory``, which devices
-    register once.  Belongs to one thread.
+    Owner of ``memory``, which devices register once.  Belongs to one thread; `tick` drives what time brings.
     """
 
-    def __init__(self, total_bytes: int, *, waiting_max: int = 16384) -> None:
-        """An arena of ``total_bytes`` rounded up to whole pages, for at most ``waiting_max`` requests."""
+    def __init__(
+        self,
+        total_bytes: int,
+        *,
+        waiting_max: int = 16384,
+        wait_s: float = WAIT_S,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """An arena of ``total_bytes`` rounded up to whole pages, for at most ``waiting_max`` requests,
+        each of which waits for at most ``wait_s``.
+        """
         if total_bytes <= 0:
             raise InvalidArgument(f"a staging pool of {total_bytes} bytes holds nothing")
         self.memory = Memory.anonymous(total_bytes)
         self.memory.advise_huge()
         self.total_bytes = self.memory.length
         self.waiting_max = waiting_max
-        pages = self.total_bytes // PAGE_BYTES
-        self._free: list[dict[int, None]] = [{} for _ in range(pages.bit_length())]
-        self._free_pages = pages
-        self._kept: dict[int, list[int]] = {}
-        self._taken: dict[int, int] = {}
-        self._waiting: deque[StagingRequest] = deque()
+        self.wait_s = wait_s
+        self.requests_refused = 0
+        """requests that waited in vain"""
+        self._now = now
+        self._pages = Buddy(self.total_bytes // PAGE_BYTES)
+        self._long_pages = int(LONG_PART * self._pages.pages)
+        self._given_pages = 0
+        """of all pieces there ever were"""
+        self._lines: dict[Line, deque[StagingRequest]] = {}
+        """whose turn it is comes first"""
+        self._waiting = 0
+        self._waiting_of: dict[bytes, int] = {}
         self._owners: dict[int, bytes] = {}
-        """by where a piece begins, of those that have one"""
+        """by the first page of a piece, of those that have one"""
         self._held: dict[bytes, int] = {}
-        """pages by owner"""
-        self._held_back: dict[bytes, deque[StagingRequest]] = {}
-        """requests of owners that have had their part"""
-        self._held_back_count = 0
+        """pages by owner, but for his long piece"""
+        self._long: dict[bytes, int] = {}
+        """the first page of an owner's long piece"""
+        self._favoured: StagingRequest | None = None
+        self._favoured_until = 0.0
+        self._favour_again = 0.0
         self._serving = False
+        self._changed = False
+        """within a callback: something came back, or was asked for"""
         self._closed = False
-        self._merge(0, pages)
 
     @property
     def free_bytes(self) -> int:
         """Bytes in no piece; they need not be contiguous."""
-        return self._free_pages * PAGE_BYTES
+        return (self._pages.free_pages + self._pages.aside_free_pages) * PAGE_BYTES
 
     @property
     def piece_bytes_max(self) -> int:
         """Length of the longest piece there can ever be: the largest power of two in the arena."""
-        return PAGE_BYTES << (len(self._free) - 1)
+        return self._pages.pages_max * PAGE_BYTES
 
     @property
     def pieces_taken(self) -> int:
         """Pieces taken and not given back."""
-        return len(self._taken)
+        return len(self._pages.taken)
 
     @property
     def requests_waiting(self) -> int:
-        """Requests that wait for room (cancelled ones in the queue's middle included)."""
-        return len(self._waiting) + self._held_back_count
+        """Requests that wait for room (cancelled ones in a line's middle included)."""
+        return self._waiting
+
+    @property
+    def _retry_s(self) -> float:
+        return FAVOUR_PART * self.wait_s
+
+    def busy(self) -> Busy:
+        """What to say to who was refused."""
+        return Busy(f"no staging memory was free within {self.wait_s:g} s", self._retry_s)
 
     def held_bytes(self, owner: bytes) -> int:
         """Bytes of an owner's pieces, whole pages."""
-        return self._held.get(owner, 0) * PAGE_BYTES
+        return (self._held.get(owner, 0) + self._long_of(owner)) * PAGE_BYTES
 
     def take(self, length: int, owner: bytes | None = None) -> Span | None:
-        """A piece of exactly ``length`` bytes; None without room, or while requests wait for theirs.
+        """A piece of exactly ``length`` bytes; None without room, or if the owner waits for one of that size.
 
         Contents are whatever was there.  TooLarge over `piece_bytes_max`.
         """
         self._check(length)
-        self._drop_cancelled()
-        if self._waiting or not self._may(length, owner):
-            return None
-        return self._take(length, owner)
+        pages = -(-length // PAGE_BYTES)
+        if self._lines:
+            line = owner, order_of(pages)
+            if line in self._lines and self._head(line) is not None:
+                return None
+        return self._take(length, pages, owner)
 
     def request(
-        self, length: int, ready: Callable[[Span], None], owner: bytes | None = None
+        self,
+        length: int,
+        ready: Callable[[Span], None],
+        owner: bytes | None = None,
+        refused: Callable[[], None] | None = None,
     ) -> StagingRequest:
-        """Call ``ready`` with a piece: from within this call if there is room, else in turn.
+        """Call ``ready`` with a piece: from within this call if there is room, else in turn; or ``refused``, later.
 
-        ``ready`` may take, give and request again, and must not raise.  What it requests is served
-        after it returned, so that no chain of requests grows the stack.  TooLarge over
-        `piece_bytes_max`; Busy when ``waiting_max`` requests wait already.
+        Both may take, give and request again, and must not raise.  What they request is served
+        after they returned, so that no chain of requests grows the stack.  TooLarge over
+        `piece_bytes_max`; Busy when ``waiting_max`` requests wait already, or too many of the owner's.
         """
         self._check(length)
-        self._drop_cancelled()
-        request = StagingRequest(length, ready, owner)
-        if len(self._waiting) + self._held_back_count >= self.waiting_max:
-            raise Busy(f"{self.waiting_max} requests wait for staging memory already")
-        if not self._may(length, owner) and owner is not None:
-            self._held_back.setdefault(owner, deque()).append(request)
-            self._held_back_count += 1
-            return request
-        self._waiting.append(request)
-        if len(self._waiting) == 1:
-            self._serve()
+        request = StagingRequest(length, ready, owner, refused)
+        pages = -(-length // PAGE_BYTES)
+        line = owner, order_of(pages)
+        if not self._serving and (line not in self._lines or self._head(line) is None):
+            span = self._take(length, pages, owner)
+            if span is not None:
+                self._call(request._serve, span)
+                return request
+        self._count(owner)
+        request._began = self._now()
+        requests = self._lines.get(line)
+        if requests is None:
+            self._lines[line] = deque((request,))
+        else:
+            requests.append(request)
+        self._changed = True
         return request
 
     def give(self, span: Span) -> None:
@@ -145,42 +220,75 @@ class StagingPool:
 
         InternalError for what is not taken (given twice, or never from here).
         """
-        pages = self._taken.pop(span.offset, 0) if span.memory is self.memory else 0
-        if not pages or span.length > pages * PAGE_BYTES:
-            if pages:
-                self._taken[span.offset] = pages
+        first, rest = divmod(span.offset, PAGE_BYTES)
+        pages = 0 if rest or span.memory is not self.memory else self._pages.taken.get(first, 0)
+        if span.length > pages * PAGE_BYTES or not pages:
             raise InternalError(f"staging piece at {span.offset}+{span.length} is not taken: given twice?")
-        self._kept.setdefault(pages, []).append(span.offset)
-        self._free_pages += pages
-        owner = self._owners.pop(span.offset, None)
+        self._pages.give(first)
+        owner = self._owners.pop(first, None)
         if owner is not None:
-            left = self._held[owner] - pages
-            if left:
-                self._held[owner] = left
+            if self._long.get(owner) == first:
+                del self._long[owner]
             else:
-                del self._held[owner]
-        if self._waiting or self._held_back:
+                left = self._held[owner] - pages
+                if left:
+                    self._held[owner] = left
+                else:
+                    del self._held[owner]
+        self._changed = True
+        if self._lines and not self._serving:
             self._serve()
+
+    def tick(self) -> None:
+        """Refuse who waited for too long, favour who was passed for too long. A few times a second."""
+        if not self._lines and self._favoured is None:
+            return
+        now = self._now()
+        refused: list[StagingRequest] = []
+        favoured = self._favoured
+        if favoured is not None and (now >= self._favoured_until or not favoured.waiting):
+            if favoured.waiting:
+                self._favour_again = now + FAVOUR_PAUSE * FAVOUR_PART * self.wait_s
+                self._pop((favoured.owner, order_of(-(-favoured.length // PAGE_BYTES))))
+                refused.append(favoured)
+            self._favour_no_more()
+        for line in tuple(self._lines):
+            request = self._head(line)
+            while request is not None and now - request._began >= self.wait_s:
+                if request is self._favoured:
+                    self._favour_no_more()
+                self._pop(line)
+                refused.append(request)
+                request = self._head(line)
+        for request in refused:
+            if request.waiting:
+                self.requests_refused += 1
+                self._call(request._refuse, None)
+        if self._favoured is None and now >= self._favour_again:
+            self._favour(now)
+        self._serve()
 
     def close(self) -> None:
         """Cancel what waits and unmap. InternalError while pieces are taken. May be called again."""
         if self._closed:
             return
-        for requests in (self._waiting, *self._held_back.values()):
+        for requests in self._lines.values():
             for request in requests:
                 request.cancel()
-        self._waiting.clear()
-        self._held_back.clear()
-        self._held_back_count = 0
-        if self._taken:
-            raise InternalError(f"{len(self._taken)} staging pieces are still taken")
+        self._lines.clear()
+        self._waiting_of.clear()
+        self._waiting = 0
+        if self._favoured is not None:
+            self._favour_no_more()
+        if self._pages.taken:
+            raise InternalError(f"{self.pieces_taken} staging pieces are still taken")
         self._closed = True
         self.memory.close()
 
     def __repr__(self) -> str:
         return (
             f"StagingPool(free {self.free_bytes} of {self.total_bytes} bytes,"
-            f" {len(self._taken)} taken, {len(self._waiting)} waiting)"
+            f" {self.pieces_taken} taken, {self._waiting} waiting)"
         )
 
     def _check(self, length: int) -> None:
@@ -191,112 +299,157 @@ class StagingPool:
         if length > self.piece_bytes_max:
             raise TooLarge(f"{length} bytes are over the longest staging piece, {self.piece_bytes_max}")
 
-    def _may(self, length: int, owner: bytes | None) -> bool:
-        """Whether an owner may have so much more now."""
+    # -- what an owner may have
+
+    def _long_of(self, owner: bytes) -> int:
+        first = self._long.get(owner)
+        return 0 if first is None else self._pages.taken[first]
+
+    def _may(self, pages: int, owner: bytes | None, free: int) -> bool:
+        """Whether an owner may have so much more, while so much is free."""
         if owner is None:
             return True
-        if owner in self._held_back:
-            return False
-        return owner not in self._held or self._is_within(length, owner)
-
-    def _is_within(self, length: int, owner: bytes) -> bool:
         held = self._held.get(owner, 0)
-        return not held or held - (-length // PAGE_BYTES) <= OWNER_TIMES_FREE * self._free_pages
+        if pages <= self._long_pages:
+            return not held or held + pages <= OWNER_TIMES_FREE * free
+        if owner in self._long:
+            return held + self._long_of(owner) + pages <= OWNER_TIMES_FREE * free
+        return (
+            not held or held <= OWNER_TIMES_FREE * (free - pages) or held + pages <= OWNER_TIMES_FREE * free
+        )
 
-    def _let_one_go_on(self) -> None:
-        """The first request of an owner that was held back and may go on, in turn, joins those that wait."""
-        for owner, requests in tuple(self._held_back.items()):
-            while requests and not requests[0].waiting:
-                requests.popleft()
-                self._held_back_count -= 1
-            goes_on = bool(requests) and self._is_within(requests[0].length, owner)
-            if goes_on:
-                self._held_back_count -= 1
-                self._waiting.append(requests.popleft())
-            if goes_on or not requests:
-                del self._held_back[owner]
-            if requests and goes_on:
-                self._held_back[owner] = requests  # behind the others
-            if goes_on:
-                return
+    def _take(self, length: int, pages: int, owner: bytes | None) -> Span | None:
+        if owner is not None and not self._may(pages, owner, self._pages.free_pages):
+            return None
+        first = self._pages.take(pages)
+        if first < 0:
+            return None
+        self._given_pages += pages
+        if owner is not None:
+            self._owners[first] = owner
+            if pages > self._long_pages and owner not in self._long:
+                self._long[owner] = first
+            else:
+                self._held[owner] = self._held.get(owner, 0) + pages
+        return Span(self.memory, first * PAGE_BYTES, length)
 
-    def _drop_cancelled(self) -> None:
-        while self._waiting and not self._waiting[0].waiting:
-            self._waiting.popleft()
+    def _count(self, owner: bytes | None) -> None:
+        """One more waits. Busy: too many do."""
+        room = self.waiting_max - self._waiting
+        if room <= 0:
+            raise Busy(f"{self.waiting_max} requests wait for staging memory already", self._retry_s)
+        if owner is not None:
+            his = self._waiting_of.get(owner, 0) + 1
+            if his > OWNER_TIMES_FREE * room:
+                raise Busy(f"{his - 1} requests of the tenant wait for staging memory already", self._retry_s)
+            self._waiting_of[owner] = his
+        self._waiting += 1
+
+    # -- the lines
+
+    def _head(self, line: Line) -> StagingRequest | None:
+        """Who is next in a line; the line goes when it is empty."""
+        requests = self._lines.get(line)
+        while requests:
+            if requests[0].waiting:
+                return requests[0]
+            self._pop(line)
+        return None
+
+    def _pop(self, line: Line) -> None:
+        requests, owner = self._lines[line], line[0]
+        requests.popleft()
+        if not requests:
+            del self._lines[line]
+        self._waiting -= 1
+        if owner is not None:
+            left = self._waiting_of[owner] - 1
+            if left:
+                self._waiting_of[owner] = left
+            else:
+                del self._waiting_of[owner]
+
+    def _call(self, callback: Callable[[T], None], argument: T) -> None:
+        """Callbacks may give, take and request again: only the outermost call goes on serving, so that the order
+        holds and the stack stays flat.
+        """
+        self._serving, self._changed = True, False
+        try:
+            callback(argument)
+        finally:
+            self._serving = False
+        if self._changed and self._lines:
+            self._serve()
 
     def _serve(self) -> None:
-        # Callbacks may give, take and request again: only the outermost call goes on serving, so
-        # that the order holds and the stack stays flat.
-        if self._serving:
-            return
+        """Serve whom there is room for."""
         self._serving = True
         try:
-            while True:
-                self._drop_cancelled()
-                if not self._waiting and self._held_back:
-                    self._let_one_go_on()
-                if not self._waiting:
-                    return
-                span = self._take(self._waiting[0].length, self._waiting[0].owner)
-                if span is None:
-                    return
-                self._waiting.popleft()._serve(span)
+            while self._serve_one():
+                pass
         finally:
             self._serving = False
 
-    def _take(self, length: int, owner: bytes | None) -> Span | None:
-        pages = -(-length // PAGE_BYTES)
-        if pages > self._free_pages:
-            return None
-        kept = self._kept.get(pages)
-        if kept:
-            # Last given first taken: its pages are the likeliest to be in the processor's cache.
-            offset = kept.pop()
-        else:
-            first = self._split(pages)
-            if first < 0 and self._kept:
-                self._merge_kept()
-                first = self._split(pages)
-            if first < 0:
-                return None
-            offset = first * PAGE_BYTES
-        self._free_pages -= pages
-        self._taken[offset] = pages
-        if owner is not None:
-            self._owners[offset] = owner
-            self._held[owner] = self._held.get(owner, 0) + pages
-        return Span(self.memory, offset, length)
+    def _serve_one(self) -> bool:
+        """Serve one, or clear away what was cancelled; whether there may be more to do."""
+        pool, favoured = self._pages, self._favoured
+        if favoured is not None and (not favoured.waiting or self._is_there(favoured)):
+            self._favour_no_more()
+        no_room = 64  # larger than any order
+        for line, requests in self._lines.items():
+            request, (owner, order) = requests[0], line
+            if not request.waiting:
+                self._head(line)
+                return True
+            if order >= no_room:
+                continue
+            pages = -(-request.length // PAGE_BYTES)
+            if not self._may(pages, owner, pool.free_pages):
+                continue
+            span = self._take(request.length, pages, owner)
+            if span is None:
+                no_room = order
+                continue
+            if request is favoured:
+                self._favour_no_more()
+            self._pop(line)
+            if line in self._lines:
+                self._lines[line] = self._lines.pop(line)  # behind the others
+            request._serve(span)
+            return True
+        return False
 
-    def _split(self, pages: int) -> int:
-        """First page of a run cut off the smallest block that holds it; -1 without one."""
-        for order in range((pages - 1).bit_length(), len(self._free)):
-            if self._free[order]:
-                first, _ = self._free[order].popitem()
-                self._merge(first + pages, (1 << order) - pages)
-                return first
-        return -1
+    # -- who is favoured
 
-    def _merge_kept(self) -> None:
-        for pages, offsets in self._kept.items():
-            for offset in offsets:
-                self._merge(offset // PAGE_BYTES, pages)
-        self._kept.clear()
+    def _favour(self, now: float) -> None:
+        """Set a block aside for a request that others have passed for long, if there is one."""
+        for line, requests in self._lines.items():
+            request = requests[0]
+            if request._passed_from < 0:
+                request._passed_from, request._first_from = self._given_pages, now
+                continue
+            passed = self._given_pages - request._passed_from >= PASSED_ARENAS * self._pages.pages
+            if not passed and now - request._first_from < FAVOUR_PART * self.wait_s:
+                continue
+            pages = -(-request.length // PAGE_BYTES)
+            # Whose owner holds too much waits for his own pieces, but for a long one, which his others would pass.
+            if pages > self._long_pages or self._may(pages, line[0], self._pages.free_pages):
+                self._favoured, self._favoured_until = request, now + FAVOUR_PART * self.wait_s
+                self._pages.set_aside(line[1])
+                return
 
-    def _merge(self, first: int, pages: int) -> None:
-        """Free a run of pages, cut into the largest blocks that are aligned to their own size."""
-        while pages:
-            order = pages.bit_length() - 1
-            if first:
-                order = min(order, (first & -first).bit_length() - 1)
-            pages -= 1 << order
-            block, first = first, first + (1 << order)
-            # The arena's total is a sum of falling powers of two, each aligned to its size: a buddy
-            # beyond the end, or across two of them, is in no free list and never merges.
-            while block ^ (1 << order) in self._free[order]:
-                del self._free[order][block ^ (1 << order)]
-                block &= ~(1 << order)
-                order += 1
-            self._free[order][block] = None
+    def _is_there(self, request: StagingRequest) -> bool:
+        """Whether the block that is set aside for it has come back, and its owner may have it.
+
+        Until he may, none of the others of his may take that room.
+        """
+        pages = -(-request.length // PAGE_BYTES)
+        free = self._pages.free_pages + self._pages.aside_free_pages
+        return self._pages.aside_is_free and self._may(pages, request.owner, free)
+
+    def _favour_no_more(self) -> None:
+        self._favoured = None
+        self._pages.end_aside()
 
 
 def bytes_for_piece(length: int) -> int:

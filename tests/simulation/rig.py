@@ -72,7 +72,7 @@ class Rig:
     def open(self, options: StoreOptions | None = None) -> None:
         if options is not None:
             self.options = options
-        self.staging = StagingPool(self.options.staging_bytes)
+        self.staging = StagingPool(self.options.staging_bytes, now=lambda: self.time)
         self.hot = None
         if self.hot_options is not None:
             chosen = {"bytes_max": 1 << 20, "arena_bytes": 256 << 10, "new_arena": AnonymousArena}

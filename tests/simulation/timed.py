@@ -131,8 +131,8 @@ class TimedShard:
                 new_arena=AnonymousArena,
                 fill_puts=True,
             )
-        self.store_staging = StagingPool(16 * MIB)
-        self.staging = StagingPool(self.limits.staging_bytes)
+        self.store_staging = StagingPool(16 * MIB, now=self.clock)
+        self.staging = StagingPool(self.limits.staging_bytes, now=self.clock)
         chosen: dict[str, object] = {
             "chunk_bytes_max": 4 * MIB,
             "segment_bytes": 2 * MIB,

@@ -142,7 +142,7 @@ class World(Traffic):
     def open(self) -> None:
         self.workers = ShuffledWorkers(self.random)
         ciphers = ShuffledWorkers(self.random)
-        self.staging = StagingPool(self.options.staging_bytes)
+        self.staging = StagingPool(self.options.staging_bytes, now=lambda: self.time)
         self.hot = None
         if self.hot_bytes:
             self.hot = HotTier(
@@ -262,7 +262,7 @@ class World(Traffic):
                 BlockStore.open(
                     limited,
                     InlineWorkers(),
-                    StagingPool(self.options.staging_bytes),
+                    StagingPool(self.options.staging_bytes, now=lambda: self.time),
                     self.options,
                     now=lambda: self.time,
                     entropy=self.random.randbytes,

@@ -224,13 +224,21 @@ class _Get:
             if piece is None:
                 read.abandon()
                 try:
-                    staging.request(need, lambda late: self._anew(number, late), read.tenant)
+                    staging.request(
+                        need,
+                        lambda late: self._anew(number, late),
+                        read.tenant,
+                        lambda: self._without_memory(number),
+                    )
                 except (Busy, TooLarge):
-                    context.counters["gets_without_memory"] += 1
-                    self._one(number, -1)
+                    self._without_memory(number)
                 return
             read.staged(piece)
         ready.append(read)
+
+    def _without_memory(self, number: int) -> None:
+        self._gets.context.counters["gets_without_memory"] += 1
+        self._one(number, -1)
 
     def _one(self, number: int, length: int) -> None:
         self._lengths[number] = length

@@ -159,13 +159,16 @@ class _Fill:
             if piece is None:
                 read.abandon()
                 try:
-                    context.staging.request(need, self._came, read.tenant)
+                    context.staging.request(need, self._came, read.tenant, self._without_memory)
                 except (Busy, TooLarge):
-                    context.counters["gets_without_memory"] += 1
-                    context.later.add(partial(reads.hot.fail, slot))
+                    context.later.add(self._without_memory)
                 return
             read.staged(piece)
         ready.append(read)
+
+    def _without_memory(self) -> None:
+        self._reads._context.counters["gets_without_memory"] += 1
+        self._reads.hot.fail(self._slot)
 
     def _came(self, piece: Span) -> None:
         reads, slot = self._reads, self._slot

@@ -101,9 +101,13 @@ class PutRecord:
         header = self._header_bytes = blocks_of(record.header_bytes(self._entries)) * BLOCK_BYTES
         try:
             tenant = ticket.namespace.scope.tenant
-            self._request = context.staging.request(header + size, self._stage, tenant)
+            self._request = context.staging.request(header + size, self._stage, tenant, self._without_memory)
         except (Busy, TooLarge) as error:
             self._ended(error)
+
+    def _without_memory(self) -> None:
+        self._request = None
+        self._ended(self._ticket.puts.context.staging.busy())
 
     def _reserve(self, hot: HotTier, key: bytes, length: int) -> Slot | None:
         """A slot of the hot tier for a chunk, if it is to become hot and there is room."""

@@ -197,7 +197,9 @@ class ChunkRead:
         """Read again into memory that only the server can touch."""
         self._context.counters["mismatches_seen"] += 1
         try:
-            self._context.staging.request(self.blocks * BLOCK_BYTES, self._read_again)
+            self._context.staging.request(
+                self.blocks * BLOCK_BYTES, self._read_again, self.tenant, self._zero
+            )
         except (Busy, TooLarge):
             # without memory to confirm in, it is a miss that proves nothing
             self._zero()

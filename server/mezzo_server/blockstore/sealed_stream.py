@@ -49,10 +49,15 @@ class SealedStream(WholeStream):
         tenant = namespace.scope.tenant
         try:
             # Both at once: streams that each held one piece and waited for another could wait for ever.
-            self._request = context.staging.request(self._stored_bytes + self.length, self._room, tenant)
+            self._request = context.staging.request(
+                self._stored_bytes + self.length, self._room, tenant, self._without_memory
+            )
         except (Busy, TooLarge):
-            context.counters["gets_without_memory"] += 1
-            self._arrived(None)
+            self._without_memory()
+
+    def _without_memory(self) -> None:
+        self._context.counters["gets_without_memory"] += 1
+        self._arrived(None)
 
     def _room(self, piece: Span) -> None:
         """Memory for what is read and for what is decrypted. Until it came no segment was held."""

@@ -369,9 +369,10 @@ class BlockStore(Pumping, Keeping, Telling):
         )
 
     def tick(self) -> None:
-        """What time brings: refusals of puts that waited too long, reclaim, scrub, drains."""
+        """What time brings: refusals of what waited too long for space or memory, reclaim, scrub, drains."""
         self._writer.space_came()
         self._writer.expire(self._context.now())
+        self._context.staging.tick()
         self.space.tick()
         self._context.expiry.tick()
         self._anchoring.tick()

@@ -72,6 +72,7 @@ class ChunkStream:
         self._lent: dict[tuple[int, int], Span | None] = {}
         self._waiting: Ready | None = None
         self._failed = False
+        self._without_memory = False
         self._revoked = False
         self._delivering = False
         self._finished = False
@@ -140,7 +141,8 @@ class ChunkStream:
                 self._give(piece)
         whole = self._hashed_part == len(self.part_lengths)
         mismatch = not self._right
-        if mismatch or (self._failed and not whole and not self._revoked):
+        cut = self._revoked or self._without_memory  # which says nothing against the chunk
+        if mismatch or (self._failed and not whole and not cut):
             self._confirm()
         self._let_go()
         return whole and self._right and not self._failed
@@ -190,10 +192,21 @@ class ChunkStream:
             tenant = self.namespace.scope.tenant
             log.transfer(Op.READ, offset - skip, (span,), moved, self.time, tenant=tenant)
 
+        def refused() -> None:
+            self._find_no_memory(piece)
+            if not self._finished:
+                self._deliver()
+
         try:
-            self._context.staging.request(whole, staged, self.namespace.scope.tenant)
+            self._context.staging.request(whole, staged, self.namespace.scope.tenant, refused)
         except (Busy, TooLarge):
-            piece.here = piece.failed = True
+            self._find_no_memory(piece)
+
+    def _find_no_memory(self, piece: _Piece) -> None:
+        piece.here = piece.failed = True
+        if not self._without_memory:
+            self._without_memory = True
+            self._context.counters["gets_without_memory"] += 1
 
     def _give(self, piece: _Piece) -> None:
         if piece.staged is not None:
@@ -268,6 +281,8 @@ class ChunkStream:
 
         self._segment.hold()
         try:
-            context.staging.request(blocks_of(skip + self.length) * BLOCK_BYTES, staged)
+            tenant = self.namespace.scope.tenant
+            need = blocks_of(skip + self.length) * BLOCK_BYTES
+            context.staging.request(need, staged, tenant, self._segment.release)
         except (Busy, TooLarge):
             self._segment.release()

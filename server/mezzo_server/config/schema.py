@@ -46,6 +46,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """memory that payloads of all connections pass through: puts over tcp, regions that cannot be mapped"""
     staging_connection_bytes_max: Bytes = 128 * MIB
     """the most that one connection holds of it; what is over it waits its turn"""
+    staging_wait_s: Seconds = 5.0
+    """how long a request waits for staging memory, of the connections or of the store: after that a put is answered
+    ``Busy``, and a chunk of a get is a miss"""
     output_bytes_max: Bytes = 1 * MIB
     """answers waiting for one client to read them; over it no more of its requests are read"""
     regions_max: Annotated[int, Meta(ge=0, le=4096)] = 64

@@ -176,6 +176,13 @@ QUEUE_METRICS = (
         advice="Lasting: raise `limits.staging_bytes` (connections) or `shard.store_staging_bytes` (store).",
     ),
     SHARD.counter(
+        "staging_refused",
+        "Requests that waited for staging memory in vain: puts were answered BUSY, chunks of gets a miss.",
+        by({"connections": "staging_refused", "store": "store_staging_refused"}),
+        ("pool",),
+        advice="Clients that read or send slowly hold it, or it is too little: see `limits.staging_wait_s`.",
+    ),
+    SHARD.counter(
         "gets_without_memory",
         "Chunks that were answered as a miss because there was no staging memory to read them into.",
         one("gets_without_memory"),

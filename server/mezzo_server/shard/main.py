@@ -52,7 +52,7 @@ from mezzo_server.tenancy.standing import standing_of
 from mezzo_server.workers import ThreadWorkers, open_workers
 
 DESCRIPTORS_MAX = 65536
-STAGING_EXTRA_BYTES = 1 << 20
+STAGING_EXTRA_BYTES = 8 << 20
 """Staging beyond what the stream of the longest encrypted chunk needs, so that others find some meanwhile."""
 
 log = structlog.get_logger("mezzo.shard")
@@ -148,9 +148,11 @@ class Shard:
             stack.callback(self._ciphers.close)
             # Two pools: what waits in one for the store must never hold what the store needs.
             longest = bytes_for_piece(staging_bytes_max(config.limits.chunk_bytes_max))
-            self._store_staging = StagingPool(max(config.store_staging_bytes, longest + STAGING_EXTRA_BYTES))
+            wait_s = config.limits.staging_wait_s
+            store_bytes = max(config.store_staging_bytes, longest + STAGING_EXTRA_BYTES)
+            self._store_staging = StagingPool(store_bytes, wait_s=wait_s)
             stack.callback(self._store_staging.close)
-            self._staging = StagingPool(config.limits.staging_bytes)
+            self._staging = StagingPool(config.limits.staging_bytes, wait_s=wait_s)
             stack.callback(self._staging.close)
             self._hot = _hot_tier(config)
             if self._hot is not None:

@@ -266,12 +266,13 @@ class Service:
         self.poke()
 
     def tick(self) -> None:
-        """Timers: who is not welcome any more, leases, readers of events, who keeps what he holds for too long."""
+        """Timers: who is not welcome any more, leases, readers of events, who waits or keeps what he holds for too long."""
         self.admission.sweep(self.sessions)
         now = self.now()
         for waiter in tuple(self.waiting):
             waiter.tick(now)
         self.events.tick()
+        self.staging.tick()
         leases, hot = self.leases, self.store.hot
         if now - self._weighed_at >= WEIGH_S:
             self._weighed_at = now
@@ -344,9 +345,11 @@ class Service:
             "staging_bytes": self.staging.total_bytes,
             "staging_free_bytes": self.staging.free_bytes,
             "staging_waiting": self.staging.requests_waiting,
+            "staging_refused": self.staging.requests_refused,
             "store_staging_bytes": self.store.staging.total_bytes,
             "store_staging_free_bytes": self.store.staging.free_bytes,
             "store_staging_waiting": self.store.staging.requests_waiting,
+            "store_staging_refused": self.store.staging.requests_refused,
             "workers_in_flight": sum(workers.in_flight for workers in self.store.all_workers),
             "jobs_scheduled": self.store.jobs_scheduled,
             "leased_bytes_max": self.leases.bytes_max,

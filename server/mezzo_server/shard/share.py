@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from mezzo.errors import MezzoError, TooLarge
+from mezzo.errors import Busy, MezzoError, TooLarge
 from mezzo_server.memory import Span
 from mezzo_server.staging import StagingPool, StagingRequest
 
@@ -19,6 +19,12 @@ class Ask:
         self.length = length
         self.ready: Callable[[Span | None], None] | None = ready
         self.request: StagingRequest | None = None
+
+    def refuse(self) -> None:
+        """There is no piece for it."""
+        ready, self.ready = self.ready, None
+        if ready is not None:
+            ready(None)
 
     def cancel(self) -> None:
         """Never call back. Without effect on a piece that was handed over already."""
@@ -44,10 +50,14 @@ class StagingShare:
         self._serving = False
         self._closed = False
 
+    def busy(self) -> Busy:
+        """What to say to who got None."""
+        return self._pool.busy()
+
     def request(self, length: int, ready: Callable[[Span | None], None]) -> Ask:
         """Call ``ready`` with a piece: within this call if there is room, else in turn.
 
-        With None where the pool refuses (its own queue is full): the caller is busy.
+        With None where the pool refuses (too many wait, or this one did for too long): the caller is busy.
 
         Raises:
             TooLarge: longer than any piece of the pool can be.
@@ -96,16 +106,21 @@ class StagingShare:
         self.bytes_held += ask.length
         self._asked = ask
         try:
-            request = self._pool.request(ask.length, self._arrived, self.owner)
+            request = self._pool.request(ask.length, self._arrived, self.owner, self._refused)
         except MezzoError:
             self._asked = None
             self.bytes_held -= ask.length
-            ready, ask.ready = ask.ready, None
-            if ready is not None:
-                ready(None)
+            ask.refuse()
             return
         if self._asked is ask:
             ask.request = request
+
+    def _refused(self) -> None:
+        ask, self._asked = self._asked, None
+        if ask is not None:
+            self.bytes_held -= ask.length
+            ask.refuse()
+        self._serve()
 
     def _arrived(self, span: Span) -> None:
         ask, self._asked = self._asked, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mezzo.errors import Busy, InvalidArgument, MezzoError, RegionError, Unavailable
+from mezzo.errors import InvalidArgument, MezzoError, RegionError, Unavailable
 from mezzo.protocol.messages import Get, Got, Kind, Put, PutDone
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus
 from mezzo_server.memory import Span
@@ -56,7 +56,7 @@ class ShmRequest(SlicedRequest):
             if ask is not None:
                 del self.asks[ask]
             if span is None:
-                self.slice_ended(nbytes, Busy("too many requests wait for staging memory"))
+                self.slice_ended(nbytes, share.busy())
             elif self.cancelled:
                 share.give(span)
                 self.slice_ended(nbytes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from mezzo.checksum import chunk_seed, part_seed
-from mezzo.errors import Busy, DeadlineExceeded, MezzoError, ProtocolError
+from mezzo.errors import DeadlineExceeded, MezzoError, ProtocolError
 from mezzo.protocol.frame import encode
 from mezzo.protocol.messages import Kind, Put, PutData, PutGrant
 from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus
@@ -298,7 +298,7 @@ class TcpPut(Request):
             now = True
             self._ask = None
             if span is None:
-                self._error = self._error or Busy("too many requests wait for staging memory")
+                self._error = self._error or self.session.share.busy()
                 self._next_index = len(self._keys)
             elif self._passed():
                 self.session.share.give(span)

@@ -69,7 +69,7 @@ class SimulatedNode:
         self._payload = Memory.anonymous(chunk_bytes_max)
         self._spans: dict[int, tuple[Span, ...]] = {}
         self._keys: dict[int, bytes] = {}
-        self._staging = StagingPool(STAGING_BYTES)
+        self._staging = StagingPool(STAGING_BYTES, now=lambda: self._now_s)
         self.store = BlockStore.open(
             [self._device],
             NoWork(),

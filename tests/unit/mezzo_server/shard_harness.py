@@ -67,6 +67,7 @@ class Shard:
         hot_bytes: int = 0,
         incarnation: bytes = bytes(16),
         device: Callable[[Clock], MemoryDevice] | None = None,
+        store_staging_bytes: int = 16 * MIB,
     ) -> None:
         self.clock = Clock()
         self.limits = limits or Limits(
@@ -74,8 +75,8 @@ class Shard:
         )
         self.device = MemoryDevice(device_bytes) if device is None else device(self.clock)
         self.workers = InlineWorkers()
-        self.store_staging = StagingPool(16 * MIB)
-        self.staging = StagingPool(self.limits.staging_bytes)
+        self.store_staging = StagingPool(store_staging_bytes, now=self.clock)
+        self.staging = StagingPool(self.limits.staging_bytes, now=self.clock)
         self.hot = (
             HotTier(bytes_max=hot_bytes, arena_bytes=hot_bytes // 4, new_arena=Arena, held_fraction=1.0)
             if hot_bytes

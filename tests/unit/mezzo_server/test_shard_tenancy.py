@@ -74,9 +74,9 @@ class Door(OpenAdmission):
 class Node:
     """A shard that is told of the metadata when the test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, shard: Shard | None = None) -> None:
         self.tenancy = Tenancy()
-        self.shard = Shard()
+        self.shard = shard or Shard()
         self.looks: list[Looked] = []
         self.shard.service.admission = Door(self)
         self.shard.service.directory.look = self.looks.append

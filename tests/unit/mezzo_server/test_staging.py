@@ -9,59 +9,96 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mezzo.errors import Busy, Gone, InternalError, InvalidArgument, TooLarge
 from mezzo_server.memory import PAGE_BYTES, Memory, Span
-from mezzo_server.staging import StagingPool, bytes_for_piece
+from mezzo_server.staging import StagingPool, StagingRequest, bytes_for_piece
 
 PAGES = 13
+WAIT_S = 4.0
+A, B, C = b"a", b"b", b"c"
+OWNERS = st.sampled_from((A, B, None))
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class StagingMachine(RuleBasedStateMachine):
-    """Pieces never overlap, requests are served in order, and all room comes back."""
+    """Pieces never overlap, who waits is served in his order or refused in time, and all room comes back."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = StagingPool(PAGES * PAGE_BYTES, waiting_max=6)
+        self.clock = Clock()
+        self.pool = StagingPool(PAGES * PAGE_BYTES, waiting_max=20, wait_s=WAIT_S, now=self.clock)
         self.taken: list[Span] = []
-        self.asked: list[tuple[int, object]] = []  # number and request, waiting, in order
+        self.asked: dict[int, tuple[StagingRequest, float]] = {}
+        """those that wait, and since when"""
+        self.answered: set[int] = set()
         self.count = 0
 
-    def got(self, number: int, length: int, span: Span) -> None:
-        assert span.length == length
-        if self.asked and any(number == waiting for waiting, _ in self.asked):
-            assert self.asked.pop(0)[0] == number, "served out of order"
-        self.taken.append(span)
+    def answer(self, number: int) -> None:
+        assert number not in self.answered, "answered twice"
+        self.answered.add(number)
+        self.asked.pop(number, None)
 
-    @rule(length=st.integers(1, 8 * PAGE_BYTES))
-    def take(self, length: int) -> None:
-        span = self.pool.take(length)
+    @rule(length=st.integers(1, 8 * PAGE_BYTES), owner=OWNERS)
+    def take(self, length: int, owner: bytes | None) -> None:
+        span = self.pool.take(length, owner)
         if span is None:
             return
-        assert not self.asked, "a request was overtaken"
+        alike = [one for one, _ in self.asked.values() if line_of(one) == line_of_length(length, owner)]
+        assert not alike, "one of the same line was passed"
         assert span.length == length
         self.taken.append(span)
 
-    @rule(length=st.integers(1, 8 * PAGE_BYTES))
-    def request(self, length: int) -> None:
+    @rule(length=st.integers(1, 8 * PAGE_BYTES), owner=OWNERS, gives=st.booleans())
+    def request(self, length: int, owner: bytes | None, gives: bool) -> None:
         number = self.count
         self.count += 1
+
+        def ready(span: Span) -> None:
+            assert span.length == length
+            line = line_of_length(length, owner)
+            before = [n for n, (one, _) in self.asked.items() if n < number and line_of(one) == line]
+            assert not before, "served out of order"
+            self.answer(number)
+            if gives:
+                self.pool.give(span)  # from within
+            else:
+                self.taken.append(span)
+
         try:
-            request = self.pool.request(length, lambda span: self.got(number, length, span))
+            request = self.pool.request(length, ready, owner, lambda: self.refused(number))
         except Busy:
-            assert self.pool.requests_waiting == 6
+            assert self.pool.requests_waiting >= 6
             return
         if request.waiting:
-            self.asked.append((number, request))
+            self.asked[number] = request, self.clock.now
+        assert self.pool.requests_waiting <= 20
+
+    def refused(self, number: int) -> None:
+        assert self.clock.now > self.asked[number][1], "refused without having waited"
+        self.answer(number)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        _, request = self.asked.pop(data.draw(st.integers(0, len(self.asked) - 1)))
-        request.cancel()
+        number = data.draw(st.sampled_from(sorted(self.asked)))
+        self.asked.pop(number)[0].cancel()
 
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
     def give(self, data: st.DataObject) -> None:
         span = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
         self.pool.give(span.part(0, data.draw(st.integers(0, span.length))))
+
+    @rule(seconds=st.sampled_from((0.02, 0.3, 1.1)))
+    def time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.pool.tick()
+        for _, since in self.asked.values():
+            assert self.clock.now - since < WAIT_S
 
     @invariant()
     def pieces_are_apart(self) -> None:
@@ -79,18 +116,28 @@ class StagingMachine(RuleBasedStateMachine):
         assert self.pool.pieces_taken == len(self.taken)
 
     def teardown(self) -> None:
-        for _, request in self.asked:
-            request.cancel()
         while self.taken:
             self.pool.give(self.taken.pop())
+        assert not self.asked, "somebody waits for ever"
         assert self.pool.free_bytes == self.pool.total_bytes
+        assert self.pool.held_bytes(A) == self.pool.held_bytes(B) == 0
+        self.pool.tick()
+        assert self.pool.requests_waiting == 0
         # All of it merged again: the longest piece there can be is to be had.
         self.pool.give(self.pool.take(self.pool.piece_bytes_max))
         self.pool.close()
 
 
+def line_of_length(length: int, owner: bytes | None) -> tuple[bytes | None, int]:
+    return owner, (-(-length // PAGE_BYTES) - 1).bit_length()
+
+
+def line_of(request: StagingRequest) -> tuple[bytes | None, int]:
+    return line_of_length(request.length, request.owner)
+
+
 TestStagingMachine = StagingMachine.TestCase
-TestStagingMachine.settings = settings(max_examples=60, stateful_step_count=40)
+TestStagingMachine.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 @pytest.fixture
@@ -156,14 +203,17 @@ def test_requests_are_served_at_once_or_in_order(pool):
     ask("a", 6)
     assert [name for name, _ in served] == ["a"]
     ask("b", 4)
-    small = ask("c", 1)  # would fit, and must not overtake
-    assert small.waiting
-    assert pool.take(PAGE_BYTES) is None
-    assert len(served) == 1
-    pool.give(served[0][1])
-    assert [name for name, _ in served] == ["a", "b", "c"]
+    behind = ask("c", 3)  # of the same size of blocks: never served before it
+    small = ask("d", 1)  # there is room for it
+    assert behind.waiting
     assert not small.waiting
-    small.cancel()
+    assert pool.take(3 * PAGE_BYTES) is None
+    assert [name for name, _ in served] == ["a", "d"]
+    pool.give(served[0][1])
+    assert [name for name, _ in served] == ["a", "d", "b"]
+    pool.give(served[2][1])
+    assert [name for name, _ in served] == ["a", "d", "b", "c"]
+    behind.cancel()
     assert pool.pieces_taken == 2
 
 
@@ -220,8 +270,6 @@ def test_close(pool):
 
 
 # -- owners
-
-A, B, C = b"a", b"b", b"c"
 
 
 def pool_of(pages: int) -> StagingPool:
@@ -302,55 +350,155 @@ def test_a_pool_for_pieces_of_a_length(length: int) -> None:
         assert StagingPool(total - PAGE_BYTES).piece_bytes_max < length
 
 
-class OwnersMachine(RuleBasedStateMachine):
-    """Whoever waits is served in the end, in the order of his requests; and all room comes back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = StagingPool(PAGES * PAGE_BYTES, waiting_max=20)
-        self.taken: list[Span] = []
-        self.order: dict[bytes | None, list[int]] = {A: [], B: [], None: []}
-        self.served: dict[bytes | None, list[int]] = {A: [], B: [], None: []}
-        self.requests: list[tuple[bytes | None, int, object]] = []
-        self.count = 0
-
-    @rule(pages=st.integers(1, 8), owner=st.sampled_from((A, B, None)), gives=st.booleans())
-    def request(self, pages: int, owner: bytes | None, gives: bool) -> None:
-        number = self.count
-        self.count += 1
-
-        def ready(span: Span) -> None:
-            self.served[owner].append(number)
-            if gives:
-                self.pool.give(span)  # from within
-            else:
-                self.taken.append(span)
-
-        try:
-            self.pool.request(pages * PAGE_BYTES, ready, owner)
-        except Busy:
-            assert self.pool.requests_waiting == 20
-            return
-        self.order[owner].append(number)
-
-    @precondition(lambda self: self.taken)
-    @rule(which=st.integers(0, 100))
-    def give(self, which: int) -> None:
-        self.pool.give(self.taken.pop(which % len(self.taken)))
-
-    @invariant()
-    def in_order(self) -> None:
-        for owner, served in self.served.items():
-            assert served == self.order[owner][: len(served)]
-
-    def teardown(self) -> None:
-        while self.taken:
-            self.pool.give(self.taken.pop())
-        assert self.served == self.order, "somebody waits for ever"
-        assert self.pool.free_bytes == self.pool.total_bytes
-        assert self.pool.held_bytes(A) == self.pool.held_bytes(B) == 0
-        self.pool.close()
+# -- who does not fit
 
 
-TestOwners = OwnersMachine.TestCase
-TestOwners.settings = settings(max_examples=60, stateful_step_count=40)
+def timed_pool(pages: int) -> tuple[StagingPool, Clock]:
+    clock = Clock()
+    return StagingPool(pages * PAGE_BYTES, wait_s=WAIT_S, now=clock), clock
+
+
+def tick(pool: StagingPool, clock: Clock, seconds: float) -> None:
+    for _ in range(round(seconds * 10)):
+        clock.now += 0.1
+        pool.tick()
+
+
+def test_one_that_does_not_fit_holds_up_nobody_and_is_refused_in_time() -> None:
+    pool, clock = timed_pool(12)
+    filler = pool.take(4 * PAGE_BYTES)
+    slow = pool.take(PAGE_BYTES, A)
+    assert filler is not None
+    assert slow is not None
+    assert slow.offset < 8 * PAGE_BYTES, "in the only block for the large one"
+    pool.give(filler)
+    refused: list[float] = []
+    large = pool.request(8 * PAGE_BYTES, lambda span: None, B, lambda: refused.append(clock.now))
+    began = clock.now
+    for _ in range(300):
+        clock.now += 0.02
+        pool.tick()
+        for owner in (A, B, C):
+            came: list[Span] = []
+            pool.request(PAGE_BYTES, came.append, owner)
+            assert came, "it waits though there is room"
+            pool.give(came[0])
+    assert not large.waiting
+    assert 0 < refused[0] - began <= WAIT_S
+    assert pool.requests_refused == 1
+
+
+def test_one_that_was_passed_for_long_is_given_room_that_the_others_leave() -> None:
+    """Two small pieces are always there, and never the same: no luck would ever make room for the large one."""
+    pool, clock = timed_pool(8)
+    pieces = [pool.take(PAGE_BYTES, A), pool.take(PAGE_BYTES, A)]
+    served: list[Span] = []
+    pool.request(8 * PAGE_BYTES, served.append, B)
+    passed = 0
+    while not served:
+        span = pool.take(PAGE_BYTES, A)
+        if span is not None:
+            passed += 1
+            pieces.append(span)
+        if pieces:
+            pool.give(pieces.pop(0))
+        tick(pool, clock, 0.1)
+        assert passed < 30, "it is passed for ever"
+    assert passed > 2
+    assert clock.now < 1000 + WAIT_S
+
+
+def test_a_slow_holder_is_waited_for_with_what_is_set_aside_only_for_a_while() -> None:
+    """And the block that is set aside is the one of which the pieces change, where there are two."""
+    pool, clock = timed_pool(16)
+    slow = pool.take(PAGE_BYTES, C)
+    filler = pool.take(7 * PAGE_BYTES, C)
+    fast = pool.take(PAGE_BYTES, A)
+    assert slow is not None
+    assert filler is not None
+    assert fast is not None
+    assert fast.offset >= 8 * PAGE_BYTES
+    pool.give(filler)
+    served: list[Span] = []
+    pool.request(8 * PAGE_BYTES, served.append, B)
+    tick(pool, clock, 1.3)  # long enough
+    other = pool.take(PAGE_BYTES, A)
+    assert other is not None
+    assert other.offset < 8 * PAGE_BYTES, "out of what is set aside"
+    pool.give(fast)
+    assert served
+
+
+def test_who_was_favoured_in_vain_leaves_a_pause_to_the_others() -> None:
+    pool, clock = timed_pool(8)
+    slow = pool.take(PAGE_BYTES, C)
+    refused: list[float] = []
+    for owner in (A, B):
+        pool.request(8 * PAGE_BYTES, lambda span: None, owner, lambda: refused.append(clock.now))
+    stopped = 0
+    for _ in range(80):
+        tick(pool, clock, 0.1)
+        span = pool.take(PAGE_BYTES)
+        if span is None:
+            stopped += 1
+        else:
+            pool.give(span)
+    assert len(refused) == 2
+    assert 0 < stopped <= 11  # a quarter of the wait, once
+    assert slow is not None
+
+
+def test_a_long_piece_leaves_its_owner_room_besides() -> None:
+    pool = pool_of(68)
+    long = pool.take(64 * PAGE_BYTES, A)
+    assert long is not None
+    assert pool.take(64 * PAGE_BYTES, A) is None
+    besides = hold(pool, A)
+    assert 2 <= len(besides) < 4
+    assert pool.held_bytes(A) == (64 + len(besides)) * PAGE_BYTES
+    pool.give(long)
+    assert pool.held_bytes(A) == len(besides) * PAGE_BYTES
+
+
+def test_the_share_holds_for_what_waited_too() -> None:
+    pool = pool_of(30)
+    whole = [pool.take(PAGE_BYTES) for _ in range(30)]
+    served: list[Span] = []
+    for _ in range(30):
+        pool.request(PAGE_BYTES, served.append, A)
+    for span in whole:
+        pool.give(span)
+    assert len(served) == 20
+    assert pool.take(PAGE_BYTES, B) is not None
+
+
+def test_one_owner_does_not_fill_the_line_of_all() -> None:
+    pool = StagingPool(PAGE_BYTES, waiting_max=30)
+    assert pool.take(1) is not None
+    for _ in range(20):
+        pool.request(1, lambda span: None, A)
+    with pytest.raises(Busy, match="tenant"):
+        pool.request(1, lambda span: None, A)
+    assert pool.requests_waiting == 20
+    pool.request(1, lambda span: None, B)
+
+
+def test_what_is_refused_may_ask_again_and_what_is_served_or_cancelled_is_never_refused() -> None:
+    pool, clock = timed_pool(1)
+    held = pool.take(1)
+    assert held is not None
+    said: list[str] = []
+
+    def again() -> None:
+        said.append("refused")
+        pool.request(1, lambda span: said.append("served"), A)
+
+    pool.request(1, lambda span: None, A, again)
+    pool.request(1, lambda span: None, B, lambda: said.append("never")).cancel()
+    tick(pool, clock, WAIT_S)
+    assert said == ["refused"]
+    pool.give(held)
+    assert said == ["refused", "served"]
+    tick(pool, clock, WAIT_S * 2)
+    assert said == ["refused", "served"]
+    assert pool.requests_refused == 1

@@ -64,7 +64,7 @@ class Driver:
             allow_missing_devices=allow_missing,
         )
         self.clock = 0.0
-        self.staging = StagingPool(options.staging_bytes)
+        self.staging = StagingPool(options.staging_bytes, now=lambda: self.clock)
         self.memory = Memory.anonymous(1 << 20)
         self.store = BlockStore.open(
             [device.restarted() for device in devices],

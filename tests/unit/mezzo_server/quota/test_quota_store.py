@@ -25,7 +25,7 @@ def tenants(quota: int) -> dict[bytes, Tenant]:
 def service_of(rig: Rig) -> Service:
     return Service(
         rig.store,
-        StagingPool(MIB),
+        StagingPool(MIB, now=lambda: rig.time),
         Limits(),
         block_bytes=4096,
         incarnation=bytes(16),
