@@ -80,8 +80,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     handshake_timeout_s: Seconds = 5.0
     """a connection that has not said HELLO by then is closed"""
     stall_timeout_s: Seconds = 20.0
-    """a client that neither sends payload that it was granted nor reads what it asked for, for so
-    long, is disconnected"""
+    """a client that neither sends payload that it was granted nor reads what it asked for (1 MiB of it in each such
+    time, or all), for so long, is disconnected"""
 
 
 class HotConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

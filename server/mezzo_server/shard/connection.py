@@ -1,7 +1,7 @@
 """One client's socket: frames in to its session, answers and payload out. Nobody waits for it.
 
 A client that reads nothing gets no more of its requests read; one that stalls with payload of its own
-or ours is disconnected; one that vanishes leaves nothing behind.
+or ours, or moves next to nothing of it, is disconnected; one that vanishes leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mezzo.errors import InternalError, MezzoError, ProtocolError, Unavailable
 from mezzo.protocol.connection import refusal
 from mezzo.protocol.frame import FROM_CLIENT, Frame, FrameReader
 from mezzo_server.shard.output import OutputQueue
+from mezzo_server.shard.progress import Progress
 from mezzo_server.shard.session import Session
 from mezzo_server.shard.tcp_get import TcpGet
 from mezzo_server.shard.tcp_put import PayloadSink
@@ -100,10 +101,10 @@ class Connection:
         self._first_bytes = b""
         now = service.now()
         self._since = now
-        self._input_at = now
-        """when payload last came, or was granted"""
-        self._output_at = now
-        """when output last moved, or began to wait"""
+        self._payload_in = Progress(now)
+        self._payload_seen = 0
+        """bytes of the payload that is coming that were counted"""
+        self._output_out = Progress(now)
         self._fd = sock.fileno()
         self._input_turn = Turn(self.session, self._timed_readable)
         self._output_turn = Turn(self.session, self._on_writable)
@@ -229,8 +230,11 @@ class Connection:
 
     def _payload_came(self) -> None:
         if self._sink is not None:
-            self._input_at = self._runtime.service.now()
-            self._sink.advance(self._reader.payload_received)
+            received = self._reader.payload_received
+            owed = self.session.payload_owed_bytes + self._sink.span.length - received
+            self._payload_in.moved(received - self._payload_seen, owed, self._runtime.service.now())
+            self._payload_seen = received
+            self._sink.advance(received)
 
     def _end_of_input(self) -> None:
         if self._reader.mid_frame:
@@ -273,9 +277,9 @@ class Connection:
                     return False
                 if sink is not None:
                     self._sink = sink
-                    self._input_at = self._runtime.service.now()
+                    self._payload_seen = 0
                     reader.deliver_into((sink.view,))
-                    sink.advance(reader.payload_received)
+                    self._payload_came()
             elif self._sink is not None:
                 done, self._sink = self._sink, None
                 done.complete()
@@ -331,7 +335,7 @@ class Connection:
                 return
             if count == len(frame):
                 return
-            self._output_at = self._runtime.service.now()
+            self._output_out.begin(len(frame) - count, self._runtime.service.now())
             output.add_frame(memoryview(frame)[count:])
         else:
             output.add_frame(frame)
@@ -350,15 +354,16 @@ class Connection:
 
     def _flush(self) -> None:
         if self._output and not self._writing:
-            self._output_at = self._runtime.service.now()
+            self._output_out.begin(self._output.waiting_bytes, self._runtime.service.now())
             self._set_writing(True)
 
     def _on_writable(self) -> None:
         if self._state is State.CLOSED:
             return
         try:
-            if self._output.send(self._sock):
-                self._output_at = self._runtime.service.now()
+            count = self._output.send(self._sock)
+            if count:
+                self._output_out.moved(count, self._output.waiting_bytes, self._runtime.service.now())
         except BlockingIOError:
             return
         except OSError:
@@ -396,14 +401,18 @@ class Connection:
                     )
                 else:
                     self._refuse(ProtocolError(f"no HELLO within {limits.handshake_timeout_s:g} s"))
-        elif self._output and now - self._output_at > limits.stall_timeout_s:
-            log.info("client reads nothing", peer=self.peer)
+        elif self._output and now - self._output_out.since > limits.stall_timeout_s:
+            log.info("client reads nothing, or too little", peer=self.peer)
             self.close()
         elif (self._sink is not None or self.session.payload_waits > 0) and now - max(
-            self._input_at, self.session.granted_at
+            self._payload_in.since, self.session.granted_at
         ) > limits.stall_timeout_s:
-            log.info("client sends no payload", peer=self.peer)
-            self._refuse(ProtocolError(f"granted payload did not come for {limits.stall_timeout_s:g} s"))
+            log.info("client sends no payload, or too little", peer=self.peer)
+            self._refuse(
+                ProtocolError(
+                    f"granted payload did not come, or too little, for {limits.stall_timeout_s:g} s"
+                )
+            )
 
     def shut_down(self) -> None:
         """The shard stops."""

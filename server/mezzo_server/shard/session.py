@@ -125,8 +125,10 @@ class Session:
         self.closed = False
         self.payload_waits = 0
         """payloads granted to the client that have not begun to come"""
+        self.payload_owed_bytes = 0
+        """bytes of these"""
         self.granted_at = 0.0
-        """when payload was last granted"""
+        """when payload was granted, and none was waited for until then"""
         self.network = Pace(NETWORK_RATE_START, NETWORK_LATENCY_START_S)
         """how fast payload goes out on this connection"""
         self.streams = not shm
@@ -279,11 +281,13 @@ class Session:
             self.service.measures.failed[request.kind] += 1
             self._send_error(request.id, error)
 
-    def grant(self, request: Request, frame: bytes, indexes: Sequence[int]) -> None:
-        """Tell the client to send these payloads."""
+    def grant(self, request: Request, frame: bytes, indexes: Sequence[int], nbytes: int) -> None:
+        """Tell the client to send these payloads, so many bytes."""
         self.state.grant(request.id, indexes)
+        if not self.payload_waits:
+            self.granted_at = self.service.now()
         self.payload_waits += len(indexes)
-        self.granted_at = self.service.now()
+        self.payload_owed_bytes += nbytes
         if not self.closed:
             self.link.send(frame)
 
@@ -356,6 +360,7 @@ class Session:
 
     def _put_data(self, frame: Frame) -> PayloadSink:
         self.payload_waits -= 1
+        self.payload_owed_bytes -= frame.payload_bytes
         put = self.requests.get(frame.request_id)
         if not isinstance(put, TcpPut) or not isinstance(frame.body, PutData):
             raise ProtocolError(f"PUT_DATA for request {frame.request_id}, which is no put over tcp")
@@ -393,6 +398,7 @@ class Session:
         if isinstance(request, TcpPut):
             # ServerConnection forgot what was granted: none of it may come any more.
             self.payload_waits -= request.grants_open
+            self.payload_owed_bytes -= request.bytes_open
         request.cancelled = True
         request.give_up()
 

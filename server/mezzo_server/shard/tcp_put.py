@@ -149,6 +149,11 @@ class TcpPut(Request):
         """Payloads granted that have not begun to come."""
         return len(self._open)
 
+    @property
+    def bytes_open(self) -> int:
+        """Bytes of these."""
+        return sum([span.length for _, span in self._open])
+
     def start(self) -> None:
         """Begin to grant."""
         self._grant_more()
@@ -317,7 +322,8 @@ class TcpPut(Request):
 
     def _send_grants(self, indexes: list[int]) -> None:
         if indexes:
-            self.session.grant(self, encode(Kind.PUT_GRANT, self.id, PutGrant(indexes)), indexes)
+            nbytes = sum([self._lengths[index] for index in indexes])
+            self.session.grant(self, encode(Kind.PUT_GRANT, self.id, PutGrant(indexes)), indexes, nbytes)
 
     def _passed(self) -> bool:
         """Whether the deadline has passed: then no more is granted."""

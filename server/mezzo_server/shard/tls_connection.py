@@ -86,7 +86,7 @@ class TlsConnection(Connection):
             return
         if sent:
             self._handed_output().sent(sent)
-            self._output_at = self._runtime.service.now()
+            self._output_out.moved(sent, self._output.waiting_bytes, self._runtime.service.now())
             self._output_moved()
             self._flush()
         if self._recalling:
@@ -158,7 +158,7 @@ class TlsConnection(Connection):
     def _flush(self) -> None:
         if self._output:
             if not self._writing:
-                self._output_at = self._runtime.service.now()
+                self._output_out.begin(self._output.waiting_bytes, self._runtime.service.now())
                 self._writing = True
             self._hand_over()
 
