@@ -77,14 +77,15 @@ class Buddy:
             self._kept.setdefault(pages, []).append(first)
             self.free_pages += pages
             return pages
-        # Some of it lies in the block that is set aside, and its ends perhaps do not.
-        end = first + pages
-        inside = min(end, self._aside_end) - max(first, self._aside_first)
-        self.aside_free_pages += inside
-        self.free_pages += pages - inside
-        self._merge(first, max(0, self._aside_first - first))
-        self._merge(self._aside_end, max(0, end - self._aside_end))
+        self._free_run(first, pages)
         return pages
+
+    def shorten(self, first: int, pages: int) -> int:
+        """Take back all but the first ``pages`` of the run that begins with page ``first``; how many."""
+        rest = self.taken[first] - pages
+        self.taken[first] = pages
+        self._free_run(first + pages, rest)
+        return rest
 
     # -- a block set aside
 
@@ -131,6 +132,18 @@ class Buddy:
         self._merge(at, max(0, end - at))
 
     # -- blocks
+
+    def _free_run(self, first: int, pages: int) -> None:
+        """Free a run, of which some may lie in the block that is set aside."""
+        end = first + pages
+        inside = max(0, min(end, self._aside_end) - max(first, self._aside_first))
+        self.aside_free_pages += inside
+        self.free_pages += pages - inside
+        if not inside:
+            self._merge(first, pages)
+            return
+        self._merge(first, max(0, self._aside_first - first))
+        self._merge(self._aside_end, max(0, end - self._aside_end))
 
     def _split(self, pages: int) -> int:
         """First page of a run cut off the smallest block that holds it; -1 without one."""

@@ -55,12 +55,11 @@ class StagingRequest:
         self.owner = owner
         self._ready: Callable[[Span], None] | None = ready
         self._refused = refused
-        self._began = 0.0
-        """since when it waits"""
-        self._first_from = 0.0
-        """since when it is seen to be the first of its line"""
-        self._passed_from = -1
-        """pages that all had been given by then; -1: it is not the first"""
+        # Of one that waits: since when; since when it is seen to be the first of its line, and what pages all had been
+        # given by then (-1: it was not seen to be).
+        self._began: float
+        self._first_from: float
+        self._passed_from: int
 
     @property
     def waiting(self) -> bool:
@@ -117,6 +116,8 @@ class StagingPool:
         """requests that waited in vain"""
         self._now = now
         self._pages = Buddy(self.total_bytes // PAGE_BYTES)
+        self._bytes_max = self._pages.pages_max * PAGE_BYTES
+        """longest piece; 0: closed"""
         self._long_pages = int(LONG_PART * self._pages.pages)
         self._given_pages = 0
         """of all pieces there ever were"""
@@ -175,12 +176,11 @@ class StagingPool:
 
         Contents are whatever was there.  TooLarge over `piece_bytes_max`.
         """
-        self._check(length)
+        if not 0 < length <= self._bytes_max:
+            self._check(length)
         pages = -(-length // PAGE_BYTES)
-        if self._lines:
-            line = owner, order_of(pages)
-            if line in self._lines and self._head(line) is not None:
-                return None
+        if self._lines and self._head((owner, order_of(pages))) is not None:
+            return None
         return self._take(length, pages, owner)
 
     def request(
@@ -196,17 +196,18 @@ class StagingPool:
         after they returned, so that no chain of requests grows the stack.  TooLarge over
         `piece_bytes_max`; Busy when ``waiting_max`` requests wait already, or too many of the owner's.
         """
-        self._check(length)
+        if not 0 < length <= self._bytes_max:
+            self._check(length)
         request = StagingRequest(length, ready, owner, refused)
         pages = -(-length // PAGE_BYTES)
-        line = owner, order_of(pages)
-        if not self._serving and (line not in self._lines or self._head(line) is None):
+        if not self._serving and not (self._lines and self._head((owner, order_of(pages))) is not None):
             span = self._take(length, pages, owner)
             if span is not None:
                 self._call(request._serve, span)
                 return request
         self._count(owner)
-        request._began = self._now()
+        request._began, request._passed_from = self._now(), -1
+        line = owner, order_of(pages)
         requests = self._lines.get(line)
         if requests is None:
             self._lines[line] = deque((request,))
@@ -220,14 +221,14 @@ class StagingPool:
 
         InternalError for what is not taken (given twice, or never from here).
         """
-        first, rest = divmod(span.offset, PAGE_BYTES)
-        pages = 0 if rest or span.memory is not self.memory else self._pages.taken.get(first, 0)
+        first, beside = divmod(span.offset, PAGE_BYTES)
+        pages = 0 if beside or span.memory is not self.memory else self._pages.taken.get(first, 0)
         if span.length > pages * PAGE_BYTES or not pages:
             raise InternalError(f"staging piece at {span.offset}+{span.length} is not taken: given twice?")
         self._pages.give(first)
         owner = self._owners.pop(first, None)
         if owner is not None:
-            if self._long.get(owner) == first:
+            if self._long and self._long.get(owner) == first:
                 del self._long[owner]
             else:
                 left = self._held[owner] - pages
@@ -235,6 +236,25 @@ class StagingPool:
                     self._held[owner] = left
                 else:
                     del self._held[owner]
+        self._came_back()
+
+    def shorten(self, span: Span, length: int) -> Span:
+        """Take back all of a piece but its first ``length`` bytes: ``span`` must be the whole piece."""
+        first, beside = divmod(span.offset, PAGE_BYTES)
+        pages = -(-length // PAGE_BYTES)
+        whole = self._pages.taken.get(first, 0) if span.memory is self.memory and not beside else 0
+        if not 0 < length <= span.length or whole != -(-span.length // PAGE_BYTES):
+            raise InternalError(
+                f"no staging piece at {span.offset}+{span.length} to be shortened to {length}"
+            )
+        rest = self._pages.shorten(first, pages)
+        owner = self._owners.get(first)
+        if owner is not None and self._long.get(owner) != first:
+            self._held[owner] -= rest
+        self._came_back()
+        return span.part(0, length)
+
+    def _came_back(self) -> None:
         self._changed = True
         if self._lines and not self._serving:
             self._serve()
@@ -282,7 +302,7 @@ class StagingPool:
             self._favour_no_more()
         if self._pages.taken:
             raise InternalError(f"{self.pieces_taken} staging pieces are still taken")
-        self._closed = True
+        self._closed, self._bytes_max = True, 0
         self.memory.close()
 
     def __repr__(self) -> str:
@@ -319,8 +339,10 @@ class StagingPool:
         )
 
     def _take(self, length: int, pages: int, owner: bytes | None) -> Span | None:
-        if owner is not None and not self._may(pages, owner, self._pages.free_pages):
-            return None
+        if (owner in self._held or owner in self._long) and not self._may(
+            pages, owner, self._pages.free_pages
+        ):
+            return None  # who holds nothing may have what there is
         first = self._pages.take(pages)
         if first < 0:
             return None

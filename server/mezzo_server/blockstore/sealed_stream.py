@@ -1,7 +1,7 @@
 """An encrypted chunk as a stream: read and decrypted whole, before its first piece is given.
 
 GCM says only at the end whether it was right, and the checksums that the receiver is told are those of
-what he receives, not of what is stored.  So such a stream holds all of its bytes at once.
+what he receives, not of what is stored.  So such a stream holds all of its bytes at once, twice until they are decrypted.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class SealedStream(WholeStream):
         self._drop_chunk = drop
         self._time = time
         self._stored_bytes = whole_bytes(*place, *parts)
+        self._plain_bytes = blocks_of(self.length) * BLOCK_BYTES
         self._memory: Span | None = None
         self._reading = False
         """a device or a thread writes into the memory"""
@@ -50,7 +51,7 @@ class SealedStream(WholeStream):
         try:
             # Both at once: streams that each held one piece and waited for another could wait for ever.
             self._request = context.staging.request(
-                self._stored_bytes + self.length, self._room, tenant, self._without_memory
+                self._plain_bytes + self._stored_bytes, self._room, tenant, self._without_memory
             )
         except (Busy, TooLarge):
             self._without_memory()
@@ -73,13 +74,13 @@ class SealedStream(WholeStream):
             self._key,
             place,
             self._parts,
-            [piece.part(self._stored_bytes, self.length)],
+            [piece.part(0, self.length)],
             self._was_read,
             self._drop_chunk,
             self._time,
         )
         read.prepare()
-        read.staged(piece.part(0, self._stored_bytes), lent=True)
+        read.staged(piece.part(self._plain_bytes, self._stored_bytes), lent=True)
         submit([read])
 
     def _was_read(self, found: bool) -> None:
@@ -87,7 +88,8 @@ class SealedStream(WholeStream):
             self._reading = False
             self._arrived(None)
             return
-        span = self._memory.part(self._stored_bytes, self.length)
+        # What is decrypted is held for as long as its reader takes; what it was decrypted from is not.
+        self._memory = span = self._context.staging.shorten(self._memory, self.length)
 
         def digested(checksums: list[int]) -> None:
             self.checksums = tuple(checksums)
@@ -109,4 +111,5 @@ class SealedStream(WholeStream):
 
 def staging_bytes_max(stored_bytes_max: int) -> int:
     """Staging that one stream needs in one piece, if no chunk takes more than this on its device."""
-    return blocks_of(stored_bytes_max) * BLOCK_BYTES + max(0, stored_bytes_max - OVERHEAD_BYTES)
+    plain_bytes_max = max(0, stored_bytes_max - OVERHEAD_BYTES)
+    return (blocks_of(stored_bytes_max) + blocks_of(plain_bytes_max)) * BLOCK_BYTES

@@ -93,6 +93,17 @@ class StagingMachine(RuleBasedStateMachine):
         span = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
         self.pool.give(span.part(0, data.draw(st.integers(0, span.length))))
 
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def shorten(self, data: st.DataObject) -> None:
+        place = data.draw(st.integers(0, len(self.taken) - 1))
+        span = self.taken[place]
+        # What is served with the rest comes behind, so the place stays.
+        length = data.draw(st.integers(1, span.length))
+        self.taken[place] = span.part(0, length)
+        short = self.pool.shorten(span, length)
+        assert (short.offset, short.length) == (span.offset, length)
+
     @rule(seconds=st.sampled_from((0.02, 0.3, 1.1)))
     def time(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -502,3 +513,20 @@ def test_what_is_refused_may_ask_again_and_what_is_served_or_cancelled_is_never_
     tick(pool, clock, WAIT_S * 2)
     assert said == ["refused", "served"]
     assert pool.requests_refused == 1
+
+
+def test_what_a_piece_is_shortened_by_is_to_be_had_again() -> None:
+    pool = pool_of(64)
+    span = pool.take(64 * PAGE_BYTES, A)
+    assert span is not None
+    served: list[Span] = []
+    pool.request(32 * PAGE_BYTES, served.append, B)
+    short = pool.shorten(span, 32 * PAGE_BYTES - 1)
+    assert served
+    assert pool.held_bytes(A) == pool.held_bytes(B) == 32 * PAGE_BYTES
+    for wrong in (span, short.part(PAGE_BYTES, 2 * PAGE_BYTES), short.part(0, PAGE_BYTES)):
+        with pytest.raises(InternalError):
+            pool.shorten(wrong, PAGE_BYTES)
+    pool.give(short)
+    pool.give(served[0])
+    assert pool.free_bytes == pool.total_bytes

@@ -21,7 +21,7 @@ from mezzo_server.blockstore.sealing import (
     run_seal,
     run_unseal,
 )
-from mezzo_server.memory import Memory
+from mezzo_server.memory import Memory, Span
 from mezzo_server.staging import bytes_for_piece
 from mezzo_server.workers import InlineWorkers, ThreadWorkers
 from tests.simulation import audit
@@ -346,6 +346,25 @@ def test_a_key_that_is_destroyed_is_not_kept_by_a_thread_that_was_deriving() -> 
     made._keys = Late(KEYS)
     assert made.derive(SCOPE.tenant, b"x" * RUN_BYTES) is not None
     assert made.derive(SCOPE.tenant, b"x" * RUN_BYTES) is None
+
+
+def test_a_stream_holds_no_more_than_what_it_gives() -> None:
+    rig = Rig(keys=KEYS)
+    data = content(b"k", 100_000)
+    assert rig.put(b"k", data) is STORED
+    rig.restart("close")
+    stream = rig.store.stream(SCOPE, b"k")
+    assert stream is not None
+    came: list[Span | None] = []
+    stream.next(came.append)
+    rig.until(lambda: bool(came))
+    assert came[0] is not None
+    assert came[0].view == data
+    assert rig.staging.held_bytes(SCOPE.tenant) == 25 * 4096
+    stream.drop(came[0])
+    assert stream.finish()
+    assert rig.staging.free_bytes == rig.staging.total_bytes
+    rig.drain()
 
 
 def test_the_longest_chunk_is_streamed_out_of_the_least_memory() -> None:
