@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 def order_of(pages: int) -> int:
-    """The least power of two that a run of so many pages is found in."""
+    """The exponent of the least power of two that a run of so many pages is found in."""
     return (pages - 1).bit_length()
 
 

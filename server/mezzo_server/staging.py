@@ -269,7 +269,7 @@ class StagingPool:
         if favoured is not None and (now >= self._favoured_until or not favoured.waiting):
             if favoured.waiting:
                 self._favour_again = now + FAVOUR_PAUSE * FAVOUR_PART * self.wait_s
-                self._pop((favoured.owner, order_of(-(-favoured.length // PAGE_BYTES))))
+                self._pop(self._line_of(favoured))
                 refused.append(favoured)
             self._favour_no_more()
         for line in tuple(self._lines):
@@ -415,8 +415,12 @@ class StagingPool:
     def _serve_one(self) -> bool:
         """Serve one, or clear away what was cancelled; whether there may be more to do."""
         pool, favoured = self._pages, self._favoured
-        if favoured is not None and (not favoured.waiting or self._is_there(favoured)):
-            self._favour_no_more()
+        if favoured is not None:
+            if not favoured.waiting:
+                self._favour_no_more()
+            elif self._is_there(favoured):
+                self._favour_no_more()
+                return self._serve_first(self._line_of(favoured))
         no_room = 64  # larger than any order
         for line, requests in self._lines.items():
             request, (owner, order) = requests[0], line
@@ -428,18 +432,29 @@ class StagingPool:
             pages = -(-request.length // PAGE_BYTES)
             if not self._may(pages, owner, pool.free_pages):
                 continue
-            span = self._take(request.length, pages, owner)
-            if span is None:
-                no_room = order
-                continue
-            if request is favoured:
-                self._favour_no_more()
-            self._pop(line)
-            if line in self._lines:
-                self._lines[line] = self._lines.pop(line)  # behind the others
-            request._serve(span)
-            return True
+            if self._serve_first(line):
+                return True
+            if pages <= pool.free_pages:
+                no_room = order  # they were put together, and make no block of that size
         return False
+
+    def _serve_first(self, line: Line) -> bool:
+        """Serve who is first in a line, if there is room; the line goes behind the others."""
+        request = self._lines[line][0]
+        span = self._take(request.length, -(-request.length // PAGE_BYTES), request.owner)
+        if span is None:
+            return False
+        if request is self._favoured:
+            self._favour_no_more()
+        self._pop(line)
+        if line in self._lines:
+            self._lines[line] = self._lines.pop(line)
+        request._serve(span)
+        return True
+
+    @staticmethod
+    def _line_of(request: StagingRequest) -> Line:
+        return request.owner, order_of(-(-request.length // PAGE_BYTES))
 
     # -- who is favoured
 
@@ -476,4 +491,4 @@ class StagingPool:
 
 def bytes_for_piece(length: int) -> int:
     """Least bytes of a pool that can have a piece of ``length`` bytes: a power of two."""
-    return PAGE_BYTES << (-(-length // PAGE_BYTES) - 1).bit_length()
+    return PAGE_BYTES << order_of(-(-length // PAGE_BYTES))

@@ -530,3 +530,23 @@ def test_what_a_piece_is_shortened_by_is_to_be_had_again() -> None:
     pool.give(short)
     pool.give(served[0])
     assert pool.free_bytes == pool.total_bytes
+
+
+def test_what_was_set_aside_goes_to_whom_it_was_set_aside_for() -> None:
+    """Not to those that wait for little, of whom there are always some."""
+    pool, clock = timed_pool(8)
+    held: list[Span] = []
+    served: list[Span] = []
+    for owner in (None, A, B):
+        for _ in range(12):
+            pool.request(PAGE_BYTES, held.append, owner)
+    pool.request(8 * PAGE_BYTES, served.append, C)
+    for turn in range(1000):
+        if served:
+            break
+        pool.give(held.pop(0))
+        pool.request(PAGE_BYTES, held.append, (None, A, B)[turn % 3])
+        if turn % 2:
+            tick(pool, clock, 0.1)
+    assert served
+    assert pool.requests_refused == 0
