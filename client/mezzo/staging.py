@@ -64,7 +64,7 @@ class Piece:
 class StagingRequest:
     """A wait for a piece; ``ready`` is called once with it, unless cancelled first."""
 
-    __slots__ = ("cancelled", "error", "length", "piece", "ready")
+    __slots__ = ("cancelled", "error", "length", "passed_bytes", "piece", "ready")
 
     def __init__(self, length: int, ready: Callable[[StagingRequest], None]) -> None:
         self.length = length
@@ -73,10 +73,16 @@ class StagingRequest:
         self.error: MezzoError | None = None
         """set when there is no memory to be had"""
         self.cancelled = False
+        self.passed_bytes = 0
+        """that were lent to others while this was the first of those that wait"""
 
 
 class Staging:
-    """Lends pieces, first come first served. Owner of the region, which is made at first use."""
+    """Lends pieces. Owner of the region, which is made at first use.
+
+    First come first served, but that those for whom there is room pass the first if there is none for it, until
+    they have been lent as much as there is in all.
+    """
 
     def __init__(
         self, make_region: Callable[[int], Region], bytes_max: int, *, waiting_max: int = 1024
@@ -117,6 +123,8 @@ class Staging:
             piece = request.piece
         if piece is not None:
             self.give(piece)
+        else:
+            self._serve()  # those behind it may find room
 
     def give(self, piece: Piece) -> None:
         """Take a piece back."""
@@ -147,16 +155,34 @@ class Staging:
                     area = self._renew(current)
                 else:
                     area = current
-                request = self._waiting[0]
                 if isinstance(area, MezzoError):
+                    request = self._waiting.popleft()
                     request.error = area
                 else:
-                    offset = area.take(request.length)
-                    if offset is None:
+                    served = self._next(area)
+                    if served is None:
                         return
-                    request.piece = Piece(area, offset, request.length)
-                self._waiting.popleft()
+                    request = served
             request.ready(request)
+
+    def _next(self, area: _Area) -> StagingRequest | None:
+        """Lend to the first for whom there is room, if it may go before the others."""
+        first = self._waiting[0]
+        no_room = self.bytes_max + 1
+        for place, request in enumerate(self._waiting):
+            if request.length >= no_room:
+                continue
+            offset = area.take(request.length)
+            if offset is not None:
+                if place:
+                    first.passed_bytes += request.length
+                del self._waiting[place]
+                request.piece = Piece(area, offset, request.length)
+                return request
+            no_room = request.length
+            if first.passed_bytes >= self.bytes_max:
+                return None
+        return None
 
     def _renew(self, old: _Area | None) -> _Area | MezzoError:
         """A fresh area. A shard may still write into the old one, so nothing is lent from it again."""

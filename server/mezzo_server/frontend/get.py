@@ -13,6 +13,7 @@ from mezzo.frontend.wire import Piece, encode_get
 from mezzo.places import check_keys
 from mezzo.protocol.messages import PARTS_MAX
 from mezzo.v1 import store_pb2
+from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Context, keys_of, parse, send, time_left
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.numbers import FrontendNumbers
@@ -121,7 +122,8 @@ class Gets:
     ) -> None:
         """Read a window and send it; the ``last`` one's last message has the result."""
         timeout_s = time_left(context)
-        async with self._room.take([chunk.room_bytes for chunk in window], timeout_s) as extents:
+        room_bytes = [chunk.room_bytes for chunk in window]
+        async with self._room.take(room_bytes, timeout_s, caller().tenant) as extents:
             wanted = [keys[chunk.place] for chunk in window]
             try:
                 got = await client.get(wanted, extents, part=part, timeout_s=timeout_s)

@@ -15,6 +15,7 @@ from mezzo.protocol.messages import PARTS_MAX, PRIORITY_DEFAULT, U32_MAX
 from mezzo.regions import Extent
 from mezzo.results import PutState
 from mezzo.v1 import store_pb2
+from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Context, keys_of, parse, time_left
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.numbers import FrontendNumbers
@@ -99,7 +100,7 @@ class Puts:
         check_parts(parts, lengths, PARTS_MAX)
         async with (
             self._namespaces.use(header.namespace) as namespace,
-            self._room.take(lengths, timeout_s) as extents,
+            self._room.take(lengths, timeout_s, caller().tenant) as extents,
         ):
             await self._collect(context, first, lengths, extents)
             result = await namespace.client.put(

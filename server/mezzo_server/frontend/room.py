@@ -1,8 +1,13 @@
-"""Staging memory for chunks on their way through: one region, lent in pieces for a bounded wait."""
+"""Staging memory for chunks on their way through: one region, lent in pieces for a bounded wait.
+
+A tenant may hold twice what is free, or what one call needs, so that something is left for who comes (as in
+the shard, staging.py); what is over that waits in a line of the tenant's, and holds up nobody else.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -14,6 +19,8 @@ from mezzo_server.frontend.numbers import FrontendNumbers
 
 WAIT_S_MAX = 1.0
 """for memory that others hold; then the call is refused"""
+TENANT_TIMES_FREE = 2
+"""A tenant may hold so many times what is free."""
 
 
 class Room:
@@ -22,6 +29,12 @@ class Room:
     def __init__(self, bytes_max: int, calls_max: int, numbers: FrontendNumbers) -> None:
         self._staging = Staging(mapping.owned, bytes_max, waiting_max=calls_max)
         self._numbers = numbers
+        self._free = self._staging.bytes_max
+        """less what was promised and waits for others' to come back"""
+        self._held: Counter[bytes] = Counter()
+        """bytes by tenant, promised ones included"""
+        self._lines: dict[bytes, deque[tuple[int, asyncio.Future[None]]]] = {}
+        """calls of tenants that have had their part"""
 
     @property
     def bytes_max(self) -> int:
@@ -29,8 +42,10 @@ class Room:
         return self._staging.bytes_max
 
     @asynccontextmanager
-    async def take(self, lengths: Sequence[int], timeout_s: float) -> AsyncIterator[list[Extent]]:
-        """Memory for chunks of these lengths, for the block.
+    async def take(
+        self, lengths: Sequence[int], timeout_s: float, tenant: bytes = b""
+    ) -> AsyncIterator[list[Extent]]:
+        """Memory for chunks of these lengths, for the block, out of the part of ``tenant``.
 
         Raises:
             TooLarge: it is more than there is in all.
@@ -39,6 +54,23 @@ class Room:
         length = sum(map(aligned, lengths))
         if length > self.bytes_max:
             raise TooLarge(f"{length} bytes at a time are over {self.bytes_max} (frontend.staging_bytes)")
+        until = asyncio.get_running_loop().time() + min(timeout_s, WAIT_S_MAX)
+        async with self._part(tenant, length, until):
+            request = await self._request(length, until)
+            piece = request.piece
+            if piece is None:
+                raise request.error or Unavailable("no staging memory")
+            try:
+                region, offset, _ = piece.extent
+                extents = []
+                for length in lengths:
+                    extents.append(Extent(region, offset, length))
+                    offset += aligned(length)
+                yield extents
+            finally:
+                self._staging.give(piece)
+
+    async def _request(self, length: int, until: float) -> StagingRequest:
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def ready(request: StagingRequest) -> None:
@@ -48,27 +80,77 @@ class Room:
         request = self._staging.request(length, ready)
         try:
             if not arrived.done():
-                async with asyncio.timeout(min(timeout_s, WAIT_S_MAX)):
+                async with asyncio.timeout_at(until):
                     await arrived
-            piece = request.piece
-            if piece is None:
-                raise request.error or Unavailable("no staging memory")
         except TimeoutError:
             self._staging.cancel(request)
-            self._numbers.staging_refused += 1
-            raise Busy("other calls hold all staging memory (frontend.staging_bytes)", WAIT_S_MAX) from None
+            raise self._busy() from None
         except BaseException:
             self._staging.cancel(request)
             raise
+        return request
+
+    @asynccontextmanager
+    async def _part(self, tenant: bytes, length: int, until: float) -> AsyncIterator[None]:
+        """So much of a tenant's part, for the block."""
+        if tenant in self._lines or not self._may(tenant, length):
+            await self._wait(tenant, length, until)
+        else:
+            self._promise(tenant, length)
         try:
-            region, offset, _ = piece.extent
-            extents = []
-            for length in lengths:
-                extents.append(Extent(region, offset, length))
-                offset += aligned(length)
-            yield extents
+            yield
         finally:
-            self._staging.give(piece)
+            self._give_part(tenant, length)
+
+    def _may(self, tenant: bytes, length: int) -> bool:
+        held = self._held.get(tenant, 0)
+        return not held or held + length <= TENANT_TIMES_FREE * self._free
+
+    def _promise(self, tenant: bytes, length: int) -> None:
+        self._free -= length
+        self._held[tenant] += length
+
+    async def _wait(self, tenant: bytes, length: int, until: float) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line = self._lines.setdefault(tenant, deque())
+        line.append((length, turn))
+        try:
+            async with asyncio.timeout_at(until):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self._give_part(tenant, length)  # it was promised in the same moment
+            else:
+                turn.cancel()
+                self._go_on()
+            if isinstance(error, TimeoutError):
+                raise self._busy() from None
+            raise
+
+    def _give_part(self, tenant: bytes, length: int) -> None:
+        self._free += length
+        self._held[tenant] -= length
+        if not self._held[tenant]:
+            del self._held[tenant]
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Calls go on for which there is room now in their tenants' parts."""
+        for tenant, line in tuple(self._lines.items()):
+            while line:
+                length, turn = line[0]
+                if not turn.done():
+                    if not self._may(tenant, length):
+                        break
+                    self._promise(tenant, length)
+                    turn.set_result(None)
+                line.popleft()
+            if not line:
+                del self._lines[tenant]
+
+    def _busy(self) -> Busy:
+        self._numbers.staging_refused += 1
+        return Busy("other calls hold all staging memory (frontend.staging_bytes)", WAIT_S_MAX)
 
     def close(self) -> None:
         """Give the memory up."""

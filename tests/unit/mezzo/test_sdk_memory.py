@@ -176,6 +176,34 @@ class TestStaging:
         staging.cancel(second)
         assert order == [1, 2, 3]
 
+    def test_those_behind_one_that_gave_up_go_on(self):
+        staging = self.staging(2 * ALIGN_BYTES)
+        order = []
+        staging.request(ALIGN_BYTES, lambda _: order.append("held"))
+        large = staging.request(2 * ALIGN_BYTES, lambda _: order.append("large"))
+        larger = staging.request(2 * ALIGN_BYTES, lambda _: order.append("larger"))
+        for _ in range(20):  # those that pass it are not without end
+            small = staging.request(ALIGN_BYTES, lambda _: order.append("small"))
+            if small.piece is None:
+                break
+            staging.give(small.piece)
+        assert order == ["held", "small", "small"]
+        staging.cancel(larger)
+        assert small.piece is None
+        staging.cancel(large)
+        assert small.piece is not None
+
+    def test_one_that_does_not_fit_is_passed_for_a_while(self):
+        staging = self.staging(4 * ALIGN_BYTES)
+        order = []
+        held = staging.request(3 * ALIGN_BYTES, lambda _: order.append("held"))
+        staging.request(2 * ALIGN_BYTES, lambda _: order.append("large"))
+        small = staging.request(ALIGN_BYTES, lambda _: order.append("small"))
+        assert order == ["held", "small"]
+        staging.give(held.piece)
+        assert order == ["held", "small", "large"]
+        staging.give(small.piece)
+
     def test_limits(self):
         staging = self.staging(ALIGN_BYTES, waiting_max=1)
         staging.request(1, lambda _: None)

@@ -312,6 +312,33 @@ def test_room_is_lent_and_given_back():
     asyncio.run(play())
 
 
+def test_a_tenant_leaves_room_to_others():
+    async def play():
+        numbers = FrontendNumbers()
+        room = Room(9 * 4096, 100, numbers)
+        async with contextlib.AsyncExitStack() as mine:
+            for _ in range(6):
+                await mine.enter_async_context(room.take([4096], 5.0, b"mine"))
+            with pytest.raises(Busy, match=r"frontend\.staging_bytes"):
+                await mine.enter_async_context(room.take([4096], 0.01, b"mine"))
+            late = asyncio.create_task(mine.enter_async_context(room.take([4096], 5.0, b"mine")))
+            given_up = asyncio.create_task(mine.enter_async_context(room.take([4096], 5.0, b"mine")))
+            async with room.take([2 * 4096], 5.0, b"other"):
+                await asyncio.sleep(0)
+                assert not late.done()
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            assert not late.done()
+            await mine.aclose()
+            await late
+        async with room.take([9 * 4096], 5.0, b"mine"):
+            pass
+        assert numbers.staging_refused == 1
+        room.close()
+
+    asyncio.run(play())
+
+
 @pytest.mark.parametrize(
     ("remaining", "expected"), [(0.5, 0.5), (None, CALL_S_MAX), (1e9, CALL_S_MAX), (-1.0, 0.001)]
 )
