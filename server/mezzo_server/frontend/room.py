@@ -1,7 +1,8 @@
 """Staging memory for chunks on their way through: one region, lent in pieces for a bounded wait.
 
 A tenant may hold twice what is free, or what one call needs, so that something is left for who comes (as in
-the shard, staging.py); what is over that waits in a line of the tenant's, and holds up nobody else.
+the shard, staging.py); what is over that waits in a line of the tenant's, and holds up nobody else.  Where there
+are no tenants nothing is shared.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from mezzo import mapping
 from mezzo.errors import Busy, TooLarge, Unavailable
 from mezzo.regions import Extent
 from mezzo.staging import ALIGN_BYTES, Staging, StagingRequest
+from mezzo_server.access.principal import NO_TENANT
 from mezzo_server.frontend.numbers import FrontendNumbers
 
 WAIT_S_MAX = 1.0
@@ -43,7 +45,7 @@ class Room:
 
     @asynccontextmanager
     async def take(
-        self, lengths: Sequence[int], timeout_s: float, tenant: bytes = b""
+        self, lengths: Sequence[int], timeout_s: float, tenant: bytes = NO_TENANT
     ) -> AsyncIterator[list[Extent]]:
         """Memory for chunks of these lengths, for the block, out of the part of ``tenant``.
 
@@ -104,7 +106,7 @@ class Room:
 
     def _may(self, tenant: bytes, length: int) -> bool:
         held = self._held.get(tenant, 0)
-        return not held or held + length <= TENANT_TIMES_FREE * self._free
+        return not held or tenant == NO_TENANT or held + length <= TENANT_TIMES_FREE * self._free
 
     def _promise(self, tenant: bytes, length: int) -> None:
         self._free -= length

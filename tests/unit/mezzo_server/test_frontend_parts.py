@@ -333,6 +333,9 @@ def test_a_tenant_leaves_room_to_others():
             await late
         async with room.take([9 * 4096], 5.0, b"mine"):
             pass
+        async with contextlib.AsyncExitStack() as all_of_it:  # where there are no tenants
+            for _ in range(9):
+                await all_of_it.enter_async_context(room.take([4096], 0.01))
         assert numbers.staging_refused == 1
         room.close()
 
