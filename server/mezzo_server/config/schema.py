@@ -180,7 +180,8 @@ class ShardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     """threads that checksum and copy off the event loop"""
     store_staging_bytes: Bytes = 64 * MIB
-    """memory of the block store for unaligned ends, rewriting and verification"""
+    """memory of the block store for headers of records, unaligned ends, encryption and verification; at least twice
+    the longest chunk (`limits.chunk_bytes_max`), rounded up to a power of two, and 8 MiB"""
     loop: Literal["auto", "uvloop", "asyncio"] = "auto"
     """event loop; ``auto``: uvloop where it is installed"""
     limits: Limits = Limits()
