@@ -330,13 +330,9 @@ class StagingPool:
         if owner is None:
             return True
         held = self._held.get(owner, 0)
-        if pages <= self._long_pages:
-            return not held or held + pages <= OWNER_TIMES_FREE * free
-        if owner in self._long:
-            return held + self._long_of(owner) + pages <= OWNER_TIMES_FREE * free
-        return (
-            not held or held <= OWNER_TIMES_FREE * (free - pages) or held + pages <= OWNER_TIMES_FREE * free
-        )
+        if pages > self._long_pages:
+            held += self._long_of(owner)  # only one is apart
+        return not held or held + pages <= OWNER_TIMES_FREE * free
 
     def _take(self, length: int, pages: int, owner: bytes | None) -> Span | None:
         if (owner in self._held or owner in self._long) and not self._may(

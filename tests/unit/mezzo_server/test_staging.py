@@ -471,6 +471,14 @@ def test_a_long_piece_leaves_its_owner_room_besides() -> None:
     assert pool.held_bytes(A) == len(besides) * PAGE_BYTES
 
 
+def test_only_one_long_piece_is_counted_apart() -> None:
+    pool = pool_of(100)
+    assert pool.take(30 * PAGE_BYTES, A) is not None
+    assert pool.take(30 * PAGE_BYTES, A) is not None
+    assert pool.take(30 * PAGE_BYTES, A) is None
+    assert pool.take(30 * PAGE_BYTES, B) is not None
+
+
 def test_the_share_holds_for_what_waited_too() -> None:
     pool = pool_of(30)
     whole = [pool.take(PAGE_BYTES) for _ in range(30)]
