@@ -29,7 +29,7 @@ from mezzo.errors import (
 from mezzo.operations import Operation, State
 from mezzo.protocol.connection import refusal
 from mezzo.session import Session
-from mezzo.tls import TLS, explain
+from mezzo.tls import TLS, explain, receiver, sender
 
 TURN_BYTES = 256 * 1024
 """Sent before it is looked whether something has come."""
@@ -61,6 +61,7 @@ class Stripe:
         """thread that is in the middle of a step which an interrupt must not cut in two; 0: none"""
         self._sock = sock
         self._address = address
+        self._send_some, self._receive_some = sender(sock), receiver(sock)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
@@ -156,7 +157,7 @@ class Stripe:
 
     def _send(self) -> bool:
         """Send what is queued, up to a turn's worth. Whether anything was sent."""
-        queue, send = self.session.outgoing, self._sock.send
+        queue, send = self.session.outgoing, self._send_some
         moved = 0
         self._blocked = False
         if queue:
@@ -185,19 +186,22 @@ class Stripe:
 
     def _receive(self) -> bool:
         """Receive and act on what has come. Whether anything has."""
-        session, receive_into = self.session, self._sock.recv_into
+        session, receive = self.session, self._receive_some
         buffer = session.buffer()
         got, size = 0, len(buffer)
         wanted = size if session.in_payload else 1
         self._be_patient(wanted > 1 and not session.outgoing)
         try:
             while got < wanted:  # a record of 16 KiB each
-                count = receive_into(buffer[got:], size - got)
+                count = receive(size - got, buffer[got:])
                 if count == 0:
                     raise session.ended()
                 got += count
         except _WOULD_BLOCK:
             pass
+        except ssl.SSLEOFError:
+            if not got:
+                raise session.ended() from None
         if not got:
             return False
         session.received(got)

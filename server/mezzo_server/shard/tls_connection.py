@@ -30,7 +30,7 @@ class HandedQueue(OutputQueue):
 
     __slots__ = ("_handed",)
 
-    payload_bytes_high = 6 << 20  # a large chunk waits behind another while that is encrypted
+    payload_bytes_high = 12 << 20  # large chunks wait behind one another while the first is encrypted
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from mezzo.errors import ProtocolError
 from mezzo.protocol.connection import refusal
 from mezzo.protocol.frame import MAGIC
+from mezzo.tls import sender
 from mezzo_server.shard.tls_reasons import reason_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 TURN_BYTES = 1 << 20
 """Moved in each direction before other connections of the thread get their turn."""
-REPORT_BYTES = 4 << 20
+REPORT_BYTES = 8 << 20
 """Sent before the loop hears of it, unless all is sent: the thread has more than that, so the loop queues the next
 while the thread sends, and is interrupted no more often than that."""
 REPORT_S = 1.0
@@ -81,6 +82,7 @@ class TlsPipe:
         self.readable = True
         """whether something may be there to receive: the thread's to set when the socket says so"""
         self.fd = sock.fileno()
+        self._send_some: Callable[[memoryview], int] = sock.send
         self._outgoing: deque[memoryview] = deque()
         self._room: memoryview | None = None
         self._whole = False
@@ -200,6 +202,7 @@ class TlsPipe:
             self._state = _State.SHAKING
         if isinstance(self.sock, ssl.SSLSocket):
             self.sock.do_handshake()
+            self._send_some = sender(self.sock)
         self._state = _State.OPEN
         self.thread.shaken(self)
         self.thread.tell(self._say_shaken)
@@ -245,7 +248,7 @@ class TlsPipe:
         self.fail("lost", "")
 
     def _send(self) -> bool:
-        outgoing, send = self._outgoing, self.sock.send
+        outgoing, send = self._outgoing, self._send_some
         sent = 0
         more = False
         try:
@@ -339,6 +342,8 @@ class TlsPipe:
         self._outgoing.clear()
         self.thread.forget(self)
         self.sock.close()
+        # What sends without looking at the socket object would write to whoever has its number next.
+        self._send_some = self.sock.send
 
 
 def _nothing() -> None:
