@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from mezzo.errors import Unavailable
+from mezzo_server.config.several import shard_name
 from mezzo_server.supervisor.main import READY_EVENT
 
 READY_S = 60.0
@@ -164,8 +165,13 @@ class RunningNode(RunningProcess):
 
     @property
     def shard_pid(self) -> int:
-        """Process id of the shard that became ready last."""
-        return self._last_ready("shard")
+        """Process id of the (first) shard that became ready last."""
+        return self._last_ready(self._shard_name(0))
+
+    @property
+    def shards(self) -> list[dict[str, object]]:
+        """What each shard said when it was ready."""
+        return msgspec.convert(self.readiness.get("shards", []), list[dict[str, object]])
 
     @property
     def frontend_pid(self) -> int:
@@ -187,9 +193,9 @@ class RunningNode(RunningProcess):
         """Addresses of metrics: ``shard``, ``frontend``, ``supervisor``, as far as they have any."""
         return msgspec.convert(self.readiness.get("metrics", {}), dict[str, str])
 
-    def kill_shard(self) -> int:
-        """SIGKILL to the shard; its process id."""
-        return self._kill_part("shard")
+    def kill_shard(self, number: int = 0) -> int:
+        """SIGKILL to a shard; its process id."""
+        return self._kill_part(self._shard_name(number))
 
     def kill_frontend(self) -> int:
         """SIGKILL to the front-end; its process id."""
@@ -205,6 +211,9 @@ class RunningNode(RunningProcess):
                     raise Unavailable(f"the {part} did not come back within {timeout_s:g} s: {said}")
                 time.sleep(POLL_S)
             self._killed.pop(part)
+
+    def _shard_name(self, number: int) -> str:
+        return shard_name(number, max(1, len(self.shards)))
 
     def _kill_part(self, part: str) -> int:
         pid = self._last_ready(part)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from mezzo_server.config import LogConfig, MetricsConfig, NodeConfig, SupervisorConfig
+from mezzo_server.config import LogConfig, MetricsConfig, NodeConfig, ShardConfig, SupervisorConfig
 from mezzo_server.supervisor.main import NodeReadiness, Supervisor
 from tests.integration.nursery import run_mezzo_bytes
 from tests.patience import PATIENCE_S
@@ -170,3 +171,27 @@ def test_a_process_whose_parent_is_another_does_not_run() -> None:
     done = shard("--parent", "1", "--device", "memory:64MiB")
     assert done.returncode == 2
     assert b"has ended" in done.stderr
+
+
+def test_shards_of_a_node_get_settings_of_their_own_and_the_front_end_those_of_all() -> None:
+    said: list[NodeReadiness] = []
+    names = ("shard-0", "shard-1", "frontend")
+    commands = {name: [sys.executable, "-I", "-S", "-c", STAYS] for name in names}
+    shard = ShardConfig(listen=["unix:///s"], devices=["memory:64MiB"])
+    config = NodeConfig(shard=shard, supervisor=replace(QUICK, shards=2), metrics=NO_METRICS)
+    made = Supervisor(config, said.append, commands=commands)
+
+    async def stopped_when_ready() -> int:
+        running = asyncio.ensure_future(made.run())
+        await poll(lambda: running.done() or bool(said))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await asyncio.wait_for(running, PATIENCE_S)
+
+    assert asyncio.run(stopped_when_ready()) == 0
+    received = [msgspec.convert(shard["settings"], NodeConfig) for shard in said[0].shards]
+    assert [each.shard.listen for each in received] == [["unix:///s.0"], ["unix:///s.1"]]
+    assert [each.shard.devices for each in received] == [["memory:33554432"]] * 2
+    assert said[0].frontend is not None
+    frontend = msgspec.convert(said[0].frontend["settings"], NodeConfig).frontend
+    assert frontend.shards == ["unix:///s.0", "unix:///s.1"]
+    assert [report.name for report in made.report()] == list(names)

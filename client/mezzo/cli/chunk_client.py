@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mezzo.cli.shards import one_shard
+
 if TYPE_CHECKING:
     import mezzo
 
@@ -20,7 +22,8 @@ Keys = Annotated[
 
 
 def open_client(address: str, namespace: str, timeout_s: float) -> mezzo.Client:
-    """A client; it connects with its first call."""
+    """A client; it connects with its first call. Raises InvalidArgument: the address stands for several shards."""
     import mezzo
 
+    address = one_shard(address, "or the front-end, --server grpc://HOST:PORT, for the chunks of all of them")
     return mezzo.Client(address, namespace=namespace, timeout_s=timeout_s, name="mezzo-cli")

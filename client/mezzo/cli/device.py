@@ -23,6 +23,7 @@ from rich.table import Table
 
 from mezzo.cli import options as opt
 from mezzo.cli.output import json_result, notes, remark, result
+from mezzo.cli.shards import one_shard, shards_at
 from mezzo.client import Client
 from mezzo.errors import Unavailable
 from mezzo.protocol.messages import DeviceAction, DeviceState
@@ -80,13 +81,26 @@ def list_devices(
     token_file: opt.TokenFile = None,
     json: opt.Json = False,
 ) -> None:
-    """List the devices: how full they are, and what is done to them."""
-    with Client(address) as client:
-        states = client.devices()
+    """List the devices: how full they are, and what is done to them. Of all shards, if the node has several."""
+    told = {}
+    for shard in shards_at(address):
+        with Client(shard) as client:
+            told[shard] = client.devices()
     if json:
-        json_result(msgspec.json.encode([msgspec.structs.asdict(state) for state in states]))
+        states = [
+            msgspec.structs.asdict(state) | ({"shard": shard} if shard != address else {})
+            for shard, of_shard in told.items()
+            for state in of_shard
+        ]
+        json_result(msgspec.json.encode(states))
         return
+    for shard, of_shard in told.items():
+        result(_table(of_shard, "" if shard == address else escape(shard)))
+
+
+def _table(states: Sequence[DeviceState], title: str) -> Table:
     table = Table("device", "state", "size", "live", "chunks", "free segments", "change", box=None)
+    table.title, table.title_justify = title or None, "left"
     for column in table.columns[2:6]:
         column.justify = "right"
     for state in states:
@@ -100,7 +114,7 @@ def list_devices(
             f"{state.segments_free} of {state.segments_total}",
             escape(_change_text(state)),
         )
-    result(table)
+    return table
 
 
 def add(
@@ -117,7 +131,7 @@ def add(
 ) -> None:
     """Add a device: new chunks go to it at once."""
     path = _absolute(device)
-    with Client(address, timeout_s=timeout_s) as client:
+    with Client(one_shard(address), timeout_s=timeout_s) as client:
         client.change_device(DeviceAction.ADD, path, capacity_bytes=capacity, erase=erase)
         _follow(client, DeviceAction.ADD, path, wait, json)
 
@@ -133,7 +147,7 @@ def drain(
     json: opt.Json = False,
 ) -> None:
     """Move everything to the other devices, then take this one out of the store."""
-    with Client(address, timeout_s=timeout_s) as client:
+    with Client(one_shard(address), timeout_s=timeout_s) as client:
         client.change_device(DeviceAction.DRAIN, device)
         _follow(client, DeviceAction.DRAIN, device, wait, json)
 
@@ -152,7 +166,7 @@ def replace(
     json: opt.Json = False,
 ) -> None:
     """Add NEW, then drain DEVICE into what is there."""
-    with Client(address, timeout_s=timeout_s) as client:
+    with Client(one_shard(address), timeout_s=timeout_s) as client:
         client.change_device(
             DeviceAction.REPLACE, device, by=_absolute(by), capacity_bytes=capacity, erase=erase
         )
@@ -171,7 +185,7 @@ def grow(
     json: opt.Json = False,
 ) -> None:
     """Make a file larger, or use what a file or block device has become larger by."""
-    with Client(address, timeout_s=timeout_s) as client:
+    with Client(one_shard(address), timeout_s=timeout_s) as client:
         client.change_device(DeviceAction.GROW, device, capacity_bytes=capacity)
         _follow(client, DeviceAction.GROW, device, wait, json)
 
@@ -185,7 +199,7 @@ def cancel(
     timeout_s: opt.Timeout = TIMEOUT_S,
 ) -> None:
     """End a drain: what has moved has moved, and the device takes chunks again."""
-    with Client(address, timeout_s=timeout_s) as client:
+    with Client(one_shard(address), timeout_s=timeout_s) as client:
         client.change_device(DeviceAction.CANCEL, device)
     remark(f"{device} takes chunks again")
 

@@ -15,6 +15,7 @@ from mezzo.cli import options as opt
 from mezzo.cli.chunk_client import TIMEOUT_S
 from mezzo.cli.keys import count_of, format_key, parse_keys
 from mezzo.cli.output import console, json_result, result
+from mezzo.cli.shards import shards_at
 from mezzo.sizes import about_size
 
 if TYPE_CHECKING:
@@ -99,17 +100,20 @@ def stat(
     timeout_s: opt.Timeout = TIMEOUT_S,
     json: opt.Json = False,
 ) -> None:
-    """Show what is known of chunks; without a key, the numbers of the shard.
+    """Show what is known of chunks; without a key, the numbers of the shard, or of each shard of the node.
 
     Exit status 1 if a key is missing.
     """
     if not keys:
-        with chunk_client.open_client(address, namespace, timeout_s) as client:
-            numbers = client.shard_stat()
+        told = {}
+        for shard in shards_at(address):
+            with chunk_client.open_client(shard, namespace, timeout_s) as client:
+                told[shard] = client.shard_stat()
         if json:
-            json_result(msgspec.json.encode(numbers, order="sorted"))
+            json_result(msgspec.json.encode(told.get(address, told), order="sorted"))
         else:
-            show_shard(numbers, address, every=every, to=console())
+            for shard, numbers in told.items():
+                show_shard(numbers, shard, every=every, to=console())
         return
     wanted = parse_keys(keys)
     with chunk_client.open_client(address, namespace, timeout_s) as client:

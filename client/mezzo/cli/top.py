@@ -19,6 +19,7 @@ from rich.live import Live
 
 from mezzo.cli import options as opt
 from mezzo.cli.output import json_result
+from mezzo.cli.shards import one_shard
 from mezzo.cli.top_figures import Figures, Numbers, figures
 from mezzo.cli.top_view import History, view
 from mezzo.errors import MezzoError, Unavailable
@@ -59,7 +60,7 @@ def top(
     """Show a running shard: hit rates, throughput, latencies, devices, queues. q ends it."""
     import mezzo
 
-    with mezzo.Client(address, timeout_s=TIMEOUT_S, name="mezzo-top") as client:
+    with mezzo.Client(one_shard(address), timeout_s=TIMEOUT_S, name="mezzo-top") as client:
         watch = Watch(client, address)
         if json:
             _print_json(watch, interval_s, 1 if once else count)

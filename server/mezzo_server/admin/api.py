@@ -18,7 +18,7 @@ OPERATORS = ""
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What is used of one shard now."""
+    """What is used of a node now."""
 
     chunks: int
     bytes: int
@@ -28,7 +28,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceUsage:
-    """What a namespace uses of one shard now."""
+    """What a namespace uses of a node now."""
 
     chunks: int
     bytes: int

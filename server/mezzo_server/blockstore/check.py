@@ -212,7 +212,7 @@ def _check_set(reports: Sequence[CheckReport]) -> list[str]:
     if not known:
         return []
     if len({report.store_id for report in known}) > 1:
-        return ["the devices belong to different stores"]
+        return ["the devices belong to different stores: check those of each shard by themselves"]
     problems = []
     if len({report.device_id for report in known}) < len(known):
         problems.append("two of the devices are copies of one")

@@ -28,7 +28,7 @@ from mezzo.errors import InvalidArgument
 from mezzo_server.config import Key, Loaded, NodeConfig, keys, load_with_origins
 from mezzo_server.config.loading import nested
 from mezzo_server.logs import configure_logs
-from mezzo_server.supervisor.parent import die_with
+from mezzo_server.supervisor.parent import die_with, run_on
 
 RESOLVED_BYTES_MAX = 1024 * 1024
 
@@ -96,6 +96,7 @@ def takes_settings(
         def run(**given: Any) -> None:
             values = {key.name: _given(key, given.pop(name)) for name, (_, key) in parameters.items()}
             parent, resolved = given.pop("parent", None), given.pop("resolved", False)
+            name, cores = given.pop("name", None), given.pop("cores", None)
             path = given.pop("config")
             if parent is not None:
                 die_with(parent)
@@ -107,7 +108,9 @@ def takes_settings(
                     False,
                 )
             if process:
-                configure_logs(settings.node.log, process)
+                configure_logs(settings.node.log, name or process)
+            if cores:
+                run_on(cores)
             command(settings, **given)
 
         own = [
@@ -180,10 +183,14 @@ def _config_parameter() -> inspect.Parameter:
 def _supervised_parameters() -> list[inspect.Parameter]:
     parent = typer.Option("--parent", hidden=True, help="End with the process of this id.")
     resolved = typer.Option("--resolved", hidden=True, help="Read settings as JSON from standard input.")
+    name = typer.Option("--name", hidden=True, help="What it is called in logs.")
+    cores = typer.Option("--cores", hidden=True, help="Run on these cores only.")
     kind = inspect.Parameter.KEYWORD_ONLY
     return [
         inspect.Parameter("parent", kind, default=None, annotation=Annotated[int | None, parent]),
         inspect.Parameter("resolved", kind, default=False, annotation=Annotated[bool, resolved]),
+        inspect.Parameter("name", kind, default=None, annotation=Annotated[str | None, name]),
+        inspect.Parameter("cores", kind, default=None, annotation=Annotated[str | None, cores]),
     ]
 
 

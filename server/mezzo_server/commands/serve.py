@@ -39,6 +39,9 @@ def serve(settings: Settings, *, json: Json = False) -> None:
     if not settings.node.shard.devices:
         raise InvalidArgument("no device: give --device FILE --capacity SIZE, or --device memory:SIZE")
 
+    if settings.node.supervisor.shards > 1:
+        raise InvalidArgument("supervisor.shards: this release serves one shard of a node only")
+
     def announce(readiness: NodeReadiness) -> None:
         if json:
             json_result(msgspec.json.encode(readiness))
@@ -52,12 +55,14 @@ def serve(settings: Settings, *, json: Json = False) -> None:
 
 
 def _lines(readiness: NodeReadiness) -> list[str]:
+    from mezzo_server.config.several import shard_name
     from mezzo_server.shard.main import Readiness
 
     lines = [f"mezzo node ready in {readiness.start_s:.2f} s (process {readiness.pid})"]
     # Where metrics are comes once, at the end, for all processes.
-    shard = msgspec.structs.replace(msgspec.convert(readiness.shard, Readiness), metrics="")
-    lines += describe(shard)
+    for number, said in enumerate(readiness.shards):
+        shard = msgspec.structs.replace(msgspec.convert(said, Readiness), metrics="")
+        lines += describe(shard, shard_name(number, len(readiness.shards)))
     if readiness.frontend is not None:
         lines.append(f"mezzo frontend ready (process {readiness.frontend.get('pid', '?')})")
         for name, label in (("listen", "gRPC"), ("admin", "admin")):

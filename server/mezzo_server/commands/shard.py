@@ -74,9 +74,9 @@ def _show(readiness: Readiness) -> None:
     sys.stdout.flush()
 
 
-def describe(readiness: Readiness) -> list[str]:
+def describe(readiness: Readiness, name: str = "shard") -> list[str]:
     """The lines that say that a shard is ready."""
-    lines = [f"mezzo shard ready in {readiness.start_s:.2f} s (process {readiness.pid})"]
+    lines = [f"mezzo {name} ready in {readiness.start_s:.2f} s (process {readiness.pid})"]
     lines += [f"  listens on  {address}" for address in readiness.listen]
     for device in readiness.devices:
         how = f"{device.kind}, O_DIRECT" if device.direct else device.kind

@@ -47,7 +47,8 @@ Some rules hold between keys; an error names both:
 - an address that other hosts can reach must be encrypted (`tcps://` for a shard, `tls.certificate` for the front-end)
   and must refuse callers without a credential, or its table says `insecure = true`; metrics have neither;
 - `tls.certificate` needs `tls.key`; `tcps://` needs both; `tls.client_certificates = "required"` needs `tls.client_ca`;
-- a hot tier holds at least one arena: `shard.hot.arena_bytes` is at most `shard.hot.bytes`;
+- a hot tier holds at least one arena for each shard: `shard.hot.arena_bytes` is at most `shard.hot.bytes`, divided by
+  `supervisor.shards`;
 - `shard.limits`: `chunk_bytes_max` is at most `staging_connection_bytes_max`, which is at most `staging_bytes`;
 - `frontend.piece_bytes` is at most `frontend.message_bytes_max` and `frontend.staging_bytes`; so is
   `frontend.put_bytes_max` at most `frontend.staging_bytes`;

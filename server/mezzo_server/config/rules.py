@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from mezzo.address import parse as parse_client_address
@@ -17,6 +17,7 @@ from mezzo_server.config.reach import (
     shard_guard,
 )
 from mezzo_server.config.schema import NodeConfig
+from mezzo_server.config.several import shard_name, shard_settings
 from mezzo_server.config.shards import parse_shard
 from mezzo_server.metadata.urls import MEMORY, check_url
 
@@ -32,8 +33,6 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
     Raises:
         InvalidArgument: names the keys, their values and what would be right.
     """
-    if process == "supervisor" and config.supervisor.shards > 1:
-        raise InvalidArgument("supervisor.shards: this release serves one shard of a node only")
     _check_memory(config)
     _check_quota(config)
     _check_frontend(config)
@@ -43,7 +42,9 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
         parts = {*PROCESSES} if config.frontend.enabled else {*PROCESSES} - {"frontend"}
     else:
         parts = {process}
-    addresses = dict(_addresses(config, parts))
+    # A shard that is started by itself is one, whatever else the node has.
+    shards = _shards(config) if process == "supervisor" else [config]
+    addresses = dict(_addresses(config, parts, shards))
     _check_tls(config, parts)
     _check_reach(config, addresses, process)
     _check_collisions(addresses)
@@ -128,12 +129,35 @@ def _check_frontend(config: NodeConfig) -> None:
         )
 
 
-def _addresses(config: NodeConfig, parts: Collection[str]) -> Iterator[tuple[str, Address]]:
+def _shards(config: NodeConfig) -> list[NodeConfig]:
+    """The settings of each shard of the node."""
+    count, hot = config.supervisor.shards, config.shard.hot
+    for text in config.shard.listen:
+        _named("shard.listen", text, parse_address)
+    if hot.bytes and hot.bytes // count < hot.arena_bytes:
+        raise InvalidArgument(
+            f"shard.hot.bytes ({hot.bytes}) for {count} shards (supervisor.shards) is less than "
+            f"shard.hot.arena_bytes ({hot.arena_bytes}) for each of them"
+        )
+    if count > 1 and config.frontend.advertise and config.frontend.shard:
+        raise InvalidArgument(
+            "frontend.advertise is for the node's own shards, and frontend.shard names another"
+        )
+    return [shard_settings(config, number) for number in range(count)]
+
+
+def _addresses(
+    config: NodeConfig, parts: Collection[str], shards: Sequence[NodeConfig]
+) -> Iterator[tuple[str, Address]]:
     """Every address that these parts would listen on, by the key that names it."""
-    if "shard" in parts:
-        for number, text in enumerate(config.shard.listen):
-            name = "shard.listen" if len(config.shard.listen) == 1 else f"shard.listen[{number}]"
-            yield name, _named("shard.listen", text, parse_address)
+    named = [
+        (f" of {shard_name(number, len(shards))}" if len(shards) > 1 else "", shard)
+        for number, shard in enumerate(shards)
+    ]
+    for of, shard in named if "shard" in parts else ():
+        for place, text in enumerate(shard.shard.listen):
+            name = "shard.listen" if len(shard.shard.listen) == 1 else f"shard.listen[{place}]"
+            yield name + of, _named("shard.listen", text, parse_address)
     if "frontend" in parts:
         listen = _named("frontend.listen", config.frontend.listen, parse_host_port)
         yield "frontend.listen", listen
@@ -148,9 +172,10 @@ def _addresses(config: NodeConfig, parts: Collection[str]) -> Iterator[tuple[str
                 )
             yield "the admin port of frontend.listen", Address(host=listen.host, port=listen.port + 1)
     for process in PROCESSES:
-        text = getattr(config.metrics, process)
-        if text and process in parts:
-            yield f"metrics.{process}", _named(f"metrics.{process}", text, parse_host_port)
+        for of, each in named if process == "shard" else [("", config)]:
+            text = getattr(each.metrics, process)
+            if text and process in parts:
+                yield f"metrics.{process}{of}", _named(f"metrics.{process}", text, parse_host_port)
 
 
 def _check_reach(config: NodeConfig, addresses: dict[str, Address], process: str) -> None:

@@ -98,7 +98,7 @@ class HotConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class QuotaConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What each tenant may use of the shard, where its own quota says nothing; 0: no limit.
+    """What each tenant may use of the node, where its own quota says nothing; 0: no limit.
 
     Over a soft limit a tenant's chunks go first and its requests come last; over a hard one it is refused
     with `OverQuota`, or its own oldest chunks make room. See docs/quotas.md.
@@ -205,7 +205,8 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """the shard that it serves, unix://, tcp:// or tcps://; empty: the one that `mezzo serve` runs beside it"""
     shards: list[str] = []
     """all shards of the node, where there are several: of each its addresses, with spaces between them, the best first;
-    then, if they are known, ``id=HEX`` and ``bytes=SIZE``. Empty: `shard` alone"""
+    then, if they are known, ``id=HEX`` and ``bytes=SIZE``, and ``at=ADDRESS`` if the front-end is to reach it elsewhere
+    than clients do. Empty: `shard` alone"""
     advertise: list[str] = []
     """addresses of the shard that clients are told, unix://, tcp:// and tcps://; empty: all that are known"""
     calls_max: Count = 256
@@ -357,6 +358,9 @@ class SupervisorConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 1
     """shards of the node, each a process with devices, memory and addresses of its own; the same for all its processes"""
+    pin: Literal["auto", "cores", "none"] = "auto"
+    """which cores shards run on, if there are several. ``auto``: where memory has several NUMA nodes, those of the node
+    that the shard's devices are at; ``cores``: each shard has cores of its own; ``none``: all"""
     backoff_s_min: Seconds = 0.2
     """wait before the first restart of a process that ended; doubles with each that follows"""
     backoff_s_max: Seconds = 30.0

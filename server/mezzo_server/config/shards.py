@@ -30,26 +30,30 @@ class ShardTold:
         known = [f"id={self.id.hex()}"] if self.id != UNKNOWN_ID else []
         if self.capacity_bytes:
             known.append(f"bytes={self.capacity_bytes}")
+        if self.asked_at:
+            known.append(f"at={self.asked_at}")
         return " ".join([*self.addresses, *known])
 
 
 def parse_shard(text: str) -> ShardTold:
     """Of what ``str`` makes of one. Raises InvalidArgument."""
     addresses: list[str] = []
-    shard_id, capacity_bytes = UNKNOWN_ID, 0
+    shard_id, capacity_bytes, asked_at = UNKNOWN_ID, 0, ""
     for word in text.split():
         name, _, value = word.partition("=")
         if name == "id":
             shard_id = _id(word, value)
         elif name == "bytes":
             capacity_bytes = _bytes(word, value)
+        elif name == "at":
+            asked_at = _address(value)
         else:
             addresses.append(_address(word))
     if not 1 <= len(addresses) <= ADDRESSES_MAX:
         raise InvalidArgument(
             f"{text!r}: a shard has 1 to {ADDRESSES_MAX} addresses; write unix:///path, tcp://host:port or tcps://host:port"
         )
-    return ShardTold(tuple(addresses), shard_id, capacity_bytes)
+    return ShardTold(tuple(addresses), shard_id, capacity_bytes, asked_at)
 
 
 def _address(word: str) -> str:

@@ -91,6 +91,9 @@ def _run(check: Check, host: Host) -> list[Finding]:
 
 def _configuration(host: Host, path: Path, *, write: bool) -> list[Section]:
     from mezzo_server.config import load
+    from mezzo_server.config.several import shard_settings
+    from mezzo_server.supervisor.looking import devices_of
+    from mezzo_server.supervisor.settings import ProcessSettings
 
     title = f"Configuration {path}"
     try:
@@ -98,7 +101,8 @@ def _configuration(host: Host, path: Path, *, write: bool) -> list[Section]:
     except InvalidArgument as error:
         return [Section(title, [Finding("settings", State.BROKEN, str(error), f"mend {path}")])]
     findings = [Finding("settings", State.GOOD, "every key is known, every value fits")]
-    findings += [_address(host, address) for address in config.shard.listen]
+    shards = [shard_settings(config, number) for number in range(config.supervisor.shards)]
+    findings += [_address(host, address) for shard in shards for address in shard.shard.listen]
     findings += _run(lambda host: examine_tls(config.tls), host)
     findings += _run(lambda host: examine_metadata(host, config.metadata), host)
     findings += _run(lambda host: examine_keys(config), host)
@@ -106,11 +110,22 @@ def _configuration(host: Host, path: Path, *, write: bool) -> list[Section]:
     if not config.shard.devices:
         advice = "mezzo setup proposes one"
         findings.append(Finding("shard.devices", State.BROKEN, "there is none", advice))
-    return sections + [_device(host, device, config, write=write) for device in config.shard.devices]
+    try:
+        dealt = devices_of(config, host)
+    except InvalidArgument as error:
+        findings.append(Finding("shard.devices", State.BROKEN, str(error), f"mend {path}"))
+        return sections
+    if dealt is None:
+        return sections + [_device(host, device, config, write=write) for device in config.shard.devices]
+    settings = ProcessSettings(config, dealt)
+    for name in settings.shards:
+        own = settings.of(name)
+        sections += [_device(host, device, own, write=write, of=name) for device in own.shard.devices]
+    return sections
 
 
-def _device(host: Host, device: str, config: NodeConfig, *, write: bool) -> Section:
-    title = f"Device {device}"
+def _device(host: Host, device: str, config: NodeConfig, *, write: bool, of: str = "") -> Section:
+    title = f"Device {device}" + f" of {of}" * bool(of)
     if device.startswith(("memory:", "null:")):
         seen = "nothing is kept beyond the end of the process"
         return Section(title, [Finding(device, State.BETTER, seen, "take a file or a block device")])

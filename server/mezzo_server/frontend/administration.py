@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 import grpc.aio
@@ -182,14 +182,23 @@ class Administration:
         return principal
 
 
-async def usage_of(tenant_id: bytes, registry: Registry, shard: AsyncClient) -> TenantUsage | None:
-    """What a tenant uses, as the shard tells an operator; None: it cannot be asked."""
+async def usage_of(tenant_id: bytes, registry: Registry, shards: Sequence[AsyncClient]) -> TenantUsage | None:
+    """What a tenant uses, as the shards tell an operator; None: one of them cannot be asked."""
     try:
         ids = [namespace.id for namespace in await registry.namespaces(tenant_id)]
-        told = await shard.tenant_stat(tenant_id, ids, timeout_s=USAGE_S_MAX)
+        asked = [shard.tenant_stat(tenant_id, ids, timeout_s=USAGE_S_MAX) for shard in shards]
+        told = await asyncio.gather(*asked)
     except MezzoError as error:
         log.info("what a tenant uses is not known", error=str(error))
         return None
-    each = {use.namespace: NamespaceUsage(use.chunks, use.bytes) for use in told.namespaces}
-    chunks = sum(use.chunks for use in each.values())
-    return TenantUsage(Usage(chunks, told.bytes, told.hot_bytes, told.leased_bytes), each)
+    each: dict[bytes, NamespaceUsage] = {}
+    for use in (use for one in told for use in one.namespaces):
+        before = each.get(use.namespace, NamespaceUsage(0, 0))
+        each[use.namespace] = NamespaceUsage(before.chunks + use.chunks, before.bytes + use.bytes)
+    usage = Usage(
+        sum(use.chunks for use in each.values()),
+        sum(one.bytes for one in told),
+        sum(one.hot_bytes for one in told),
+        sum(one.leased_bytes for one in told),
+    )
+    return TenantUsage(usage, each)

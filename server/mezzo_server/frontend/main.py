@@ -259,7 +259,7 @@ class Frontend:
             audit_of(self._node),
             now=time.monotonic,
             now_s=time.time,
-            usage=lambda tenant_id: usage_of(tenant_id, metadata.registry, self.shards.shards[0].client),
+            usage=lambda tenant_id: usage_of(tenant_id, metadata.registry, self.shards.clients),
             changed=metadata.refresh,
             new_key=tenant_keys_of(self._node),
         )

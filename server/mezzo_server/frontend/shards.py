@@ -26,7 +26,7 @@ log = structlog.get_logger("mezzo.frontend")
 class ShardKnown:
     """One shard as it was when it last answered."""
 
-    __slots__ = ("addresses", "capacity_bytes", "client", "id", "welcome")
+    __slots__ = ("addresses", "capacity_bytes", "client", "id", "problem", "welcome")
 
     def __init__(self, told: ShardTold, client: AsyncClient) -> None:
         self.client = client
@@ -37,6 +37,13 @@ class ShardKnown:
         self.capacity_bytes = told.capacity_bytes
         self.welcome: Welcome | None = None
         """what it said of itself when it last answered; None: it never did"""
+        self.problem: MezzoError | None = None
+        """why it did not answer when it was last asked"""
+
+    @property
+    def away(self) -> bool:
+        """Whether it is known and did not answer: whoever watches its health asks it again."""
+        return self.problem is not None and self.id != UNKNOWN_ID
 
     @property
     def incarnation(self) -> bytes:
@@ -66,9 +73,14 @@ class NodeShards:
         self._planning = asyncio.Lock()
         self._node = node[:NAME_CHARACTERS_MAX]
 
+    @property
+    def clients(self) -> list[AsyncClient]:
+        """The connections."""
+        return [shard.client for shard in self.shards]
+
     async def ping(self, timeout_s: float) -> None:
         """Ask all of them whether they are there. Raises MezzoError: none is."""
-        _one_of(await self._each(lambda shard: shard.client.ping(timeout_s=timeout_s)))
+        _one_of(await self._each(self.shards, lambda shard: shard.client.ping(timeout_s=timeout_s)))
 
     async def look(self, timeout_s: float) -> Seen:
         """Ask all of them how they are, and plan for what they said.
@@ -89,7 +101,8 @@ class NodeShards:
             shard.welcome, shard.id = welcome, welcome.shard_id
             shard.capacity_bytes = int(numbers.get("bytes_total", 0))
 
-        answers = await self._each(ask)
+        # Nobody waits for a shard that was away a moment ago, unless all were.
+        answers = await self._each([shard for shard in self.shards if not shard.away] or self.shards, ask)
         _one_of(answers)
         for shard, error in zip(self.shards, answers, strict=True):
             if error is not None and shard.id == UNKNOWN_ID:
@@ -116,18 +129,20 @@ class NodeShards:
             await shard.client.close()
 
     async def _each(
-        self, ask: Callable[[ShardKnown], Coroutine[Any, Any, object]]
+        self, shards: Sequence[ShardKnown], ask: Callable[[ShardKnown], Coroutine[Any, Any, object]]
     ) -> list[MezzoError | None]:
-        """Ask all at a time; what came of it with each, None: it answered."""
+        """Ask these at a time; what is the matter with each of all shards, None: it answered when it was last asked."""
 
-        async def asked(shard: ShardKnown) -> MezzoError | None:
+        async def asked(shard: ShardKnown) -> None:
             try:
                 await ask(shard)
             except MezzoError as error:
-                return error
-            return None
+                shard.problem = error
+            else:
+                shard.problem = None
 
-        return await asyncio.gather(*map(asked, self.shards))
+        await asyncio.gather(*map(asked, shards))
+        return [shard.problem for shard in self.shards]
 
 
 def _one_of(answers: Sequence[MezzoError | None]) -> None:

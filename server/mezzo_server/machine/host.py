@@ -90,6 +90,17 @@ class Host:
         except OSError:
             return None
 
+    def sysfs(self, path: str) -> str | None:
+        """The folder below ``/sys/devices`` of the block device that a path is, or that its file is (to be) on."""
+        for there in (path, os.path.dirname(os.path.abspath(path))):
+            try:
+                status = os.stat(there)
+            except OSError:
+                continue
+            number = status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev
+            return os.path.realpath(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+        return None
+
     def sample(self, path: str, offset: int, length: int) -> bytes | None:
         """Bytes of a file or device; None if they cannot be read, fewer at its end."""
         try:

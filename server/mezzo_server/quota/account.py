@@ -143,6 +143,23 @@ def merged(quota: Quota, default: Quota) -> Quota:
     )
 
 
+def divided(quota: Quota, parts: int) -> Quota:
+    """What each of ``parts`` shards enforces of a node's quota, rounded up; together at most ``parts - 1`` more."""
+    if parts == 1:
+        return quota
+
+    def each(limit: Limit) -> Limit:
+        return Limit(-(-limit.soft // parts), -(-limit.hard // parts))
+
+    return Quota(
+        capacity_bytes=each(quota.capacity_bytes),
+        hot_bytes=each(quota.hot_bytes),
+        leased_bytes=each(quota.leased_bytes),
+        bytes_per_s=each(quota.bytes_per_s),
+        requests_per_s=each(quota.requests_per_s),
+    )
+
+
 def clamped(seconds: float) -> float:
     """A time to come back after, within what makes sense."""
     return min(max(seconds, RETRY_S_MIN), RETRY_S_MAX)

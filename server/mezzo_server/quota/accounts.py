@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mezzo_server.blockstore.shares import Shares
 from mezzo_server.hot.arenas import HotShares
-from mezzo_server.quota.account import CAPACITY, HOT, Account, merged
+from mezzo_server.quota.account import CAPACITY, HOT, Account, divided, merged
 from mezzo_server.tenancy.model import Limit, Quota, Tenant
 
 TOLD_MAX = 100
@@ -30,8 +30,13 @@ ACCOUNTS_MAX = 65536
 class Accounts(Shares, HotShares):
     """Accounts by tenant. Owner: `Service`; belongs to one thread."""
 
-    def __init__(self, now: Callable[[], float], default: Quota | None = None, burst_s: float = 1.0) -> None:
-        """``default``: for tenants with no quota of their own; ``burst_s``: seconds of a rate used at once."""
+    def __init__(
+        self, now: Callable[[], float], default: Quota | None = None, burst_s: float = 1.0, parts: int = 1
+    ) -> None:
+        """``default``: for tenants with no quota of their own; ``burst_s``: seconds of a rate used at once;
+        ``parts``: shards of the node, each of which enforces as much of a quota.
+        """
+        self._parts = parts
         self._now = now
         self._default = default or Quota()
         self._burst_s = burst_s
@@ -79,7 +84,7 @@ class Accounts(Shares, HotShares):
         quota = self._default if tenant is None else merged(tenant.quota, self._default)
         name = self._name_of_unknown(account.tenant) if tenant is None else tenant.name
         weight = 1 if tenant is None else tenant.weight
-        account.allow(name, weight, quota, self._burst_s, self._now())
+        account.allow(name, weight, divided(quota, self._parts), self._burst_s, self._now())
 
     def _name_of_unknown(self, tenant: bytes) -> str:
         if any(tenant):

@@ -88,6 +88,8 @@ class Readiness(Struct, frozen=True):
     """from the call to readiness"""
     metrics: str
     """host:port of its metrics; empty: they are not served"""
+    id: str = ""
+    """of its store, in hexadecimal: what a pod's map calls it"""
 
 
 class Shard:
@@ -188,7 +190,12 @@ class Shard:
                 offload=self._runtime.offload,
                 discard=self._runtime.discard,
                 numbers=lambda: {**self._runtime.numbers(), **self._tls.numbers()},
-                accounts=Accounts(time.monotonic, default_quota(config.quota), config.quota.burst_s),
+                accounts=Accounts(
+                    time.monotonic,
+                    default_quota(config.quota),
+                    config.quota.burst_s,
+                    parts=node.supervisor.shards,
+                ),
                 one_of_several=node.supervisor.shards > 1,
             )
             self._runtime.service = self.service
@@ -227,6 +234,7 @@ class Shard:
             bytes_total=sum(device.bytes_total for device in report.devices),
             start_s=round(time.monotonic() - began, 3),
             metrics="" if self._endpoint is None else self._endpoint.address,
+            id=self._store.store_id.hex(),
         )
 
     def run(self, announce: Callable[[Readiness], None] | None = None, *, signals: bool = True) -> None:

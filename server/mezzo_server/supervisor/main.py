@@ -18,18 +18,22 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mezzo_server.config import NodeConfig
+from mezzo_server.config.several import shard_name
 from mezzo_server.logs import log_format
+from mezzo_server.machine.cores import format_cores, node_of_device, numa_nodes, siblings
+from mezzo_server.machine.host import Host
 from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.parts import supervisor_sample
 from mezzo_server.supervisor.child import Child, describe_status, start
-from mezzo_server.supervisor.pinning import pin_addresses, pin_devices
+from mezzo_server.supervisor.cores import deal_cores
+from mezzo_server.supervisor.devices import Dealt
+from mezzo_server.supervisor.looking import devices_of
 from mezzo_server.supervisor.plan import Action, PartReport, Plan
+from mezzo_server.supervisor.settings import FRONTEND, ProcessSettings
 
 log = structlog.get_logger("mezzo.supervisor")
 
-SHARD = "shard"
-FRONTEND = "frontend"
 READY_EVENT = "a process is ready"
 """what the log says then, with ``part`` and ``of`` (its process id)"""
 
@@ -41,29 +45,46 @@ class NodeReadiness(Struct, frozen=True):
     """of the supervisor"""
     start_s: float
     shard: dict[str, Any]
-    """as the shard said it"""
+    """as the (first) shard said it"""
     frontend: dict[str, Any] | None
     """as the front-end said it; None: there is none"""
     metrics: dict[str, str]
     """address of the metrics of each process that has them"""
+    shards: list[dict[str, Any]]
+    """as each shard said it, in their order"""
 
 
-def default_commands(config: NodeConfig) -> dict[str, list[str]]:
+def default_commands(config: NodeConfig, dealt: Dealt | None = None) -> dict[str, list[str]]:
     """How each part is started, in the order in which they start."""
-    names = [SHARD, FRONTEND] if config.frontend.enabled else [SHARD]
-    return {
-        name: [
-            sys.executable,
-            "-m",
-            "mezzo_server",
-            name,
-            "--json",
-            "--resolved",
-            "--parent",
-            str(os.getpid()),
-        ]
-        for name in names
-    }
+    count = config.supervisor.shards
+    cores = _cores(config, dealt)
+    commands = {}
+    for number, own in enumerate(cores):
+        name = shard_name(number, count)
+        commands[name] = _command("shard", name)
+        if own is not None:
+            commands[name] += ["--cores", format_cores(own)]
+    if config.frontend.enabled:
+        commands[FRONTEND] = _command(FRONTEND, FRONTEND)
+    return commands
+
+
+def _command(command: str, name: str) -> list[str]:
+    shared = ["--json", "--resolved", "--parent", str(os.getpid()), "--name", name]
+    return [sys.executable, "-m", "mezzo_server", command, *shared]
+
+
+def _cores(config: NodeConfig, dealt: Dealt | None) -> list[frozenset[int] | None]:
+    """The cores of each shard; None: all."""
+    if dealt is None:
+        return [None]
+    host = Host()
+    homes = [
+        next((node for device in devices if (node := node_of_device(host, device)) is not None), None)
+        for devices in dealt.devices
+    ]
+    groups = siblings(host, os.sched_getaffinity(0))
+    return deal_cores(config.supervisor.pin, homes, numa_nodes(host), groups)
 
 
 class Supervisor:
@@ -77,12 +98,20 @@ class Supervisor:
         commands: Mapping[str, Sequence[str]] | None = None,
         metrics_address: str = "",
     ) -> None:
+        """
+        Raises:
+            InvalidArgument: the devices do not fit the number of shards.
+        """
+        dealt = devices_of(config, Host())
         # Its processes write to a pipe of ours, so they are told what our standard error is.
-        self._config = replace(config, log=replace(config.log, format=log_format(config.log)))
+        told = replace(config, log=replace(config.log, format=log_format(config.log)))
+        self._settings = ProcessSettings(told, dealt)
         self._announce = announce
-        self._commands = default_commands(config) if commands is None else commands
+        self._commands = default_commands(config, dealt) if commands is None else commands
         self._metrics_address = metrics_address
-        self._plan = Plan(tuple(self._commands), config.supervisor, random.random)
+        shards = self._settings.shards
+        rest = [(name,) for name in self._commands if name not in shards]
+        self._plan = Plan((shards, *rest), config.supervisor, random.random)
         self._children: dict[str, Child] = {}
         self._said: dict[str, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -147,14 +176,14 @@ class Supervisor:
 
         def on_ready(said: dict[str, Any]) -> None:
             self._said[name] = said
-            self._config = pin_addresses(self._config, name, said)
+            self._settings.ready(name, said)
             log.info(READY_EVENT, part=name, of=child.pid)
             self._do(self._plan.ready(name, time.monotonic()))
 
         def on_change(said: dict[str, Any]) -> None:
-            self._config = pin_devices(self._config, said)
+            self._settings.changed(name, said)
 
-        status = await child.watch(msgspec.json.encode(self._config), on_ready, on_change)
+        status = await child.watch(msgspec.json.encode(self._settings.of(name)), on_ready, on_change)
         del self._children[name]
         expected = self._plan.stopping
         self._do(self._plan.ended(name, status, time.monotonic()))
@@ -215,9 +244,10 @@ class Supervisor:
         return NodeReadiness(
             pid=os.getpid(),
             start_s=round(time.monotonic() - self._began, 3),
-            shard=self._said.get(SHARD, {}),
+            shard=self._said.get(self._settings.shards[0], {}),
             frontend=self._said.get(FRONTEND),
             metrics=metrics,
+            shards=[self._said.get(name, {}) for name in self._settings.shards],
         )
 
 

@@ -1,7 +1,7 @@
 """What the supervisor does next: decided here, without I/O and without a clock of its own.
 
-Parts are given in the order in which they start; each waits for the one before it to be ready once.
-They stop in the reverse order.  A part that ends is started again after a wait that doubles, with
+Parts are given in stages: those of one start together, once all of the stage before were ready once.
+Stages stop in the reverse order.  A part that ends is started again after a wait that doubles, with
 jitter, until it has run for long enough; the others go on meanwhile.  A part whose very first start
 fails for what it was told (exit status 2: settings, a device in use) ends the whole instead.
 """
@@ -77,12 +77,19 @@ class Part:
 class Plan:
     """Owner of the state of all parts. Each method takes the time, and gives what to do, in order."""
 
-    def __init__(self, names: Sequence[str], config: SupervisorConfig, random: Callable[[], float]) -> None:
+    def __init__(
+        self, stages: Sequence[Sequence[str]], config: SupervisorConfig, random: Callable[[], float]
+    ) -> None:
+        """``stages``: names of the parts of each."""
         self._config = config
-        self._parts = {
-            name: Part(name, Backoff(random, first_s=config.backoff_s_min, max_s=config.backoff_s_max))
-            for name in names
-        }
+        self._stages = [
+            [
+                Part(name, Backoff(random, first_s=config.backoff_s_min, max_s=config.backoff_s_max))
+                for name in stage
+            ]
+            for stage in stages
+        ]
+        self._parts = {part.name: part for stage in self._stages for part in stage}
         self._announced = False
         self._stopping = False
         self._status = 0
@@ -114,8 +121,8 @@ class Plan:
         return self._parts[name].due
 
     def begin(self, now: float) -> list[Action]:
-        """Start the first part."""
-        return self._start(next(iter(self._parts.values())), now)
+        """Start the first stage."""
+        return self._start_next(now)
 
     def ready(self, name: str, now: float) -> list[Action]:
         """A part says that it is ready."""
@@ -124,13 +131,7 @@ class Plan:
             return []
         part.state, part.due = State.READY, None
         part.was_ready, part.ready_since = True, now
-        waiting = [other for other in self._parts.values() if not other.starts]
-        if waiting:
-            return self._start(waiting[0], now)
-        if not self._announced and all(other.was_ready for other in self._parts.values()):
-            self._announced = True
-            return [Action("announce")]
-        return []
+        return self._start_next(now)
 
     def ended(self, name: str, status: int, now: float) -> list[Action]:
         """A part's process has ended; ``status`` is negative for a signal."""
@@ -174,13 +175,26 @@ class Plan:
                 part.state, part.due = State.IDLE, None
         return self._stop_next(now)
 
-    def _stop_next(self, now: float) -> list[Action]:
-        for part in reversed(self._parts.values()):
-            if part.state is State.STOPPING:
+    def _start_next(self, now: float) -> list[Action]:
+        """Start the first stage that was not started yet, if all before it were ready."""
+        for stage in self._stages:
+            fresh = [part for part in stage if not part.starts]
+            if fresh:
+                return [action for part in fresh for action in self._start(part, now)]
+            if not all(part.was_ready for part in stage):
                 return []
-            if part.state in {State.STARTING, State.READY}:
+        if self._announced:
+            return []
+        self._announced = True
+        return [Action("announce")]
+
+    def _stop_next(self, now: float) -> list[Action]:
+        for stage in reversed(self._stages):
+            running = [part for part in stage if part.state in {State.STARTING, State.READY}]
+            for part in running:
                 part.state, part.due = State.STOPPING, now + self._config.stop_s
-                return [Action("terminate", part.name)]
+            if running or any(part.state is State.STOPPING for part in stage):
+                return [Action("terminate", part.name) for part in running]
         return [Action("finish", status=self._status)]
 
     def _start(self, part: Part, now: float) -> list[Action]:

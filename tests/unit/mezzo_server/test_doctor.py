@@ -245,6 +245,20 @@ def test_configurations(host: PlayedHost, tmp_path: Path) -> None:
     assert "may not write" in barred.seen
 
 
+def test_each_shard_of_a_node_is_looked_at(host: PlayedHost, tmp_path: Path) -> None:
+    several = '[supervisor]\nshards = 2\n[shard]\nlisten = ["unix:///tmp/m.sock"]\ncapacity_bytes = "4GiB"\n'
+    fine = several + 'devices = ["/home/me/c"]\n'
+    assert configuration(host, tmp_path, fine) == []
+    barred = configuration(host, tmp_path, fine.replace("/tmp/m.sock", "/none/m.sock"))
+    assert ["m.sock.0" in barred[0].seen, "m.sock.1" in barred[1].seen, len(barred)] == [True, True, 2]
+    large = configuration(host, tmp_path, fine.replace("4GiB", "1400GiB"))
+    assert [finding.name.split()[0] for finding in large] == ["/home/me/c.0", "/home/me/c.1"]
+    assert "700 GiB" in large[0].seen
+    host.blobs["/home/me/c"] = Blob(GIB)
+    [divided] = configuration(host, tmp_path, fine)
+    assert "there already" in divided.seen
+
+
 def test_a_check_that_fails_is_a_finding(host: PlayedHost) -> None:
     def fail() -> str:
         raise OSError(errno.EIO, "Input/output error")

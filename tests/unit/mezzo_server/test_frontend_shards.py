@@ -20,6 +20,7 @@ class FakeShard:
 
     def __init__(self, shard_id: bytes) -> None:
         self.there = True
+        self.asked = 0
         self.welcome = SimpleNamespace(
             shard_id=shard_id, shard_incarnation=shard_id[::-1], chunk_bytes_max=1 << 20, epoch=0
         )
@@ -29,6 +30,7 @@ class FakeShard:
         return {"bytes_total": 1 << 30}
 
     async def ping(self, *, timeout_s: float) -> None:
+        self.asked += 1
         if not self.there:
             raise ConnectionLost("it is away")
 
@@ -66,6 +68,26 @@ def test_a_shard_that_is_away_keeps_its_slots():
     after = asyncio.run(shards.look(1.0))
     assert after.encoded == before.encoded
     assert len(after.shards) == 3
+
+
+def test_nobody_waits_for_a_shard_that_was_away_until_it_is_back():
+    shards, fakes = node(2)
+    asyncio.run(shards.look(1.0))
+    fakes[0].there = False
+    asyncio.run(shards.ping(1.0))
+    asked = fakes[0].asked
+    asyncio.run(shards.look(1.0))
+    assert fakes[0].asked == asked
+    fakes[0].there = True
+    asyncio.run(shards.ping(1.0))
+    asyncio.run(shards.look(1.0))
+    assert fakes[0].asked == asked + 2
+    for fake in fakes:
+        fake.there = False
+    with pytest.raises(ConnectionLost):
+        asyncio.run(shards.ping(1.0))
+    fakes[1].there = True  # all were away: all are asked
+    assert len(asyncio.run(shards.look(1.0)).shards) == 2
 
 
 def test_a_shard_that_the_settings_know_is_in_the_map_before_it_answers():

@@ -16,7 +16,11 @@ SIGKILL = -9
 
 
 def plan(*names: str, jitter: float = 1.0) -> Plan:
-    return Plan(names or ("shard", "frontend"), CONFIG, lambda: jitter)
+    return Plan([(name,) for name in names or ("shard", "frontend")], CONFIG, lambda: jitter)
+
+
+def several(jitter: float = 1.0) -> Plan:
+    return Plan([("shard-0", "shard-1"), ("frontend",)], CONFIG, lambda: jitter)
 
 
 def running() -> Plan:
@@ -91,7 +95,7 @@ def test_waits_have_jitter() -> None:
     waits = set()
     source = random.Random(1)
     for _ in range(20):
-        made = Plan(["shard"], CONFIG, source.random)
+        made = Plan([["shard"]], CONFIG, source.random)
         made.begin(0)
         made.ended("shard", 1, 0)
         waits.add(made.due())
@@ -178,13 +182,48 @@ def test_stop_before_anything_is_ready() -> None:
     assert made.ended("shard", 0, 2) == [Action("finish")]
 
 
+def test_shards_start_together_and_stop_together() -> None:
+    made = several()
+    assert made.begin(0) == [Action("start", "shard-0"), Action("start", "shard-1")]
+    assert made.ready("shard-1", 1) == []
+    assert made.ready("shard-0", 2) == [START_FRONTEND]
+    assert made.ready("frontend", 3) == [Action("announce")]
+    assert made.stop(4) == [Action("terminate", "frontend")]
+    assert made.ended("frontend", 0, 5) == [Action("terminate", "shard-0"), Action("terminate", "shard-1")]
+    assert made.ended("shard-1", 0, 6) == []
+    assert made.ended("shard-0", 0, 7) == [Action("finish")]
+
+
+def test_each_shard_restarts_for_itself() -> None:
+    made = several()
+    made.begin(0)
+    for part in ("shard-0", "shard-1", "frontend"):
+        made.ready(part, 1)
+    for now in (2.0, 4.0):
+        made.ended("shard-1", SIGKILL, now)
+        assert made.tick(now + 2) == [Action("start", "shard-1")]
+        made.ready("shard-1", now + 2)
+    made.ended("shard-0", SIGKILL, 7)
+    made.ended("shard-1", SIGKILL, 7)
+    assert (made.due_of("shard-0"), made.due_of("shard-1")) == (8, 11)
+    assert made.tick(8) == [Action("start", "shard-0")]
+
+
+def test_a_shard_whose_first_start_is_refused_takes_the_others_with_it() -> None:
+    made = several()
+    made.begin(0)
+    assert made.ended("shard-1", 2, 1) == [Action("terminate", "shard-0")]
+    assert made.ready("shard-0", 1.5) == []
+    assert made.ended("shard-0", 0, 2) == [Action("finish", status=2)]
+
+
 class Node(RuleBasedStateMachine):
-    """Whatever happens: at most one process of each part, and a stop ends it all, the shard last."""
+    """Whatever happens: at most one process of each part, and a stop ends it all, shards last."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.plan = plan(jitter=0.5)
+        self.plan = several(jitter=0.5)
         self.running: set[str] = set()
         self.stopping = self.finished = False
         self.announced = 0

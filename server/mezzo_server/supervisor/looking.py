@@ -1,0 +1,44 @@
+"""What is at the paths of devices: just enough to know which shard each belongs to. Nothing is locked or written."""
+
+from __future__ import annotations
+
+from mezzo.errors import FormatError
+from mezzo_server.blockstore.format import superblock
+from mezzo_server.blockstore.format.block import BLOCK_BYTES
+from mezzo_server.config import NodeConfig
+from mezzo_server.config.schema import SHARDS_MAX
+from mezzo_server.machine.host import Host
+from mezzo_server.supervisor.devices import NOT_SEEN, Dealt, Kind, Sight, check_single, deal
+
+
+def look(host: Host, path: str) -> Sight:
+    """What is at a path. What cannot be read holds nothing, as far as this goes: the shard says what is wrong."""
+    found = host.kind(path)
+    if found is None:
+        return NOT_SEEN
+    kind = Kind.FILE if found == "file" else Kind.OTHER
+    if found not in ("file", "block device"):
+        return Sight(kind)
+    copies = [host.sample(path, offset, BLOCK_BYTES) or b"" for offset in superblock.COPY_OFFSETS]
+    try:
+        block = superblock.newest(copies)
+    except FormatError:
+        return Sight(kind)
+    return Sight(kind) if block is None else Sight(kind, block.store_id, block.set_generation > 0)
+
+
+def devices_of(config: NodeConfig, host: Host) -> Dealt | None:
+    """The devices of each shard of the node; None: there is one, and it has all.
+
+    Raises:
+        InvalidArgument: they do not fit the number of shards.
+    """
+    shard, count = config.shard, config.supervisor.shards
+
+    def seen(path: str) -> Sight:
+        return look(host, path)
+
+    if count == 1:
+        check_single(shard.devices, seen)
+        return None
+    return deal(shard.devices, count, seen, count_max=SHARDS_MAX, accept_loss=shard.format)
