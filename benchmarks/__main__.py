@@ -47,6 +47,7 @@ BENCHMARKS = {
     "fairness": Benchmark("fairness", "A loud neighbour", "disk"),
     "timing_attack": Benchmark("timing_attack", "Timing of another tenant's chunks (S2)"),
     "placement": Benchmark("placement", "Placement"),
+    "spread": Benchmark("spread", "Spread over several shards"),
     "encryption": Benchmark("encryption", "What encryption at rest costs"),
 }
 

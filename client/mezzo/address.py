@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -83,6 +84,32 @@ def parse(text: str) -> Address:
         f"address {text!r}: expected unix:///path, tcp://host:port, grpc://host:port, or tcps:// and grpcs:// "
         "for TLS"
     )
+
+
+def parse_all(given: str | Sequence[str]) -> tuple[Address, ...]:
+    """The address of a shard, or those of one or more front-ends: ``grpc://a:7710,b:7710``, or a list of them.
+
+    What follows a comma is of the scheme before it, unless it says its own.
+
+    Raises:
+        InvalidArgument: one of them is no address, or there are several and not all are front-ends'.
+    """
+    texts = [given] if isinstance(given, str) else list(given)
+    found: list[Address] = []
+    for text in texts:
+        scheme = ""
+        # A path may have commas; only front-ends can be several.
+        for part in text.split(",") if text.startswith(("grpc://", "grpcs://")) else [text]:
+            part = part.strip()
+            scheme = f"{part.partition('://')[0]}://" if "://" in part else scheme
+            found.append(parse(part if "://" in part else scheme + part))
+    if not found:
+        raise InvalidArgument("no address")
+    if len(found) > 1 and not all(address.is_frontend for address in found):
+        raise InvalidArgument(
+            "several addresses are those of front-ends, grpc:// or grpcs://; a shard has one"
+        )
+    return tuple(dict.fromkeys(found))
 
 
 def _may_be_host(host: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mezzo.address import Address
 from mezzo.asyncio_link import AsyncioLink
@@ -20,19 +20,23 @@ from mezzo.errors import (
 )
 from mezzo.frontend.via import async_proxy_link
 from mezzo.operations import RenewTicket
-from mezzo.reaching import EndProxy, OpeningStep, OpenProxy, OpenShard, Reaching
+from mezzo.pod import KnownPod
+from mezzo.reaching import EndProxy, OpeningStep, OpenPod, OpenProxy, OpenShard, Reaching
 from mezzo.session import Session
 from mezzo.stripe import Stripe
 from mezzo.stripes import AsyncStripedLink
 
 if TYPE_CHECKING:
+    from mezzo.async_performing import AsyncPodLink
     from mezzo.frontend.asynchronous import AsyncProxyLink
+
+AnyLink: TypeAlias = "AsyncioLink | AsyncStripedLink | AsyncProxyLink | AsyncPodLink"
 
 
 class AsyncOpening(Reaching):
     """An asynchronous client's connection: opened, readmitted, replaced when it was lost."""
 
-    _link: AsyncioLink | AsyncStripedLink | AsyncProxyLink | None = None
+    _link: AnyLink | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _connecting: asyncio.Lock | None = None
     _renewing: asyncio.Task[MezzoError | None] | None = None
@@ -46,7 +50,7 @@ class AsyncOpening(Reaching):
             raise InvalidArgument("this client belongs to another event loop; make one for each loop")
         return loop
 
-    async def _connected(self, deadline: float) -> AsyncioLink | AsyncStripedLink | AsyncProxyLink:
+    async def _connected(self, deadline: float) -> AnyLink:
         """The connection; made if there is none, and readmitted if its ticket is about to expire."""
         link = self._link
         if link is not None and link.session.failure is None:
@@ -69,12 +73,12 @@ class AsyncOpening(Reaching):
             self._check_usable()
             if link is not None:
                 self._link = None
+                self._lost_at = now()
                 self._counters.connections_lost += 1
             self._check_backoff()
             try:
                 limit = min(deadline, now() + self.connect_timeout_s)
-                made: AsyncioLink | AsyncStripedLink | AsyncProxyLink
-                made = await drive_async(self._reach(limit), self._make, limit)
+                made: AnyLink = await drive_async(self._reach(limit), self._make, limit)
             except MezzoError as error:
                 told = self._connect_failed(error)
                 if told is not error:
@@ -90,7 +94,7 @@ class AsyncOpening(Reaching):
         finally:
             self._connecting.release()
 
-    async def _readmit(self, link: AsyncioLink | AsyncStripedLink | AsyncProxyLink, deadline: float) -> None:
+    async def _readmit(self, link: Any, deadline: float) -> None:
         """Have the ticket renewed; wait for it only if the old one has expired."""
         if self._renewing is None:
             loop = self._bind()
@@ -110,7 +114,7 @@ class AsyncOpening(Reaching):
         if error is not None and self._tickets.expired:
             raise copy.copy(error)
 
-    async def _renew(self, link: AsyncioLink | AsyncStripedLink | AsyncProxyLink) -> MezzoError | None:
+    async def _renew(self, link: Any) -> MezzoError | None:
         """Get another ticket and go on with it; why not, if not."""
         now = self._surroundings.now
         limit = now() + self.connect_timeout_s
@@ -136,25 +140,30 @@ class AsyncOpening(Reaching):
         if isinstance(step, OpenShard):
             return await self._open_shard(self._bind(), step.address, deadline)
         if isinstance(step, OpenProxy):
-            return await self._link_to_proxy(deadline)
+            return await self._link_to_proxy(step, deadline)
+        if isinstance(step, OpenPod):
+            return await self._open_pod(step.pod, deadline)
         if isinstance(step, EndProxy):
             await step.proxied.close(step.error)
         else:
             await asyncio.sleep(step.seconds)
         return None
 
-    async def _link_to_proxy(self, deadline: float) -> AsyncProxyLink:
+    async def _link_to_proxy(self, step: OpenProxy, deadline: float) -> AsyncProxyLink:
         return await async_proxy_link().open(
-            self.address,
+            step.address,
             self.tls,
             namespace=self.namespace_name,
             identity=self.identity,
             client_name=self.name,
             counters=self._counters,
             now=self._surroundings.now,
-            timeout_s=max(0.001, deadline - self._surroundings.now()),
+            timeout_s=max(0.001, (deadline - self._surroundings.now()) / step.share),
             bearer=self._bearer,
         )
+
+    async def _open_pod(self, pod: KnownPod, deadline: float) -> AsyncPodLink:
+        raise NotImplementedError
 
     async def _open_shard(
         self, loop: asyncio.AbstractEventLoop, address: Address, deadline: float

@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from mezzo import calls, moves
-from mezzo.async_opening import AsyncOpening, to_its_end
+from mezzo import calls, moves, shard_calls
+from mezzo.async_performing import AsyncPerforming
 from mezzo.asyncio_link import AsyncioLink
 from mezzo.backoff import Backoff
-from mezzo.base import call_seconds, copy_bytes
-from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
-from mezzo.driving import drive_async
 from mezzo.errors import (
     Busy,
     ClientClosed,
-    DeadlineExceeded,
     MezzoError,
-    Unauthenticated,
     Unavailable,
 )
 from mezzo.events import AsyncEventStream, Cursor, EventReader
@@ -37,14 +32,13 @@ from mezzo.protocol.messages import (
     TenantStated,
 )
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
-from mezzo.staging import Piece, StagingRequest
 
 T = TypeVar("T")
 
 _COPY_INLINE_BYTES_MAX = 1024 * 1024  # what is larger is copied in the loop's executor
 
 
-class AsyncClient(AsyncOpening):
+class AsyncClient(AsyncPerforming):
     """A client of one shard for one event loop; `mezzo.Client` in all else.
 
     Tasks share one connection and their requests are pipelined on it.  Cancelling a task cancels its
@@ -122,8 +116,8 @@ class AsyncClient(AsyncOpening):
         return AsyncLease(
             grant,
             self._surroundings.now,
-            lambda: self._perform(calls.release(grant.leases), None),
-            lambda ttl_s: self._perform(calls.renew(self._context, grant.leases, ttl_s), None),
+            lambda: self._perform(calls.release(grant.leases, grant.over), None),
+            lambda ttl_s: self._perform(calls.renew(self._context, grant.leases, ttl_s, grant.over), None),
         )
 
     async def renew(self, lease: AsyncLease, ttl_s: float) -> float:
@@ -145,7 +139,7 @@ class AsyncClient(AsyncOpening):
 
     async def read_events(self, question: Events, *, timeout_s: float | None = None) -> EventsAre | None:
         """See `mezzo.Client.read_events`."""
-        return await self._perform(calls.read_events(self._context, question), timeout_s)
+        return await self._perform(shard_calls.read_events(self._context, question), timeout_s)
 
     async def delete(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> DeleteResult:
         """See `mezzo.Client.delete`."""
@@ -159,17 +153,17 @@ class AsyncClient(AsyncOpening):
 
     async def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
         """See `mezzo.Client.shard_stat`."""
-        return await self._perform(calls.shard_stat(self._context), timeout_s)
+        return await self._perform(shard_calls.shard_stat(self._context), timeout_s)
 
     async def tenant_stat(
         self, tenant: bytes, namespaces: Sequence[bytes] = (), *, timeout_s: float | None = None
     ) -> TenantStated:
         """See `mezzo.Client.tenant_stat`."""
-        return await self._perform(calls.tenant_stat(self._context, tenant, namespaces), timeout_s)
+        return await self._perform(shard_calls.tenant_stat(self._context, tenant, namespaces), timeout_s)
 
     async def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:
         """See `mezzo.Client.devices`."""
-        return await self._perform(calls.devices(self._context), timeout_s)
+        return await self._perform(shard_calls.devices(self._context), timeout_s)
 
     async def change_device(
         self,
@@ -183,15 +177,15 @@ class AsyncClient(AsyncOpening):
     ) -> None:
         """See `mezzo.Client.change_device`."""
         change = DeviceChange(int(action), device, by, capacity_bytes, erase)
-        await self._perform(calls.change_device(self._context, change), timeout_s)
+        await self._perform(shard_calls.change_device(self._context, change), timeout_s)
 
     async def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
         """See `mezzo.Client.chunk_bytes_max`."""
-        return await self._perform(calls.chunk_bytes_max(self._context), timeout_s)
+        return await self._perform(shard_calls.chunk_bytes_max(self._context), timeout_s)
 
     async def ping(self, *, timeout_s: float | None = None) -> float:
         """See `mezzo.Client.ping`."""
-        return await self._perform(calls.ping(self._context), timeout_s)
+        return await self._perform(shard_calls.ping(self._context), timeout_s)
 
     async def connect(self, timeout_s: float | None = None) -> None:
         """See `mezzo.Client.connect`."""
@@ -240,65 +234,3 @@ class AsyncClient(AsyncOpening):
             link.close_descriptors()
         else:
             link.end_from_anywhere(ClientClosed("the client was closed"))
-
-    def _deadline(self, timeout_s: float | None, deadline_s: float | None = None) -> float:
-        return self._surroundings.now() + call_seconds(self.timeout_s, timeout_s, deadline_s)
-
-    async def _perform(self, call: Call[T], timeout_s: float | None, deadline_s: float | None = None) -> T:
-        """Run a call: perform its steps and tell it how they went."""
-        self._check_usable()
-        self._bind()
-        deadline = self._deadline(timeout_s, deadline_s)
-        return await drive_async(call, self._take, deadline)
-
-    async def _take(self, step: Step, deadline: float) -> object:
-        if isinstance(step, Connect):
-            return await self._connected(deadline)
-        if isinstance(step, Run):
-            link: Any = step.link
-            if type(link) is not AsyncioLink and not getattr(link, "asynchronous", False):
-                raise TypeError("this lease belongs to another kind of client")
-            try:
-                await link.run(step.operations, deadline, self.cancel_grace_s)
-            except DeadlineExceeded:
-                self._counters.timeouts += 1
-                raise
-            except Unauthenticated as error:
-                raise self._refused_run(error) from None
-            return None
-        if isinstance(step, Stage):
-            return await self._stage(step.length, deadline)
-        if isinstance(step, Copy):
-            await self._copy(step)
-        return None
-
-    async def _stage(self, length: int, deadline: float) -> Piece:
-        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def ready(request: StagingRequest) -> None:
-            if not arrived.done():
-                arrived.set_result(None)
-
-        request = self._staging.request(length, ready)
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._surroundings.now())):
-                await arrived
-            if request.piece is None:
-                raise request.error or Unavailable("no staging memory")
-        except TimeoutError:
-            self._staging.cancel(request)
-            raise DeadlineExceeded("no staging memory within the time of the call (staging_bytes)") from None
-        except BaseException:
-            self._staging.cancel(request)
-            raise
-        return request.piece
-
-    async def _copy(self, step: Copy) -> None:
-        def copy() -> None:
-            for targets, sources in step.moves:
-                copy_bytes(targets, sources)
-
-        if sum(len(view) for _, sources in step.moves for view in sources) <= _COPY_INLINE_BYTES_MAX:
-            copy()
-        else:
-            await to_its_end(asyncio.get_running_loop().run_in_executor(None, copy))

@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from mezzo.errors import ConnectionLost, DeadlineExceeded, InternalError, MezzoError, ProtocolError
 from mezzo.operations import Operation, State
+from mezzo.peer import Peer
 from mezzo.protocol.connection import refusal
 from mezzo.regions import Region
 from mezzo.session import Session
@@ -33,6 +34,8 @@ class AsyncioLink:
 
     direct = True
     """whether it leads to a shard itself"""
+    spread = None
+    """the calls over its shards, if it stands for several"""
 
     def __init__(
         self,
@@ -54,6 +57,8 @@ class AsyncioLink:
         self._pid = os.getpid()
         self._closed_regions: deque[int] = deque()
         session.watch_region = self._watch_region
+        peer = Peer.of(sock)
+        session.peer_gone = None if peer is None else peer.gone
         loop.add_reader(sock.fileno(), self._readable)
 
     async def greet(self, timeout_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from mezzo import mapping
-from mezzo.address import Address, parse
+from mezzo.address import Address, parse_all
 from mezzo.arenas import ArenaChannel
 from mezzo.backoff import Backoff
 from mezzo.calls import Context, Stale
@@ -21,15 +22,18 @@ from mezzo.errors import (
     Busy,
     CallerError,
     ClientClosed,
+    ConnectionLost,
     ForkedError,
     InvalidArgument,
     MezzoError,
     Unauthenticated,
     Unavailable,
+    WrongEpoch,
 )
 from mezzo.frontend.via import Via, check_via
 from mezzo.identity import NAME_CHARACTERS_MAX, Identity, derived_name, make_identity
 from mezzo.kvsize import Scales, Shape
+from mezzo.pod import KnownPod, MapSource
 from mezzo.protocol.messages import Welcome
 from mezzo.regions import Region
 from mezzo.session import Session
@@ -76,10 +80,10 @@ def check_seconds(name: str, value: float) -> float:
 class ClientBase:
     """What both clients have: options, counters, regions, staging."""
 
-    _address_given: str
+    _address_given: str | Sequence[str]
     _options: dict[str, Any]
 
-    def __new__(cls, address: str, **options: Any) -> Self:
+    def __new__(cls, address: str | Sequence[str], **options: Any) -> Self:
         """Keeps what it is made with: a namespace's client is made alike."""
         self = super().__new__(cls)
         self._address_given, self._options = address, options
@@ -87,7 +91,7 @@ class ClientBase:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         namespace: str = "default",
         identity: Identity | None = None,
@@ -104,9 +108,15 @@ class ClientBase:
         ticket: Ticket | TicketSource | None = None,
         insecure: bool | None = None,
         stripes: int = STRIPES,
+        map_source: MapSource | None = None,
         surroundings: Surroundings | None = None,
     ) -> None:
-        self.address = parse(address)
+        self._frontends = parse_all(address)
+        self._frontend = 0
+        """which of the addresses is asked next, where there are several front-ends"""
+        self.address = self._frontends[0]
+        self._map_source = map_source
+        """who has the map of the pod already; None: a front-end is asked"""
         self.namespace_name = namespace
         """as it was asked for"""
         self.identity = identity
@@ -135,17 +145,15 @@ class ClientBase:
         """connections at most to a shard at ``tcps://``: each decrypts in a thread of its own"""
         self._surroundings = surroundings or Surroundings()
         self._bearer = Bearer(token, self._surroundings.now)
-        if self.address.is_frontend:
-            self._bearer.check_way(self.address, insecure)
+        for frontend in self._frontends:
+            if frontend.is_frontend:
+                self._bearer.check_way(frontend, insecure)
         self._given_ticket = ticket
-        self._tickets = TicketState(self._surroundings.now, self._surroundings.random)
-        self._ticket = Ticket(b"")
-        """what was got last: for the next connection"""
         self._tickets_change = callable(ticket)
         """whether another try would bring another ticket"""
         self._shm = shm
-        self._ways: list[tuple[Address, bytes]] = []
-        """addresses of the shard as a front-end told them last, and the incarnation that answers there"""
+        self._pod: KnownPod | None = None
+        """what a front-end told last of the shards, where there are several"""
         self._registered_name = ""
         """what a front-end calls the namespace; empty: none was asked"""
         self._waiting_max = waiting_max
@@ -154,11 +162,22 @@ class ClientBase:
         self._context = Context(
             self._surroundings.now, self._counters, self._staging, self.disabled, ArenaChannel, identity
         )
+        self._closed = False
+        self._pid = os.getpid()
+        self._begin_connection()
+
+    def _begin_connection(self) -> None:
+        """What belongs to one connection: to a client's own, or to its way to one shard of a pod."""
+        self._tickets = TicketState(self._surroundings.now, self._surroundings.random)
+        self._ticket = Ticket(b"")
+        """what was got last: for the next connection"""
+        self._ways: list[tuple[Address, bytes]] = []
+        """addresses of the shard as a front-end told them last, and who answers there"""
         self._backoff = Backoff(self._surroundings.random)
         self._connect_error: MezzoError | None = None
-        self._closed = False
         self._connect_lock = threading.Lock()
-        self._pid = os.getpid()
+        self._lost_at = -math.inf
+        """clock reading of when a connection was found to be lost, or was not made"""
 
     def __repr__(self) -> str:
         return (
@@ -264,7 +283,12 @@ class ClientBase:
             use_shm=self._shm and address.scheme == "unix",
             waiting_max=self._waiting_max,
             ticket=self._ticket.ticket,
+            epoch=self._epoch(),
         )
+
+    def _epoch(self) -> int:
+        """Of the map by which a shard is asked; 0: by none."""
+        return 0
 
     def _take_given_ticket(self) -> None:
         """For a client of a shard's own address: the ticket is what its maker gave, or gives now."""
@@ -279,6 +303,14 @@ class ClientBase:
         elif not self._bearer.forget():
             return error
         return Stale(str(error))
+
+    def _outgrown(self, link: Any, error: WrongEpoch) -> MezzoError:
+        """A shard says that others have a part of the keys. Who knew of one only is to ask the front-end anew."""
+        if not self.address.is_frontend or self._pod is not None or not link.direct:
+            return error
+        lost = ConnectionLost(f"the pod has more shards than this one by now: {error}")
+        link.end(lost)
+        return lost
 
     def _stripe_opener(self, address: Address) -> Callable[[float], Stripe]:
         """How connections over TLS to ``address`` are opened; does not keep the client alive."""

@@ -19,10 +19,13 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
 
 from mezzo.errors import ConnectionLost, DeadlineExceeded, InternalError, MezzoError, ProtocolError
 from mezzo.operations import Operation, State
+from mezzo.peer import Peer
 from mezzo.protocol.connection import refusal
 from mezzo.regions import Region
 from mezzo.session import Session
@@ -31,11 +34,20 @@ _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 _HANDOVER_S_MAX = 10.0
 
 
+class Turn(Protocol):
+    """What one who waits is woken with: a lock that he has taken, or a bell."""
+
+    def release(self) -> object:
+        """Wake him."""
+
+
 class BlockingLink:
     """A connected socket and its session. Owner of both."""
 
     direct = True
     """whether it leads to a shard itself"""
+    spread = None
+    """the calls over its shards, if it stands for several"""
 
     def __init__(self, sock: socket.socket, session: Session, now: Callable[[], float]) -> None:
         sock.setblocking(False)
@@ -47,7 +59,7 @@ class BlockingLink:
         self._send_failed = False
         self._blocked = False  # the socket took no more, and something is left
         self._mover = 0  # thread id; 0: nobody
-        self._parked: dict[Operation, threading.Lock] = {}
+        self._parked: dict[Operation, Turn] = {}
         self._ending: MezzoError | None = None
         self._ended = threading.Event()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -61,6 +73,8 @@ class BlockingLink:
         # Regions that were closed; their removal is submitted by whoever holds the lock next.
         self._closed_regions: deque[int] = deque()
         session.watch_region = self._watch_region
+        peer = Peer.of(sock)
+        session.peer_gone = None if peer is None else peer.gone
         self._more = False  # there may be more to receive: no poll before the next attempt
 
     def greet(self, deadline: float) -> None:
@@ -85,18 +99,9 @@ class BlockingLink:
         has let go of their memory; if it does not within ``grace_s`` the connection is ended.
         """
         me = threading.get_ident()
-        session = self.session
         try:
             with self.lock:
-                self._submitting = me
-                if self._closed_regions:
-                    self._remove_regions()
-                for operation in operations:
-                    operation.deadline = deadline
-                    session.submit(operation)
-                self._submitting = 0
-                if session.finished:
-                    self._wake_finished()
+                self._submit(operations, deadline)
                 moving = self._mover == 0
                 if moving:
                     self._mover = me
@@ -123,6 +128,91 @@ class BlockingLink:
             with self.lock:
                 if self._mover not in (0, threading.get_ident()) and not self._ended.is_set():
                     os.eventfd_write(self._wake_fd, 1)
+
+    # For who waits for several connections at a time (`at_once`): he is the mover of those that have none.
+
+    @property
+    def parked(self) -> Mapping[Operation, Turn]:
+        """Operations that somebody waits for who is not the mover."""
+        return self._parked
+
+    @property
+    def descriptor(self) -> int:
+        """Of the socket; -1: the connection has ended."""
+        return self._sock.fileno()
+
+    @property
+    def wake_descriptor(self) -> int:
+        """Readable when the mover is to look at what the socket did not take; `woken` then."""
+        return self._wake_fd
+
+    @property
+    def wanted_events(self) -> int:
+        """What the mover polls the socket for."""
+        return select.POLLIN | (select.POLLOUT if self._blocked and not self._send_failed else 0)
+
+    @property
+    def more(self) -> bool:
+        """Whether there may be more to receive without a poll."""
+        return self._more
+
+    def begin(self, operations: Sequence[Operation], deadline: float, grace_s: float) -> None:
+        """Submit ``operations`` and send what the socket takes of them; `run` without the waiting."""
+        try:
+            with self.lock:
+                self._submit(operations, deadline)
+            self.flush()
+        except BaseException as error:
+            self._abandon(operations, error, grace_s)
+            raise
+
+    def attend(self, operation: Operation, bell: Turn) -> bool:
+        """Become the mover (True); or ``bell`` is released when ``operation`` is done, or a mover is wanted."""
+        with self.lock:
+            if operation.done:
+                return False
+            if self._mover:
+                self._parked[operation] = bell
+                return False
+            self._mover = threading.get_ident()
+            return True
+
+    def leave(self, operations: Sequence[Operation]) -> None:
+        """Wait for these no more, nor be the mover."""
+        with self.lock:
+            for operation in operations:
+                self._parked.pop(operation, None)
+            if self._mover == threading.get_ident():
+                self._mover = 0
+            self._offer_place()
+
+    def take_turn(self, deadline: float) -> None:
+        """As the mover: receive what is there, and act on it."""
+        self._more = True
+        self._turn(deadline)
+
+    def woken(self) -> None:
+        """As the mover: it was heard."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake_fd)
+
+    def cut(self) -> bool:
+        """Whether an interrupt came in the middle of a frame: then the connection is ended."""
+        if threading.get_ident() not in (self._receiving, self._sending, self._submitting):
+            return False
+        self.end(ConnectionLost("ended by an interrupt in the middle of a frame"))
+        return True
+
+    def abandon(self, operations: Sequence[Operation], reason: MezzoError) -> None:
+        """Have the server let go of what was submitted. Does not wait for that."""
+        if self.cut():
+            return
+        with self.lock:
+            for operation in operations:
+                if operation.state is not State.NEW:
+                    self.session.cancel(operation, reason)
+            self._wake_finished()
+        self.flush()
 
     def end(self, error: MezzoError) -> None:
         """End the connection; on return nothing is received into anybody's memory any more."""
@@ -169,6 +259,19 @@ class BlockingLink:
     def _remove_regions(self) -> None:
         while self._closed_regions:
             self.session.remove_region(self._closed_regions.popleft())
+
+    def _submit(self, operations: Sequence[Operation], deadline: float) -> None:
+        """Under the lock."""
+        session = self.session
+        self._submitting = threading.get_ident()
+        if self._closed_regions:
+            self._remove_regions()
+        for operation in operations:
+            operation.deadline = deadline
+            session.submit(operation)
+        self._submitting = 0
+        if session.finished:
+            self._wake_finished()
 
     # Waiting and moving.
 

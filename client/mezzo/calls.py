@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from mezzo.errors import (
     ConnectionLost,
@@ -23,34 +23,22 @@ from mezzo.identity import Identity
 from mezzo.in_place import Arena, Channel, LeasedPlaces, Places, unknown_arenas
 from mezzo.operations import (
     Acquire,
-    ChangeDevice,
     Delete,
-    ListDevices,
     Lookup,
     OpenArena,
     Operation,
-    Ping,
-    ReadEvents,
     Release,
     Renew,
-    ShardStat,
     Stat,
-    StatTenant,
 )
 from mezzo.places import check_keys
 from mezzo.protocol.messages import (
     KEY_BYTES_MAX,
     KEYS_MAX,
-    NAMESPACES_ASKED_MAX,
     U32_MAX,
     ChunkStat,
-    DeviceChange,
-    DeviceState,
-    Events,
-    EventsAre,
     InPlace,
     LookedUp,
-    TenantStated,
     Welcome,
 )
 from mezzo.results import DeleteResult, LookupResult, looked_up
@@ -58,12 +46,13 @@ from mezzo.session import Session
 from mezzo.staging import Staging
 from mezzo.statistics import Counters
 
+if TYPE_CHECKING:
+    from mezzo.spread import Spread
+
 NOT_IN_PLACE = (
     "in_place=True needs a shard on this host: a unix:// address, and a client that was not made with "
     "shm=False (only a Unix socket passes descriptors); use get instead"
 )
-ID_BYTES = 16
-"""of a tenant or a namespace"""
 RUN_OPERATIONS_MAX = 4
 """Requests of one call in flight at a time."""
 
@@ -72,6 +61,8 @@ class Link(Protocol):
     """A driver's connection."""
 
     session: Session
+    spread: Spread | None
+    """the calls over its shards, if it stands for several"""
 
 
 class Connect(NamedTuple):
@@ -97,7 +88,26 @@ class Copy(NamedTuple):
     moves: Sequence[tuple[Sequence[memoryview], Sequence[memoryview]]]
 
 
-Step: TypeAlias = Connect | Run | Stage | Copy
+class Together(NamedTuple):
+    """Step: calls of several shards, all at a time; `Connect` in one of them means its own shard.
+
+    Result: of each, in order, its result or the `MezzoError` that it ended with.
+    """
+
+    link: Link
+    """that stands for the shards"""
+    parts: Sequence[tuple[bytes, Call[Any]]]
+    """the shard's id, and the call"""
+
+
+class Follow(NamedTuple):
+    """Step: another map of the pod than that of ``epoch``, if there is one by now."""
+
+    link: Link
+    epoch: int
+
+
+Step: TypeAlias = Connect | Run | Stage | Copy | Together | Follow
 T = TypeVar("T")
 Call: TypeAlias = Generator[Step, Any, T]
 
@@ -127,6 +137,8 @@ class Grant(NamedTuple):
     """reading of the client's clock"""
     places: LeasedPlaces | None = None
     """where the chunks lie that are hot, if it was asked for"""
+    over: Link | None = None
+    """stands for the shards, if several granted it"""
 
 
 class Stale(Unauthenticated):
@@ -151,20 +163,6 @@ def readmitted(context: Context, attempt: Callable[[], Call[T]]) -> Call[T]:
     return (yield from attempt())
 
 
-def ping(context: Context) -> Call[float]:
-    """Seconds that a round trip takes."""
-    if context.disabled:
-        return 0.0
-
-    def attempt() -> Call[float]:
-        link = yield CONNECT
-        start = context.now()
-        yield Run(link, (Ping(),))
-        return context.now() - start
-
-    return (yield from retried(context, attempt))
-
-
 def lookup(context: Context, keys: Iterable[bytes]) -> Call[LookupResult]:
     """Length of the present prefix."""
     checked = check_keys(keys)
@@ -172,7 +170,9 @@ def lookup(context: Context, keys: Iterable[bytes]) -> Call[LookupResult]:
         return NOT_FOUND
 
     def attempt() -> Call[LookupResult]:
-        link = yield CONNECT
+        link: Link = yield CONNECT
+        if link.spread is not None:
+            return (yield from link.spread.lookup(context, checked))
         operations = [Lookup(piece) for piece in key_pieces(checked, link.session.limits)]
         found: list[LookedUp] = []
         for batch in windows(operations):
@@ -191,16 +191,29 @@ def acquire(
 ) -> Call[Grant]:
     """Lookup and lease of the present prefix."""
     checked = check_keys(keys)
-    lease_ms = check_ttl(ttl_s)
+    check_ttl(ttl_s)
     wish = check_in_place(in_place, load)
     if context.disabled:
         return Grant((), NOT_FOUND, context.now())
+    return (yield from granted(context, checked, ttl_s, wish))
+
+
+def granted(
+    context: Context, keys: list[bytes], ttl_s: float, asked: InPlace, *, anywhere: bool = False
+) -> Call[Grant]:
+    """`acquire` of keys that were checked; ``anywhere``: from a shard that is not on this host nothing is in place."""
+    lease_ms = check_ttl(ttl_s)
 
     def attempt() -> Call[Grant]:
         # Leases end with their connection, so a second attempt leaves nothing of the first behind.
-        link = yield CONNECT
+        link: Link = yield CONNECT
+        if link.spread is not None:
+            return (yield from link.spread.acquire(context, keys, ttl_s, asked))
+        wish = asked
         if wish and not link.session.shm:
-            raise InvalidArgument(NOT_IN_PLACE)
+            if not anywhere:
+                raise InvalidArgument(NOT_IN_PLACE)
+            wish = InPlace.NO
         leases: list[tuple[Link, int]] = []
         numbers: list[int] = []
         found: list[LookedUp] = []
@@ -208,7 +221,7 @@ def acquire(
         places: Places | None = None
         operation: Acquire | None = None
         try:
-            for piece in key_pieces(checked, link.session.limits):
+            for piece in key_pieces(keys, link.session.limits):
                 start = context.now()
                 operation = Acquire(piece, lease_ms, wish)
                 yield Run(link, (operation,))
@@ -253,16 +266,21 @@ def open_arena(context: Context, link: Link, number: int, arenas: dict[int, Aren
         channel.close()
 
 
-def abandon(leases: Sequence[tuple[Link, int]]) -> Call[None]:
+def abandon(leases: Sequence[tuple[Link, int]], over: Link | None = None) -> Call[None]:
     """`release` on the way out of an error, which is the one to be raised."""
     try:
-        yield from release(leases)
+        yield from release(leases, over)
     except MezzoError:
         pass  # they end by themselves, or with the connection
 
 
-def release(leases: Sequence[tuple[Link, int]]) -> Call[bool]:
-    """End leases; whether all were still held. A lease ended with its connection."""
+def release(leases: Sequence[tuple[Link, int]], over: Link | None = None) -> Call[bool]:
+    """End leases; whether all were still held. A lease ended with its connection.
+
+    ``over``: stands for the shards, if several granted them.
+    """
+    if over is not None:
+        return all((yield from _of_each(leases, over, release))) and bool(leases)
     held = bool(leases)
     for link, lease in leases:
         if link.session.failure is not None:
@@ -277,14 +295,20 @@ def release(leases: Sequence[tuple[Link, int]]) -> Call[bool]:
     return held
 
 
-def renew(context: Context, leases: Sequence[tuple[Link, int]], ttl_s: float) -> Call[float]:
-    """Let leases last longer; when the first of them ends now, by the client's clock.
+def renew(
+    context: Context, leases: Sequence[tuple[Link, int]], ttl_s: float, over: Link | None = None
+) -> Call[float]:
+    """Let leases last longer; when the first of them ends now, by the client's clock. ``over`` as for `release`.
 
     Raises:
         Gone: one of them has ended.
     """
     lease_ms = check_ttl(ttl_s)
     expires = math.inf
+    if over is not None:
+        return min(
+            (yield from _of_each(leases, over, lambda own: renew(context, own, ttl_s))), default=expires
+        )
     for link, lease in leases:
         if (failure := link.session.failure) is not None:
             raise Gone(f"the connection has ended ({failure}), and the lease with it: acquire again")
@@ -298,6 +322,24 @@ def renew(context: Context, leases: Sequence[tuple[Link, int]], ttl_s: float) ->
     return expires
 
 
+def _of_each(
+    leases: Sequence[tuple[Link, int]],
+    over: Link,
+    make: Callable[[Sequence[tuple[Link, int]]], Call[T]],
+) -> Call[list[T]]:
+    """One call for the leases of each connection, all at a time; raises the first error of theirs."""
+    own: dict[int, list[tuple[Link, int]]] = {}
+    for lease in leases:
+        own.setdefault(id(lease[0]), []).append(lease)
+    if not own:
+        return []
+    outcomes = yield Together(over, [(b"", make(each)) for each in own.values()])
+    for outcome in outcomes:
+        if isinstance(outcome, MezzoError):
+            raise outcome
+    return list(outcomes)
+
+
 def delete(context: Context, keys: Iterable[bytes]) -> Call[DeleteResult]:
     """Delete chunks. Not tried again: the answer would tell of the second attempt only."""
     checked = check_keys(keys)
@@ -305,7 +347,9 @@ def delete(context: Context, keys: Iterable[bytes]) -> Call[DeleteResult]:
         return DeleteResult((False,) * len(checked), 0)
 
     def attempt() -> Call[DeleteResult]:
-        link = yield CONNECT
+        link: Link = yield CONNECT
+        if link.spread is not None:
+            return (yield from link.spread.delete(context, checked))
         operations = [Delete(piece) for piece in key_pieces(checked, link.session.limits)]
         for number, batch in enumerate(windows(operations)):
             try:
@@ -327,89 +371,15 @@ def stat(context: Context, keys: Iterable[bytes]) -> Call[tuple[ChunkStat | None
         return (None,) * len(checked)
 
     def attempt() -> Call[tuple[ChunkStat | None, ...]]:
-        link = yield CONNECT
+        link: Link = yield CONNECT
+        if link.spread is not None:
+            return (yield from link.spread.stat(context, checked))
         operations = [Stat(piece) for piece in key_pieces(checked, link.session.limits)]
         for batch in windows(operations):
             yield Run(link, batch)
         return tuple([chunk for operation in operations for chunk in operation.chunks])
 
     return (yield from retried(context, attempt))
-
-
-def shard_stat(context: Context) -> Call[dict[str, float]]:
-    """Numbers of the shard, by name."""
-    if context.disabled:
-        return {}
-
-    def attempt() -> Call[dict[str, float]]:
-        link = yield CONNECT
-        operation = ShardStat()
-        yield Run(link, (operation,))
-        return {name: float(number) for name, number in operation.numbers.items()}
-
-    return (yield from retried(context, attempt))
-
-
-def read_events(context: Context, question: Events) -> Call[EventsAre | None]:
-    """One question about events; None: the client is disabled, and nothing ever happens."""
-    if context.disabled:
-        return None
-    link = yield CONNECT
-    operation = ReadEvents(question)
-    yield Run(link, (operation,))
-    return operation.events
-
-
-def chunk_bytes_max(context: Context) -> Call[int]:
-    """Bytes of the largest chunk that the server takes."""
-    if context.disabled:
-        return U32_MAX
-    link = yield CONNECT
-    return int(link.session.limits.chunk_bytes_max)
-
-
-def tenant_stat(context: Context, tenant: bytes, namespaces: Sequence[bytes]) -> Call[TenantStated]:
-    """What a tenant uses of the shard, in all and in some of its namespaces, by their ids."""
-    if len(tenant) != ID_BYTES or any(len(namespace) != ID_BYTES for namespace in namespaces):
-        raise InvalidArgument(f"ids of tenants and namespaces have {ID_BYTES} bytes")
-    if len(namespaces) > NAMESPACES_ASKED_MAX:
-        raise InvalidArgument(f"{len(namespaces)} namespaces; {NAMESPACES_ASKED_MAX} can be asked for")
-
-    def attempt() -> Call[TenantStated]:
-        link = yield CONNECT
-        operation = StatTenant(tenant, namespaces)
-        yield Run(link, (operation,))
-        return operation.use or TenantStated(0, 0, 0)
-
-    if context.disabled:
-        return TenantStated(0, 0, 0)
-    return (yield from retried(context, attempt))
-
-
-def devices(context: Context) -> Call[tuple[DeviceState, ...]]:
-    """The store's devices, and what is done to them."""
-    if context.disabled:
-        return ()
-
-    def attempt() -> Call[tuple[DeviceState, ...]]:
-        link = yield CONNECT
-        operation = ListDevices()
-        yield Run(link, (operation,))
-        return operation.devices
-
-    return (yield from retried(context, attempt))
-
-
-def change_device(context: Context, change: DeviceChange) -> Call[None]:
-    """Begin a change of the store's devices. Not tried again: it may have begun."""
-    if context.disabled:
-        return
-
-    def attempt() -> Call[None]:
-        link = yield CONNECT
-        yield Run(link, (ChangeDevice(change),))
-
-    yield from readmitted(context, attempt)
 
 
 def check_ttl(ttl_s: float) -> int:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from mezzo import calls, moves
+from mezzo import calls, moves, shard_calls
 from mezzo.backoff import Backoff
-from mezzo.base import call_seconds, copy_bytes
-from mezzo.blocking import BlockingLink
-from mezzo.calls import Call, Connect, Copy, Run, Stage, Step
-from mezzo.driving import drive
 from mezzo.errors import (
     Busy,
     ClientClosed,
-    DeadlineExceeded,
     MezzoError,
-    Unauthenticated,
     Unavailable,
 )
 from mezzo.events import Cursor, EventReader, EventStream
 from mezzo.lease import Lease
 from mezzo.loading import LoadDecision, load_question
-from mezzo.opening import Opening
+from mezzo.performing import Performing
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
     PRIORITY_DEFAULT,
@@ -37,12 +30,11 @@ from mezzo.protocol.messages import (
     TenantStated,
 )
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
-from mezzo.staging import Piece, StagingRequest
 
 T = TypeVar("T")
 
 
-class Client(Opening):
+class Client(Performing):
     """A blocking client of one shard, for any number of threads.
 
     ``address`` is the shard's (``unix:///path``, ``tcp://host:port``) or a front-end's (``grpc://host:port``;
@@ -162,8 +154,8 @@ class Client(Opening):
         return Lease(
             grant,
             self._surroundings.now,
-            lambda: self._perform(calls.release(grant.leases), None),
-            lambda ttl_s: self._perform(calls.renew(self._context, grant.leases, ttl_s), None),
+            lambda: self._perform(calls.release(grant.leases, grant.over), None),
+            lambda ttl_s: self._perform(calls.renew(self._context, grant.leases, ttl_s, grant.over), None),
         )
 
     def renew(self, lease: Lease, ttl_s: float) -> float:
@@ -195,7 +187,7 @@ class Client(Opening):
 
         None: the client is disabled.
         """
-        return self._perform(calls.read_events(self._context, question), timeout_s)
+        return self._perform(shard_calls.read_events(self._context, question), timeout_s)
 
     def delete(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> DeleteResult:
         """Delete chunks. Not tried again when the connection is lost."""
@@ -207,7 +199,7 @@ class Client(Opening):
 
     def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
         """Numbers of the shard, by name (docs/metrics.md)."""
-        return self._perform(calls.shard_stat(self._context), timeout_s)
+        return self._perform(shard_calls.shard_stat(self._context), timeout_s)
 
     def tenant_stat(
         self, tenant: bytes, namespaces: Sequence[bytes] = (), *, timeout_s: float | None = None
@@ -216,11 +208,11 @@ class Client(Opening):
 
         For operators, directly at a shard; `Denied` for everybody else.
         """
-        return self._perform(calls.tenant_stat(self._context, tenant, namespaces), timeout_s)
+        return self._perform(shard_calls.tenant_stat(self._context, tenant, namespaces), timeout_s)
 
     def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:
         """The devices of the server, and what is done to them. `Denied` unless it runs as the caller, or root is."""
-        return self._perform(calls.devices(self._context), timeout_s)
+        return self._perform(shard_calls.devices(self._context), timeout_s)
 
     def change_device(
         self,
@@ -241,15 +233,15 @@ class Client(Opening):
         does, or as root.  Not tried again when the connection is lost.
         """
         change = DeviceChange(int(action), device, by, capacity_bytes, erase)
-        self._perform(calls.change_device(self._context, change), timeout_s)
+        self._perform(shard_calls.change_device(self._context, change), timeout_s)
 
     def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
         """Bytes of the largest chunk that the server takes, as it said when the connection was made."""
-        return self._perform(calls.chunk_bytes_max(self._context), timeout_s)
+        return self._perform(shard_calls.chunk_bytes_max(self._context), timeout_s)
 
     def ping(self, *, timeout_s: float | None = None) -> float:
         """Seconds that a round trip takes."""
-        return self._perform(calls.ping(self._context), timeout_s)
+        return self._perform(shard_calls.ping(self._context), timeout_s)
 
     def connect(self, timeout_s: float | None = None) -> None:
         """Connect now, trying again with backoff until ``timeout_s`` is over: for a start.
@@ -294,55 +286,3 @@ class Client(Opening):
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self.close()
-
-    def _deadline(self, timeout_s: float | None, deadline_s: float | None = None) -> float:
-        return self._surroundings.now() + call_seconds(self.timeout_s, timeout_s, deadline_s)
-
-    def _perform(self, call: Call[T], timeout_s: float | None, deadline_s: float | None = None) -> T:
-        """Run a call: perform its steps and tell it how they went."""
-        self._check_usable()
-        deadline = self._deadline(timeout_s, deadline_s)
-        return drive(call, self._take, deadline)
-
-    def _take(self, step: Step, deadline: float) -> object:
-        if type(step) is Connect:
-            link = self._link
-            if link is not None and link.session.failure is None and not self._tickets.due:
-                return link
-            return self._connected(deadline)
-        if type(step) is Run:
-            runner: Any = step.link
-            if type(runner) is not BlockingLink and not getattr(runner, "blocking", False):
-                raise TypeError("this lease belongs to another kind of client")
-            try:
-                runner.run(step.operations, deadline, self.cancel_grace_s)
-            except DeadlineExceeded:
-                self._counters.timeouts += 1
-                raise
-            except Unauthenticated as error:
-                raise self._refused_run(error) from None
-            return None
-        if isinstance(step, Stage):
-            return self._stage(step.length, deadline)
-        if isinstance(step, Copy):
-            for targets, sources in step.moves:
-                copy_bytes(targets, sources)
-        return None
-
-    def _stage(self, length: int, deadline: float) -> Piece:
-        arrived = threading.Lock()
-        arrived.acquire()
-
-        def ready(request: StagingRequest) -> None:
-            arrived.release()
-
-        request = self._staging.request(length, ready)
-        try:
-            if not arrived.acquire(timeout=max(0.0, deadline - self._surroundings.now())):
-                raise DeadlineExceeded("no staging memory within the time of the call (staging_bytes)")
-            if request.piece is None:
-                raise request.error or Unavailable("no staging memory")
-        except BaseException:
-            self._staging.cancel(request)
-            raise
-        return request.piece

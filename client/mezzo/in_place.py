@@ -119,6 +119,30 @@ class Places:
         return give_back(self.views)
 
 
+class SpreadPlaces:
+    """The places of a lease that several shards granted, each its own."""
+
+    __slots__ = ("_shares", "hot", "views")
+
+    def __init__(self, prefix: int, shares: Sequence[tuple[Sequence[int], LeasedPlaces]]) -> None:
+        """``prefix`` keys are leased in all; of each shard, where its keys stand among them, and its places."""
+        views: list[memoryview | None] = [None] * prefix
+        for indexes, places in shares:
+            for index, view in zip(indexes, places.views, strict=False):
+                views[index] = view
+        self._shares = [places for _, places in shares]
+        self.views: Views = tuple(views)
+        self.hot = sum([places.hot for places in self._shares])
+
+    def changed(self) -> int:
+        """See `LeasedPlaces.changed`."""
+        return sum([places.changed() for places in self._shares])
+
+    def give_back(self) -> int:
+        """See `LeasedPlaces.give_back`."""
+        return sum([places.give_back() for places in self._shares])
+
+
 def unknown_arenas(arenas: Mapping[int, Arena], numbers: Sequence[int]) -> list[int]:
     """Arenas that places name and that are not mapped."""
     if not set(numbers[::4]).difference(arenas):

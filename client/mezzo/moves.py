@@ -124,7 +124,12 @@ def get(
     count = len(arguments.keys)
     if context.disabled:
         return GetResult((False,) * count, 0, (0,) * count, 0)
-    return (yield from retried(context, lambda: _get(context, *arguments)))
+    return (yield from retried(context, lambda: _get(context, arguments)))
+
+
+def got(context: Context, arguments: GetArguments) -> Call[GetResult]:
+    """`get` with arguments that were checked."""
+    return (yield from retried(context, lambda: _get(context, arguments)))
 
 
 def put(
@@ -142,7 +147,12 @@ def put(
     if context.disabled:
         count = len(arguments.keys)
         return PutResult((PutState.FAILED,) * count, 0, 0, count)
-    return (yield from retried(context, lambda: _put(context, *arguments)))
+    return (yield from retried(context, lambda: _put(context, arguments)))
+
+
+def stored(context: Context, arguments: PutArguments) -> Call[PutResult]:
+    """`put` with arguments that were checked."""
+    return (yield from retried(context, lambda: _put(context, arguments)))
 
 
 def put_result(states: Sequence[PutState]) -> PutResult:
@@ -153,8 +163,11 @@ def put_result(states: Sequence[PutState]) -> PutResult:
     return PutResult(tuple(states), stored, exists, len(states) - stored - exists - declined, declined)
 
 
-def _get(context: Context, keys: list[bytes], targets: list[Place], part: tuple[int, int]) -> Call[GetResult]:
-    link = yield CONNECT
+def _get(context: Context, arguments: GetArguments) -> Call[GetResult]:
+    link: Link = yield CONNECT
+    if link.spread is not None:
+        return (yield from link.spread.get(context, arguments))
+    keys, targets, part = arguments
     session = link.session
     found = [False] * len(keys)
     lengths = [0] * len(keys)
@@ -193,10 +206,11 @@ def _get(context: Context, keys: list[bytes], targets: list[Place], part: tuple[
     return GetResult(tuple(found), sum(found), tuple(lengths), total_bytes)
 
 
-def _put(
-    context: Context, keys: list[bytes], sources: list[Place], parts: list[list[int]], terms: Terms
-) -> Call[PutResult]:
-    link = yield CONNECT
+def _put(context: Context, arguments: PutArguments) -> Call[PutResult]:
+    link: Link = yield CONNECT
+    if link.spread is not None:
+        return (yield from link.spread.put(context, arguments))
+    keys, sources, parts, terms = arguments
     session = link.session
     chunk_bytes_max = session.limits.chunk_bytes_max
     for index, place in enumerate(sources):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mezzo.address import Address
 from mezzo.blocking import BlockingLink
@@ -17,20 +17,24 @@ from mezzo.errors import (
 )
 from mezzo.frontend.via import proxy_link
 from mezzo.operations import RenewTicket
-from mezzo.reaching import EndProxy, OpeningStep, OpenProxy, OpenShard, Reaching
+from mezzo.pod import KnownPod
+from mezzo.reaching import EndProxy, OpeningStep, OpenPod, OpenProxy, OpenShard, Reaching
 from mezzo.session import Session
 from mezzo.stripes import StripedLink
 
 if TYPE_CHECKING:
     from mezzo.frontend.link import ProxyLink
+    from mezzo.performing import PodLink
+
+AnyLink: TypeAlias = "BlockingLink | StripedLink | ProxyLink | PodLink"
 
 
 class Opening(Reaching):
     """A blocking client's connection: opened, readmitted, replaced when it was lost."""
 
-    _link: BlockingLink | StripedLink | ProxyLink | None = None
+    _link: AnyLink | None = None
 
-    def _connected(self, deadline: float) -> BlockingLink | StripedLink | ProxyLink:
+    def _connected(self, deadline: float) -> AnyLink:
         """The connection; made if there is none, and readmitted if its ticket is about to expire."""
         link = self._link
         if link is not None and link.session.failure is None:
@@ -47,11 +51,12 @@ class Opening(Reaching):
             self._check_usable()
             if link is not None:
                 self._link = None
+                self._lost_at = now()
                 self._counters.connections_lost += 1
             self._check_backoff()
             try:
                 limit = min(deadline, now() + self.connect_timeout_s)
-                made: BlockingLink | StripedLink | ProxyLink = drive(self._reach(limit), self._make, limit)
+                made: AnyLink = drive(self._reach(limit), self._make, limit)
             except MezzoError as error:
                 told = self._connect_failed(error)
                 if told is not error:
@@ -67,7 +72,7 @@ class Opening(Reaching):
         finally:
             self._connect_lock.release()
 
-    def _renew(self, link: BlockingLink | StripedLink | ProxyLink, deadline: float) -> None:
+    def _renew(self, link: Any, deadline: float) -> None:
         """Get another ticket and go on with it. One thread does; the others wait only if they have to."""
         now, tickets = self._surroundings.now, self._tickets
         must = tickets.expired
@@ -108,25 +113,30 @@ class Opening(Reaching):
         if isinstance(step, OpenShard):
             return self._open_shard(step.address, deadline)
         if isinstance(step, OpenProxy):
-            return self._link_to_proxy(deadline)
+            return self._link_to_proxy(step, deadline)
+        if isinstance(step, OpenPod):
+            return self._open_pod(step.pod, deadline)
         if isinstance(step, EndProxy):
             step.proxied.end(step.error)
         else:
             self._surroundings.sleep(step.seconds)
         return None
 
-    def _link_to_proxy(self, deadline: float) -> ProxyLink:
+    def _link_to_proxy(self, step: OpenProxy, deadline: float) -> ProxyLink:
         return proxy_link()(
-            self.address,
+            step.address,
             self.tls,
             namespace=self.namespace_name,
             identity=self.identity,
             client_name=self.name,
             counters=self._counters,
             now=self._surroundings.now,
-            timeout_s=max(0.001, deadline - self._surroundings.now()),
+            timeout_s=max(0.001, (deadline - self._surroundings.now()) / step.share),
             bearer=self._bearer,
         )
+
+    def _open_pod(self, pod: KnownPod, deadline: float) -> PodLink:
+        raise NotImplementedError
 
     def _open_shard(self, address: Address, deadline: float) -> BlockingLink | StripedLink:
         now = self._surroundings.now

@@ -14,7 +14,7 @@ from mezzo.errors import MezzoError, ProtocolError
 from mezzo.protocol import messages
 from mezzo.protocol.bitmap import unpack
 from mezzo.protocol.messages import PLACE_NUMBERS, Body, InPlace, Kind
-from mezzo.regions import Region
+from mezzo.regions import Extent, Region
 
 B = TypeVar("B", bound=Body)
 
@@ -68,6 +68,11 @@ class Operation:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.request_id} {self.state.name}>"
+
+    @property
+    def extents(self) -> Sequence[Extent] | None:
+        """The parts of regions that it moves bytes to or from; None: any."""
+        return None
 
     @property
     def done(self) -> bool:

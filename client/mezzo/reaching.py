@@ -1,7 +1,8 @@
 """How a client comes to its connection, as generators: what to open, in which order. No I/O (see `calls`).
 
 A client of a shard's own address opens that.  One of a front-end's opens a session there and, with the ticket and
-the map that it is given, the shard; or it stays with the session (`mezzo.frontend.via`).
+the map that it is given, the shard; or it stays with the session (`mezzo.frontend.via`).  Where there are several
+shards it opens the pod: each of them on a way of its own (`ToShard`), when it is first needed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from mezzo.address import Address
 from mezzo.base import ClientBase
 from mezzo.credentials import Ticket
-from mezzo.errors import ClientClosed, ConnectionLost, MezzoError, Unauthenticated, Unavailable
+from mezzo.errors import (
+    Busy,
+    ClientClosed,
+    ConnectionLost,
+    DeadlineExceeded,
+    FormatError,
+    MezzoError,
+    Unauthenticated,
+    Unavailable,
+)
+from mezzo.placement.pod_map import decode_map
+from mezzo.pod import AGAIN_S, KnownPod, is_shard
 from mezzo.session import Session
 
 NEWS_S = 0.4
@@ -26,7 +38,17 @@ class OpenShard(NamedTuple):
 
 
 class OpenProxy(NamedTuple):
-    """Step: a session at the front-end. Result: `Session` and what it was told (`mezzo.frontend.link`)."""
+    """Step: a session at a front-end. Result: `Session` and what it was told (`mezzo.frontend.link`)."""
+
+    address: Address
+    share: int
+    """it may take this part of the time: 1: all, 2: half of it"""
+
+
+class OpenPod(NamedTuple):
+    """Step: a link that stands for the shards of a pod, one of which at least has answered. Result: that link."""
+
+    pod: KnownPod
 
 
 class EndProxy(NamedTuple):
@@ -42,7 +64,7 @@ class Pause(NamedTuple):
     seconds: float
 
 
-OpeningStep: TypeAlias = OpenShard | OpenProxy | EndProxy | Pause
+OpeningStep: TypeAlias = OpenShard | OpenProxy | OpenPod | EndProxy | Pause
 T = TypeVar("T")
 Opens: TypeAlias = Generator[OpeningStep, Any, T]
 
@@ -74,6 +96,11 @@ class Reaching(ClientBase):
         self._tickets.took(self._ticket if link.direct else Ticket(b""))
         return link
 
+    def _follow(self, epoch: int) -> Opens[None]:
+        """Another map of the pod than that of ``epoch``, if there is one; by whomever it was got."""
+        if self._pod is not None and self._pod.pod_map.epoch == epoch:
+            yield from self._ask_of(self._pod)
+
     def _fetch_ticket(self) -> Opens[Ticket]:
         """Another ticket for the connection that there is."""
         if not self.address.is_frontend:
@@ -85,6 +112,10 @@ class Reaching(ClientBase):
         return ticket
 
     def _reach_once(self, *, last: bool) -> Opens[Any]:
+        if self._map_source is not None:
+            self._pod = self._pod or KnownPod(self._map_source())
+            yield from self._ask_of(self._pod)
+            return (yield OpenPod(self._pod))
         if not self.address.is_frontend:
             self._take_given_ticket()
             return (yield OpenShard(self.address))
@@ -93,7 +124,7 @@ class Reaching(ClientBase):
             proxied = yield from self._open_session()
         except ConnectionLost as error:
             # Without the front-end, the shard is where it was last.
-            link = None if self.via == "proxy" else (yield from self._reach_directly([]))
+            link = None if self.via == "proxy" else (yield from self._reach_shards([]))
             if link is None:
                 raise Unavailable(str(error)) from error
             return link
@@ -104,7 +135,8 @@ class Reaching(ClientBase):
             self._ways, self._ticket = proxied.ways(), proxied.ticket()
             self._registered_name = proxied.namespace_name
             self._tickets_change = True
-            link = yield from self._reach_directly(errors)
+            self._told(proxied)
+            link = yield from self._reach_shards(errors)
         except BaseException:
             proxied.end(ConnectionLost("the shard was not reached"))
             raise
@@ -117,12 +149,71 @@ class Reaching(ClientBase):
         return link
 
     def _open_session(self) -> Opens[Any]:
+        """At the front-end that answered last, or else at the next one."""
+        count = len(self._frontends)
+        for left in range(count, 0, -1):
+            try:
+                return (yield from self._open_session_at(OpenProxy(self._frontends[self._frontend], left)))
+            except Unavailable:
+                self._frontend = (self._frontend + 1) % count
+                if left == 1:
+                    raise
+        raise Unavailable("no front-end")
+
+    def _open_session_at(self, step: OpenProxy) -> Opens[Any]:
         try:
-            return (yield OpenProxy())
+            return (yield step)
         except Unauthenticated:
             if not self._bearer.forget():
                 raise
-        return (yield OpenProxy())
+        return (yield step)
+
+    def _told(self, proxied: Any) -> None:
+        """Take in what a front-end said of the pod, if it has several shards and we can read its map."""
+        encoded: bytes = proxied.encoded_map
+        try:
+            if not encoded:
+                self._pod = None
+                return
+            if self._pod is None:
+                self._pod = KnownPod(decode_map(encoded), encoded)
+            else:
+                self._pod.follow_encoded(encoded)
+        except FormatError:
+            return  # of a later release: it is as was told before, or the front-end does everything
+        self._pod.ticket = proxied.ticket()
+        self._pod.namespace_name = proxied.namespace_name
+        self._pod.told_at = self._surroundings.now()
+
+    def _ask_of(self, pod: KnownPod) -> Opens[None]:
+        """Have the pod's map and ticket told again. Where nobody can be asked it is as it was.
+
+        Raises:
+            Unauthenticated: the token is not good any more.
+        """
+        if self._map_source is not None:
+            self._take_given_ticket()
+            pod.follow(self._map_source())
+            pod.ticket, pod.told_at = self._ticket, self._surroundings.now()
+            return
+        try:
+            proxied = yield from self._open_session()
+        except (Unavailable, Busy, DeadlineExceeded):
+            return
+        if proxied.encoded_map:
+            self._pod = pod
+            self._told(proxied)
+        yield EndProxy(proxied, ClientClosed("the map was all that was wanted"))
+
+    def _reach_shards(self, errors: list[MezzoError]) -> Opens[Any]:
+        """The shard, or a link that stands for all of them; None, and why not in ``errors``, if none is reached."""
+        if self._pod is None:
+            return (yield from self._reach_directly(errors))
+        try:
+            return (yield OpenPod(self._pod))
+        except MezzoError as error:
+            errors.append(error)
+        return None
 
     def _reach_directly(self, errors: list[MezzoError]) -> Opens[Any]:
         """The first way that leads to the shard; None, and why not in ``errors``, if none does."""
@@ -133,17 +224,60 @@ class Reaching(ClientBase):
                 errors.append(error)
                 continue
             # A path or a loopback address means another shard on another host.
-            if not incarnation or link.session.limits.shard_incarnation == incarnation:
+            if self._is_meant(link, incarnation):
                 return link
             other = f"another shard than the map's answers at {address}"
             link.end(ConnectionLost(other))
             errors.append(Unavailable(other))
         return None
 
+    def _is_meant(self, link: Reached, incarnation: bytes) -> bool:
+        return not incarnation or link.session.limits.shard_incarnation == incarnation
+
     def _unreached(self, errors: Sequence[MezzoError]) -> Unavailable:
         """The error of a direct client that a front-end sent to a shard which it cannot reach."""
         tried = "; ".join(str(error) for error in errors)
         return Unavailable(f"no shard of the map of {self.address} can be reached directly: {tried}")
+
+
+class ToShard(Reaching):
+    """A client's way to one shard of its pod: all is as the client has it, but the connection is its own."""
+
+    _shard: bytes
+    _known: KnownPod
+
+    def _reach_once(self, *, last: bool) -> Opens[Any]:
+        pod = self._known
+        now = self._surroundings.now()
+        if last or (pod.told_at <= self._lost_at and now - pod.told_at >= AGAIN_S):
+            yield from self._ask_of(pod)
+        self._ticket, self._registered_name = pod.ticket, pod.namespace_name
+        self._ways = [(address, self._shard) for address in pod.addresses(self._shard)]
+        errors: list[MezzoError] = []
+        link: Reached | None = yield from self._reach_directly(errors)
+        if link is None:
+            self._lost_at = now
+            raise _first_refusal(errors) or self._unreached(errors)
+        pod.met(self._shard, link.session.limits)
+        return link
+
+    def _is_meant(self, link: Reached, incarnation: bytes) -> bool:
+        return is_shard(link.session.limits, self._shard)
+
+    def _epoch(self) -> int:
+        return self._known.pod_map.epoch
+
+    def _fetch_ticket(self) -> Opens[Ticket]:
+        pod = self._known
+        if pod.ticket.expires <= self._ticket.expires:
+            yield from self._ask_of(pod)
+        if pod.ticket.expires <= self._ticket.expires:
+            raise Unavailable("nobody gave another ticket")
+        return pod.ticket
+
+    def _unreached(self, errors: Sequence[MezzoError]) -> Unavailable:
+        tried = "; ".join(str(error) for error in errors) or "the map has no address of it"
+        return Unavailable(f"the shard {self._shard.hex()} cannot be reached: {tried}")
 
 
 def _first_refusal(errors: Sequence[MezzoError]) -> Unauthenticated | None:

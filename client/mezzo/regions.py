@@ -1,9 +1,9 @@
 """Regions: client memory that a shard moves chunks into and out of. No I/O (see `mapping`).
 
 Invariants: a region's descriptor and mapping are given up only when it is closed and no operation
-uses it; while a region is *tainted* a shard may still write into it (the connection broke with a
-transfer in flight), and that ends only when the region was registered on a new connection, which
-the shard answers after everything older has ended.
+uses it; while a region is *tainted* a shard may still write into a part of it (the connection broke
+with a transfer in flight), and that ends only when the region was registered on a new connection, which
+the shard answers after everything older has ended, or with the shard's process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -52,7 +53,7 @@ class Region:
         self._lock = threading.RLock()  # a garbage collection inside may close another's user
         self._pins = 0
         self._closed = False
-        self._taints: set[str] = set()
+        self._taints: dict[str, list[_Taint]] = {}
         self._on_close: list[weakref.WeakMethod[Callable[[int], None]]] = []
 
     def __repr__(self) -> str:
@@ -95,12 +96,18 @@ class Region:
             RegionError: the region is closed, or a shard that the connection was lost to may still
                 write into it (`tainted`).
         """
-        if self._taints:
+        if self.tainted:
             raise RegionError(
                 "the connection was lost with a transfer in flight, so this region may still be written "
                 "to; it is usable again after the next call with it has succeeded"
             )
         return self.memory
+
+    def view_of(self, extent: Extent) -> memoryview:
+        """The memory of an extent. Raises RegionError as `view` does, but only if that part is meant."""
+        if self._taints and self._tainting((extent,)):
+            return self.view
+        return self.memory[extent.offset : extent.offset + extent.length]
 
     @property
     def memory(self) -> memoryview:
@@ -118,7 +125,7 @@ class Region:
     @property
     def tainted(self) -> bool:
         """Whether a shard may still write into it on behalf of a lost connection."""
-        return bool(self._taints)
+        return bool(self._taints) and bool(self._tainting(None))
 
     @property
     def descriptor(self) -> int:
@@ -156,23 +163,46 @@ class Region:
         if self._closed:
             self._release_when_idle()
 
-    def taint(self, address: str) -> None:
-        """A connection to ``address`` ended while that shard may be moving bytes here."""
-        self._taints.add(address)
+    def taint(
+        self, address: str, extents: Sequence[Extent] | None = None, gone: Callable[[], bool] | None = None
+    ) -> None:
+        """A connection to ``address`` ended while that shard may be moving bytes here: to or from these
+        ``extents``, or anywhere.  ``gone`` tells whether its process has ended since, and with it all that it did.
+        """
+        with self._lock:
+            self._taints.setdefault(address, []).append(_Taint(extents, gone))
 
     def untaint(self, address: str) -> None:
         """A new connection to ``address`` has registered it: what was in flight there has ended."""
-        self._taints.discard(address)
+        with self._lock:
+            self._taints.pop(address, None)
 
-    def check_taint(self, address: str | None) -> None:
-        """Raise RegionError if a shard may still be writing here, unless it is that of ``address``: a
-        call to that one waits until it has registered the region anew.
+    def check_taint(self, address: str | None, extents: Sequence[Extent] | None = None) -> None:
+        """Raise RegionError if a shard may still be writing to these ``extents`` (None: to any), unless it is
+        that of ``address``: a call to that one waits until it has registered the region anew.
         """
-        if self._taints and self._taints != {address}:
+        if self._taints and (writers := self._tainting(extents) - {address}):
             raise RegionError(
-                f"region {self.number} may still be written to by {', '.join(sorted(self._taints))}, to "
+                f"region {self.number} may still be written to by {', '.join(sorted(writers))}, to "
                 "which a connection was lost; use it there first, or use another region"
             )
+
+    def _tainting(self, extents: Sequence[Extent] | None) -> set[str]:
+        """Who may still write to these extents, as far as they are this region's; None: to any part of it."""
+        if extents is not None:
+            extents = [extent for extent in extents if extent.region is self]
+        with self._lock:
+            for address, taints in tuple(self._taints.items()):
+                left = [taint for taint in taints if taint.gone is None or not taint.gone()]
+                if left:
+                    self._taints[address] = left
+                else:
+                    del self._taints[address]
+            return {
+                address
+                for address, taints in self._taints.items()
+                if extents is None or any(taint.meets(extents) for taint in taints)
+            }
 
     def call_on_close(self, method: Callable[[int], None]) -> None:
         """Have the bound ``method`` called with the region's number when it closes (held weakly)."""
@@ -198,5 +228,25 @@ class Extent(NamedTuple):
 
     @property
     def view(self) -> memoryview:
-        """The memory. Raises RegionError as `Region.view` does."""
-        return self.region.view[self.offset : self.offset + self.length]
+        """The memory. Raises RegionError as `Region.view` does, but only if this part of it is meant."""
+        return self.region.view_of(self)
+
+
+class _Taint(NamedTuple):
+    """What a shard may still write to."""
+
+    extents: Sequence[Extent] | None
+    """None: anything"""
+    gone: Callable[[], bool] | None
+
+    def meets(self, extents: Sequence[Extent]) -> bool:
+        """Whether any of these may be written to."""
+        if self.extents is None:
+            return True
+        mine = sorted([(extent.offset, extent.offset + extent.length) for extent in self.extents])
+        starts = [start for start, _ in mine]
+        for _, offset, length in extents:
+            behind = bisect_right(starts, offset + length - 1)
+            if any(end > offset for _, end in mine[:behind]):
+                return True
+        return False

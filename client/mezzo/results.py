@@ -34,6 +34,8 @@ class PutResult(Struct, frozen=True):
     """chunks not stored, though the server would have taken them"""
     declined: int = 0
     """chunks that the server did not take"""
+    unanswered: int = 0
+    """of the failed ones, those whose shard did not answer (in a pod, where the others did)"""
 
 
 class GetResult(Struct, frozen=True):
@@ -46,6 +48,8 @@ class GetResult(Struct, frozen=True):
     """bytes delivered for each key, 0 for a miss"""
     bytes: int
     """bytes delivered in all"""
+    unanswered: int = 0
+    """of the misses, those whose shard did not answer (in a pod, where the others did)"""
 
 
 class LookupResult(Struct, frozen=True):
@@ -69,6 +73,8 @@ class LookupResult(Struct, frozen=True):
     """of the estimate, what the others take"""
     load_wait_s: float = 0.0
     """of the estimate, what passes before the first byte, however much is loaded"""
+    unanswered: int = 0
+    """keys whose shard did not answer (in a pod, where the others did): the prefix ends before the first of them"""
 
 
 class DeleteResult(Struct, frozen=True):

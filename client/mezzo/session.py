@@ -81,7 +81,9 @@ class Session:
         use_shm: bool,
         waiting_max: int,
         ticket: bytes = b"",
+        epoch: int = 0,
     ) -> None:
+        """``epoch``: of the map of the pod by which the server is asked; 0: by none."""
         self.outgoing = SendQueue()
         self.watch_region: Callable[[Region], None] = _ignore
         """the driver's: called for each region that is registered, to hear of its closing"""
@@ -95,6 +97,8 @@ class Session:
         """the driver's choice: what `buffer` gives at most"""
         self.stripes = 1
         """connections that share the gets and puts of this one's link"""
+        self.peer_gone: Callable[[], bool] | None = None
+        """the driver's: whether the server's process has ended; None: nobody can tell"""
         self.arenas: dict[int, Arena] = {}
         """those of the hot tier that are mapped, by the number that this connection knows them by"""
         self._address = address
@@ -111,7 +115,7 @@ class Session:
         self._registrations: dict[int, _Registration] = {}
         self._sink: Sink | None = None
         encoded = b"" if identity is None else encode_identity(identity)
-        self.outgoing.append(self._order.hello(client_name, namespace, ticket, identity=encoded))
+        self.outgoing.append(self._order.hello(client_name, namespace, ticket, epoch, encoded))
 
     def __repr__(self) -> str:
         state = "ended" if self.failure else "open" if self._order.welcome else "greeting"
@@ -168,9 +172,10 @@ class Session:
         region = operation.region
         if operation.pinned:
             for pinned in operation.pinned:
-                # A connection that knows the region already does not wait for it again.
-                known = region is None or region.number in self._registrations
-                pinned.check_taint(None if known else self._address)
+                if pinned.tainted:
+                    # A connection that knows the region already does not wait for it again.
+                    known = region is None or region.number in self._registrations
+                    pinned.check_taint(None if known else self._address, operation.extents)
             pin(operation)
         if region is not None:
             registration = self._registrations.get(region.number) or self._register(region, operation)
@@ -222,7 +227,7 @@ class Session:
         self.failure = error
         for operation in self._in_flight.values():
             if operation.region is not None and operation.moves:
-                operation.region.taint(self._address)
+                operation.region.taint(self._address, operation.extents, self.peer_gone)
         pending = [*self._in_flight.values(), *self._waiting]
         for registration in self._registrations.values():
             pending.extend(registration.parked)

@@ -31,6 +31,8 @@ class _Stripes:
 
     direct = True
     """whether it leads to a shard itself"""
+    spread = None
+    """the calls over its shards, if it stands for several"""
 
     def __init__(
         self,

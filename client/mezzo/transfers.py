@@ -20,7 +20,7 @@ from mezzo.places import Place
 from mezzo.protocol import messages
 from mezzo.protocol.bitmap import unpack
 from mezzo.protocol.messages import Body, Kind
-from mezzo.regions import Region
+from mezzo.regions import Extent, Region
 from mezzo.results import PutState
 from mezzo.statistics import Counters
 
@@ -44,6 +44,18 @@ def cut(views: Sequence[memoryview], length: int) -> list[memoryview]:
         kept.append(view if len(view) <= length else view[:length])
         length -= len(kept[-1])
     return kept
+
+
+class Transfer(Operation):
+    """Base of the two."""
+
+    moves = True
+    places: Sequence[Place]
+
+    @property
+    def extents(self) -> Sequence[Extent]:
+        """See `Operation.extents`."""
+        return [extent for place in self.places for extent in place.extents]
 
 
 def _regions_of(region: Region | None, places: Sequence[Place]) -> tuple[Region, ...]:
@@ -111,11 +123,10 @@ class CheckedSink:
             self._state = xxhash.xxh3_64(seed=part_seed(self._seed, self._part))
 
 
-class Get(Operation):
+class Get(Transfer):
     """Reads chunks into ``places``: through ``region`` (shared memory), or from the stream."""
 
     kind = Kind.GET
-    moves = True
 
     def __init__(
         self,
@@ -220,11 +231,10 @@ class Get(Operation):
         return there, length
 
 
-class Put(Operation):
+class Put(Transfer):
     """Stores chunks from ``places``: through ``region`` (shared memory), or over the stream."""
 
     kind = Kind.PUT
-    moves = True
 
     def __init__(
         self,

@@ -40,6 +40,8 @@ class AsyncProxyLink:
 
     direct = False
     """whether it leads to a shard itself"""
+    spread = None
+    """the calls over its shards, if it stands for several: the front-end spreads them itself"""
     asynchronous = True
     """which kind of client it belongs to"""
 
@@ -142,6 +144,11 @@ class AsyncProxyLink:
     def ticket(self) -> Ticket:
         """What opens the shard."""
         return sessions.ticket(self.opened)
+
+    @property
+    def encoded_map(self) -> bytes:
+        """Of the pod's shards; empty: there is one."""
+        return self.opened.encoded
 
     def ways(self) -> list[tuple[Address, bytes]]:
         """Addresses of the shard, to be tried in order, and the incarnation that answers there."""

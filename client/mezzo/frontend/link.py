@@ -40,6 +40,8 @@ class ProxyLink:
 
     direct = False
     """whether it leads to a shard itself"""
+    spread = None
+    """the calls over its shards, if it stands for several: the front-end spreads them itself"""
     blocking = True
     """which kind of client it belongs to"""
 
@@ -119,6 +121,11 @@ class ProxyLink:
     def ticket(self) -> Ticket:
         """What opens the shard."""
         return sessions.ticket(self.opened)
+
+    @property
+    def encoded_map(self) -> bytes:
+        """Of the pod's shards; empty: there is one."""
+        return self.opened.encoded
 
     def ways(self) -> list[tuple[Address, bytes]]:
         """Addresses of the shard, to be tried in order, and the incarnation that answers there."""

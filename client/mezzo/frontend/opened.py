@@ -44,6 +44,8 @@ class Opened(NamedTuple):
     """the front-end's, in the shape of a shard's"""
     piece_bytes: int
     """payload in one message of a put"""
+    encoded: bytes = b""
+    """the map of several shards, as it was sent; empty: there is one shard"""
 
 
 def request(client_name: str, namespace: str) -> bytes:
@@ -105,7 +107,9 @@ def opened(answer: bytes, now: float) -> Opened:
     room = max(1, limits.message_bytes_max // 2)
     piece_bytes = min(limits.piece_bytes_max or PIECE_BYTES_MAX, PIECE_BYTES_MAX, room)
     expires = now + message.ticket_ms / 1000
-    return Opened(message.ticket, expires, message.map.epoch, shards, shape, piece_bytes)
+    return Opened(
+        message.ticket, expires, message.map.epoch, shards, shape, piece_bytes, bytes(message.map.encoded)
+    )
 
 
 def ticket(opened: Opened) -> Ticket:
@@ -116,7 +120,7 @@ def ticket(opened: Opened) -> Ticket:
 def ways(shards: Sequence[ShardAt]) -> list[tuple[Address, bytes]]:
     """Addresses to try, in order, each with the incarnation that must answer there.
 
-    None if the map has several shards: this release uses one directly, or all through the front-end.
+    None if there are several shards: these are where their map says, which has whose each chunk is.
     """
     if len(shards) != 1:
         return []
@@ -188,7 +192,8 @@ class ProxySession(Session):
         if left_s <= 0:
             raise DeadlineExceeded("the time was over before the request could be sent")
         for region in operation.pinned:
-            region.check_taint(None)
+            if region.tainted:
+                region.check_taint(None, operation.extents)
         pin(operation)
         operation.state = State.SENT
         self._counters.requests += 1

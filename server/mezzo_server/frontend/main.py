@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from mezzo import TLS, AsyncClient
 from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.pod import MapSource
 from mezzo_server.access.principal import Principal
 from mezzo_server.admin.messages import ADMIN_SERVICE
 from mezzo_server.admin.opening import audit_of, tenant_keys_of
@@ -204,13 +205,15 @@ class Frontend:
         return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
 
     def _namespace_client(self, principal: Principal, namespace: str) -> AsyncClient:
-        return self._client(self._address, principal, namespace)
+        return self._client(self._address, principal, namespace, self.shards.map_source)
 
     def _probe(self, address: str) -> AsyncClient:
         return self._client(address, OPERATOR, NUMBERS_NAMESPACE)
 
-    def _client(self, address: str, principal: Principal, namespace: str) -> AsyncClient:
-        """A connection of ours to a shard, which speaks for the tenant of ``principal``."""
+    def _client(
+        self, address: str, principal: Principal, namespace: str, map_source: MapSource | None = None
+    ) -> AsyncClient:
+        """A connection of ours to a shard, or to all that the map has, which speaks for the tenant of ``principal``."""
         tls = self._node.tls
         trust = TLS(ca=tls.ca, certificate=tls.certificate, key=tls.key, server_name=tls.server_name)
         return AsyncClient(
@@ -221,6 +224,7 @@ class Frontend:
             # Ours is no caller: what the environment says of tokens is not for it.
             token="",
             ticket=self.access.source_for(principal),
+            map_source=map_source,
         )
 
     def _store(self) -> grpc.GenericRpcHandler:

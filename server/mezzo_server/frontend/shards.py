@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import structlog
 
 from mezzo import AsyncClient
 from mezzo.errors import MezzoError, Unavailable
-from mezzo.placement.pod_map import NAME_CHARACTERS_MAX
+from mezzo.placement.pod_map import NAME_CHARACTERS_MAX, PodMap
+from mezzo.pod import MapSource
 from mezzo.protocol.messages import Welcome
 from mezzo_server.config.shards import UNKNOWN_ID, ShardTold
 from mezzo_server.pod.local import LocalPlan
@@ -71,6 +73,7 @@ class NodeShards:
         self.shards = tuple(ShardKnown(each, connect(each.asked_at or each.addresses[0])) for each in told)
         self.plan = LocalPlan()
         self._planning = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
         self._node = node[:NAME_CHARACTERS_MAX]
 
     @property
@@ -78,8 +81,29 @@ class NodeShards:
         """The connections."""
         return [shard.client for shard in self.shards]
 
+    @property
+    def map_source(self) -> MapSource | None:
+        """For connections of ours to all of them; None: there is one, which has everything."""
+        return self.pod_map if len(self.shards) > 1 else None
+
+    def pod_map(self) -> PodMap:
+        """The map in force, for who lost a shard: it is also looked whether another one is due.
+
+        Raises:
+            Unavailable: not all shards were heard of yet.
+        """
+        pod_map = self.plan.pod_map
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look_again())
+        if not pod_map.epoch:
+            raise Unavailable("the shards of the node are not all known yet")
+        return pod_map
+
     async def ping(self, timeout_s: float) -> None:
-        """Ask all of them whether they are there. Raises MezzoError: none is."""
+        """Ask all of them whether they are there, and plan if there is no map. Raises MezzoError: none is."""
+        if self.map_source is not None and not self.plan.pod_map.epoch:
+            with suppress(MezzoError):
+                await self.look(timeout_s)
         _one_of(await self._each(self.shards, lambda shard: shard.client.ping(timeout_s=timeout_s)))
 
     async def look(self, timeout_s: float) -> Seen:
@@ -123,8 +147,17 @@ class NodeShards:
                 log.info("the shards have a new map", epoch=self.plan.pod_map.epoch, shards=len(members))
         return Seen(limits, self.plan.pod_map.epoch, known, self.plan.encoded)
 
+    async def _look_again(self) -> None:
+        with suppress(MezzoError):
+            await self.ping(ANSWER_S_MAX)
+            await self.look(2 * ANSWER_S_MAX)
+        await asyncio.sleep(ANSWER_S_MAX)  # whoever asks meanwhile would be told the same
+
     async def close(self) -> None:
         """Close all connections."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait((self._looking,))
         for shard in self.shards:
             await shard.client.close()
 

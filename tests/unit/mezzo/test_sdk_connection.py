@@ -430,6 +430,28 @@ class TestTimeouts:
         with pytest.raises(RegionError, match="may still be written to"):
             client.get([b"k"], [region[:9]])
 
+    def test_only_what_may_be_written_to_is_refused(self, make, network, start):
+        """Another shard's transfer was cut off there, and that shard's process still lives."""
+        alive = [True]
+        with mezzo.Client("tcp://other:1").region(8192) as region:
+            region.taint("unix:///elsewhere", [region[0:100], region[4096:4196]], lambda: not alive[0])
+            assert len(region[100:4096].view) == 3996
+            for extent in (region[0:1], region[50:150], region[4000:8192]):
+                with pytest.raises(RegionError, match="may still be written to"):
+                    _ = extent.view
+            with pytest.raises(RegionError, match="may still be written to"):
+                _ = region.view
+            client = make("tcp://shard:1")
+            result = start(client.get, [b"k"], [region[200:300]])
+            peer = network.accept(shm=False)
+            peer.send(Kind.GOT, peer.expect(Kind.GET).request_id, Got(0, b"\0", [0]))
+            assert result().count == 0
+            with pytest.raises(RegionError, match="may still be written to"):
+                client.get([b"k"], [region[90:110]])
+            alive[0] = False
+            assert len(region.view) == 8192
+            assert not region.tainted
+
     def test_waiting_in_line_is_given_up_without_a_frame(self, make, network, start):
         client = make()
         first = start(client.lookup, [b"a"])

@@ -69,6 +69,8 @@ def test_the_error_of_a_block_is_not_hidden_by_a_release_that_fails(held, start,
 class Link:
     """A connection that does nothing by itself."""
 
+    spread = None
+
     def __init__(self):
         self.session = session()
 

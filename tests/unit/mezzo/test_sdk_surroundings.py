@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import mezzo
-from mezzo.address import parse
+from mezzo.address import parse, parse_all
 from mezzo.connecting import open_socket
 from mezzo.errors import (
     ClientClosed,
     ForkedError,
+    InvalidArgument,
     Unavailable,
 )
 from mezzo.protocol.messages import (
@@ -285,3 +286,28 @@ def test_the_addresses_of_a_host_share_the_time(monkeypatch):
 @pytest.mark.parametrize("address", ["unix:///run/mezzo.sock", "tcp://host:7000", "tcp://[::1]:7000"])
 def test_addresses_are_shown_as_given(address):
     assert str(mezzo.Client(address).address) == address
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "grpc://a:1,b:2,grpcs://c:3",
+        ["grpc://a:1", "grpc://b:2", "grpcs://c:3"],
+        ["grpc://a:1, b:2", "grpcs://c:3", "grpc://a:1"],
+    ],
+)
+def test_several_front_ends(given):
+    found = parse_all(given)
+    assert [str(address) for address in found] == ["grpc://a:1", "grpc://b:2", "grpcs://c:3"]
+    with mezzo.Client(given, token="") as client:
+        assert str(client.address) == "grpc://a:1"
+
+
+@pytest.mark.parametrize("given", [[], "grpc://a:1,", "grpc://a:1,tcp://b:1", ["tcp://a:1", "tcp://b:1"]])
+def test_what_is_not_several_front_ends(given):
+    with pytest.raises(InvalidArgument):
+        parse_all(given)
+
+
+def test_a_path_may_have_commas():
+    assert parse_all("unix:///run/a,b") == (parse("unix:///run/a,b"),)

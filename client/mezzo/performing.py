@@ -1,0 +1,242 @@
+"""How the blocking client performs its calls: steps on its own connection, or on those to the shards of a pod."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from mezzo.at_once import AtOnce, Bell, Errand
+from mezzo.base import call_seconds, copy_bytes
+from mezzo.blocking import BlockingLink
+from mezzo.calls import Call, Connect, Copy, Follow, Run, Stage, Step, Together
+from mezzo.driving import drive
+from mezzo.errors import ClientClosed, DeadlineExceeded, MezzoError, Unauthenticated, Unavailable, WrongEpoch
+from mezzo.opening import Opening
+from mezzo.pod import KnownPod
+from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
+from mezzo.reaching import ToShard
+from mezzo.session import Session
+from mezzo.staging import Piece, StagingRequest
+
+T = TypeVar("T")
+
+
+class Performing(Opening):
+    """Performs the steps of calls. Any number of threads."""
+
+    def _deadline(self, timeout_s: float | None, deadline_s: float | None = None) -> float:
+        return self._surroundings.now() + call_seconds(self.timeout_s, timeout_s, deadline_s)
+
+    def _perform(self, call: Call[T], timeout_s: float | None, deadline_s: float | None = None) -> T:
+        """Run a call: perform its steps and tell it how they went."""
+        self._check_usable()
+        deadline = self._deadline(timeout_s, deadline_s)
+        return drive(call, self._take, deadline)
+
+    def _take(self, step: Step, deadline: float) -> object:
+        if type(step) is Connect:
+            link = self._link
+            if link is not None and link.session.failure is None and not self._tickets.due:
+                return link
+            return self._connected(deadline)
+        if type(step) is Run:
+            runner: Any = step.link
+            if type(runner) is not BlockingLink and not getattr(runner, "blocking", False):
+                raise TypeError("this lease belongs to another kind of client")
+            try:
+                runner.run(step.operations, deadline, self.cancel_grace_s)
+            except DeadlineExceeded:
+                self._counters.timeouts += 1
+                raise
+            except Unauthenticated as error:
+                raise self._refused_run(error) from None
+            except WrongEpoch as error:
+                raise self._outgrown(runner, error) from None
+            return None
+        if isinstance(step, Stage):
+            return self._stage(step.length, deadline)
+        if isinstance(step, Copy):
+            for targets, sources in step.moves:
+                copy_bytes(targets, sources)
+            return None
+        if isinstance(step, Together):
+            pod_link: Any = step.link
+            if not isinstance(pod_link, PodLink):
+                raise TypeError("this lease belongs to another kind of client")
+            now = self._surroundings.now()
+            reserved_s = reserve_s(deadline - now, self.cancel_grace_s)
+            return pod_link.together(step.parts, deadline - reserved_s, reserved_s)
+        if isinstance(step, Follow):
+            drive(self._follow(step.epoch), self._make, deadline)
+        return None
+
+    def _stage(self, length: int, deadline: float) -> Piece:
+        arrived = threading.Lock()
+        arrived.acquire()
+
+        def ready(request: StagingRequest) -> None:
+            arrived.release()
+
+        request = self._staging.request(length, ready)
+        try:
+            if not arrived.acquire(timeout=max(0.0, deadline - self._surroundings.now())):
+                raise DeadlineExceeded("no staging memory within the time of the call (staging_bytes)")
+            if request.piece is None:
+                raise request.error or Unavailable("no staging memory")
+        except BaseException:
+            self._staging.cancel(request)
+            raise
+        return request.piece
+
+    def _open_pod(self, pod: KnownPod, deadline: float) -> PodLink:
+        # The ways must not keep the client, which ends them when nobody uses it any more.
+        template = {**self.__dict__, "_link": None}
+
+        def make(shard: bytes) -> ShardWay:
+            return ShardWay.of(template, pod, shard)
+
+        link = PodLink(pod, make, self._surroundings, self._counters, str(self.address))
+        try:
+            link.meet(deadline)
+        except BaseException:
+            link.end(ClientClosed("no shard was reached"))
+            raise
+        return link
+
+
+class ShardWay(ToShard, Performing):
+    """The blocking client's way to one shard of its pod. Owned by the `PodLink`."""
+
+    _errand: Errand | None = None
+
+    @classmethod
+    def of(cls, template: dict[str, Any], pod: KnownPod, shard: bytes) -> ShardWay:
+        """Of a client that is as ``template`` has it."""
+        way = cls.__new__(cls, "")
+        way.__dict__.update(template)
+        way._begin_connection()
+        way._known, way._shard = pod, shard
+        return way
+
+    @property
+    def session(self) -> Session | None:
+        """Of the connection that there is."""
+        return self._current_session()
+
+    @property
+    def usable(self) -> Any:
+        """The connection, if a call may use it as it is; None: `connecting` makes one."""
+        link = self._link
+        if link is None or link.session.failure is not None or self._tickets.due:
+            return None
+        return link
+
+    @property
+    def patience_s(self) -> float:
+        """How long a call waits for the connection: for one that was not to be had lately, not for long."""
+        return PATIENCE_S if self._backoff.failures else self.connect_timeout_s
+
+    def connecting(self, bell: Bell) -> Errand:
+        """Have a connection made in a thread of its own, as many calls as there are waiting for the same one.
+
+        Raises:
+            MezzoError: the next attempt is not due.
+        """
+        self._check_usable()
+        errand = self._errand
+        if errand is None or errand.done:
+            if self._link is None or self._link.session.failure is not None:
+                self._check_backoff()
+            now, limit_s = self._surroundings.now, self.connect_timeout_s
+            self._errand = errand = Errand(lambda: self._connected(now() + limit_s))
+        errand.listen(bell)
+        return errand
+
+    def perform(self, call: Call[T], deadline: float, grace_s: float) -> T:
+        """A call that is alone: this thread waits for nothing else."""
+
+        def take(step: Step, deadline: float) -> object:
+            if type(step) is Run:
+                runner: Any = step.link
+                try:
+                    runner.run(step.operations, deadline, grace_s)
+                except MezzoError as error:
+                    raise self.told(error) from None
+                return None
+            return self._take(step, deadline)
+
+        return drive(call, take, deadline)
+
+    def told(self, error: MezzoError) -> MezzoError:
+        """What a call is told of the error that a request of its ended with."""
+        if isinstance(error, DeadlineExceeded):
+            self._counters.timeouts += 1
+        return self._refused_run(error) if isinstance(error, Unauthenticated) else error
+
+    def ask_staging(self, length: int, bell: Bell) -> StagingRequest:
+        """A request for staging memory; the bell is rung when it has come."""
+        return self._staging.request(length, lambda request: bell.release())
+
+    def cancel_staging(self, request: StagingRequest) -> None:
+        """It is not waited for any more."""
+        self._staging.cancel(request)
+
+    def end(self, error: MezzoError) -> None:
+        """End the connection; none is made any more."""
+        self._closed = True
+        link, self._link = self._link, None
+        if link is not None:
+            link.end(error)
+
+    def close_descriptors(self) -> None:
+        """In a forked child: give up the copies of the descriptors."""
+        if self._link is not None:
+            self._link.close_descriptors()
+
+
+class PodLink(Ways[ShardWay]):
+    """For threads."""
+
+    blocking = True
+    """which kind of client it belongs to"""
+
+    def together(
+        self,
+        parts: Sequence[tuple[bytes, Call[Any]]],
+        deadline: float,
+        grace_s: float,
+        enough: int | None = None,
+    ) -> list[Any]:
+        """See `calls.Together`; what has no answer at ``deadline`` is given up within ``grace_s``."""
+        ways = [(self._way(shard), call) for shard, call in parts]
+        if len(ways) == 1 and ways[0][0].usable is not None:
+            way, call = ways[0]
+            try:
+                return [way.perform(call, deadline, grace_s)]
+            except MezzoError as error:
+                return [error]
+        return AtOnce(ways, deadline, grace_s, self._surroundings.now).run(enough)
+
+    def meet(self, deadline: float) -> None:
+        """Have one of the shards answer, who all know the ids of a namespace. Raises MezzoError: none does."""
+        shards = self._strangers()
+        errors: list[MezzoError] = []
+        for start in range(0, len(shards), MET_MAX):
+            asked = shards[start : start + MET_MAX]
+            answers = self.together([(shard, hello()) for shard in asked], deadline, 0.0, enough=1)
+            failed = [answer for answer in answers if isinstance(answer, MezzoError)]
+            if len(failed) < len(asked):
+                return
+            errors += failed
+        raise not_met(errors)
+
+    def end(self, error: MezzoError) -> None:
+        """End all connections."""
+        for way in self._close(error):
+            way.end(error)
+
+    def close_descriptors(self) -> None:
+        """In a forked child: give up the copies of the descriptors; the parent's stay."""
+        for way in self._each():
+            way.close_descriptors()

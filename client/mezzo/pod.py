@@ -1,0 +1,108 @@
+"""What a client knows of its pod: the map in force, what opens the shards, and what they said of themselves. No I/O."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+from mezzo.address import Address, parse
+from mezzo.credentials import Ticket
+from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.placement.pod_map import PodMap, decode_map
+from mezzo.protocol.messages import U32_MAX, Welcome
+from mezzo.routing import Router
+
+MapSource: TypeAlias = Callable[[], PodMap]
+"""Gives the present map, to who need not ask a front-end for it."""
+
+ID_UNKNOWN = bytes(16)
+"""of a shard of a release that does not say its own"""
+AGAIN_S = 1.0
+"""Who was told so short a time ago would be told the same."""
+
+
+class KnownPod:
+    """Shared by a client and its ways to the shards, from any thread. Owner of the router in force."""
+
+    def __init__(self, pod_map: PodMap, encoded: bytes = b"") -> None:
+        self.ticket = Ticket(b"")
+        """what opens the shards"""
+        self.namespace_name = ""
+        """what a front-end calls the namespace; empty: as the client does"""
+        self.told_at = 0.0
+        """clock reading of when a front-end was asked last"""
+        self._encoded = encoded
+        self._map = pod_map
+        self._ids: tuple[bytes, bytes] | None = None
+        self._router: Router | None = None
+        self._limits: dict[bytes, Welcome] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<KnownPod {self._map!r}, {len(self._limits)} shards met>"
+
+    @property
+    def router(self) -> Router:
+        """Raises Unavailable: no shard was met yet, and only they know the ids of a namespace."""
+        if self._router is None:
+            raise Unavailable("no shard of the pod has answered yet")
+        return self._router
+
+    @property
+    def pod_map(self) -> PodMap:
+        """The map in force."""
+        return self._map
+
+    @property
+    def chunk_bytes_max(self) -> int:
+        """Bytes of the largest chunk that all shards take which were met."""
+        return min([limits.chunk_bytes_max for limits in tuple(self._limits.values())], default=U32_MAX)
+
+    def follow(self, pod_map: PodMap) -> None:
+        """Another map, unless that in force is of a later epoch."""
+        with self._lock:
+            if pod_map is self._map or pod_map.epoch < self._map.epoch:
+                return
+            self._map = pod_map
+            names = {shard.id for shard in pod_map.shards}
+            self._limits = {shard: limits for shard, limits in self._limits.items() if shard in names}
+            self._route()
+
+    def follow_encoded(self, encoded: bytes) -> None:
+        """As `follow`, of a map as it was sent. Raises FormatError: it is none that this release reads."""
+        if encoded != self._encoded:
+            self.follow(decode_map(encoded))
+            self._encoded = encoded
+
+    def met(self, shard: bytes, limits: Welcome) -> None:
+        """A shard answered our hello."""
+        with self._lock:
+            self._limits[shard] = limits
+            ids = limits.tenant_id, limits.namespace_id
+            if ids != self._ids:
+                self._ids = ids
+                self._route()
+
+    def addresses(self, shard: bytes) -> list[Address]:
+        """Where a shard is, the best first; none if it is not in the map."""
+        place = next((each for each in self._map.shards if each.id == shard), None)
+        found: list[Address] = []
+        for text in () if place is None else place.addresses:
+            try:
+                address = parse(text)
+            except InvalidArgument:
+                continue  # a kind of address that a newer release has
+            if not address.is_frontend:
+                found.append(address)
+        found.sort(key=lambda address: address.scheme != "unix")
+        return found
+
+    def _route(self) -> None:
+        if self._ids is not None:
+            self._router = Router(self._map, *self._ids)
+
+
+def is_shard(limits: Welcome, shard: bytes) -> bool:
+    """Whether this is that shard: a path or a loopback address means another one on another host."""
+    return limits.shard_id in (shard, ID_UNKNOWN)
