@@ -350,6 +350,24 @@ class MetadataContract:
 
         self.run(rig, work)
 
+    def test_a_watch_that_is_given_up_as_news_come_ends(self, rig):
+        async def work(engine):
+            async def follow(after: int) -> None:
+                async for _ in engine.watch("", after):
+                    pass
+
+            for turns in range(5):
+                watching = asyncio.ensure_future(follow((await engine.scan("")).revision))
+                await asyncio.sleep(0.01)
+                await put(engine, f"{turns}")
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                watching.cancel()
+                done, _ = await asyncio.wait((watching,), timeout=HANG_S)
+                assert done, "the cancellation was lost"
+
+        self.run(rig, work)
+
     def test_watches_end_with_the_engine(self, rig):
         async def work(engine):
             async def all_of(watch: AsyncIterator[Sequence[Change]]) -> int:

@@ -55,7 +55,9 @@ class PollingEngine(Engine):
                 found = await self.look(prefix, after, state, more=more)
                 if found is None:
                     try:
-                        await asyncio.wait_for(event.wait(), POLL_S)
+                        # Not `wait_for`: until Python 3.12 that loses a cancellation that comes with the event.
+                        async with asyncio.timeout(POLL_S):
+                            await event.wait()
                     except TimeoutError:
                         pass
                     continue

@@ -155,7 +155,8 @@ class CatalogWatcher:
         """Whether somebody asked meanwhile. The gap holds for those too: an engine that is away stays so."""
         began = self._now()
         try:
-            await asyncio.wait_for(self._wanted.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._wanted.wait()
         except TimeoutError:
             return False
         if not self._stopping:

@@ -192,7 +192,9 @@ class EtcdCalls:
         try:
             while True:
                 try:
-                    item = await asyncio.wait_for(arrived.get(), SILENT_S)
+                    # Not `wait_for`: until Python 3.12 that loses a cancellation that comes together with an answer.
+                    async with asyncio.timeout(SILENT_S):
+                        item = await arrived.get()
                 except TimeoutError:
                     silent = await self._probe(member)
                     if not silent:
