@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     from mezzo_server.commands.key import register_key
     from mezzo_server.commands.meta import register_meta
     from mezzo_server.commands.namespace import register_namespace
+    from mezzo_server.commands.pod import register_pod
     from mezzo_server.commands.serve import serve
     from mezzo_server.commands.shard import shard
     from mezzo_server.commands.simulate import register_simulate
@@ -40,6 +41,7 @@ def register(app: typer.Typer) -> None:
     register_credential(app)
     register_key(app)
     register_meta(app)
+    register_pod(app)
     register_simulate(app)
 
 

@@ -41,6 +41,7 @@ EXTRA_OF_MODULE = {
 # What `mezzo --help` shows together, in this order; commands of other packages come last.
 PANELS = {
     "Serve": ("setup", "serve", "shard", "frontend", "key", "meta"),
+    "Pod": ("pod", "locate"),
     "Tenants": ("tenant", "namespace", "credential"),
     "Use": ("put", "get", "lookup", "rm"),
     "Inspect": ("stat", "events", "top", "doctor", "check", "device", "config"),

@@ -155,7 +155,7 @@ _DIFFERENCES = msgspec.msgpack.Decoder(Difference)
 
 def encode_map(pod_map: PodMap) -> bytes:
     """See `decode_map`."""
-    table = zlib.compress(_little(pod_map.table).tobytes(), 6)
+    table = zlib.compress(little_endian(pod_map.table).tobytes(), 6)
     return msgspec.msgpack.encode(
         _Map(
             VERSION,
@@ -178,14 +178,14 @@ def decode_map(data: bytes) -> PodMap:
     body = _decoded(_MAPS, data)
     slots = 1 << body.slots_log2
     table = array("H")
-    table.frombytes(_inflated(body.table, 2 * slots))
+    table.frombytes(inflated(body.table, 2 * slots))
     return _made(
         lambda: PodMap(
             body.pod,
             body.epoch,
             body.slots_log2,
             body.shards,
-            _little(table),
+            little_endian(table),
             dict(_unpack(body.moved, slots)),
         )
     )
@@ -281,28 +281,29 @@ def _made(make: Callable[[], PodMap]) -> PodMap:
 def _pack(pairs: Iterable[tuple[int, int]]) -> bytes:
     """Slots in their order and a shard's index for each: all slots, then all indexes; deflated."""
     ordered = sorted(pairs)
-    slots = _little(array("I", [slot for slot, _ in ordered]))
-    indexes = _little(array("H", [index for _, index in ordered]))
+    slots = little_endian(array("I", [slot for slot, _ in ordered]))
+    indexes = little_endian(array("H", [index for _, index in ordered]))
     return zlib.compress(slots.tobytes() + indexes.tobytes(), 6) if ordered else b""
 
 
 def _unpack(data: bytes, slots_max: int) -> list[tuple[int, int]]:
     if not data:
         return []
-    plain = _inflated(data, 6 * slots_max, exact=False)
+    plain = inflated(data, 6 * slots_max, exact=False)
     if len(plain) % 6:
         raise FormatError("this is no map of a pod: slots without a shard")
     count = len(plain) // 6
     slots, indexes = array("I"), array("H")
     slots.frombytes(plain[: 4 * count])
     indexes.frombytes(plain[4 * count :])
-    slots, indexes = _little(slots), _little(indexes)
+    slots, indexes = little_endian(slots), little_endian(indexes)
     if any(one >= other for one, other in pairwise(slots)) or (count and slots[-1] >= slots_max):
         raise FormatError("this is no map of a pod: slots out of order")
     return list(zip(slots, indexes, strict=True))
 
 
-def _inflated(data: bytes, size_max: int, *, exact: bool = True) -> bytes:
+def inflated(data: bytes, size_max: int, *, exact: bool = True) -> bytes:
+    """What was deflated: so many bytes, or as many at most. Raises FormatError."""
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(data, size_max + 1)
@@ -318,7 +319,7 @@ def _inflated(data: bytes, size_max: int, *, exact: bool = True) -> bytes:
     return plain
 
 
-def _little(numbers: array[int]) -> array[int]:
+def little_endian(numbers: array[int]) -> array[int]:
     """``numbers`` with the bytes of each in the order that goes over the wire, or back."""
     if sys.byteorder == "big":
         numbers = array(numbers.typecode, numbers)

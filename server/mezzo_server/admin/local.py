@@ -7,7 +7,7 @@ front-end does the same on behalf of operators who come with a token (`service`)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from msgspec.structs import asdict
@@ -248,22 +248,34 @@ class LocalAdmin(Admin):
         return None if self._usage is None else await self._usage(tenant_id)
 
     async def _change(self, action: str, work: Callable[[], Awaitable[T]], **about: object) -> T:
-        """Do it, and tell how it ended, whatever happens."""
-        await asyncio.to_thread(self._audit.check)
-        try:
-            result = await work()
-        except (CallerError, Busy) as error:
-            await self._tell(action, Outcome.REFUSED, error=error.code.name, why=str(error), **about)
-            raise
-        except BaseException as error:
-            await self._tell(action, Outcome.FAILED, error=type(error).__name__, why=str(error), **about)
-            raise
-        await self._tell(action, Outcome.DONE, **_made(result), **about)
-        return result
+        return await audited(self._audit, self._actor, action, work, _made, **about)
 
-    async def _tell(self, action: str, outcome: Outcome, **about: object) -> None:
+
+async def audited(
+    audit: Audit,
+    actor: Actor,
+    action: str,
+    work: Callable[[], Awaitable[T]],
+    made: Callable[[T], Mapping[str, object]],
+    **about: object,
+) -> T:
+    """Do it, and tell how it ended, whatever happens. ``made``: what the result adds to what is told."""
+
+    async def tell(outcome: Outcome, **more: object) -> None:
         # A caller who went away must not take the record with him.
-        await asyncio.shield(asyncio.to_thread(self._audit.record, self._actor, action, outcome, **about))
+        await asyncio.shield(asyncio.to_thread(audit.record, actor, action, outcome, **more, **about))
+
+    await asyncio.to_thread(audit.check)
+    try:
+        result = await work()
+    except (CallerError, Busy) as error:
+        await tell(Outcome.REFUSED, error=error.code.name, why=str(error))
+        raise
+    except BaseException as error:
+        await tell(Outcome.FAILED, error=type(error).__name__, why=str(error))
+        raise
+    await tell(Outcome.DONE, **made(result))
+    return result
 
 
 def _made(result: object) -> dict[str, object]:

@@ -21,7 +21,7 @@ class MigrationReport(msgspec.Struct, frozen=True):
     entries: int
     bytes: int
     left_out: int
-    """keys of running front-ends, which they make anew"""
+    """what running front-ends and shards make anew"""
 
 
 def register_meta(app: typer.Typer) -> None:
@@ -49,6 +49,7 @@ def migrate(
     from mezzo_server.metadata.migration import Migrated
     from mezzo_server.metadata.migration import migrate as copy
     from mezzo_server.metadata.opening import make_engine
+    from mezzo_server.pod.records import MEMBERS
     from mezzo_server.tenancy.entries import TICKET_KEYS
 
     def progress(done: int, entries: int) -> None:
@@ -59,7 +60,7 @@ def migrate(
         try:
             other = make_engine(target)
             try:
-                return await copy(one, other, source, (TICKET_KEYS,), progress)
+                return await copy(one, other, source, (TICKET_KEYS, MEMBERS), progress)
             finally:
                 await other.close()
         finally:
@@ -71,6 +72,6 @@ def migrate(
         json_result(msgspec.json.encode(report))
         return
     result(
-        f"copied {done.entries} entries, {done.bytes} bytes; {done.left_out} of running front-ends left out"
+        f"copied {done.entries} entries, {done.bytes} bytes; {done.left_out} of running processes left out"
     )
     result("Change metadata.engine everywhere, then start again.")

@@ -34,6 +34,7 @@ from mezzo_server.tenancy.model import Limit
 
 if TYPE_CHECKING:
     from mezzo_server.admin.local import LocalAdmin
+    from mezzo_server.metadata.engine import Engine
 
 T = TypeVar("T")
 
@@ -161,9 +162,26 @@ async def on_metadata(
             must not be taken for new by the processes that follow it.
     """
     from mezzo_server.admin.local import LocalAdmin
+    from mezzo_server.tenancy.registry import Registry
+
+    engine = engine_of(node, makes=makes)
+    try:
+        admin = LocalAdmin(
+            Registry(engine, time.time, os.urandom),
+            audit_of(node),
+            local_actor(),
+            now=time.time,
+            new_key=tenant_keys_of(node),
+        )
+        return await work(admin)
+    finally:
+        await engine.close()
+
+
+def engine_of(node: NodeConfig, *, makes: bool = False) -> Engine:
+    """The metadata engine of a node's settings. Raises InvalidArgument as `on_metadata`."""
     from mezzo_server.metadata.opening import make_engine
     from mezzo_server.metadata.urls import MEMORY, SQLITE
-    from mezzo_server.tenancy.registry import Registry
 
     url = node.metadata.engine
     if not url or url == MEMORY:
@@ -171,20 +189,14 @@ async def on_metadata(
             "the configuration has no metadata to act on: without an engine there is one tenant and no "
             'credential. Set [metadata] engine = "sqlite:///var/lib/mezzo/metadata.db"'
         )
-    if not makes:
+    if not makes and url.startswith(SQLITE):
         _check_there(url.removeprefix(SQLITE))
-    engine = make_engine(url, create=makes)
-    try:
-        admin = LocalAdmin(
-            Registry(engine, time.time, os.urandom),
-            audit_of(node),
-            Actor(_user(), "local"),
-            now=time.time,
-            new_key=tenant_keys_of(node),
-        )
-        return await work(admin)
-    finally:
-        await engine.close()
+    return make_engine(url, create=makes)
+
+
+def local_actor() -> Actor:
+    """Whoever gives the command on this machine, for the audit log."""
+    return Actor(_user(), "local")
 
 
 def _check_there(path: str) -> None:

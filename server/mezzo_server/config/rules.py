@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mezzo.address import parse as parse_client_address
 from mezzo.errors import InvalidArgument
+from mezzo.placement.pod_map import NAME_CHARACTERS_MAX
 from mezzo_server.config.access import check_access
 from mezzo_server.config.addresses import PORT_MAX, Address, parse_address, parse_host_port
 from mezzo_server.config.reach import (
@@ -38,6 +39,7 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
     _check_frontend(config)
     check_access(config)
     _check_metadata(config)
+    _check_pod(config)
     if process == "supervisor":
         parts = {*PROCESSES} if config.frontend.enabled else {*PROCESSES} - {"frontend"}
     else:
@@ -63,6 +65,26 @@ def _check_metadata(config: NodeConfig) -> None:
     if url == MEMORY:
         raise InvalidArgument(
             f"metadata.engine: {MEMORY} is known to one process only, and a node has several"
+        )
+
+
+def _check_pod(config: NodeConfig) -> None:
+    pod = config.pod
+    if not pod.enabled:
+        return
+    if not config.metadata.engine:
+        raise InvalidArgument(
+            "pod.enabled needs metadata.engine: it is how the shards of a pod know of each other; etcd:// for several "
+            "nodes"
+        )
+    for name, text in (("node", pod.node), ("rack", pod.rack)):
+        if len(text) > NAME_CHARACTERS_MAX or not (text.isprintable() and text == text.strip()):
+            raise InvalidArgument(f"pod.{name}: {text!r} is no name")
+    wildcards = [text for text in config.shard.listen if parse_address(text).is_wildcard]
+    if wildcards and not pod.host:
+        raise InvalidArgument(
+            f"shard.listen: {wildcards[0]} is no address that others could be told: set pod.host to the name or "
+            "address by which they reach this node"
         )
 
 

@@ -331,6 +331,29 @@ class MetadataConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """how long a shard waits for it when it starts; it serves nothing before it has read it"""
 
 
+class PodConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """This node's part in a pod: all nodes whose settings name the same metadata engine (docs/pod.md)."""
+
+    enabled: bool = False
+    """whether the node is of a pod: its shards register, take their share of the slots, and serve nothing else"""
+    node: str = ""
+    """name of this node, whose shards fail together; empty: the host's"""
+    rack: str = ""
+    """name of what fails together with other nodes; empty: not known"""
+    host: str = ""
+    """name or address by which others reach this node, for addresses of ``shard.listen`` that name all of a host's"""
+    lease_s: Annotated[float, Meta(ge=3, le=3600)] = 90.0
+    """a shard that the metadata have not heard of for so long has left; it stops serving a fifteenth of it earlier"""
+    slots_log2: Annotated[int, Meta(ge=4, le=18)] = 16
+    """of the number of slots that chunks are spread over; counts when the pod is made, as do those that follow"""
+    ramp_s: Annotated[float, Meta(ge=0)] = 600.0
+    """a new shard takes its share in steps over so long; 0: at once"""
+    asked_s: Annotated[float, Meta(ge=0)] = 3600.0
+    """for so long after a slot moved, its former owner is asked for what the new one does not have"""
+    remembered_s: Annotated[float, Meta(ge=0)] = 86400.0
+    """for so long a shard that left gets its slots back at once when it comes again"""
+
+
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Prometheus endpoints, one for each process: host:port; port 0: any free one; empty: none."""
 
@@ -389,6 +412,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     frontend: FrontendConfig = FrontendConfig()
     tls: TlsConfig = TlsConfig()
     metadata: MetadataConfig = MetadataConfig()
+    pod: PodConfig = PodConfig()
     access: AccessConfig = AccessConfig()
     admin: AdminConfig = AdminConfig()
     metrics: MetricsConfig = MetricsConfig()

@@ -42,6 +42,7 @@ from mezzo_server.frontend.metadata import FrontendMetadata
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.naming import NamespaceHandlers, namespace_service
 from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.pod import FrontendPod
 from mezzo_server.frontend.put import Puts
 from mezzo_server.frontend.room import Room
 from mezzo_server.frontend.session import SessionHandlers, session_service
@@ -112,6 +113,8 @@ class Frontend:
         self._leases = LeaseTable(settings.leases_max, time.monotonic, os.urandom)
         self._room = Room(settings.staging_bytes, settings.calls_max, self.numbers)
         self.shards = NodeShards(told, self._probe, platform.node())
+        self.pod = FrontendPod(config) if config.pod.enabled else None
+        """None: the node is of no pod"""
         self._servers: list[grpc.aio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics = config.metrics
@@ -134,6 +137,8 @@ class Frontend:
         self._health = Health(self.shards, self.numbers, every_s=settings.health_s)
         if self.metadata is not None:
             await self.metadata.start()
+        if self.pod is not None:
+            self.pod.start()
         await self.access.start()
         guard = Guard(self.access.gate, refuse, OWN_SERVICES)
         data_server = grpc.aio.server(interceptors=(guard,), options=server_options(settings))
@@ -179,6 +184,8 @@ class Frontend:
         await self._namespaces.close()
         await self.shards.close()
         await self.access.stop()
+        if self.pod is not None:
+            await self.pod.stop()
         if self.metadata is not None:
             await self.metadata.stop()
         self._room.close()
@@ -200,6 +207,7 @@ class Frontend:
                 self.access.authentication,
                 None if self.metadata is None else self.metadata.numbers(),
                 None if self.administration is None else self.administration.audit,
+                None if self.pod is None else self.pod.numbers(),
             ),
         )
         return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
@@ -250,7 +258,9 @@ class Frontend:
         return store_service(self.calls, handlers, puts, gets, events)
 
     def _sessions(self) -> grpc.GenericRpcHandler:
-        handlers = SessionHandlers(self.shards, self._config, self.numbers, self.access.office, self.metadata)
+        handlers = SessionHandlers(
+            self.shards, self._config, self.numbers, self.access.office, self.metadata, self.pod
+        )
         return session_service(self.calls, handlers)
 
     def _naming(self) -> grpc.GenericRpcHandler:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import grpc
 
-from mezzo.errors import InvalidArgument
+from mezzo.errors import InvalidArgument, MezzoError
 from mezzo.frontend.exchange import SESSION_SERVICE
-from mezzo.protocol.messages import KEYS_MAX
+from mezzo.protocol.messages import KEYS_MAX, Welcome
 from mezzo.v1 import session_pb2
 from mezzo_server.config import FrontendConfig
 from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls
 from mezzo_server.frontend.metadata import FrontendMetadata
 from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.pod import FrontendPod
 from mezzo_server.frontend.shards import NodeShards
 from mezzo_server.frontend.ticket_office import TicketOffice
 
@@ -29,8 +33,11 @@ class SessionHandlers:
         numbers: FrontendNumbers,
         office: TicketOffice | None = None,
         metadata: FrontendMetadata | None = None,
+        pod: FrontendPod | None = None,
     ) -> None:
-        """No ``office``: no tickets; no ``metadata``: every name is a namespace."""
+        """No ``office``: no tickets; no ``metadata``: every name is a namespace; no ``pod``: the node is its own."""
+        self._pod = pod
+        self._limits: Welcome | None = None
         self._metadata = metadata
         self._office = office
         self._shards = shards
@@ -48,7 +55,7 @@ class SessionHandlers:
         config = self._config
         if request.namespace and self._metadata is not None:
             await self._metadata.open_namespace(caller(), request.namespace)
-        seen = await self._shards.look(timeout_s)
+        limits, pod_map = await self._seen(timeout_s)
         ticket, ticket_s = b"", config.session_s
         if self._office is not None:
             signed = self._office.sign(caller())
@@ -57,28 +64,59 @@ class SessionHandlers:
         return session_pb2.OpenSessionResponse(
             ticket=ticket,
             ticket_ms=round(ticket_s * 1000),
-            map=session_pb2.PlacementMap(
-                epoch=seen.epoch,
-                shards=[
-                    session_pb2.Shard(
-                        incarnation=shard.incarnation,
-                        addresses=shard.addresses,
-                        capacity_bytes=shard.capacity_bytes,
-                    )
-                    for shard in seen.shards
-                ],
-                encoded=seen.encoded,
-            ),
+            map=pod_map,
             limits=session_pb2.Limits(
                 keys_max=KEYS_MAX,
-                chunk_bytes_max=min(seen.limits.chunk_bytes_max, config.put_bytes_max, config.staging_bytes),
+                chunk_bytes_max=min(limits.chunk_bytes_max, config.put_bytes_max, config.staging_bytes),
                 put_bytes_max=config.put_bytes_max,
                 message_bytes_max=config.message_bytes_max,
                 piece_bytes_max=config.piece_bytes,
-                lease_ms_max=seen.limits.lease_ms_max,
+                lease_ms_max=limits.lease_ms_max,
             ),
-            server=seen.limits.server,
+            server=limits.server,
         )
+
+    async def _seen(self, timeout_s: float) -> tuple[Welcome, session_pb2.PlacementMap]:
+        """What shards allow, and the map of them all."""
+        try:
+            seen = await self._shards.look(timeout_s)
+        except MezzoError:
+            # The node's own shards are away, and the pod has others.
+            if self._pod is None or self._limits is None:
+                raise
+            limits = self._limits
+        else:
+            limits = self._limits = seen.limits
+            if self._pod is None:
+                return limits, _map(seen.epoch, seen.shards, seen.encoded)
+        known = self._pod.known
+        return limits, _map(known.pod_map.epoch, known.shards, known.encoded)
+
+
+class _Told(Protocol):
+    """A shard, as clients are told of it."""
+
+    @property
+    def incarnation(self) -> bytes: ...
+    @property
+    def addresses(self) -> Sequence[str]: ...
+    @property
+    def capacity_bytes(self) -> int: ...
+
+
+def _map(epoch: int, shards: Sequence[_Told], encoded: bytes) -> session_pb2.PlacementMap:
+    return session_pb2.PlacementMap(
+        epoch=epoch,
+        shards=[
+            session_pb2.Shard(
+                incarnation=shard.incarnation,
+                addresses=shard.addresses,
+                capacity_bytes=shard.capacity_bytes,
+            )
+            for shard in shards
+        ],
+        encoded=encoded,
+    )
 
 
 def session_service(calls: Calls, handlers: SessionHandlers) -> grpc.GenericRpcHandler:

@@ -10,6 +10,7 @@ from mezzo_server.frontend.numbers import SECONDS, FrontendNumbers
 from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.measures import Histogram
 from mezzo_server.metrics.version import version
+from mezzo_server.pod.planning import NOTHING_PLANNED
 from mezzo_server.tenancy.following import NOTHING_FOLLOWED
 from mezzo_server.tls.certificates import Certificates, certificate_numbers
 
@@ -34,8 +35,11 @@ def frontend_sample(
     authentication: Authentication | None = None,
     catalog: Mapping[str, int | float] | None = None,
     audit: Audit | None = None,
+    pod: Mapping[str, int | float] | None = None,
 ) -> Sample:
-    """Of a front-end's numbers; called in its loop. ``catalog``: those of the watcher of the metadata."""
+    """Of a front-end's numbers; called in its loop. ``catalog``: those of the watcher of the metadata; ``pod``: of the one
+    of the pod.
+    """
     durations: dict[str, Histogram] = {}
     for method, told in numbers.seconds.items():
         histogram = durations[method] = Histogram(SECONDS)
@@ -46,6 +50,7 @@ def frontend_sample(
             **{name: int(getattr(numbers, name)) for name in PLAIN},
             **certificate_numbers(certificates),
             **(NOTHING_FOLLOWED if catalog is None else catalog),
+            **(NOTHING_PLANNED if pod is None else pod),
             "audit_lost": 0 if audit is None else audit.lost,
             "uptime_s": uptime_s,
         },

@@ -7,6 +7,7 @@ from mezzo_server.metrics.admission import ADMISSION_METRICS
 from mezzo_server.metrics.catalog import Histograms, Metric, by, one
 from mezzo_server.metrics.declaring import SHARD
 from mezzo_server.metrics.following import catalog_metrics
+from mezzo_server.metrics.pod import SHARD_POD_METRICS
 from mezzo_server.metrics.shard_devices import CHECK_METRICS, DEVICE_METRICS
 from mezzo_server.metrics.shard_requests import REQUEST_METRICS, TRANSFERS, US
 from mezzo_server.metrics.tenants import TENANT_METRICS
@@ -345,6 +346,7 @@ METRICS: tuple[Metric, ...] = (
     *REQUEST_METRICS,
     *ADMISSION_METRICS,
     *catalog_metrics(SHARD),
+    *SHARD_POD_METRICS,
     *CHUNK_METRICS,
     *CHECK_METRICS,
     *DEVICE_METRICS,

@@ -31,6 +31,7 @@ def events(session: Session, request_id: int, body: Events) -> None:
         TooLarge: a part has more keys than an answer may have.
         Busy: too many namespaces are read, or too many requests wait.
     """
+    session.check_keys(())
     if body.parts:
         session.send(Kind.EVENTS_ARE, request_id, _listed(session, body))
         return

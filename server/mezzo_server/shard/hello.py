@@ -75,7 +75,7 @@ class Greeting:
                 version=self._version,
                 server=SERVER_NAME,
                 shard_incarnation=service.incarnation,
-                epoch=0,
+                epoch=0 if service.standing is None else service.standing.epoch,
                 tenant_id=session.scope.tenant,
                 namespace_id=session.scope.namespace,
                 keys_max=limits.keys_max,

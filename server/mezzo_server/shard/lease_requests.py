@@ -45,6 +45,7 @@ def renew(session: Session, request_id: int, body: LeaseRenew) -> None:
     Raises:
         Gone: this connection holds no such lease, or not any more.
     """
+    session.check_keys(())
     service = session.service
     if body.incarnation not in (b"", service.incarnation):
         raise Gone("the lease is of an earlier life of this shard, and ended with it: acquire again")

@@ -43,6 +43,7 @@ from mezzo_server.shard.device_changes import DeviceChanges
 from mezzo_server.shard.device_opening import open_configured
 from mezzo_server.shard.following import MetadataFollower
 from mezzo_server.shard.listener import UnixRules, open_listeners
+from mezzo_server.shard.pod import PodMember
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
 from mezzo_server.shard.tls_server import TlsServer
@@ -202,6 +203,11 @@ class Shard:
             self.service.master_keys = master_keys
             if follower is not None:
                 follower.follow(self.service, self._runtime.from_thread)
+            self._pod: PodMember | None = None
+            if node.pod.enabled:
+                listening = [str(listener.address) for listener in self._listeners]
+                self._pod = PodMember(node, self.service, listening, self._runtime.from_thread)
+                stack.callback(self._pod.close)
             self.service.device_changes = DeviceChanges(
                 self._store, config, self._runtime.apart, self._runtime.poke
             )
@@ -247,6 +253,8 @@ class Shard:
         self._tls.start(runtime)
         for listener in self._listeners:
             listener.start(runtime, self._config.limits.connections_max, self._tls)
+        if self._pod is not None:
+            self._pod.start()
         if announce is not None:
             loop.call_soon(announce, self.readiness)
         try:
@@ -256,6 +264,8 @@ class Shard:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.remove_signal_handler(number)
             self._stop_listening()
+            if self._pod is not None:
+                self._pod.leave()
             self._tls.stop()
             runtime.stop()
 
@@ -269,6 +279,8 @@ class Shard:
 
     def _devices_changed(self) -> None:
         self.service.devices_changed()
+        if self._pod is not None:
+            self._pod.described_anew()
         self.devices_told([device.name for device in self._store.devices])
 
     def _open_endpoint(self, metrics: MetricsConfig | None) -> Endpoint | None:
@@ -297,6 +309,8 @@ class Shard:
 
     def _stop(self) -> None:
         log.info("stopping", connections=len(self._runtime.connections))
+        if self._pod is not None:
+            self._pod.leave()  # others take over while we tidy up
         self._stop_listening()
         for connection in tuple(self._runtime.connections):
             connection.shut_down()

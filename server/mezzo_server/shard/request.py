@@ -67,6 +67,11 @@ class Request(DeviceTime):
         """Payload that has reached the client although the request was given up or fails, and that it has to pay for."""
         return 0
 
+    @property
+    def written(self) -> Sequence[bytes]:
+        """Keys that it puts or deletes."""
+        return ()
+
     def finish(self, kind: Kind, body: Body) -> None:
         """It is answered."""
         load, self.load = self.load, None
@@ -113,6 +118,21 @@ class Request(DeviceTime):
         region, self.region = self.region, None
         if region is not None:
             region.drop()
+
+
+class DeleteRequest(Request):
+    """A delete."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, session: Session, request_id: int, keys: Sequence[bytes]) -> None:
+        super().__init__(session, request_id, Kind.DELETE)
+        self._keys = keys
+
+    @property
+    def written(self) -> Sequence[bytes]:
+        """See `Request.written`."""
+        return self._keys
 
 
 class SlicedRequest(Request):

@@ -12,6 +12,7 @@ from mezzo_server.blockstore.io import Device, DeviceTime, Job
 from mezzo_server.config import Limits
 from mezzo_server.events.hub import EventHub
 from mezzo_server.metrics.measures import Measures
+from mezzo_server.pod.standing import OF_NO_POD, Standing
 from mezzo_server.quota.accounts import Accounts
 from mezzo_server.shard.admission import Admission, OpenAdmission
 from mezzo_server.shard.directory import SEVERAL_SHARDS, Directory
@@ -154,6 +155,9 @@ class Service:
         self.tenants_without_key = 0
         """tenants whose chunks are to be encrypted, and whose key cannot be had"""
         self.admission: Admission = OpenAdmission()
+        self.standing: Standing | None = None
+        """in the shard's pod; None: it is of none, and has all chunks"""
+        self.pod_numbers: Callable[[], Mapping[str, int | float]] = lambda: OF_NO_POD
         self.followed: Callable[[], Mapping[str, int | float]] = lambda: NOTHING_FOLLOWED
         """how the metadata are followed, in numbers"""
         self.regions = RegionRegistry(
@@ -370,6 +374,7 @@ class Service:
         numbers.update(self.counters)
         numbers.update(self.admission.numbers())
         numbers.update(self.followed())
+        numbers.update(self.pod_numbers())
         numbers.update(self.measures.numbers())
         numbers["requests"] = self.measures.count + numbers["requests_in_flight"]
         numbers.update(self._numbers())

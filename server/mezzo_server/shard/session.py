@@ -52,7 +52,7 @@ from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.hello import Greeting
 from mezzo_server.shard.in_place import open_arena
 from mezzo_server.shard.regions import RegionTable
-from mezzo_server.shard.request import Request, bitmap
+from mezzo_server.shard.request import DeleteRequest, Request, bitmap
 from mezzo_server.shard.share import StagingShare
 from mezzo_server.shard.shm_transfer import ShmGet, ShmPut
 from mezzo_server.shard.tcp_get import TcpGet
@@ -258,7 +258,16 @@ class Session:
         return self.requests.get(request.id) is request
 
     def end(self, request: Request, kind: Kind, body: Body) -> None:
-        """A request ends with this answer, or with CANCELLED if the client gave it up."""
+        """A request ends with this answer, or with CANCELLED if the client gave it up.
+
+        In a pod a write is not acknowledged by who may not do so any more.
+        """
+        standing = self.service.standing
+        if standing is not None and request.written and not request.cancelled:
+            error = standing.objection(self.scope, request.written, request.began)
+            if error is not None:
+                self.end_with_error(request, error)
+                return
         self._forget(request)
         if request.cancelled:
             self.meter.moved(request.moved_bytes)
@@ -368,7 +377,7 @@ class Session:
 
     def _delete(self, request_id: int, body: Delete) -> None:
         self.check_keys(body.keys)
-        request = Request(self, request_id, Kind.DELETE)
+        request = DeleteRequest(self, request_id, body.keys)
 
         def done(deleted: list[bool], error: Exception | None) -> None:
             if error is not None:
@@ -405,9 +414,12 @@ class Session:
     # -- answers
 
     def check_keys(self, keys: Sequence[bytes]) -> None:
-        """TooLarge over ``keys_max``."""
+        """TooLarge over ``keys_max``; in a pod, as `Standing.check`."""
         if len(keys) > self.limits.keys_max:
             raise TooLarge(f"{len(keys)} keys are over the limit ({self.limits.keys_max}, keys_max)")
+        standing = self.service.standing
+        if standing is not None:
+            standing.check(self.scope, keys)
 
     def _forget(self, request: Request) -> None:
         del self.requests[request.id]

@@ -154,6 +154,11 @@ class ShmPut(ShmRequest):
         self.put_error: Exception | None = None
         self.tickets: list[PutTicket] = []
 
+    @property
+    def written(self) -> Sequence[bytes]:
+        """See `Request.written`."""
+        return self.keys
+
     def start(self) -> None:
         """Begin. The answer comes through the session."""
         self.run()

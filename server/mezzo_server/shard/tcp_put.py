@@ -154,6 +154,11 @@ class TcpPut(Request):
         """Bytes of these."""
         return sum([span.length for _, span in self._open])
 
+    @property
+    def written(self) -> Sequence[bytes]:
+        """See `Request.written`."""
+        return self._keys
+
     def start(self) -> None:
         """Begin to grant."""
         self._grant_more()

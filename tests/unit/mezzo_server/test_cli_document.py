@@ -26,6 +26,7 @@ from mezzo_server.commands.admin_reports import (
     NewTenantReport,
     TenantReport,
 )
+from mezzo_server.commands.pod_reports import LocateReport, PodReport, ShardReport
 from mezzo_server.doctor import Examination, Finding
 from mezzo_server.doctor.examine import Section
 from mezzo_server.setup.proposal import Choice, DeviceSeen, MachineSeen, Proposal
@@ -105,6 +106,7 @@ FIELDS = {
     "kvsize": (SizeReport, SizeTerm),
     "tenant create": (NewTenantReport,), "tenant show": (TenantReport,), "namespace show": (NamespaceReport,),
     "credential issue": (CredentialReport,),
+    "pod status": (PodReport, ShardReport), "locate": (LocateReport,),
     "setup": (Proposal, MachineSeen, DeviceSeen, Choice),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from mezzo.cli.app import make_app, run
 from mezzo.errors import InvalidArgument, Unavailable
 from mezzo_server.admin.local import LocalAdmin
 from mezzo_server.commands import operator
+from mezzo_server.config import MetadataConfig, NodeConfig
 from mezzo_server.tenancy.model import Limit
 
 LLAMA = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
@@ -301,3 +303,8 @@ def test_a_master_key_is_changed(shell: Shell, tmp_path: Path) -> None:
     assert shell.json("key", "rewrap")["tenants"] == []
     settings(first)
     assert "former_master_keys" in shell.mezzo("key", "rewrap", status=2)[1]
+
+
+def test_metadata_on_etcd_are_no_file_that_must_be_there() -> None:
+    node = NodeConfig(metadata=MetadataConfig(engine="etcd://127.0.0.1:1/mezzo"))
+    asyncio.run(operator.engine_of(node).close())

@@ -1,0 +1,231 @@
+"""`mezzo pod` and `mezzo locate`: the shards of a pod, who has what, and who is to be emptied."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import msgspec
+import typer
+
+from mezzo.cli.keys import format_key, parse_key
+from mezzo.cli.output import json_result, remark, result
+from mezzo.errors import InvalidArgument
+from mezzo.placement.pod_map import ShardPlace, encode_map
+from mezzo_server.admin.opening import audit_of
+from mezzo_server.commands import operator as op
+from mezzo_server.commands.pod_reports import (
+    LocateReport,
+    PodReport,
+    locate_table,
+    map_table,
+    pod_report,
+    shown_left,
+    status_table,
+)
+from mezzo_server.config import NodeConfig, load_with_origins
+from mezzo_server.logs import configure_logs
+
+if TYPE_CHECKING:
+    from mezzo_server.metadata.engine import Engine
+    from mezzo_server.pod.operating import PodOperator
+
+T = TypeVar("T")
+
+WAIT_S = 2.0
+"""between two looks while a command waits"""
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        envvar=op.CONFIG_VARIABLE, help="A node's settings: the pod is the one of their metadata engine."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ShardName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SHARD",
+        help="The beginning of its id, four digits at least, or its node if that has no other.",
+        show_default=False,
+    ),
+]
+
+
+def register_pod(app: typer.Typer) -> None:
+    """Add `mezzo pod` with the commands below it, and `mezzo locate`."""
+    group = typer.Typer(help="Look at a pod; empty a shard, and take it back.", no_args_is_help=True)
+    group.command("status")(status)
+    group.command("map")(show_map)
+    group.command("drain")(drain)
+    group.command("join")(join)
+    app.add_typer(group, name="pod")
+    app.command("locate")(locate)
+
+
+def status(*, config: Config = None, json: Json = False) -> None:
+    """Show the shards of a pod, what each of them has, and how far changes have come."""
+    report = pod_report(_act(config, lambda node, pod: pod.look()))
+    if json:
+        json_result(msgspec.json.encode(report))
+        return
+    result(status_table(report))
+    _remark_behind(report)
+
+
+def show_map(
+    *,
+    config: Config = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the map as clients get it (docs/placement.md).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show the map in force: epoch, shards with their addresses and weights, and how many slots each has."""
+
+    async def work(node: NodeConfig, pod: PodOperator) -> tuple[PodReport, bytes, tuple[ShardPlace, ...]]:
+        view = await pod.view()
+        plan = view.present
+        if plan is None:
+            raise InvalidArgument("the pod has no map")
+        from mezzo_server.pod.operating import seen
+
+        return (
+            pod_report(seen(view, time.time())),
+            encode_map(plan.pod_map),
+            plan.pod_map.shards,
+        )
+
+    report, encoded, places = _act(config, work)
+    if out is not None:
+        out.write_bytes(encoded)
+        remark(f"wrote {len(encoded)} bytes to {out}")
+    if json:
+        json_result(msgspec.json.encode(report))
+    else:
+        result(map_table(report, places))
+
+
+def drain(
+    shard: ShardName,
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when nobody asks the shard for anything any more.")
+    ] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Empty a shard: from the next map on it owns nothing, and is asked for a while for what it has."""
+    shard_id = _act(config, lambda node, pod: _audited(node, "pod.drain", shard, lambda: pod.drain(shard)))
+    _told(config, shard_id, wait=wait, json=json, done=f"shard {shard_id.hex()[:8]} is to be emptied")
+
+
+def join(shard: ShardName, *, config: Config = None, json: Json = False) -> None:
+    """Take a shard back that was to be emptied. (A new one joins by itself when it starts.)"""
+    shard_id = _act(config, lambda node, pod: _audited(node, "pod.join", shard, lambda: pod.join(shard)))
+    _told(config, shard_id, wait=False, json=json, done=f"shard {shard_id.hex()[:8]} is to have its share")
+
+
+def locate(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Text, or hex:...", show_default=False)],
+    *,
+    tenant: Annotated[str, typer.Option(help="Name of the tenant.")] = "default",
+    namespace: Annotated[str, typer.Option(help="Name of its namespace.")] = "default",
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Tell which shard has a chunk, if it is there: by its key alone, without asking any."""
+    name = parse_key(key)
+
+    async def work(node: NodeConfig, pod: PodOperator, engine: Engine) -> LocateReport:
+        from mezzo_server.tenancy.registry import Registry
+
+        registry = Registry(engine, time.time, os.urandom)
+        of = await registry.tenant(tenant)
+        within = await registry.namespace(of.id, namespace)
+        plan = (await pod.view()).present
+        if plan is None:
+            raise InvalidArgument("the pod has no map")
+        pod_map = plan.pod_map
+        slot = pod_map.slot(of.id, within.id, name)
+        owner, before = pod_map.owner(slot), pod_map.owner_before(slot)
+        return LocateReport(
+            format_key(name),
+            slot,
+            pod_map.epoch,
+            "" if owner is None else owner.id.hex(),
+            "" if owner is None else owner.node,
+            [] if owner is None else list(owner.addresses),
+            "" if before is None else before.id.hex(),
+        )
+
+    report = _with_engine(config, work)
+    if json:
+        json_result(msgspec.json.encode(report))
+    else:
+        result(locate_table(report))
+
+
+def _told(config: Path | None, shard_id: bytes, *, wait: bool, json: bool, done: str) -> None:
+    """What became of a wish, as far as it has come."""
+    while True:
+        report = pod_report(_act(config, lambda node, pod: pod.look()))
+        shard = next((one for one in report.shards if one.id == shard_id.hex()), None)
+        over = shard is None or (shard.state == "draining" and not shard.slots_before and not shard.slots)
+        if over or not wait:
+            break
+        if shard is not None:
+            remark(
+                f"epoch {report.epoch}: {shard.slots_before} slots still asked for, {shown_left(shard)} left"
+            )
+        time.sleep(WAIT_S)
+    if json:
+        json_result(msgspec.json.encode(report))
+    else:
+        sys.stdout.write(done + "\n")
+        if over and wait:
+            sys.stdout.write("nobody asks it for anything any more: it may be stopped\n")
+
+
+def _remark_behind(report: PodReport) -> None:
+    if report.behind:
+        remark(f"{report.behind} shards do not follow this map yet; there is no other before")
+    if not report.epoch:
+        remark("no map was made yet: a front-end makes it when shards have registered")
+
+
+async def _audited(node: NodeConfig, action: str, shard: str, work: Callable[[], Awaitable[bytes]]) -> bytes:
+    from mezzo_server.admin.local import audited
+
+    return await audited(
+        audit_of(node), op.local_actor(), action, work, lambda shard_id: {"shard_id": shard_id}, shard=shard
+    )
+
+
+def _act(config: Path | None, work: Callable[[NodeConfig, PodOperator], Awaitable[T]]) -> T:
+    return _with_engine(config, lambda node, pod, engine: work(node, pod))
+
+
+def _with_engine(config: Path | None, work: Callable[[NodeConfig, PodOperator, Engine], Awaitable[T]]) -> T:
+    if config is None:
+        raise InvalidArgument(
+            f"say which pod: --config mezzo.toml, or {op.CONFIG_VARIABLE} (the settings of one of its nodes)"
+        )
+    node = load_with_origins(config, os.environ).config
+    configure_logs(node.log, op.PROCESS)
+
+    async def run() -> T:
+        from mezzo_server.pod.operating import PodOperator
+
+        engine = op.engine_of(node)
+        try:
+            return await work(node, PodOperator(engine, time.time), engine)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())

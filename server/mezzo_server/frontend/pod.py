@@ -1,0 +1,111 @@
+"""A front-end's hold on its pod: the map that clients are given, and the next one when that is due."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from mezzo.errors import Unavailable
+from mezzo.placement.pod_map import PodMap, encode_map
+from mezzo_server.config import NodeConfig
+from mezzo_server.metadata.opening import make_engine
+from mezzo_server.pod.driving import Driver, machine_seconds
+from mezzo_server.pod.planning import Planning
+from mezzo_server.pod.records import Settings
+
+log = structlog.get_logger("mezzo.pod")
+
+STOP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PodShard:
+    """One shard of the map, for clients."""
+
+    incarnation: bytes
+    """of its process; empty: it is not registered at this moment"""
+    addresses: tuple[str, ...]
+    capacity_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodKnown:
+    """The map in force, and what is known of its shards. Immutable."""
+
+    pod_map: PodMap
+    encoded: bytes
+    shards: tuple[PodShard, ...]
+    """in the order of the map"""
+
+
+class FrontendPod:
+    """Owner of the thread that plans. `start`, then `stop`."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        pod, url = config.pod, config.metadata.engine
+        settings = Settings(os.urandom(16), pod.slots_log2, pod.ramp_s, pod.asked_s, pod.remembered_s)
+        self._planning = Planning(settings, self._complain, random.random)
+        self._driver = Driver(self._planning, lambda: make_engine(url), self._moved, name="mezzo-plan")
+        self._known: PodKnown | None = None
+        self._revision = 0
+
+    @property
+    def known(self) -> PodKnown:
+        """In force; goes on while the engine is away.
+
+        Raises:
+            Unavailable: the pod has no map, as far as is known here.
+        """
+        known = self._known
+        if known is None:
+            raise Unavailable(
+                "the pod has no map yet: no shard has registered, or the metadata were not reached"
+            )
+        return known
+
+    def start(self) -> None:
+        """Follow the pod, and plan for it."""
+        self._driver.start()
+
+    async def stop(self) -> None:
+        """End the thread. What is known stays."""
+        await asyncio.to_thread(self._driver.stop, STOP_S)
+
+    def numbers(self) -> Mapping[str, int | float]:
+        """How the pod is followed; docs/metrics.md lists them."""
+        return self._planning.numbers(machine_seconds())
+
+    # -- in the thread
+
+    def _moved(self) -> None:
+        view = self._planning.view
+        if view.plan is None or view.revision == self._revision:
+            return
+        self._revision = view.revision
+        pod_map, before = view.plan.pod_map, self._known
+        if before is not None and before.pod_map is pod_map:
+            encoded = before.encoded
+        else:
+            encoded = encode_map(pod_map)
+        shards = []
+        for place in pod_map.shards:
+            record = view.records.get(place.id)
+            shards.append(
+                PodShard(
+                    b"" if record is None else record.incarnation,
+                    place.addresses,
+                    0 if record is None else record.capacity_bytes,
+                )
+            )
+        self._known = PodKnown(pod_map, encoded, tuple(shards))
+        if before is None or before.pod_map.epoch != pod_map.epoch:
+            log.info("the pod has another map", epoch=pod_map.epoch, shards=len(pod_map.shards))
+
+    @staticmethod
+    def _complain(key: str, why: str) -> None:
+        log.error("the pod cannot be planned for", key=key, reason=why)

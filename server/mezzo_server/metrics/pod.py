@@ -1,0 +1,89 @@
+"""Metrics of a pod: where a shard stands in it, and what a front-end knows of it and plans."""
+
+from __future__ import annotations
+
+from mezzo_server.metrics.catalog import Metric, by, one
+from mezzo_server.metrics.declaring import FRONTEND, SHARD
+
+SHARD_POD_METRICS: tuple[Metric, ...] = (
+    SHARD.gauge("pod_epoch", "Epoch of the map that the shard follows; 0: none.", one("pod_epoch")),
+    SHARD.gauge(
+        "pod_serving",
+        "Whether the shard serves its slots: 1, or 0; 0 too where it is of no pod, and serves everything.",
+        one("pod_serving"),
+        advice="0 in a pod: it has no membership, or the metadata were away for too long. The log says which.",
+    ),
+    SHARD.gauge(
+        "pod_serves_seconds",
+        "For so long it would serve if the metadata were away from now on.",
+        one("pod_serves_s"),
+        advice="Normally 74 to 84 with a lease of 90 s. Falling: the lease is not renewed; at 0 nothing is served.",
+    ),
+    SHARD.gauge(
+        "pod_lease_age_seconds",
+        "Since the last renewal of its membership that came through was sent; -1: it has none.",
+        one("pod_lease_age_s"),
+        advice="Over a fifth of pod.lease_s: the metadata engine cannot be reached.",
+    ),
+    SHARD.gauge(
+        "pod_slots",
+        "Slots that the shard owns, and those that it had lately and is asked for still.",
+        by({"owned": "pod_slots", "before": "pod_slots_before"}),
+        ("held",),
+    ),
+    SHARD.counter(
+        "pod_wrong_epoch",
+        "Requests refused because another shard has what they asked for.",
+        one("pod_wrong_epoch"),
+        advice="A few at each change of the map. Lasting: clients that do not get the new map, or do not look whom they"
+        " are talking to.",
+    ),
+    SHARD.counter(
+        "pod_not_serving",
+        "Requests refused because the shard had no membership to serve under.",
+        one("pod_not_serving"),
+    ),
+    SHARD.counter(
+        "pod_writes_withheld",
+        "Puts and deletes that were done and not acknowledged, since the shard was not to have their slots any more.",
+        one("pod_writes_withheld"),
+    ),
+    SHARD.counter(
+        "pod_memberships_lost",
+        "Times that the membership had ended, or another process had taken it.",
+        one("pod_memberships_lost"),
+    ),
+    SHARD.counter("pod_plans_read", "Maps of the pod that the shard took over.", one("pod_plans_read")),
+    SHARD.counter(
+        "pod_failures",
+        "Attempts to reach the metadata for the membership that failed.",
+        one("pod_failures"),
+    ),
+)
+
+FRONTEND_POD_METRICS: tuple[Metric, ...] = (
+    FRONTEND.gauge("pod_epoch", "Epoch of the map that clients are given; 0: none.", one("pod_epoch")),
+    FRONTEND.gauge("pod_members", "Shards that are registered.", one("pod_members")),
+    FRONTEND.gauge(
+        "pod_members_behind",
+        "Registered shards that have not said yet that they follow this map; no other map is made before.",
+        one("pod_members_behind"),
+        advice="Lasting: a shard does not follow, and holds up changes of the map until its lease ends.",
+    ),
+    FRONTEND.gauge(
+        "pod_slots_moved",
+        "Slots whose former owner is still asked.",
+        one("pod_slots_moved"),
+    ),
+    FRONTEND.counter("pod_plans", "Maps that this front-end made.", one("pod_plans")),
+    FRONTEND.counter("pod_plans_lost", "Maps that another front-end had made first.", one("pod_plans_lost")),
+    FRONTEND.gauge(
+        "pod_age_seconds",
+        "Time since the metadata last told of the pod; -1: never, or there is no pod.",
+        one("pod_age_s"),
+        advice="Over some 10 s: the engine is away. The last map stays.",
+    ),
+    FRONTEND.counter(
+        "pod_failures", "Attempts to reach the metadata for the pod that failed.", one("pod_failures")
+    ),
+)

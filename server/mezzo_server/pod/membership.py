@@ -1,0 +1,286 @@
+"""A shard's membership of its pod: registered under a metadata lease, kept, lost, and taken anew. No I/O, no clock.
+
+A shard serves from the moment at which it is registered and has read the plan *after* that, until `MARGIN` of its
+lease before the lease could end: counted from when the last renewal that came through was **sent**, by a clock
+that goes on while the machine sleeps.  So it has stopped when another can be given what it had.
+
+- An engine that is away for less changes nothing: the plan that was known is followed, and nobody can write another.
+- A lease that has ended is no end: nothing is served, and the shard registers anew.
+- A plan that cannot be read (one of a later release) ends the membership: who cannot follow must not hold up others.
+- Who finds another process registered under its id takes the id over if that was on the same node, where a lock on the
+  devices tells that it is dead; else it waits until that one's lease has ended. Who was registered and finds
+  another in its place (its store was copied) serves nothing.
+
+Invariant: the record says an epoch only after the loop has said that it follows it (`followed`); `planning` makes
+no further plan before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from mezzo.backoff import Backoff
+from mezzo.errors import FormatError, InvalidArgument, MezzoError
+from mezzo_server.metadata.engine import Change, Check, Entry, Outcome, Scan, Write
+from mezzo_server.pod.plan_format import decode_plan
+from mezzo_server.pod.records import PLAN, ROSTER, MemberRecord, decode, encode, member_key
+from mezzo_server.pod.standing import NEVER, NOTHING, Share, Situation
+from mezzo_server.pod.steps import Commit, End, Grant, Keep, Look, Revoke, Step, Wait, Watch
+
+KEEP = 1 / 9
+"""Of a lease: between two renewals. 10 s of 90."""
+MARGIN = 1 / 15
+"""Of a lease: so long before it could end nothing is served any more. 6 s of 90; clocks that differ by a thousandth
+need 0.1 s of it, the rest is for a loop that is held up between looking at its clock and sending its answer."""
+WAIT_S_MIN, WAIT_S_MAX = 0.1, 2.0
+"""between attempts at an engine that is away"""
+
+
+class Membership:
+    """A `Machine`. Owner of the lease and of the record of one shard."""
+
+    def __init__(
+        self, shard: bytes, record: MemberRecord, lease_s: float, random: Callable[[], float]
+    ) -> None:
+        """``record``: what is told of the shard; its epoch is written here."""
+        self._shard = shard
+        self._key = member_key(shard)
+        self._told = record
+        self._lease_s = lease_s
+        self._backoff = Backoff(random, first_s=WAIT_S_MIN, max_s=WAIT_S_MAX)
+        self._lease = 0
+        """0: none is held"""
+        self._sent = NEVER
+        """when the last renewal was sent that came through"""
+        self._keep_at = NEVER
+        self._stored: MemberRecord | None = None
+        """our record, under our lease; None: we are not registered"""
+        self._stored_revision = 0
+        self._writing: MemberRecord | None = None
+        self._known_revision: int | None = None
+        """of whatever lies under our key; None: it is to be looked at"""
+        self._registered_once = False
+        self._followed = 0
+        self._share = NOTHING
+        self._share_revision = 0
+        """of the plan that it is of"""
+        self._current = False
+        """the plan was read since we registered"""
+        self._watching: int | None = None
+        """the plan is watched from this revision on; None: it is to be read"""
+        self._confirm = False
+        self._back_at = NEVER
+        """nothing is tried before"""
+        self._unfit = False
+        """the plan cannot be read"""
+        self._leaving = False
+        self._ended = False
+        self._waits_because = "it has not registered with its pod yet"
+        self.reason = ""
+        """why it is no member, if somebody must look after that; empty: all is well, or a matter of time"""
+        self.failures = 0
+        self.losses = 0
+        self.plans_read = 0
+
+    # -- between thread and loop
+
+    @property
+    def situation(self) -> Situation:
+        """What the loop is to be told."""
+        if self._leaving or self._unfit or self._stored is None or not self._current:
+            return Situation(self._share, NEVER, "it stops" if self._leaving else self._waits_because)
+        return Situation(self._share, self._sent + self._lease_s * (1 - MARGIN))
+
+    def followed(self, epoch: int) -> None:
+        """The loop acts by the map of this epoch, and never again by an earlier one."""
+        self._followed = epoch
+
+    def describe(self, record: MemberRecord) -> None:
+        """The shard is another: its capacity, its addresses."""
+        self._told = record
+
+    def leave(self) -> None:
+        """Give the membership up. The loop serves nothing any more when this is called."""
+        self._leaving = True
+
+    # -- Machine
+
+    @property
+    def watch(self) -> Watch | None:
+        """See `Machine`."""
+        return None if self._watching is None else Watch(PLAN, self._watching)
+
+    def next_step(self, now: float, wall_s: float) -> Step:
+        """See `Machine`."""
+        if (self._leaving or self._unfit) and self._lease and not self._ended:
+            return Revoke(self._lease)
+        if self._leaving:
+            return End()
+        not_before = max(self._backoff.not_before, self._back_at)
+        if not_before > now:
+            return Wait(not_before - now)
+        if self._unfit:
+            return Look(PLAN)
+        if not self._lease:
+            return Grant(self._lease_s)
+        if now >= self._keep_at:
+            return Keep(self._lease)
+        if self._known_revision is None:
+            return Look(self._key)
+        if self._stored is None:
+            return self._write(self._known_revision, Write(ROSTER, self._key.encode()))
+        if self._watching is None:
+            return Look(PLAN)
+        if self._confirm:
+            return Commit([Check(self._key, self._stored_revision), Check(PLAN, self._share_revision)], [])
+        if self._record() != self._stored:
+            return self._write(self._stored_revision)
+        return Wait(self._keep_at - now)
+
+    def granted(self, lease: int, sent: float, now: float) -> None:
+        """See `Machine`."""
+        self._backoff.succeeded()
+        self._forget()
+        self._lease = lease
+        self._renewed(sent)
+
+    def kept(self, alive: bool, sent: float, now: float) -> None:
+        """See `Machine`."""
+        self._backoff.succeeded()
+        if alive:
+            self._renewed(sent)
+            self._confirm = self._stored is not None
+        else:
+            self._lost()
+
+    def looked(self, scan: Scan, now: float) -> None:
+        """See `Machine`."""
+        self._backoff.succeeded()
+        entries = {entry.key: entry for entry in scan.entries}
+        if self._known_revision is None and self._lease:
+            self._seen(entries.get(self._key), now)
+            return
+        entry = entries.get(PLAN)
+        self._take(None if entry is None else entry.value, 0 if entry is None else entry.revision)
+        self._unfit = False
+        if self._lease:
+            self._watching = scan.revision
+            self._current = True
+
+    def changed(self, changes: Sequence[Change], now: float) -> None:
+        """See `Machine`."""
+        if self._watching is None:
+            return
+        for change in changes:
+            if change.revision > self._watching and change.key == PLAN:
+                self._take(change.value, change.revision if change.value else 0)
+                self._watching = change.revision
+
+    def committed(self, outcome: Outcome, now: float) -> None:
+        """See `Machine`."""
+        self._backoff.succeeded()
+        self._confirm = False
+        writing, self._writing = self._writing, None
+        if not outcome.done:
+            # The watch is behind, somebody took our place, or an earlier write was made and its answer lost.
+            self._known_revision = self._watching = None
+        elif writing is not None:
+            self._stored, self._stored_revision = writing, outcome.revision
+            self._known_revision = outcome.revision
+            self._registered_once = True
+
+    def revoked(self, now: float) -> None:
+        """See `Machine`."""
+        self._backoff.succeeded()
+        self._forget()
+        self._ended = self._leaving
+
+    def watch_ended(self, now: float) -> None:
+        """See `Machine`."""
+        self._watching = None
+
+    def failed(self, error: MezzoError, now: float) -> None:
+        """See `Machine`."""
+        self.failures += 1
+        self._writing = None
+        self._watching = None
+        if self._leaving:
+            self._ended = True  # the lease ends by itself
+        elif isinstance(error, FormatError):
+            self._unfit = True
+            self._waits_because = self.reason = str(error)
+            self._back_at = now + self._lease_s * KEEP
+        elif isinstance(error, InvalidArgument):
+            self._lost()  # a write under a lease that had ended
+        else:
+            self._known_revision = None  # what was being written may have been written
+            self._backoff.failed(now)
+
+    def numbers(self, now: float) -> Mapping[str, int | float]:
+        """How it fares; docs/metrics.md lists them."""
+        return {
+            "pod_lease_age_s": max(0.0, now - self._sent) if self._lease else -1.0,
+            "pod_failures": self.failures,
+            "pod_memberships_lost": self.losses,
+            "pod_plans_read": self.plans_read,
+        }
+
+    # -- within
+
+    def _record(self) -> MemberRecord:
+        return msgspec.structs.replace(self._told, epoch=self._followed)
+
+    def _write(self, revision: int, *more: Write) -> Step:
+        self._writing = self._record()
+        own = Write(self._key, encode(self._writing), self._lease)
+        return Commit([Check(self._key, revision)], [own, *more])
+
+    def _renewed(self, sent: float) -> None:
+        self._sent = sent
+        self._keep_at = sent + self._lease_s * KEEP
+
+    def _seen(self, entry: Entry | None, now: float) -> None:
+        """What lies under our key."""
+        other = None
+        if entry is not None:
+            try:
+                other = decode(MemberRecord, entry.key, entry.value)
+            except FormatError as error:
+                self._stand_back(f"what is registered as this shard cannot be read: {error}", now)
+                return
+        if other is not None and other.incarnation != self._told.incarnation:
+            if self._registered_once or other.node != self._told.node:
+                self._stand_back(f"another process is registered as this shard, on node {other.node}", now)
+                return
+        elif other is not None and entry is not None and self._stored is not None:
+            self._stored, self._stored_revision = other, entry.revision
+        else:
+            self._stored, self._current = None, False
+        self._known_revision = 0 if entry is None else entry.revision
+        self.reason = ""
+
+    def _stand_back(self, reason: str, now: float) -> None:
+        self._stored, self._current = None, False
+        self._waits_because = self.reason = reason
+        self._back_at = now + self._lease_s * KEEP
+
+    def _take(self, value: bytes | None, revision: int) -> None:
+        """The plan is this one. Raises FormatError."""
+        if value is None:
+            self._share = NOTHING
+        elif revision != self._share_revision:
+            self._share = Share.of(decode_plan(value).pod_map, self._shard)
+            self.plans_read += 1
+        self._share_revision = revision
+
+    def _lost(self) -> None:
+        self.losses += bool(self._lease)
+        self._waits_because = "its membership of the pod had ended"
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lease, self._sent, self._keep_at = 0, NEVER, NEVER
+        self._stored, self._known_revision = None, None
+        self._watching, self._current, self._confirm = None, False, False

@@ -1,0 +1,178 @@
+"""What operators ask of a pod: how it is, where a chunk is, and that a shard be emptied or taken back. No clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.placement.pod_map import ShardState
+from mezzo_server.metadata.engine import Check, Engine, Write
+from mezzo_server.pod.plan import Plan
+from mezzo_server.pod.records import POD, Drain, Settings, drain_key, encode
+from mezzo_server.pod.view import PodView
+
+ID_DIGITS_MIN = 4
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSeen:
+    """One shard, as the metadata know it."""
+
+    id: bytes
+    node: str
+    rack: str
+    addresses: tuple[str, ...]
+    state: str
+    """serving, joining, draining; new: not in the map yet; gone: in the map, and not registered any more"""
+    capacity_bytes: int
+    slots: int
+    """that it owns"""
+    slots_before: int
+    """that it had, and is asked for still"""
+    epoch: int
+    """that it follows; 0: none yet"""
+    left_s: float
+    """until it has its whole share, if it is joining; until nobody asks it any more, if it is draining; else 0"""
+
+
+@dataclass(frozen=True, slots=True)
+class PodSeen:
+    """A pod."""
+
+    id: bytes
+    epoch: int
+    slots: int
+    moved: int
+    """slots whose former owner is still asked"""
+    behind: int
+    """registered shards that do not follow this map yet"""
+    shards: tuple[ShardSeen, ...]
+
+
+class PodOperator:
+    """Acts on the metadata of a pod. It closes nothing of what it was given."""
+
+    def __init__(self, engine: Engine, now_s: Callable[[], float]) -> None:
+        """``now_s``: Unix time."""
+        self._engine = engine
+        self._now_s = now_s
+
+    async def view(self) -> PodView:
+        """What is stored.
+
+        Raises:
+            InvalidArgument: there is no pod.
+            FormatError: it cannot be read.
+        """
+        view = PodView(lambda key, why: None)
+        view.load(await self._engine.scan(POD))
+        if view.settings is None:
+            raise InvalidArgument(
+                "no pod was made on these metadata: start shards and a front-end with pod.enabled = true"
+            )
+        return view
+
+    async def look(self) -> PodSeen:
+        """How it is. Raises as `view`."""
+        return seen(await self.view(), self._now_s())
+
+    async def drain(self, text: str) -> bytes:
+        """Have a shard emptied: it owns nothing from the next map on. Its id.
+
+        Raises:
+            InvalidArgument: no shard, or more than one, is called so.
+        """
+        return await self._wish(text, encode(Drain(self._now_s())))
+
+    async def join(self, text: str) -> bytes:
+        """Take a shard back that was to be emptied. Raises as `drain`."""
+        return await self._wish(text, None)
+
+    async def _wish(self, text: str, value: bytes | None) -> bytes:
+        for _ in range(ATTEMPTS):
+            shard = find_shard(await self.view(), text)
+            key = drain_key(shard)
+            entry = await self._engine.get(key)
+            if (entry is None) == (value is None):
+                return shard
+            revision = 0 if entry is None else entry.revision
+            if (await self._engine.transact([Check(key, revision)], [Write(key, value)])).done:
+                return shard
+        raise Unavailable("others change the same: try again")
+
+
+def find_shard(view: PodView, text: str) -> bytes:
+    """The shard that is called so: by the beginning of its id, or by its node if that has no other.
+
+    Raises:
+        InvalidArgument: there is none, or more than one.
+    """
+    nodes = {} if view.plan is None else {place.id: place.node for place in view.plan.pod_map.shards}
+    nodes.update((shard, record.node) for shard, record in view.records.items())
+    known = {*nodes, *view.drains}
+    digits = text.lower()
+    found = [shard for shard in known if len(digits) >= ID_DIGITS_MIN and shard.hex().startswith(digits)]
+    found = found or [shard for shard, node in nodes.items() if node == text]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InvalidArgument(f"no shard of the pod is called {text!r}: mezzo pod status lists them")
+    raise InvalidArgument(
+        f"{text!r} is any of {', '.join(sorted(shard.hex()[:8] for shard in found))}: give more digits of the id"
+    )
+
+
+def seen(view: PodView, now_s: float) -> PodSeen:
+    """A pod as its metadata say, at a Unix time."""
+    settings, plan = view.settings, view.present
+    if settings is None or plan is None:
+        raise InvalidArgument("no pod was made on these metadata")
+    pod_map = plan.pod_map
+    owned, before = Counter(pod_map.table), Counter(pod_map.previous.values())
+    shards = []
+    for index, place in enumerate(pod_map.shards):
+        record = view.records.get(place.id)
+        shards.append(
+            ShardSeen(
+                place.id,
+                place.node,
+                place.rack,
+                place.addresses,
+                "gone" if record is None else place.state.name.lower(),
+                0 if record is None else record.capacity_bytes,
+                owned[index],
+                before[index],
+                0 if record is None else record.epoch,
+                _left_s(plan, settings, index, now_s),
+            )
+        )
+    placed = {place.id for place in pod_map.shards}
+    for shard, new in sorted(view.records.items()):
+        if shard not in placed:
+            shards.append(
+                ShardSeen(
+                    shard, new.node, new.rack, new.addresses, "new", new.capacity_bytes, 0, 0, new.epoch, 0.0
+                )
+            )
+    return PodSeen(
+        settings.pod,
+        pod_map.epoch,
+        len(pod_map.table),
+        len(pod_map.previous),
+        len(view.behind()),
+        tuple(shards),
+    )
+
+
+def _left_s(plan: Plan, settings: Settings, index: int, now_s: float) -> float:
+    place = plan.pod_map.shards[index]
+    if place.state is ShardState.JOINING and place.id in plan.began:
+        # The last step is taken when the ramp is over.
+        return max(0.0, plan.began[place.id] + settings.ramp_s - now_s)
+    if place.state is ShardState.DRAINING:
+        moved = [plan.moved[slot] for slot, before in plan.pod_map.previous.items() if before == index]
+        return max(0.0, max(moved) + settings.asked_s - now_s) if moved else 0.0
+    return 0.0

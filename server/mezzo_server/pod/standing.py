@@ -1,0 +1,172 @@
+"""Whether a shard may serve, and which slots: what its event loop holds of the pod. No I/O.
+
+Written by what follows the metadata (`membership`, in a thread of its own), read with each request.  The time
+until which it may serve is known beforehand, so that a shard stops by its own clock: whatever becomes of that
+thread, of the engine and of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mezzo.errors import MezzoError, Unavailable, WrongEpoch
+from mezzo.placement.pod_map import PodMap
+from mezzo.placement.slots import hash_key, namespace_seed
+from mezzo_server.blockstore.api import Scope
+
+NEVER = float("-inf")
+
+OF_NO_POD: Mapping[str, int | float] = dict.fromkeys(
+    (
+        "pod_epoch",
+        "pod_serving",
+        "pod_serves_s",
+        "pod_slots",
+        "pod_slots_before",
+        "pod_wrong_epoch",
+        "pod_not_serving",
+        "pod_writes_withheld",
+        "pod_lease_age_s",
+        "pod_failures",
+        "pod_memberships_lost",
+        "pod_plans_read",
+    ),
+    0,
+)
+"""The numbers of a shard that is of no pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one map gives one shard."""
+
+    epoch: int
+    slots_log2: int
+    answers: bytes
+    """for each slot: 1 if the shard owns it, 2 if it had it before and is asked for it still, else 0"""
+
+    @classmethod
+    def of(cls, pod_map: PodMap, shard: bytes) -> Share:
+        """Takes some milliseconds with many slots."""
+        me = next((index for index, place in enumerate(pod_map.shards) if place.id == shard), None)
+        answers = bytearray(len(pod_map.table))
+        if me is not None:
+            for slot, before in pod_map.previous.items():
+                if before == me:
+                    answers[slot] = 2
+            for slot, owner in enumerate(pod_map.table):
+                if owner == me:
+                    answers[slot] = 1
+        return cls(pod_map.epoch, pod_map.slots_log2, bytes(answers))
+
+
+NOTHING = Share(0, 0, b"\0")
+"""of a shard that has no map"""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Where a shard stands: handed over whole."""
+
+    share: Share = NOTHING
+    until: float = NEVER
+    """on the clock of `Standing`: from then on it serves nothing"""
+    reason: str = "it has not registered with its pod yet"
+    """why it does not serve, where that is not a matter of ``until``"""
+
+
+class Standing:
+    """Owner of a shard's situation. Used by one thread."""
+
+    def __init__(self, clock: Callable[[], float], now: Callable[[], float]) -> None:
+        """``clock``: the one that `Situation.until` is of, goes on while the machine sleeps; ``now``: that of requests."""
+        self._clock = clock
+        self._now = now
+        self._situation = Situation()
+        self._share = NOTHING
+        self._changed_at = NEVER
+        self._ended = False
+        self.wrong_epoch = 0
+        self.not_serving = 0
+        self.withheld = 0
+
+    @property
+    def epoch(self) -> int:
+        """Of the map that is followed; 0: none."""
+        return self._share.epoch
+
+    @property
+    def serving(self) -> bool:
+        """Whether anything is served at this moment."""
+        return not self._ended and self._clock() < self._situation.until
+
+    def take(self, situation: Situation) -> None:
+        """Another situation is in force."""
+        if situation.share is not self._share:
+            self._share = situation.share
+            self._changed_at = self._now()
+        self._situation = situation
+
+    def end(self) -> None:
+        """Serve nothing from now on, whatever comes."""
+        self._ended = True
+
+    def check(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        """Whether keys may be asked for here.
+
+        Raises:
+            Unavailable: nothing is served.
+            WrongEpoch: one of them is another shard's.
+        """
+        error = self._objection(scope, keys)
+        if error is not None:
+            self.not_serving += isinstance(error, Unavailable)
+            self.wrong_epoch += isinstance(error, WrongEpoch)
+            raise error
+
+    def objection(self, scope: Scope, keys: Sequence[bytes], began: float) -> MezzoError | None:
+        """Why a write that came at ``began`` may not be acknowledged now; None: it may.
+
+        Called when it was made, and right before it is answered.
+        """
+        if began > self._changed_at and self.serving:
+            return None
+        error = self._objection(scope, keys)
+        self.withheld += error is not None
+        return error
+
+    def numbers(self) -> dict[str, int | float]:
+        """How it stands; docs/metrics.md lists them."""
+        left_s = self._situation.until - self._clock()
+        return {
+            "pod_epoch": self.epoch,
+            "pod_serving": int(self.serving),
+            "pod_serves_s": max(0.0, left_s) if self.serving else 0.0,
+            "pod_slots": self._share.answers.count(1),
+            "pod_slots_before": self._share.answers.count(2),
+            "pod_wrong_epoch": self.wrong_epoch,
+            "pod_not_serving": self.not_serving,
+            "pod_writes_withheld": self.withheld,
+        }
+
+    def _objection(self, scope: Scope, keys: Sequence[bytes]) -> MezzoError | None:
+        if not self.serving:
+            return Unavailable(f"this shard serves nothing now: {self._why()}")
+        share = self._share
+        answers, shift = share.answers, 64 - share.slots_log2
+        seed = namespace_seed(scope.tenant, scope.namespace)
+        if not keys:
+            return None
+        if share.epoch and 0 not in [answers[hash_key(key, seed) >> shift] for key in keys]:
+            return None
+        return WrongEpoch(
+            f"by the map of epoch {share.epoch} another shard has what was asked for", share.epoch
+        )
+
+    def _why(self) -> str:
+        if self._ended:
+            return "it stops"
+        if self._situation.until == NEVER:
+            return self._situation.reason
+        return "its membership of the pod was not renewed in time"

@@ -1,0 +1,177 @@
+"""A pod of real processes on a real etcd: shards join, are emptied, stopped and killed; the etcd stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+
+from mezzo import Client
+from mezzo.errors import WrongEpoch
+from mezzo.placement.pod_map import PodMap, decode_map
+from mezzo.v1 import session_pb2
+from mezzo_server.metadata.opening import make_engine
+from mezzo_server.pod.operating import PodOperator, PodSeen
+from mezzo_server.tenancy.registry import Registry
+from mezzo_server.testing import RunningFrontend, RunningShard, running_frontend, running_shard
+from tests.integration.etcd_members import Cluster, find_etcd, running_etcd
+from tests.integration.nursery import run_mezzo
+from tests.patience import eventually
+
+pytestmark = pytest.mark.skipif(not find_etcd(), reason="there is no etcd, and none could be fetched")
+
+T = TypeVar("T")
+LEASE_S = 8
+STANDS_S = 2.0
+OPEN_SESSION = "/mezzo.v1.SessionService/OpenSession"
+
+
+class Pod:
+    """The processes of a pod, and what its metadata say."""
+
+    def __init__(self, cluster: Cluster, stack: ExitStack, folder: Path) -> None:
+        self.etcd = cluster
+        self.url = cluster.url("pod")
+        self.config = (
+            f'[metadata]\nengine = "{self.url}"\n[admin]\naudit_log = "{folder}/audit.jsonl"\n'
+            f"[pod]\nenabled = true\nlease_s = {LEASE_S}\nslots_log2 = 8\nramp_s = 0.5\nasked_s = 3\n"
+        )
+        self.file = folder / "mezzo.toml"
+        self.file.write_text(self.config)
+        self.folder = folder
+        self._stack = stack
+
+    def shard(self, name: str) -> RunningShard:
+        config = self.config + f'node = "{name}"\n'
+        return self._stack.enter_context(running_shard(devices=["memory:64MiB"], config=config))
+
+    def frontend(self, shard: RunningShard) -> RunningFrontend:
+        return self._stack.enter_context(running_frontend(shard.unix, config=self.config))
+
+    def do(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        async def run() -> T:
+            engine = make_engine(self.url)
+            try:
+                return await work(engine)
+            finally:
+                await engine.close()
+
+        return asyncio.run(run())
+
+    def look(self) -> PodSeen:
+        return self.do(lambda engine: PodOperator(engine, time.time).look())
+
+    def states(self) -> dict[str, str]:
+        """Of each node's shard, once all of them follow the map."""
+        seen = self.look()
+        return {} if seen.behind else {shard.node: shard.state for shard in seen.shards}
+
+    def becomes(self, **states: str) -> PodSeen:
+        eventually(lambda: self.states() == states, f"the pod is {states}")
+        return self.look()
+
+    def keys(self, pod_map: PodMap, node: str, count: int = 20) -> list[bytes]:
+        """Keys of the namespace "default" that a node's shard has."""
+
+        async def ids(engine: Any) -> tuple[bytes, bytes]:
+            registry = Registry(engine, time.time, os.urandom)
+            tenant = await registry.tenant("default")
+            return tenant.id, (await registry.namespace(tenant.id, "default")).id
+
+        tenant, namespace = self.do(ids)
+        found: list[bytes] = []
+        number = 0
+        while len(found) < count:
+            key = b"key-%d" % number
+            owner = pod_map.owner(pod_map.slot(tenant, namespace, key))
+            if owner is not None and owner.node == node:
+                found.append(key)
+            number += 1
+        return found
+
+
+def map_of(frontend: RunningFrontend) -> PodMap:
+    with grpc.insecure_channel(frontend.target) as channel:
+        call = channel.unary_unary(
+            OPEN_SESSION,
+            request_serializer=session_pb2.OpenSessionRequest.SerializeToString,
+            response_deserializer=session_pb2.OpenSessionResponse.FromString,
+        )
+        return decode_map(call(session_pb2.OpenSessionRequest(), timeout=10).map.encoded)
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Pod]:
+    with running_etcd(tmp_path / "etcd") as cluster, ExitStack() as stack:
+        yield Pod(cluster, stack, tmp_path)
+
+
+def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
+    one, two = pod.shard("one"), pod.shard("two")
+    frontends = [pod.frontend(one), pod.frontend(two)]
+    first = pod.becomes(one="serving", two="serving")
+    assert sum(shard.slots for shard in first.shards) == 256
+    maps = [map_of(frontend) for frontend in frontends]
+    assert maps[0] == maps[1]
+    assert maps[0].epoch == first.epoch
+
+    # Each has its own, and refuses what is the other's.
+    of_one, of_two = pod.keys(maps[0], "one"), pod.keys(maps[0], "two")
+    chunks = [b"x" * 3000] * 20
+    with Client(one.unix) as client:
+        assert client.put(of_one, chunks).stored == 20
+        with pytest.raises(WrongEpoch) as caught:
+            client.lookup(of_two)
+        assert caught.value.epoch == first.epoch
+
+        # A third joins in steps; what it took over is with its former owners still, for a while.
+        three = pod.shard("three")
+        grown = pod.becomes(one="serving", two="serving", three="serving")
+        assert grown.epoch > first.epoch
+        eventually(lambda: {map_of(frontend).epoch for frontend in frontends} == {grown.epoch}, "a new map")
+
+        # The etcd stands still: nobody minds, and nothing changes.
+        grown = eventually(lambda: (seen := pod.look()).moved == 0 and seen, "nobody is asked any more")
+        now = eventually(
+            lambda: (here := map_of(frontends[0])).epoch == grown.epoch and here, "the front-end has it"
+        )
+        mine = pod.keys(now, "one")
+        client.put(mine, chunks)
+        pod.etcd.members[0].signal(signal.SIGSTOP)
+        until = time.monotonic() + STANDS_S
+        while time.monotonic() < until:
+            assert client.lookup(mine).prefix == 20
+            time.sleep(0.05)
+        assert map_of(frontends[1]).epoch == grown.epoch
+        pod.etcd.members[0].signal(signal.SIGCONT)
+        assert pod.becomes(one="serving", two="serving", three="serving").epoch == grown.epoch
+
+        # One is emptied: it keeps what it had for those who ask, and then refuses.
+        said = run_mezzo("pod", "drain", "two", "--wait", "--json", "--config", str(pod.file))
+        report = json.loads(said.stdout)
+        drained = next(shard for shard in report["shards"] if shard["node"] == "two")
+        assert (drained["state"], drained["slots"], drained["slots_before"]) == ("draining", 0, 0)
+        assert '"pod.drain"' in (pod.folder / "audit.jsonl").read_text()
+        with Client(two.unix) as other, pytest.raises(WrongEpoch):
+            other.lookup(of_two)
+
+        # It stops cleanly, and is gone at once; one that is killed when its lease ends.
+        two.stop()
+        began = time.monotonic()
+        pod.becomes(one="serving", three="serving")
+        assert time.monotonic() - began < LEASE_S
+        three.kill()
+        alone = pod.becomes(one="serving")
+        assert alone.shards[0].slots == 256
+        assert client.put(of_two, chunks).stored == 20
+        located = run_mezzo("locate", of_two[0].decode(), "--json", "--config", str(pod.file))
+        assert json.loads(located.stdout)["node"] == "one"

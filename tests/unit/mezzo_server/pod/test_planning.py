@@ -1,0 +1,213 @@
+"""Whoever plans, in virtual time: beginning, joining, draining, racing, and engines that are away."""
+
+from __future__ import annotations
+
+import pytest
+
+from mezzo.placement.pod_map import ShardState
+from mezzo_server.metadata.engine import Write
+from mezzo_server.pod.planning import GATHER_S
+from mezzo_server.pod.records import SETTINGS, Settings
+from mezzo_server.pod.steps import Commit
+from tests.unit.mezzo_server.pod.rig import LOG2, POD, Planner, World, at_once, write_settings
+
+ALL = set(range(16))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def states(world: World) -> dict[int, ShardState]:
+    return {place.id[0]: place.state for place in world.plan().pod_map.shards}
+
+
+def test_a_pod_is_made_once(world):
+    world.planner()
+    other = World(Settings(bytes(16), 5))
+    second = other.planner()
+    second.world = world
+    world.actors.append(second)
+    world.run(1)
+    assert world.view().settings == world.settings
+    assert second.planning.view.settings == world.settings
+
+
+def test_it_waits_for_those_who_come_at_the_beginning(world):
+    world.planner()
+    for number in (1, 2, 3):
+        world.shard(number)
+        world.run(GATHER_S / 2)
+        assert world.epoch == 0
+    world.run(GATHER_S)
+    assert world.epoch == 1
+    assert states(world) == dict.fromkeys((1, 2, 3), ShardState.SERVING)
+
+
+def test_who_comes_later_takes_its_share_in_steps(world):
+    world.planner()
+    world.shard(1)
+    world.run(5)
+    late = world.shard(2)
+    world.run(2)
+    assert states(world)[2] is ShardState.JOINING
+    epochs = [world.epoch]
+    for _ in range(4):
+        world.run(200, 5)
+        epochs.append(world.epoch)
+    assert states(world)[2] is ShardState.SERVING
+    assert epochs == [2, 3, 4, 5, 5]
+    assert late.slots()
+
+
+def test_draining_and_the_change_of_mind(world):
+    world.planner()
+    one, two = world.shard(1), world.shard(2)
+    world.run(5)
+    world.drain(1)
+    world.run(1)
+    assert states(world)[1] is ShardState.DRAINING
+    assert set(world.plan().pod_map.table) == {1}
+    assert one.slots() < ALL, "it is asked for what it had"
+    assert two.slots() == ALL
+    world.run(3700, 5)
+    assert one.slots() == set()
+    world.drain(1, wanted=False)
+    world.run(1)
+    assert states(world)[1] is ShardState.SERVING
+    assert one.slots()
+
+
+def test_two_planners_make_one_plan(world):
+    planners = [world.planner(), world.planner()]
+    world.shard(1)
+    world.run(5)
+    world.shard(2)
+    world.run(5)
+    world.run(700, 5)
+    assert world.epoch == 5
+    assert sum(planner.planning.plans_written for planner in planners) == 5
+    assert all(planner.planning.view.plan == world.plan() for planner in planners)
+
+
+def writing(planner: Planner) -> bool:
+    """Whether a plan is on its way to the engine."""
+    return isinstance(planner.step, Commit) and bool(planner.step.writes)
+
+
+def test_a_planner_that_paused_does_not_overwrite(world):
+    first, second = world.planner(), world.planner()
+    world.shard(1)
+    world.run(GATHER_S - 0.5)
+    while not writing(first):
+        world.now += 0.1
+        first.turn()
+    world.actors.remove(first)  # it stands still before its write reaches the engine
+    world.run(5)
+    world.shard(2)
+    world.run(5)
+    assert world.epoch == 2
+    world.actors.append(first)
+    world.settle()
+    assert world.epoch == 2
+    assert first.planning.plans_lost == 1
+    assert first.planning.view.plan == second.planning.view.plan
+
+
+def test_no_plan_leaves_out_who_registered_meanwhile(world):
+    """The planner saw that a lease had ended, and stands still; the shard registers; then the write goes out."""
+    planner = world.planner()
+    one, two = world.shard(1), world.shard(2)
+    world.run(5)
+    two.cut = True
+    world.run(70)
+    world.actors = [one]
+    while not writing(planner):
+        world.run(0.5)
+        planner.turn()
+    two.cut = False
+    world.actors = [one, two]
+    world.run(3)
+    assert two.serves
+    world.actors = [one, two, planner]
+    world.settle()
+    assert planner.planning.plans_lost == 1
+    assert world.epoch == 1
+    assert one.slots() | two.slots() == ALL
+
+
+def test_nobody_goes_on_before_all_follow(world):
+    planner = world.planner()
+    one, two = world.shard(1), world.shard(2)
+    world.run(5)
+    two.loop_stands = True
+    world.shard(3)
+    world.run(5)
+    assert world.epoch == 2
+    world.drain(3)
+    world.run(60)
+    assert world.epoch == 2, "the second shard still acts by the first map"
+    assert planner.planning.numbers(world.now)["pod_members_behind"] == 1
+    two.loop_stands = False
+    world.run(1)
+    assert world.epoch == 3
+    assert one.standing.epoch == two.standing.epoch == 3
+
+
+def test_a_shard_that_stands_still_holds_the_pod_up_until_its_lease_ends(world):
+    world.planner()
+    world.shard(1)
+    two = world.shard(2)
+    world.run(5)
+    two.crashed = True
+    world.shard(3)
+    world.run(5)
+    world.drain(3)
+    world.run(60)
+    assert world.epoch == 2
+    world.run(40)
+    assert world.epoch >= 3
+    assert states(world) == {1: ShardState.SERVING, 3: ShardState.DRAINING}
+
+
+def test_an_outage_leaves_the_last_plan(world):
+    planner = world.planner()
+    world.shard(1)
+    world.run(5)
+    plan = planner.planning.view.plan
+    world.away = True
+    world.run(60)
+    assert planner.planning.view.plan is plan
+    assert planner.planning.numbers(world.now)["pod_age_s"] > 50
+    world.away = False
+    world.run(5)
+    assert planner.planning.view.plan == plan
+    assert planner.planning.numbers(world.now)["pod_age_s"] <= 5
+
+
+def test_a_member_that_cannot_be_read_stops_the_planning(world):
+    world.planner()
+    world.shard(1)
+    world.run(5)
+    at_once(world.engine.transact([], [Write("pod/members/" + "02" * 16, b"{")]))
+    world.shard(3)
+    world.run(5)
+    assert world.epoch == 1
+    assert "malformed" in world.complaints[0][1]
+    at_once(world.engine.transact([], [Write("pod/members/" + "02" * 16, None)]))
+    world.run(5)
+    assert world.epoch == 2
+
+
+def test_settings_that_cannot_be_read_are_left_alone(world):
+    at_once(world.engine.transact([], [Write(SETTINGS, b"{}")]))
+    planner = world.planner()
+    world.run(5)
+    assert at_once(world.engine.get(SETTINGS)).value == b"{}"
+    assert planner.planning.failures
+    write_settings(world)
+    world.shard(1)
+    world.run(10)
+    assert world.plan().pod_map.pod == POD
+    assert world.plan().pod_map.slots_log2 == LOG2
