@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 @takes_settings(
+    Flag("supervisor.shards"),
     Flag("shard.devices", "--device", metavar="DEVICE"),
     Flag("shard.capacity_bytes", "--capacity"),
     Flag("shard.listen", metavar="ADDRESS"),
@@ -33,14 +34,11 @@ if TYPE_CHECKING:
     process="supervisor",
 )
 def serve(settings: Settings, *, json: Json = False) -> None:
-    """Run a node: a shard and its gRPC front-end, kept running until SIGTERM or SIGINT."""
+    """Run a node: its shards and its gRPC front-end, kept running until SIGTERM or SIGINT."""
     from mezzo_server.supervisor.main import serve as run
 
     if not settings.node.shard.devices:
         raise InvalidArgument("no device: give --device FILE --capacity SIZE, or --device memory:SIZE")
-
-    if settings.node.supervisor.shards > 1:
-        raise InvalidArgument("supervisor.shards: this release serves one shard of a node only")
 
     def announce(readiness: NodeReadiness) -> None:
         if json:

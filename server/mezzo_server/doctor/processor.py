@@ -35,7 +35,10 @@ def numa(host: Host) -> Finding:
     nodes = [name for name in host.names("/sys/devices/system/node") if re.fullmatch(r"node\d+", name)]
     if len(nodes) < 2:
         return Finding("NUMA", State.GOOD, "one node")
-    advice = "numactl --cpunodebind=N --preferred=N mezzo shard ..., N being the node of its devices"
+    advice = (
+        f"mezzo serve --shards {len(nodes)} runs each beside its devices; or numactl --cpunodebind=N --preferred=N "
+        "mezzo shard ..., N being the node of its devices"
+    )
     return Finding("NUMA", State.GOOD, f"{len(nodes)} nodes: run a shard beside its devices", advice)
 
 

@@ -219,5 +219,9 @@ def _remark(host: Host, devices: list[DeviceSeen], memory: MemorySeen, notes: li
             f"full of chunks of 256 KiB the index takes {about_size(index_bytes)} of memory: larger chunks, or a "
             "smaller --capacity"
         )
+    if host.cores() >= 2 * CORES_PER_WORKER:
+        notes.append(
+            "one shard keeps one core busy, and its workers: mezzo serve --shards N runs more (docs/shards.md)"
+        )
     if host.uring().error or host.hash_variant() is None:
         notes.append("I/O will not go through io_uring as it is now: mezzo doctor says what to do")

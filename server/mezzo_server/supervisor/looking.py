@@ -41,4 +41,6 @@ def devices_of(config: NodeConfig, host: Host) -> Dealt | None:
     if count == 1:
         check_single(shard.devices, seen)
         return None
-    return deal(shard.devices, count, seen, count_max=SHARDS_MAX, accept_loss=shard.format)
+    # In a pod a new shard takes its slots step by step, and their former owners are asked for what they have.
+    may_grow = shard.format or config.pod.enabled
+    return deal(shard.devices, count, seen, count_max=SHARDS_MAX, accept_loss=may_grow)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from mezzo.errors import InvalidArgument
+from mezzo_server.blockstore.format import superblock
+from mezzo_server.machine.host import Host
 from mezzo_server.supervisor.devices import NOT_SEEN, Dealt, Kind, Sight, check_single, deal, part_bytes
+from mezzo_server.supervisor.looking import look
 
 GIB = 1 << 30
 
@@ -113,3 +119,25 @@ def test_one_shard_does_not_begin_anew_beside_the_parts_of_several():
     check_single(["/b"], Disk(a__0="y"))
     with pytest.raises(InvalidArgument, match=r"/a\.0 holds a shard of several"):
         check_single(["/a"], Disk(a__0="y"))
+
+
+def test_what_is_seen_of_a_device(tmp_path: Path):
+    block = superblock.Superblock(b"s" * 16, b"d" * 16, (b"d" * 16,), 1, 1 << 30, 1 << 20, 100, 0)
+    for name, data in {
+        "store": superblock.encode(block),
+        "unfinished": superblock.encode(replace(block, set_generation=0)),
+        "blank": bytes(4096),
+        "foreign": b"\x7fELF" * 2000,
+        "empty": b"",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    host = Host()
+
+    def seen(name: str) -> Sight:
+        return look(host, str(tmp_path / name))
+
+    assert seen("store") == Sight(Kind.FILE, b"s" * 16)
+    assert seen("unfinished") == Sight(Kind.FILE, b"s" * 16, finished=False)
+    assert {seen(name) for name in ("blank", "foreign", "empty")} == {Sight(Kind.FILE)}
+    assert seen("absent") == NOT_SEEN
+    assert look(host, str(tmp_path)) == Sight(Kind.OTHER)
