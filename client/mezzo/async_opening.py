@@ -85,7 +85,8 @@ class AsyncOpening(Reaching):
                     raise told from error
                 raise
             self._backoff.succeeded()
-            self._counters.connections += 1
+            if made.spread is None:  # else each shard counts
+                self._counters.connections += 1
             if self._closed:  # closed meanwhile by another task
                 made.end(ClientClosed("the client was closed"))
                 raise ClientClosed("the client is closed")

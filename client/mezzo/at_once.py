@@ -31,18 +31,22 @@ STILL_CONNECTING = "the shard did not answer lately, and is still being connecte
 
 
 class Bell:
-    """Wakes the one thread that polls its descriptor; rung from any thread, also when nobody listens any more."""
+    """Wakes the one thread that polls its descriptor; rung from any thread, also when nobody listens any more.
+
+    Whoever may ring it keeps it, so its descriptor is never another's.
+    """
 
     def __init__(self) -> None:
-        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lock = threading.Lock()
-        self._closed = False
+        """Raises Unavailable: the system gives no descriptor."""
+        self.descriptor = -1
+        try:
+            self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError as error:
+            raise Unavailable(f"no descriptor to wait for several shards with: {error}") from error
 
     def release(self) -> None:
         """Ring. Named as what wakes a thread that waits for a turn."""
-        with self._lock:
-            if not self._closed:
-                os.eventfd_write(self.descriptor, 1)
+        os.eventfd_write(self.descriptor, 1)
 
     def silence(self) -> None:
         """It was heard."""
@@ -51,10 +55,8 @@ class Bell:
         except BlockingIOError:
             pass
 
-    def close(self) -> None:
-        """Nobody listens any more."""
-        with self._lock:
-            self._closed = True
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
             os.close(self.descriptor)
 
 
@@ -124,13 +126,16 @@ class AtOnce:
         deadline: float,
         grace_s: float,
         now: Callable[[], float],
+        bell: Bell,
     ) -> None:
-        """What has no answer at ``deadline`` is given up; ``grace_s`` as for `BlockingLink.run`."""
+        """What has no answer at ``deadline`` is given up; ``grace_s`` as for `BlockingLink.run`.  Nobody else listens to
+        the ``bell`` meanwhile; it may have been rung already.
+        """
         self._parts = [_Part(way, call) for way, call in parts]
         self._deadline = deadline
         self._grace_s = grace_s
         self._now = now
-        self._bell = Bell()
+        self._bell = bell
         self._poll = select.poll()
         self._poll.register(self._bell.descriptor, select.POLLIN)
         self._moved: dict[BlockingLink, tuple[int, int]] = {}
@@ -143,8 +148,9 @@ class AtOnce:
                 self._advance(part, None, None)
             while not self._are_enough(enough) and self._now() < self._deadline:
                 self._turn()
-            late = self._now() >= self._deadline
-            self._give_up(DeadlineExceeded(LATE) if late else Unavailable("another shard has answered"))
+            if not all(part.ended for part in self._parts):
+                late = self._now() >= self._deadline
+                self._give_up(DeadlineExceeded(LATE) if late else Unavailable("another shard has answered"))
             return [part.outcome for part in self._parts]
         except BaseException as error:
             self._give_up(
@@ -152,9 +158,8 @@ class AtOnce:
             )
             raise
         finally:
-            for link in tuple(self._moved):
-                self._leave(link)
-            self._bell.close()
+            for link in self._moved:
+                link.leave(())
 
     def _are_enough(self, enough: int | None) -> bool:
         ended = [part for part in self._parts if part.ended]
@@ -290,7 +295,6 @@ class AtOnce:
             return
         if not link.attend(operation, self._bell):
             return
-        link.flush()
         descriptor = link.descriptor
         if descriptor < 0:  # lost just now
             link.leave((operation,))

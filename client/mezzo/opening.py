@@ -63,7 +63,8 @@ class Opening(Reaching):
                     raise told from error
                 raise
             self._backoff.succeeded()
-            self._counters.connections += 1
+            if made.spread is None:  # else each shard counts
+                self._counters.connections += 1
             self._link = made
             if self._closed:  # closed meanwhile by another thread
                 made.end(ClientClosed("the client was closed"))

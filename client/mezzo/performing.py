@@ -201,6 +201,11 @@ class PodLink(Ways[ShardWay]):
     blocking = True
     """which kind of client it belongs to"""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._bells: list[Bell] = []
+        """of calls that have ended: one for each thread that was here at a time"""
+
     def together(
         self,
         parts: Sequence[tuple[bytes, Call[Any]]],
@@ -216,7 +221,14 @@ class PodLink(Ways[ShardWay]):
                 return [way.perform(call, deadline, grace_s)]
             except MezzoError as error:
                 return [error]
-        return AtOnce(ways, deadline, grace_s, self._surroundings.now).run(enough)
+        try:
+            bell = self._bells.pop()
+        except IndexError:
+            bell = Bell()
+        try:
+            return AtOnce(ways, deadline, grace_s, self._surroundings.now, bell).run(enough)
+        finally:
+            self._bells.append(bell)
 
     def meet(self, deadline: float) -> None:
         """Have one of the shards answer, who all know the ids of a namespace. Raises MezzoError: none does."""
