@@ -69,7 +69,7 @@ class AsyncPerforming(AsyncOpening):
             reserved_s = reserve_s(deadline - now, grace_s)
             return await pod_link.together(step.parts, deadline - reserved_s, reserved_s)
         if isinstance(step, Follow):
-            await drive_async(self._follow(step.epoch), self._make, deadline)
+            await drive_async(self._follow(step.epoch, deadline), self._make, deadline)
         return None
 
     async def _stage(self, length: int, deadline: float) -> Piece:

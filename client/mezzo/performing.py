@@ -68,7 +68,7 @@ class Performing(Opening):
             reserved_s = reserve_s(deadline - now, self.cancel_grace_s)
             return pod_link.together(step.parts, deadline - reserved_s, reserved_s)
         if isinstance(step, Follow):
-            drive(self._follow(step.epoch), self._make, deadline)
+            drive(self._follow(step.epoch, deadline), self._make, deadline)
         return None
 
     def _stage(self, length: int, deadline: float) -> Piece:

@@ -96,10 +96,19 @@ class Reaching(ClientBase):
         self._tickets.took(self._ticket if link.direct else Ticket(b""))
         return link
 
-    def _follow(self, epoch: int) -> Opens[None]:
-        """Another map of the pod than that of ``epoch``, if there is one; by whomever it was got."""
-        if self._pod is not None and self._pod.pod_map.epoch == epoch:
-            yield from self._ask_of(self._pod)
+    def _follow(self, epoch: int, deadline: float) -> Opens[None]:
+        """Another map of the pod than that of ``epoch``, if there is one; by whomever it was got.
+
+        Shards may know it a moment earlier than who tells it.
+        """
+        pod = self._pod
+        for last in (False, True):
+            if pod is None or pod.pod_map.epoch != epoch:
+                return
+            yield from self._ask_of(pod)
+            if last or pod.pod_map.epoch != epoch or self._surroundings.now() + NEWS_S >= deadline:
+                return
+            yield Pause(NEWS_S / 4)
 
     def _fetch_ticket(self) -> Opens[Ticket]:
         """Another ticket for the connection that there is."""

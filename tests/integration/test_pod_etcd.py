@@ -17,6 +17,7 @@ import pytest
 
 from mezzo import Client
 from mezzo.errors import WrongEpoch
+from mezzo.frontend.via import Via
 from mezzo.placement.pod_map import PodMap, decode_map
 from mezzo.v1 import session_pb2
 from mezzo_server.metadata.opening import make_engine
@@ -175,3 +176,32 @@ def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
         assert client.put(of_two, chunks).stored == 20
         located = run_mezzo("locate", of_two[0].decode(), "--json", "--config", str(pod.file))
         assert json.loads(located.stdout)["node"] == "one"
+
+
+def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:
+    """What is put stays there to be found, whoever has its slot by then, and no call fails."""
+    one = pod.shard("one")
+    frontend = pod.frontend(one)
+    pod.becomes(one="serving")
+    keys = [b"chunk-%d" % number for number in range(100)]
+    ways: tuple[Via, Via] = ("direct", "proxy")
+    with Client(frontend.grpc, via=ways[0]) as direct, Client(frontend.grpc, via=ways[1]) as proxied:
+        assert direct.put(keys, [b"%d" % number for number in range(100)]).stored == 100
+        pod.shard("two")
+        more: list[bytes] = []
+
+        def all_there() -> bool:
+            for client in (direct, proxied):
+                more.append(b"more-%d" % len(more))
+                done = client.put(more[-1:], [b"bytes"])
+                assert (done.stored, done.unanswered) == (1, 0)
+                targets = [bytearray(3) for _ in keys]
+                got = client.get(keys, targets)
+                assert (got.count, got.unanswered) == (100, 0)
+                assert [int(target.rstrip(b"\0")) for target in targets] == list(range(100))
+                assert client.lookup(keys).prefix == 100
+            return pod.states() == {"one": "serving", "two": "serving"}
+
+        eventually(all_there, "the second shard serves")
+        assert direct.lookup(more).prefix == len(more)
+        assert all(shard.slots for shard in pod.look().shards)

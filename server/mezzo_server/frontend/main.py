@@ -213,7 +213,9 @@ class Frontend:
         return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
 
     def _namespace_client(self, principal: Principal, namespace: str) -> AsyncClient:
-        return self._client(self._address, principal, namespace, self.shards.map_source)
+        pod = self.pod
+        source = self.shards.map_source if pod is None else lambda: pod.known.pod_map
+        return self._client(self._address, principal, namespace, source)
 
     def _probe(self, address: str) -> AsyncClient:
         return self._client(address, OPERATOR, NUMBERS_NAMESPACE)
