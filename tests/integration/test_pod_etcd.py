@@ -31,7 +31,7 @@ from tests.patience import eventually
 pytestmark = pytest.mark.skipif(not find_etcd(), reason="there is no etcd, and none could be fetched")
 
 T = TypeVar("T")
-LEASE_S = 8
+LEASE_S = 7
 STANDS_S = 2.0
 OPEN_SESSION = "/mezzo.v1.SessionService/OpenSession"
 
@@ -44,7 +44,7 @@ class Pod:
         self.url = cluster.url("pod")
         self.config = (
             f'[metadata]\nengine = "{self.url}"\n[admin]\naudit_log = "{folder}/audit.jsonl"\n'
-            f"[pod]\nenabled = true\nlease_s = {LEASE_S}\nslots_log2 = 8\nramp_s = 0.5\nasked_s = 3\n"
+            f"[pod]\nenabled = true\nlease_s = {LEASE_S}\nslots_log2 = 8\nramp_s = 0.5\nasked_s = 2\n"
         )
         self.file = folder / "mezzo.toml"
         self.file.write_text(self.config)
@@ -124,58 +124,75 @@ def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
     maps = [map_of(frontend) for frontend in frontends]
     assert maps[0] == maps[1]
     assert maps[0].epoch == first.epoch
-
-    # Each has its own, and refuses what is the other's.
     of_one, of_two = pod.keys(maps[0], "one"), pod.keys(maps[0], "two")
-    chunks = [b"x" * 3000] * 20
-    with Client(one.unix) as client:
-        assert client.put(of_one, chunks).stored == 20
+    keys = [key for pair in zip(of_one, of_two, strict=True) for key in pair]
+    chunks = [b"x" * 3000] * len(keys)
+    with (
+        Client(one.unix) as alone,
+        Client(frontends[0].grpc) as direct,
+        Client(frontends[1].grpc, via="proxy") as proxied,
+    ):
+        clients = (direct, proxied)
+        assert direct.put(keys, chunks).stored == len(keys)
+        assert [client.lookup(keys).prefix for client in clients] == [len(keys)] * 2
+        # Each has its own, and refuses what is the other's.
+        assert alone.lookup(of_one).prefix == len(of_one)
         with pytest.raises(WrongEpoch) as caught:
-            client.lookup(of_two)
+            alone.lookup(of_two)
         assert caught.value.epoch == first.epoch
 
         # A third joins in steps; what it took over is with its former owners still, for a while.
         three = pod.shard("three")
         grown = pod.becomes(one="serving", two="serving", three="serving")
-        assert grown.epoch > first.epoch
-        eventually(lambda: {map_of(frontend).epoch for frontend in frontends} == {grown.epoch}, "a new map")
+        assert [client.lookup(keys).prefix for client in clients] == [len(keys)] * 2
 
         # The etcd stands still: nobody minds, and nothing changes.
         grown = eventually(lambda: (seen := pod.look()).moved == 0 and seen, "nobody is asked any more")
-        now = eventually(
-            lambda: (here := map_of(frontends[0])).epoch == grown.epoch and here, "the front-end has it"
-        )
-        mine = pod.keys(now, "one")
-        client.put(mine, chunks)
+        proxied.put(keys, chunks)
+        assert direct.lookup(keys).prefix == len(keys)
         pod.etcd.members[0].signal(signal.SIGSTOP)
         until = time.monotonic() + STANDS_S
         while time.monotonic() < until:
-            assert client.lookup(mine).prefix == 20
-            time.sleep(0.05)
+            assert [client.lookup(keys).prefix for client in clients] == [len(keys)] * 2
+            time.sleep(0.1)
         assert map_of(frontends[1]).epoch == grown.epoch
         pod.etcd.members[0].signal(signal.SIGCONT)
         assert pod.becomes(one="serving", two="serving", three="serving").epoch == grown.epoch
 
         # One is emptied: it keeps what it had for those who ask, and then refuses.
+        run_mezzo("pod", "drain", "two", "--config", str(pod.file))
+        pod.becomes(one="serving", two="draining", three="serving")
+        assert [client.lookup(keys).prefix for client in clients] == [len(keys)] * 2
         said = run_mezzo("pod", "drain", "two", "--wait", "--json", "--config", str(pod.file))
-        report = json.loads(said.stdout)
-        drained = next(shard for shard in report["shards"] if shard["node"] == "two")
+        drained = next(shard for shard in json.loads(said.stdout)["shards"] if shard["node"] == "two")
         assert (drained["state"], drained["slots"], drained["slots_before"]) == ("draining", 0, 0)
         assert '"pod.drain"' in (pod.folder / "audit.jsonl").read_text()
         with Client(two.unix) as other, pytest.raises(WrongEpoch):
-            other.lookup(of_two)
+            other.lookup(keys)
 
         # It stops cleanly, and is gone at once; one that is killed when its lease ends.
         two.stop()
         began = time.monotonic()
         pod.becomes(one="serving", three="serving")
         assert time.monotonic() - began < LEASE_S
+        for client in clients:
+            eventually(lambda: not client.put(keys, chunks).failed, "it learns that a shard is gone")  # noqa: B023
         three.kill()
-        alone = pod.becomes(one="serving")
-        assert alone.shards[0].slots == 256
-        assert client.put(of_two, chunks).stored == 20
-        located = run_mezzo("locate", of_two[0].decode(), "--json", "--config", str(pod.file))
+        left = [key for key in keys if alone_has(alone, key)]
+        assert [client.lookup(left).prefix for client in clients] == [len(left)] * 2
+        pod.becomes(one="serving")
+        for client in clients:
+            eventually(lambda: not client.put(keys, chunks).failed, "it learns that a shard is gone")  # noqa: B023
+        assert [client.lookup(keys).prefix for client in clients] == [len(keys)] * 2
+        located = run_mezzo("locate", keys[0].decode(), "--json", "--config", str(pod.file))
         assert json.loads(located.stdout)["node"] == "one"
+
+
+def alone_has(client: Client, key: bytes) -> bool:
+    try:
+        return client.lookup([key]).prefix == 1
+    except WrongEpoch:
+        return False
 
 
 def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:

@@ -112,9 +112,9 @@ class Frontend:
         self._namespaces = Namespaces(self._namespace_client, settings.namespaces_max, ensure)
         self._leases = LeaseTable(settings.leases_max, time.monotonic, os.urandom)
         self._room = Room(settings.staging_bytes, settings.calls_max, self.numbers)
-        self.shards = NodeShards(told, self._probe, platform.node())
         self.pod = FrontendPod(config) if config.pod.enabled else None
-        """None: the node is of no pod"""
+        """None: the node is its own"""
+        self.shards = NodeShards(told, self._probe, platform.node(), plans=self.pod is None)
         self._servers: list[grpc.aio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics = config.metrics
@@ -213,8 +213,7 @@ class Frontend:
         return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
 
     def _namespace_client(self, principal: Principal, namespace: str) -> AsyncClient:
-        pod = self.pod
-        source = self.shards.map_source if pod is None else lambda: pod.known.pod_map
+        source = self.shards.map_source if self.pod is None else self.pod.map_source
         return self._client(self._address, principal, namespace, source)
 
     def _probe(self, address: str) -> AsyncClient:

@@ -68,6 +68,10 @@ class FrontendPod:
             )
         return known
 
+    def map_source(self) -> PodMap:
+        """For connections of ours to all shards. Raises Unavailable as `known`."""
+        return self.known.pod_map
+
     def start(self) -> None:
         """Follow the pod, and plan for it."""
         self._driver.start()

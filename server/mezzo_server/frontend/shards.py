@@ -68,8 +68,19 @@ class Seen(NamedTuple):
 class NodeShards:
     """Owner of the connections, and of the plan of a node that is its own pod."""
 
-    def __init__(self, told: Sequence[ShardTold], connect: Callable[[str], AsyncClient], node: str) -> None:
-        """``connect`` makes a connection to an address that may ask for numbers; ``node``: this host's name."""
+    def __init__(
+        self,
+        told: Sequence[ShardTold],
+        connect: Callable[[str], AsyncClient],
+        node: str,
+        *,
+        plans: bool = True,
+    ) -> None:
+        """``connect`` makes a connection to an address that may ask for numbers; ``node``: this host's name.
+
+        Not ``plans``: the map is made elsewhere, since there are other nodes.
+        """
+        self._plans = plans and len(told) > 1
         self.shards = tuple(ShardKnown(each, connect(each.asked_at or each.addresses[0])) for each in told)
         self.plan = LocalPlan()
         self._planning = asyncio.Lock()
@@ -84,7 +95,7 @@ class NodeShards:
     @property
     def map_source(self) -> MapSource | None:
         """For connections of ours to all of them; None: there is one, which has everything."""
-        return self.pod_map if len(self.shards) > 1 else None
+        return self.pod_map if self._plans else None
 
     def pod_map(self) -> PodMap:
         """The map in force, for who lost a shard: it is also looked whether another one is due.
@@ -136,7 +147,7 @@ class NodeShards:
             (shard.welcome for shard in known if shard.welcome is not None),
             key=lambda welcome: welcome.chunk_bytes_max,
         )
-        if len(self.shards) == 1:
+        if not self._plans:
             return Seen(limits, limits.epoch, known, b"")
         members = [
             Member(shard.id, self._node, "", shard.addresses, shard.capacity_bytes) for shard in self.shards
