@@ -46,6 +46,7 @@ class PodMember:
         self._membership = Membership(service.store.store_id, self._record(), node.pod.lease_s, random.random)
         self._handed = Situation()
         self._said = ""
+        self._losses = 0
         self.standing = Standing(machine_seconds, service.now)
         self._driver = Driver(
             self._membership, lambda: make_engine(node.metadata.engine), self._moved, name="mezzo-pod"
@@ -93,6 +94,9 @@ class PodMember:
             self._said = membership.reason
             if self._said:
                 log.error("this shard is no member of its pod", reason=self._said)
+        if membership.losses != self._losses:
+            self._losses = membership.losses
+            log.warning("the membership of the pod had ended; the shard registers anew")
         if situation != self._handed:
             self._from_thread(partial(self._take, situation))
             self._handed = situation
@@ -100,13 +104,13 @@ class PodMember:
     # -- in the loop
 
     def _take(self, situation: Situation) -> None:
-        before = self.standing.serving
-        self.standing.take(situation)
-        if self.standing.serving != before:
+        standing, epoch = self.standing, situation.share.epoch
+        before, followed = standing.serving, standing.epoch
+        standing.take(situation)
+        if standing.serving and epoch and (epoch != followed or not before):
             log.info(
-                "the shard serves its slots" if not before else "the shard serves nothing",
-                epoch=self.standing.epoch,
-                reason="" if not before else situation.reason,
+                "the shard follows the map of the pod", epoch=epoch, slots=situation.share.answers.count(1)
             )
-        epoch = situation.share.epoch
+        elif before and not standing.serving:
+            log.warning("the shard serves nothing", reason=situation.reason)
         self._driver.call(lambda: self._membership.followed(epoch))

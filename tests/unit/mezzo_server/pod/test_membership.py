@@ -108,6 +108,25 @@ def test_it_comes_back_after_a_loss(world):
     assert {place.id for place in world.plan().pod_map.shards} == {one.id, two.id}
 
 
+def test_after_a_loss_it_serves_by_the_present_map_alone(world):
+    one, _ = begun(world)
+    one.cut = True
+    world.run(120)
+    world.drain(2)
+    world.run(2)
+    world.drain(2, wanted=False)
+    world.run(2)
+    assert world.epoch == 4
+    one.cut = False
+    for _ in range(100):
+        world.now += 0.1
+        one.turn()
+        if one.serves:
+            break
+    assert one.serves
+    assert one.standing.epoch == 4
+
+
 def test_a_machine_that_slept_serves_nothing_when_it_wakes(world):
     one, two = begun(world)
     world.actors.remove(one)

@@ -58,6 +58,25 @@ class PodMachine(RuleBasedStateMachine):
         for _ in range(turns):
             actors[which % len(actors)].turn()
 
+    @rule(number=NUMBERS, there_s=st.sampled_from([1.0, 40.0]), back_s=st.sampled_from([1.0, 40.0, 80.0]))
+    def a_call_takes_long(self, number: int, there_s: float, back_s: float) -> None:
+        """The next one that the shard makes, while the others act."""
+        shard = self.shards[number]
+        if shard is None or shard not in self.world.actors:
+            return
+        for _ in range(40):
+            shard.turn()
+            if shard.step is not None:
+                break
+            self.world.run(1.0)
+        self.world.actors.remove(shard)
+        self.world.run(there_s, 5.0)
+        shard.turn()
+        self.world.run(back_s, 5.0)
+        shard.turn()
+        shard.loop_turn()
+        self.world.actors.append(shard)
+
     # -- faults
 
     @rule(which=st.integers(0, 5), cut=st.booleans())
@@ -139,8 +158,8 @@ class PodMachine(RuleBasedStateMachine):
     def each_says_an_epoch_that_it_follows(self) -> None:
         records = self.world.view().records
         for shard in self._serving():
-            stored = records[shard.id]
-            if stored.incarnation == record(shard.number, shard.life).incarnation:
+            stored = records.get(shard.id)
+            if stored is not None and stored.incarnation == record(shard.number, shard.life).incarnation:
                 assert stored.epoch <= shard.standing.epoch
 
     def teardown(self) -> None:
