@@ -34,7 +34,10 @@ from mezzo.routing import Router, Share, grouped, merged, prefix_of, sums
 T = TypeVar("T")
 
 NO_OWNER = "no shard of the pod has these keys now"
-ONE_SHARD_ONLY = "{} is a shard's own, and the pod has several: use a client of the shard's address (mezzo pod map tells it)"
+ONE_SHARD_ONLY = (
+    "{} is a shard's own, and there are several: use a client of the shard's address (the node tells it when it is "
+    "ready, and mezzo pod map those of a pod)"
+)
 
 
 class Pod(Protocol):

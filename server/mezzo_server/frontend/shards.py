@@ -140,7 +140,7 @@ class NodeShards:
         answers = await self._each([shard for shard in self.shards if not shard.away] or self.shards, ask)
         _one_of(answers)
         for shard, error in zip(self.shards, answers, strict=True):
-            if error is not None and shard.id == UNKNOWN_ID:
+            if self._plans and error is not None and shard.id == UNKNOWN_ID:
                 raise error
         known = tuple(shard for shard in self.shards if shard.welcome is not None)
         limits = min(

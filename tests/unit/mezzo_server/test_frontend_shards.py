@@ -35,13 +35,13 @@ class FakeShard:
             raise ConnectionLost("it is away")
 
 
-def node(count: int, *, known: bool = False) -> tuple[NodeShards, list[FakeShard]]:
+def node(count: int, *, known: bool = False, plans: bool = True) -> tuple[NodeShards, list[FakeShard]]:
     fakes = {f"unix:///{number}": FakeShard(IDS[number]) for number in range(count)}
     told = [
         ShardTold((at, "tcp://h:1"), IDS[number] if known else bytes(16), (1 << 30) * known)
         for number, at in enumerate(fakes)
     ]
-    return NodeShards(told, fakes.__getitem__, "node"), list(fakes.values())
+    return NodeShards(told, fakes.__getitem__, "node", plans=plans), list(fakes.values())
 
 
 def test_one_shard_needs_no_map():
@@ -103,6 +103,14 @@ def test_without_knowing_every_shard_there_is_no_map():
     fakes[2].there = False
     with pytest.raises(ConnectionLost):
         asyncio.run(shards.look(1.0))
+
+
+def test_where_a_pod_plans_a_node_does_not():
+    shards, fakes = node(3, plans=False)
+    fakes[2].there = False
+    seen = asyncio.run(shards.look(1.0))
+    assert (seen.encoded, shards.map_source) == (b"", None)
+    assert [shard.id for shard in seen.shards] == IDS[:2]
 
 
 def test_one_shard_that_serves_is_enough_for_health():
