@@ -14,11 +14,19 @@ import mezzo
 from mezzo import AsyncClient, Client, Unsupported
 from mezzo.testing.blocking import Blocking
 from mezzo.testing.contract import ClientContract
+from mezzo.testing.in_place import InPlaceContract
 from mezzo_server.testing import running_frontend, running_shard
+from tests.integration.tenants import tenants
 from tests.patience import eventually
 
 SHARDS = 3
-ONE_OF_SEVERAL = f"[supervisor]\nshards = {SHARDS}\n"
+ONE_OF_SEVERAL = f"""
+    [supervisor]
+    shards = {SHARDS}
+    [shard.hot]
+    bytes = "32MiB"
+    arena_bytes = "1MiB"
+"""
 KEYS = [b"chunk %d" % number for number in range(60)]
 
 
@@ -65,13 +73,17 @@ class _OverShards(ClientContract):
             client.events(snapshot=True).poll(1.0)
 
 
-class TestBlockingOverShards(_OverShards):
+class _BlockingOverShards(_OverShards):
     @pytest.fixture
     def connect(self, pod):
         return lambda namespace: Client(pod.grpc, namespace=namespace, via=self.via)
 
 
-class TestBlockingProxiedOverShards(TestBlockingOverShards):
+class TestBlockingOverShards(_BlockingOverShards, InPlaceContract):
+    pass
+
+
+class TestBlockingProxiedOverShards(_BlockingOverShards):
     via = "proxy"
 
 
@@ -207,3 +219,27 @@ def test_another_front_end_takes_over(pod):
                 alone.lookup([b"k"])
         finally:
             first.start()
+
+
+def test_tickets_are_renewed_at_each_shard(tmp_path):
+    """On the same connections, whoever of the clients asks; and a tenant is none at any of them without a token."""
+    settings = "[supervisor]\nshards = 2\n"
+    with tenants(tmp_path, config=settings, session_s=0.8) as those, ExitStack() as stack:
+        clients = [stack.enter_context(those.client("a", way)) for way in ("unix", "tcp", "proxy")]
+        make = functools.partial(AsyncClient, those.node.grpc, token=those.tokens["a"], via="direct")
+        clients.append(Blocking(make))
+        stack.callback(clients[-1].close)
+        assert clients[0].put(KEYS, [b"%02d" % place for place in range(60)]).stored == 60
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            for client in clients:
+                targets = [bytearray(2) for _ in KEYS]
+                assert client.get(KEYS, targets).count == 60
+                assert [int(target) for target in targets] == list(range(60))
+        assert [client.statistics().connections for client in clients] == [2, 2, 1, 2]
+        with pytest.raises(mezzo.Unauthenticated), those.client("revoked") as revoked:
+            revoked.lookup(KEYS)
+        with those.client("b-reads") as reads:
+            assert reads.lookup(KEYS).prefix == 0
+            with pytest.raises(mezzo.Denied):
+                reads.put(KEYS, [b"x"] * 60)
