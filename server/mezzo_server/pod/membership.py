@@ -5,6 +5,7 @@ lease before the lease could end: counted from when the last renewal that came t
 that goes on while the machine sleeps.  So it has stopped when another can be given what it had.
 
 - An engine that is away for less changes nothing: the plan that was known is followed, and nobody can write another.
+- A loop that has given no sign of life since the last renewal gets no other: its slots pass to others.
 - A lease that has ended is no end: nothing is served, and the shard registers anew.
 - A plan that cannot be read (one of a later release) ends the membership: who cannot follow must not hold up others.
 - Who finds another process registered under its id takes the id over if that was on the same node, where a lock on the
@@ -55,6 +56,8 @@ class Membership:
         self._sent = NEVER
         """when the last renewal was sent that came through"""
         self._keep_at = NEVER
+        self._heard = NEVER
+        """when the loop last gave a sign of life"""
         self._stored: MemberRecord | None = None
         """our record, under our lease; None: we are not registered"""
         self._stored_revision = 0
@@ -97,6 +100,15 @@ class Membership:
         """The loop acts by the map of this epoch, and never again by an earlier one."""
         self._followed = epoch
 
+    def heard(self, now: float) -> None:
+        """The loop gave a sign of life, which it is asked for after each renewal (`renewed_at`)."""
+        self._heard = now
+
+    @property
+    def renewed_at(self) -> float:
+        """When the last renewal was sent that came through."""
+        return self._sent
+
     def describe(self, record: MemberRecord) -> None:
         """The shard is another: its capacity, its addresses."""
         self._told = record
@@ -125,7 +137,9 @@ class Membership:
             return Look(PLAN)
         if not self._lease:
             return Grant(self._lease_s)
-        if now >= self._keep_at:
+        # A loop that hangs serves nobody: others are to have its slots, so its lease is left to end.
+        keeps = self._heard >= self._sent
+        if now >= self._keep_at and keeps:
             return Keep(self._lease)
         if self._known_revision is None:
             return Look(self._key)
@@ -137,7 +151,7 @@ class Membership:
             return Commit([Check(self._key, self._stored_revision), Check(PLAN, self._share_revision)], [])
         if self._record() != self._stored:
             return self._write(self._stored_revision)
-        return Wait(self._keep_at - now)
+        return Wait(self._keep_at - now if keeps else None)
 
     def granted(self, lease: int, sent: float, now: float) -> None:
         """See `Machine`."""

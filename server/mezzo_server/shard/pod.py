@@ -15,7 +15,7 @@ from mezzo_server.pod.driving import Driver, machine_seconds
 from mezzo_server.pod.membership import Membership
 from mezzo_server.pod.place import node_name, reached_at
 from mezzo_server.pod.records import MemberRecord
-from mezzo_server.pod.standing import Situation, Standing
+from mezzo_server.pod.standing import NEVER, Situation, Standing
 
 if TYPE_CHECKING:
     from mezzo_server.shard.service import Service
@@ -47,6 +47,7 @@ class PodMember:
         self._handed = Situation()
         self._said = ""
         self._losses = 0
+        self._renewed_at = NEVER
         self.standing = Standing(machine_seconds, service.now)
         self._driver = Driver(
             self._membership, lambda: make_engine(node.metadata.engine), self._moved, name="mezzo-pod"
@@ -97,11 +98,18 @@ class PodMember:
         if membership.losses != self._losses:
             self._losses = membership.losses
             log.warning("the membership of the pod had ended; the shard registers anew")
+        if membership.renewed_at != self._renewed_at:
+            self._from_thread(self._alive)
+            self._renewed_at = membership.renewed_at
         if situation != self._handed:
             self._from_thread(partial(self._take, situation))
             self._handed = situation
 
     # -- in the loop
+
+    def _alive(self) -> None:
+        now = machine_seconds()
+        self._driver.call(lambda: self._membership.heard(now))
 
     def _take(self, situation: Situation) -> None:
         standing, epoch = self.standing, situation.share.epoch

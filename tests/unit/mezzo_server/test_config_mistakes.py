@@ -57,6 +57,17 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "text for a list": ("[shard]\ndevices = '/a'", ("shard.devices: '/a'", "list of texts")),
     "numbers in a list": ("[shard]\ndevices = [1]", ("shard.devices: [1]", "list of texts")),
     "date": ("[shard]\ndepth = 2024-01-01", ("shard.depth", "whole number")),
+    # a pod
+    "a pod of nobody": ("[pod]\nenabled = true", ("pod.enabled needs metadata.engine", "etcd://")),
+    "a pod at no address": (
+        "pod.enabled = true\nmetadata.engine = 'etcd://e:2379/m'\nshard.listen = ['tcp://0.0.0.0:7700']",
+        ("tcp://0.0.0.0:7700", "pod.host"),
+    ),
+    "a node of no name": (
+        "[pod]\nenabled = true\nnode = ' n'\n[metadata]\nengine = 'etcd://e:2379/m'",
+        ("pod.node: ' n' is no name",),
+    ),
+    "too many slots": ("[pod]\nslots_log2 = 20", ("pod.slots_log2: 20", "18")),
     # values
     "zero": ("[shard]\ndepth = 0", ("shard.depth: 0 is not allowed", "at least 1, at most 4096")),
     "negative": ("[shard]\ncapacity_bytes = -1", ("shard.capacity_bytes: -1", "at least 0")),

@@ -14,7 +14,7 @@ from mezzo_server.pod.membership import Membership
 from mezzo_server.pod.plan import Plan
 from mezzo_server.pod.planning import Planning
 from mezzo_server.pod.records import MemberRecord, Settings, drain_key, encode
-from mezzo_server.pod.standing import Situation, Standing
+from mezzo_server.pod.standing import NEVER, Situation, Standing
 from mezzo_server.pod.steps import Commit, End, Grant, Keep, Look, Machine, Step, Wait
 from mezzo_server.pod.view import PodView
 
@@ -230,8 +230,10 @@ class Shard(Actor):
         self.membership = Membership(self.id, record(number, life, node), LEASE_S, lambda: 1.0)
         super().__init__(world, self.membership, rate)
         self.standing = Standing(self.clock, self.clock)
-        self.handed: list[Situation] = []
+        self.handed: list[Situation | None] = []
+        """to the loop; None: it is asked for a sign of life"""
         self._last = Situation()
+        self._renewed_at = NEVER
         self.loop_stands = False
         self.crashed = False
 
@@ -239,6 +241,10 @@ class Shard(Actor):
         if self.crashed:
             return False
         did = super().turn()
+        if self.membership.renewed_at != self._renewed_at:
+            self._renewed_at = self.membership.renewed_at
+            self.handed.append(None)
+            did = True
         if self.membership.situation != self._last:
             self._last = self.membership.situation
             self.handed.append(self._last)
@@ -249,8 +255,11 @@ class Shard(Actor):
         """The loop takes what it was handed."""
         handed, self.handed = self.handed, []
         for situation in handed:
-            self.standing.take(situation)
-            self.membership.followed(situation.share.epoch)
+            if situation is None:
+                self.membership.heard(self.clock())
+            else:
+                self.standing.take(situation)
+                self.membership.followed(situation.share.epoch)
         return bool(handed)
 
     def leave(self) -> None:

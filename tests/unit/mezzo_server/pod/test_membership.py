@@ -127,6 +127,19 @@ def test_after_a_loss_it_serves_by_the_present_map_alone(world):
     assert one.standing.epoch == 4
 
 
+def test_a_loop_that_hangs_loses_its_slots(world):
+    one, two = begun(world)
+    world.run(20)
+    one.loop_stands = True
+    world.run(120)
+    assert not one.serves
+    assert two.slots() == ALL
+    one.loop_stands = False
+    world.run(5)
+    assert one.serves
+    assert one.slots() | two.slots() == ALL
+
+
 def test_a_machine_that_slept_serves_nothing_when_it_wakes(world):
     one, two = begun(world)
     world.actors.remove(one)

@@ -1,0 +1,134 @@
+"""The thread that does what a machine of the pod wants: faults, stops, and engines that never answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from mezzo.errors import InvalidArgument, MezzoError, Unavailable
+from mezzo_server.config import PodConfig
+from mezzo_server.metadata.memory import MemoryEngine
+from mezzo_server.pod.driving import Driver
+from mezzo_server.pod.place import node_name, reached_at
+from mezzo_server.pod.steps import End, Look, Step, Wait, Watch
+from tests.patience import PATIENCE_S
+
+
+class Machine:
+    """Looks once, and then does what the test says."""
+
+    def __init__(self) -> None:
+        self.watch: Watch | None = None
+        self.wants: Callable[[], Step] = lambda: Look("pod/")
+        self.failures: list[MezzoError] = []
+        self.did = threading.Event()
+
+    def next_step(self, now: float, wall_s: float) -> Step:
+        return self.wants()
+
+    def looked(self, scan: object, now: float) -> None:
+        self.watch = Watch("pod/", 0)
+        self.wants = End
+        self.did.set()
+
+    def failed(self, error: MezzoError, now: float) -> None:
+        self.failures.append(error)
+        self.did.set()
+
+    def changed(self, changes: object, now: float) -> None:
+        pass
+
+    def watch_ended(self, now: float) -> None:
+        self.watch = None
+
+
+class Engine(MemoryEngine):
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__(lambda: 0.0)
+        type(self).made += 1
+
+
+class Broken(Engine):
+    """Has a fault of ours, the first time."""
+
+    async def scan(self, prefix: str):
+        if self.made == 1:
+            raise RuntimeError("a fault")
+        return await super().scan(prefix)
+
+
+class Silent(Engine):
+    """Never answers."""
+
+    async def scan(self, prefix: str):
+        await asyncio.Event().wait()
+
+
+def driven(machine: Machine, engine: type[Engine]) -> Driver:
+    engine.made = 0
+    return Driver(machine, engine, lambda: None, name="test")
+
+
+def test_it_ends_when_the_machine_wants_nothing_more():
+    machine = Machine()
+    driver = driven(machine, Engine)
+    driver.start()
+    assert driver.join(PATIENCE_S)
+    assert machine.did.is_set()
+    driver.call(lambda: pytest.fail("nobody is there any more"))
+
+
+def test_a_fault_is_told_and_another_engine_made():
+    machine = Machine()
+    driver = driven(machine, Broken)
+    driver.start()
+    assert driver.join(PATIENCE_S)
+    assert Broken.made == 2
+    assert isinstance(machine.failures[0], Unavailable)
+    assert "RuntimeError('a fault')" in str(machine.failures[0])
+
+
+def test_a_stop_does_not_wait_for_an_answer():
+    machine = Machine()
+    driver = driven(machine, Silent)
+    driver.start()
+    assert not driver.join(0.01)
+    driver.stop(PATIENCE_S)
+    assert driver.join(0)
+
+
+def test_who_calls_is_heard_whatever_it_does():
+    machine = Machine()
+    machine.wants = lambda: Wait(None)
+    driver = driven(machine, Engine)
+    driver.call(machine.did.set)  # before the thread runs, too
+    driver.start()
+    assert machine.did.wait(PATIENCE_S)
+
+    def finish() -> None:
+        machine.wants = End
+
+    driver.call(finish)
+    assert driver.join(PATIENCE_S)
+
+
+def test_one_that_was_never_started_has_nothing_to_end():
+    driver = driven(Machine(), Engine)
+    driver.stop(PATIENCE_S)
+    assert driver.join(0)
+
+
+def test_where_others_reach_a_shard():
+    listening = ["tcp://0.0.0.0:7700", "tcps://[::]:7701", "tcp://10.0.0.9:7702", "unix:///run/mezzo.sock"]
+    assert reached_at(listening, PodConfig(host="gpu-1")) == (
+        "unix:///run/mezzo.sock", "tcp://gpu-1:7700", "tcps://gpu-1:7701", "tcp://10.0.0.9:7702",
+    )  # fmt: skip
+    with pytest.raises(InvalidArgument, match=r"pod\.host"):
+        reached_at(listening, PodConfig())
+    assert node_name(PodConfig(node="n")) == "n"
+    assert node_name(PodConfig())
