@@ -59,8 +59,12 @@ def _lines(readiness: NodeReadiness) -> list[str]:
     lines = [f"mezzo node ready in {readiness.start_s:.2f} s (process {readiness.pid})"]
     # Where metrics are comes once, at the end, for all processes.
     for number, said in enumerate(readiness.shards):
+        name = shard_name(number, len(readiness.shards))
+        if not said:
+            lines.append(f"mezzo {name} is not ready: the log says why, and it is started again and again")
+            continue
         shard = msgspec.structs.replace(msgspec.convert(said, Readiness), metrics="")
-        lines += describe(shard, shard_name(number, len(readiness.shards)))
+        lines += describe(shard, name)
     if readiness.frontend is not None:
         lines.append(f"mezzo frontend ready (process {readiness.frontend.get('pid', '?')})")
         for name, label in (("listen", "gRPC"), ("admin", "admin")):

@@ -37,6 +37,8 @@ class Sight:
     kind: Kind
     store_id: bytes = b""
     """of the store that it is a device of; empty: of none"""
+    nbytes: int = 0
+    """for chunks"""
     finished: bool = True
     """False: nothing was ever stored on it, since formatting it, or its joining a store, has not ended"""
 
@@ -57,6 +59,8 @@ class Dealt:
     devices: tuple[tuple[str, ...], ...]
     divided: bool
     """whether files that are made now are parts of one that was configured"""
+    stores: tuple[tuple[bytes, int], ...] = ()
+    """of each shard, the id of its store and the bytes of it for chunks; an empty id: it has none yet"""
 
 
 @dataclass(slots=True)
@@ -114,12 +118,20 @@ def deal(specs: Sequence[str], count: int, look: Look, *, count_max: int, accept
             f"{COUNT} is {count}, and there is no device for shard {bare[0]}: the devices hold the stores of "
             f"{count - len(bare)}; name one device more for each shard that is new"
         )
-    return Dealt(devices, divided)
+    stores = tuple(
+        _store([place.sight for place in places if place.number == number]) for number in range(count)
+    )
+    return Dealt(devices, divided, stores)
 
 
 def part_bytes(capacity_bytes: int, count: int) -> int:
     """The size of one part of a file of that size."""
     return capacity_bytes // count // PART_BYTES * PART_BYTES
+
+
+def _store(sights: Sequence[Sight]) -> tuple[bytes, int]:
+    store_id = next((sight.store_id for sight in sights if sight.has_chunks), b"")
+    return store_id, sum(sight.nbytes for sight in sights) if store_id else 0
 
 
 def _parts(

@@ -24,7 +24,10 @@ def look(host: Host, path: str) -> Sight:
         block = superblock.newest(copies)
     except FormatError:
         return Sight(kind)
-    return Sight(kind) if block is None else Sight(kind, block.store_id, block.set_generation > 0)
+    if block is None:
+        return Sight(kind)
+    nbytes = block.segment_count * block.segment_bytes
+    return Sight(kind, block.store_id, nbytes, finished=block.set_generation > 0)
 
 
 def devices_of(config: NodeConfig, host: Host) -> Dealt | None:

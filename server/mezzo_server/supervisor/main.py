@@ -111,7 +111,7 @@ class Supervisor:
         self._metrics_address = metrics_address
         shards = self._settings.shards
         rest = [(name,) for name in self._commands if name not in shards]
-        self._plan = Plan((shards, *rest), config.supervisor, random.random)
+        self._plan = Plan((shards, *rest), config.supervisor, random.random, self._settings.dispensable)
         self._children: dict[str, Child] = {}
         self._said: dict[str, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -1,14 +1,16 @@
 """What the supervisor does next: decided here, without I/O and without a clock of its own.
 
 Parts are given in stages: those of one start together, once all of the stage before were ready once.
-Stages stop in the reverse order.  A part that ends is started again after a wait that doubles, with
+A part that the others can do without is waited for until it was ready or has failed once, as long as another of its
+stage was ready.  Stages stop in the reverse order.  A part that ends is started again after a wait that doubles, with
 jitter, until it has run for long enough; the others go on meanwhile.  A part whose very first start
-fails for what it was told (exit status 2: settings, a device in use) ends the whole instead.
+fails for what it was told (exit status 2: settings, a device in use) ends the whole instead, unless others of its
+stage can do without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -69,6 +71,8 @@ class Part:
         self.starts = 0
         self.was_ready = False
         """ever"""
+        self.has_failed = False
+        """ever, whether or not it was ready"""
         self.ready_since = 0.0
         self.due: float | None = None
         """when its state times out: start again, kill"""
@@ -78,10 +82,15 @@ class Plan:
     """Owner of the state of all parts. Each method takes the time, and gives what to do, in order."""
 
     def __init__(
-        self, stages: Sequence[Sequence[str]], config: SupervisorConfig, random: Callable[[], float]
+        self,
+        stages: Sequence[Sequence[str]],
+        config: SupervisorConfig,
+        random: Callable[[], float],
+        dispensable: Collection[str] = (),
     ) -> None:
-        """``stages``: names of the parts of each."""
+        """``stages``: names of the parts of each; ``dispensable``: those that others can do without for a while."""
         self._config = config
+        self._dispensable = frozenset(dispensable)
         self._stages = [
             [
                 Part(name, Backoff(random, first_s=config.backoff_s_min, max_s=config.backoff_s_max))
@@ -141,12 +150,13 @@ class Plan:
             return self._stop_next(now)
         if state is State.READY and now - part.ready_since >= self._config.stable_s:
             part.backoff.succeeded()
-        if not self._announced and part.starts == 1 and not part.was_ready and status == EXIT_REFUSED:
+        refused = not self._announced and part.starts == 1 and not part.was_ready and status == EXIT_REFUSED
+        if refused and not self._others_go_on(part):
             # The same settings will not do better the next time.
             return self._stop(EXIT_REFUSED, now)
-        part.state = State.WAITING
+        part.state, part.has_failed = State.WAITING, True
         part.due = now + part.backoff.failed(now)
-        return []
+        return self._start_next(now)
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
@@ -181,12 +191,29 @@ class Plan:
             fresh = [part for part in stage if not part.starts]
             if fresh:
                 return [action for part in fresh for action in self._start(part, now)]
-            if not all(part.was_ready for part in stage):
+            if not self._passed(stage):
                 return []
         if self._announced:
             return []
         self._announced = True
         return [Action("announce")]
+
+    def _passed(self, stage: Sequence[Part]) -> bool:
+        """Whether the next stage may start."""
+        without = [part for part in stage if not part.was_ready]
+        return len(without) < len(stage) and all(
+            part.has_failed and part.name in self._dispensable for part in without
+        )
+
+    def _others_go_on(self, part: Part) -> bool:
+        """Whether others of a part's stage are ready, or may become so, and can do without it."""
+        stage = next(stage for stage in self._stages if part in stage)
+        going = [
+            other
+            for other in stage
+            if other is not part and (other.was_ready or other.state is State.STARTING)
+        ]
+        return part.name in self._dispensable and bool(going)
 
     def _stop_next(self, now: float) -> list[Action]:
         for stage in reversed(self._stages):

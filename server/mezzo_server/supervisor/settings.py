@@ -33,12 +33,23 @@ class ProcessSettings:
                 self._shards[name] = _dealt(
                     shard_settings(config, number), devices, count, divided=dealt.divided
                 )
-                self._told[name] = _told(config, self._shards[name], number, {})
+                store_id, nbytes = dealt.stores[number] if dealt.stores else (b"", 0)
+                seen = {"id": store_id.hex(), "bytes_total": nbytes}
+                self._told[name] = _told(config, self._shards[name], number, seen)
 
     @property
     def shards(self) -> tuple[str, ...]:
         """Names of the shards, in order."""
         return tuple(self._shards) or (shard_name(0, 1),)
+
+    @property
+    def dispensable(self) -> tuple[str, ...]:
+        """Shards of several whose stores are known, so that a front-end can tell clients of them before they are ready."""
+        return tuple(
+            name
+            for name, told in self._told.items()
+            if told.id != UNKNOWN_ID and not any(address.endswith(":0") for address in told.addresses)
+        )
 
     def of(self, process: str) -> NodeConfig:
         """What a process is started with now."""

@@ -121,6 +121,17 @@ def test_clients_are_told_what_is_advertised_and_the_front_end_asks_where_it_can
     assert [each.asked_at for each in told] == ["unix:///run/mezzo.sock.0", "unix:///run/mezzo.sock.1"]
 
 
+def test_a_shard_whose_store_is_known_is_told_before_it_is_ready():
+    dealt = Dealt((("/a",), ("/b",)), divided=False, stores=((b"\x01" * 16, 5), (b"", 0)))
+    settings = ProcessSettings(node(2), dealt)
+    told = [parse_shard(text) for text in settings.of("frontend").frontend.shards]
+    assert (told[0].id, told[0].capacity_bytes) == (b"\x01" * 16, 5)
+    assert settings.dispensable == ("shard-0",)
+    free = node(2, shard=ShardConfig(listen=["tcp://127.0.0.1:0"]))
+    assert ProcessSettings(free, dealt).dispensable == ()  # nobody could say where it is
+    assert ProcessSettings(node(1)).dispensable == ()
+
+
 def test_shards_that_the_settings_name_stay():
     config = node(2, frontend=FrontendConfig(shards=["tcp://10.0.0.1:1", "tcp://10.0.0.2:1"]))
     settings = ProcessSettings(config, Dealt((("/a",), ("/b",)), divided=False))

@@ -64,6 +64,14 @@ def test_parts_stay_with_their_number_and_bring_what_joined_them():
     assert devices(2, "/a.1 /a.0", disk) == ["/a.1", "/a.0"]  # named one by one
 
 
+def test_what_is_known_of_each_store():
+    disk = Disk(a="x", c="x", b="y")
+    disk.sights["/a"] = Sight(Kind.FILE, b"x", 5)
+    disk.sights["/c"] = Sight(Kind.FILE, b"x", 7)
+    assert dealt(2, "/a /b /c", disk).stores == ((b"x", 12), (b"y", 0))
+    assert dealt(2, "/p /q").stores == ((b"", 0), (b"", 0))
+
+
 def test_what_was_not_formatted_to_the_end_is_as_good_as_new():
     disk = Disk(a="x")
     disk.sights["/b"] = Sight(Kind.FILE, b"y", finished=False)
@@ -136,8 +144,8 @@ def test_what_is_seen_of_a_device(tmp_path: Path):
     def seen(name: str) -> Sight:
         return look(host, str(tmp_path / name))
 
-    assert seen("store") == Sight(Kind.FILE, b"s" * 16)
-    assert seen("unfinished") == Sight(Kind.FILE, b"s" * 16, finished=False)
+    assert seen("store") == Sight(Kind.FILE, b"s" * 16, 100 << 20)
+    assert seen("unfinished") == Sight(Kind.FILE, b"s" * 16, 100 << 20, finished=False)
     assert {seen(name) for name in ("blank", "foreign", "empty")} == {Sight(Kind.FILE)}
     assert seen("absent") == NOT_SEEN
     assert look(host, str(tmp_path)) == Sight(Kind.OTHER)

@@ -19,8 +19,8 @@ def plan(*names: str, jitter: float = 1.0) -> Plan:
     return Plan([(name,) for name in names or ("shard", "frontend")], CONFIG, lambda: jitter)
 
 
-def several(jitter: float = 1.0) -> Plan:
-    return Plan([("shard-0", "shard-1"), ("frontend",)], CONFIG, lambda: jitter)
+def several(jitter: float = 1.0, *dispensable: str) -> Plan:
+    return Plan([("shard-0", "shard-1"), ("frontend",)], CONFIG, lambda: jitter, dispensable)
 
 
 def running() -> Plan:
@@ -217,17 +217,44 @@ def test_a_shard_whose_first_start_is_refused_takes_the_others_with_it() -> None
     assert made.ended("shard-0", 0, 2) == [Action("finish", status=2)]
 
 
+def test_what_the_others_can_do_without_does_not_keep_them_from_serving() -> None:
+    made = several(1.0, "shard-0", "shard-1")
+    made.begin(0)
+    assert made.ended("shard-1", 2, 1) == []  # its disk is broken, say
+    assert made.ready("shard-0", 1.5) == [START_FRONTEND]
+    assert made.ready("frontend", 1.9) == [Action("announce")]
+    assert made.tick(2) == [Action("start", "shard-1")]
+    assert made.ready("shard-1", 4) == []
+
+
+def test_a_shard_that_is_ready_waits_for_those_that_may_still_become_so() -> None:
+    made = several(1.0, "shard-0", "shard-1")
+    made.begin(0)
+    assert made.ready("shard-0", 1) == []
+    assert made.ended("shard-1", SIGKILL, 2) == [START_FRONTEND]
+
+
+def test_shards_that_are_all_refused_end_the_whole() -> None:
+    made = several(1.0, "shard-0", "shard-1")
+    made.begin(0)
+    assert made.ended("shard-1", 2, 1) == []
+    assert made.ended("shard-0", 2, 1) == [Action("finish", status=2)]
+
+
 class Node(RuleBasedStateMachine):
     """Whatever happens: at most one process of each part, and a stop ends it all, shards last."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.plan = several(jitter=0.5)
+        self.plan = self.made()
         self.running: set[str] = set()
         self.stopping = self.finished = False
         self.announced = 0
         self.do(self.plan.begin(0.0))
+
+    def made(self) -> Plan:
+        return several(0.5)
 
     def do(self, actions: list[Action]) -> None:
         for action in actions:
@@ -291,3 +318,14 @@ class Node(RuleBasedStateMachine):
 
 TestNode = Node.TestCase
 TestNode.settings = settings(max_examples=60, stateful_step_count=30)
+
+
+class NodeOfDispensableShards(Node):
+    """The same where shards can do without each other."""
+
+    def made(self) -> Plan:
+        return several(0.5, "shard-0", "shard-1")
+
+
+TestNodeOfDispensableShards = NodeOfDispensableShards.TestCase
+TestNodeOfDispensableShards.settings = settings(max_examples=60, stateful_step_count=30)
