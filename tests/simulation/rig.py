@@ -49,14 +49,15 @@ class Rig:
         hot: dict[str, object] | None = None,
         keys: Mapping[bytes, bytes] | None = None,
         clock: MachineClock | None = None,
+        ciphers: Workers | None = None,
     ) -> None:
         """``hot``: of the hot tier, if there is to be one. ``keys``: of tenants whose chunks are encrypted.
 
-        ``clock``: of the machine that it runs on; by default one with the rig's own time and no reboots.
+        ``ciphers``: who encrypts, if not the rig's own.  ``clock``: of the machine that it runs on; by default one with the rig's own time and no reboots.
         """
         self.clock = clock
         self.keys = dict(keys or {})
-        self.ciphers = InlineWorkers() if self.keys else None
+        self.ciphers = ciphers or (InlineWorkers() if self.keys else None)
         self.options = options
         self.hot_options = hot
         self.generations = Generations()

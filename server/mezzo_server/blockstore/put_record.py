@@ -193,8 +193,24 @@ class PutRecord:
         def copied(found: list[int]) -> None:
             into.checksums = tuple(found)
             if self._is_unchanged(chunk, found):
-                context.seal(namespace, chunk.key, chunk.parts, target, [into.span()], sealed)
+                context.seal(namespace, chunk.key, chunk.parts, target, [into.span()], encrypted)
             else:
+                self._ready()
+
+        def encrypted(result: int) -> None:
+            # Checksums of what is stored are taken of the cipher: a bit that flipped in the slot before it was
+            # encrypted would be stored for good, and nothing could tell.
+            if result < 0:
+                sealed(result)
+            else:
+                context.digest(seed, 0, chunk.parts, [into.span()], read_again, tenant)
+
+        def read_again(found: list[int]) -> None:
+            if tuple(found) == into.checksums:
+                sealed(0)
+            else:
+                context.counters["hot_mismatches"] += 1
+                self._fault = InternalError("the bytes of a chunk changed in memory while it was encrypted")
                 self._ready()
 
         seed = context.seed(namespace, chunk.key)

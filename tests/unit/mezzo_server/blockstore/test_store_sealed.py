@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from mezzo.errors import InvalidArgument, TooLarge, Unavailable
 from mezzo_server.blockstore.api import GetChunk, PutChunk, PutStatus, Scope
-from mezzo_server.blockstore.io import Workers
+from mezzo_server.blockstore.io import Job, Task, Workers
 from mezzo_server.blockstore.sealed_stream import staging_bytes_max
 from mezzo_server.blockstore.sealing import (
     OVERHEAD_BYTES,
@@ -375,4 +376,27 @@ def test_the_longest_chunk_is_streamed_out_of_the_least_memory() -> None:
     data = content(b"k", most - OVERHEAD_BYTES)
     assert rig.put(b"k", data) is STORED
     assert rig.stream(b"k") == data
+    rig.drain()
+
+
+def test_a_bit_that_flips_in_the_hot_tier_before_it_is_encrypted_is_not_stored() -> None:
+    class Radiation(InlineWorkers):
+        """Flips a bit of what is about to be encrypted."""
+
+        armed = True
+
+        def submit(self, jobs: Sequence[Job]) -> None:
+            for job in jobs:
+                if job.task is Task.SEAL and self.armed:
+                    job.source[0].view[17] ^= 4
+            super().submit(jobs)
+
+    workers = Radiation()
+    rig = Rig(keys=KEYS, hot={}, ciphers=workers)
+    data = content(b"k", 150_000)
+    assert rig.put(b"k", data) is PutStatus.FAILED
+    assert not rig.has(b"k")
+    workers.armed = False
+    assert rig.put(b"k", data) is STORED
+    assert rig.get(b"k") == data
     rig.drain()
