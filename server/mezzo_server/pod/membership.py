@@ -94,11 +94,13 @@ class Membership:
         """What the loop is to be told."""
         if self._leaving or self._unfit or self._stored is None or not self._current:
             return Situation(self._share, NEVER, "it stops" if self._leaving else self._waits_because)
+        if self._share.epoch < self._followed:
+            return Situation(self._share, NEVER, "the metadata were restored, and have no later map yet")
         return Situation(self._share, self._sent + self._lease_s * (1 - MARGIN))
 
     def followed(self, epoch: int) -> None:
         """The loop acts by the map of this epoch, and never again by an earlier one."""
-        self._followed = epoch
+        self._followed = max(self._followed, epoch)
 
     def heard(self, now: float) -> None:
         """The loop gave a sign of life, which it is asked for after each renewal (`renewed_at`)."""

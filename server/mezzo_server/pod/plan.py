@@ -168,6 +168,12 @@ def _follow(
     )
 
 
+def renumbered(plan: Plan, epoch: int) -> Plan:
+    """The same plan as that of another epoch."""
+    was = plan.pod_map
+    return replace(plan, pod_map=PodMap(was.pod, epoch, was.slots_log2, was.shards, was.table, was.previous))
+
+
 def _forgetting(plan: Plan, slots: Iterable[int]) -> Plan:
     """The next epoch, in which the former owners of ``slots`` are not asked any more."""
     stale = set(slots)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mezzo.backoff import Backoff
 from mezzo.errors import FormatError, MezzoError, TooLarge
 from mezzo_server.metadata.engine import Change, Check, Outcome, Scan, Write
-from mezzo_server.pod.plan import Plan, due, next_plan
+from mezzo_server.pod.plan import Plan, due, next_plan, renumbered
 from mezzo_server.pod.plan_format import encode_plan
 from mezzo_server.pod.records import PLAN, POD, ROSTER, SETTINGS, Settings, encode
 from mezzo_server.pod.steps import Commit, Look, Step, Wait, Watch
@@ -98,6 +98,10 @@ class Planning:
             if plan.pod_map.epoch == 0 and view.records and now < self._changed_at + GATHER_S:
                 return Wait(self._changed_at + GATHER_S - now)
             self._proposal = next_plan(plan, view.members(), wall_s, pace)
+            followed = max((record.epoch for record in view.records.values()), default=0)
+            if followed > plan.pod_map.epoch:
+                # The metadata were restored, or are others: nobody would heed an epoch that was before.
+                self._proposal = renumbered(self._proposal or plan, followed + 1)
             if self._proposal is None:
                 return self._wait(due(plan, wall_s, pace), now)
             self._not_before = max(self._not_before, now + SPREAD_S * self._random())

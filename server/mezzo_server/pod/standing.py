@@ -17,23 +17,25 @@ from mezzo_server.blockstore.api import Scope
 
 NEVER = float("-inf")
 
-OF_NO_POD: Mapping[str, int | float] = dict.fromkeys(
-    (
-        "pod_epoch",
-        "pod_serving",
-        "pod_serves_s",
-        "pod_slots",
-        "pod_slots_before",
-        "pod_wrong_epoch",
-        "pod_not_serving",
-        "pod_writes_withheld",
-        "pod_lease_age_s",
-        "pod_failures",
-        "pod_memberships_lost",
-        "pod_plans_read",
+OF_NO_POD: Mapping[str, int | float] = {
+    **dict.fromkeys(
+        (
+            "pod_epoch",
+            "pod_serving",
+            "pod_serves_s",
+            "pod_slots",
+            "pod_slots_before",
+            "pod_wrong_epoch",
+            "pod_not_serving",
+            "pod_writes_withheld",
+            "pod_failures",
+            "pod_memberships_lost",
+            "pod_plans_read",
+        ),
+        0,
     ),
-    0,
-)
+    "pod_lease_age_s": -1.0,
+}
 """The numbers of a shard that is of no pod."""
 
 

@@ -211,3 +211,37 @@ def test_settings_that_cannot_be_read_are_left_alone(world):
     world.run(10)
     assert world.plan().pod_map.pod == POD
     assert world.plan().pod_map.slots_log2 == LOG2
+
+
+def test_metadata_that_were_restored_get_a_later_epoch(world):
+    """Whoever follows epoch 3 would never heed one before it."""
+    world.planner()
+    one, two = world.shard(1), world.shard(2)
+    world.run(5)
+    old = at_once(world.engine.scan("pod/plan")).entries[0].value
+    for wanted in (True, False):
+        world.drain(1, wanted)
+        world.run(2)
+    assert world.epoch == 3
+    at_once(world.engine.transact([], [Write("pod/plan", old)]))
+    for _ in range(20):
+        one.turn()
+    assert not one.serves
+    world.run(2)
+    assert world.epoch == 4
+    assert one.standing.epoch == two.standing.epoch == 4
+    assert one.slots() | two.slots() == ALL
+
+
+def test_shards_of_a_lost_pod_make_another_that_clients_follow(world):
+    world.planner()
+    one, two = world.shard(1), world.shard(2)
+    world.run(5)
+    world.drain(1)
+    world.run(2)
+    assert world.epoch == 2
+    writes = [Write(entry.key, None) for entry in at_once(world.engine.scan("pod/")).entries]
+    at_once(world.engine.transact([], writes))
+    world.run(30)
+    assert world.epoch == 3
+    assert one.slots() | two.slots() == ALL
