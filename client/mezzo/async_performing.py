@@ -11,9 +11,17 @@ from mezzo.asyncio_link import AsyncioLink
 from mezzo.base import call_seconds, copy_bytes
 from mezzo.calls import Call, Connect, Copy, Follow, Run, Stage, Step, Together
 from mezzo.driving import drive_async
-from mezzo.errors import ClientClosed, DeadlineExceeded, MezzoError, Unauthenticated, Unavailable, WrongEpoch
+from mezzo.errors import (
+    ClientClosed,
+    ConnectionLost,
+    DeadlineExceeded,
+    MezzoError,
+    Unauthenticated,
+    Unavailable,
+    WrongEpoch,
+)
 from mezzo.pod import KnownPod
-from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
+from mezzo.pod_link import LEFT, MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
 from mezzo.reaching import ToShard
 from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
@@ -70,6 +78,8 @@ class AsyncPerforming(AsyncOpening):
             return await pod_link.together(step.parts, deadline - reserved_s, reserved_s)
         if isinstance(step, Follow):
             await drive_async(self._follow(step.epoch, deadline), self._make, deadline)
+            link = step.link
+            link.end_leavers()
         return None
 
     async def _stage(self, length: int, deadline: float) -> Piece:
@@ -248,6 +258,11 @@ class AsyncPodLink(Ways[AsyncShardWay]):
             finally:
                 await _ended(tasks)
         raise not_met(errors)
+
+    def end_leavers(self) -> None:
+        """End the connections to shards that the map has no more."""
+        for way in self._leavers():
+            way.end(ConnectionLost(LEFT))
 
     def end(self, error: MezzoError) -> None:
         """End all connections."""

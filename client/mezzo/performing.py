@@ -11,10 +11,18 @@ from mezzo.base import call_seconds, copy_bytes
 from mezzo.blocking import BlockingLink
 from mezzo.calls import Call, Connect, Copy, Follow, Run, Stage, Step, Together
 from mezzo.driving import drive
-from mezzo.errors import ClientClosed, DeadlineExceeded, MezzoError, Unauthenticated, Unavailable, WrongEpoch
+from mezzo.errors import (
+    ClientClosed,
+    ConnectionLost,
+    DeadlineExceeded,
+    MezzoError,
+    Unauthenticated,
+    Unavailable,
+    WrongEpoch,
+)
 from mezzo.opening import Opening
 from mezzo.pod import KnownPod
-from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
+from mezzo.pod_link import LEFT, MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
 from mezzo.reaching import ToShard
 from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
@@ -69,6 +77,8 @@ class Performing(Opening):
             return pod_link.together(step.parts, deadline - reserved_s, reserved_s)
         if isinstance(step, Follow):
             drive(self._follow(step.epoch, deadline), self._make, deadline)
+            over: Any = step.link
+            over.end_leavers()
         return None
 
     def _stage(self, length: int, deadline: float) -> Piece:
@@ -242,6 +252,11 @@ class PodLink(Ways[ShardWay]):
                 return
             errors += failed
         raise not_met(errors)
+
+    def end_leavers(self) -> None:
+        """End the connections to shards that the map has no more."""
+        for way in self._leavers():
+            way.end(ConnectionLost(LEFT))
 
     def end(self, error: MezzoError) -> None:
         """End all connections."""

@@ -21,6 +21,7 @@ PATIENCE_S = 0.1
 """How long a call waits for a shard that could not be reached lately: it is tried on, and its chunks are misses."""
 RESERVE = 8
 """The part of a call's time that is left for giving up what is late, so that the answer comes within it."""
+LEFT = "the shard has left the pod"
 MET_MAX = 8
 """Shards asked at a time for what any of them knows."""
 
@@ -142,6 +143,13 @@ class Ways(Generic[W]):
         random = self._surroundings.random
         shards.sort(key=lambda _: random())
         return shards
+
+    def _leavers(self) -> list[W]:
+        """The ways to shards that the map has no more, to be ended."""
+        there = {shard.id for shard in self.pod.pod_map.shards}
+        with self._lock:
+            gone = [shard for shard in self._ways if shard and shard not in there]
+            return [self._ways.pop(shard) for shard in gone]
 
     def _close(self, error: MezzoError) -> list[W]:
         """No way is made any more; those that there are, to be ended."""

@@ -198,6 +198,19 @@ def test_a_shard_that_has_another_map_makes_the_client_get_it_and_ask_once_more(
     assert result().prefix == 0
 
 
+def test_a_shard_that_left_the_pod_is_let_go_of(pod, start, maps):
+    client, a, b = pod
+    maps.now = PodMap(bytes(16), 2, SLOTS_LOG2, SHARDS[:1], [0] * (1 << SLOTS_LOG2), {})
+    result = start(client.lookup, KEYS)
+    a.send(Kind.LOOKED_UP, a.expect(Kind.LOOKUP).request_id, looked_up(len(OWN[0])))
+    refused = b.expect(Kind.LOOKUP)
+    b.send(Kind.ERROR, refused.request_id, ErrorReply(ErrorCode.WRONG_EPOCH, "a's by now", epoch=2))
+    again = a.expect(Kind.LOOKUP)
+    assert b.ended()
+    a.send(Kind.LOOKED_UP, again.request_id, looked_up(len(OWN[1])))
+    assert result().prefix == len(KEYS)
+
+
 def test_who_had_a_slot_before_is_asked_for_what_is_not_there(pod, start, maps):
     client, a, b = pod
     slots = range(1 << SLOTS_LOG2)
