@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ import grpc
 import pytest
 
 from mezzo import Client
-from mezzo.errors import WrongEpoch
+from mezzo.errors import Unavailable, WrongEpoch
 from mezzo.frontend.via import Via
 from mezzo.placement.pod_map import PodMap, decode_map
 from mezzo.v1 import session_pb2
@@ -31,7 +32,7 @@ from tests.patience import eventually
 pytestmark = pytest.mark.skipif(not find_etcd(), reason="there is no etcd, and none could be fetched")
 
 T = TypeVar("T")
-LEASE_S = 7
+LEASE_S = 5
 STANDS_S = 2.0
 OPEN_SESSION = "/mezzo.v1.SessionService/OpenSession"
 
@@ -170,20 +171,30 @@ def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
         with Client(two.unix) as other, pytest.raises(WrongEpoch):
             other.lookup(keys)
 
-        # It stops cleanly, and is gone at once; one that is killed when its lease ends.
+        # It stops cleanly, and is gone at once; one that stands still when its lease ends.
         two.stop()
         began = time.monotonic()
         pod.becomes(one="serving", three="serving")
         assert time.monotonic() - began < LEASE_S
         for client in clients:
             eventually(lambda: not client.put(keys, chunks).failed, "it learns that a shard is gone")  # noqa: B023
+        now = eventually(lambda: (here := map_of(frontends[0])).epoch == pod.look().epoch and here, "the map")
+        of_three = pod.keys(now, "three", 40)[20:]
+        with Client(three.unix, timeout_s=60) as paused, ThreadPoolExecutor(1) as thread:
+            paused.lookup(of_three)
+            os.kill(three.pid, signal.SIGSTOP)
+            late = thread.submit(paused.put, of_three, chunks[:20])
+            left = [key for key in keys if alone_has(alone, key)]
+            assert [client.lookup(left).prefix for client in clients] == [len(left)] * 2
+            pod.becomes(one="serving")
+            assert alone.put(keys, chunks).failed == 0
+            # It wakes up with a put before it, and slots that are another's by now.
+            os.kill(three.pid, signal.SIGCONT)
+            with pytest.raises((Unavailable, WrongEpoch)):
+                late.result()
+        pod.becomes(one="serving", three="serving")
         three.kill()
-        left = [key for key in keys if alone_has(alone, key)]
-        assert [client.lookup(left).prefix for client in clients] == [len(left)] * 2
         pod.becomes(one="serving")
-        for client in clients:
-            eventually(lambda: not client.put(keys, chunks).failed, "it learns that a shard is gone")  # noqa: B023
-        assert [client.lookup(keys).prefix for client in clients] == [len(keys)] * 2
         located = run_mezzo("locate", keys[0].decode(), "--json", "--config", str(pod.file))
         assert json.loads(located.stdout)["node"] == "one"
 
