@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import structlog
+from msgspec import structs
 
 from mezzo import AsyncClient
 from mezzo.errors import MezzoError, Unavailable
@@ -28,12 +29,14 @@ log = structlog.get_logger("mezzo.frontend")
 class ShardKnown:
     """One shard as it was when it last answered."""
 
-    __slots__ = ("addresses", "capacity_bytes", "client", "id", "problem", "welcome")
+    __slots__ = ("addresses", "asked_at", "capacity_bytes", "client", "id", "problem", "welcome")
 
     def __init__(self, told: ShardTold, client: AsyncClient) -> None:
         self.client = client
         """a connection that may ask for its numbers"""
         self.addresses = told.addresses
+        self.asked_at = told.asked_at or told.addresses[0]
+        """where we ask it ourselves"""
         self.id = told.id
         """of its store; zeros: not known yet"""
         self.capacity_bytes = told.capacity_bytes
@@ -83,6 +86,7 @@ class NodeShards:
         self._plans = plans and len(told) > 1
         self.shards = tuple(ShardKnown(each, connect(each.asked_at or each.addresses[0])) for each in told)
         self.plan = LocalPlan()
+        self._ours = (self.plan.pod_map, self.plan.pod_map)
         self._planning = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._node = node[:NAME_CHARACTERS_MAX]
@@ -98,7 +102,8 @@ class NodeShards:
         return self.pod_map if self._plans else None
 
     def pod_map(self) -> PodMap:
-        """The map in force, for who lost a shard: it is also looked whether another one is due.
+        """The map in force, for connections of ours: with the addresses where we ask shards ourselves, which may be
+        others than clients are told.  Who asks for it lost a shard: it is also looked whether another map is due.
 
         Raises:
             Unavailable: not all shards were heard of yet.
@@ -108,7 +113,19 @@ class NodeShards:
             self._looking = asyncio.get_running_loop().create_task(self._look_again())
         if not pod_map.epoch:
             raise Unavailable("the shards of the node are not all known yet")
-        return pod_map
+        if self._ours[0] is not pod_map:
+            at = {shard.id: shard.asked_at for shard in self.shards}
+            places = [
+                structs.replace(place, addresses=tuple(dict.fromkeys((at[place.id], *place.addresses))))
+                if place.id in at
+                else place
+                for place in pod_map.shards
+            ]
+            ours = PodMap(
+                pod_map.pod, pod_map.epoch, pod_map.slots_log2, places, pod_map.table, pod_map.previous
+            )
+            self._ours = pod_map, ours
+        return self._ours[1]
 
     async def ping(self, timeout_s: float) -> None:
         """Ask all of them whether they are there, and plan if there is no map. Raises MezzoError: none is."""

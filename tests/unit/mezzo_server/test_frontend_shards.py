@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mezzo.errors import ConnectionLost
+from mezzo.errors import ConnectionLost, Unavailable
 from mezzo.placement.pod_map import decode_map
 from mezzo_server.config.shards import ShardTold
 from mezzo_server.frontend.shards import NodeShards
@@ -120,3 +120,26 @@ def test_one_shard_that_serves_is_enough_for_health():
     fakes[1].there = False
     with pytest.raises(ConnectionLost):
         asyncio.run(shards.ping(1.0))
+
+
+def test_connections_of_our_own_go_where_we_ask_shards_ourselves():
+    """Clients are told other addresses, which we may not reach; and not knowing all shards is no map."""
+    fakes = {f"unix:///{number}": FakeShard(IDS[number]) for number in range(2)}
+    told = [ShardTold(("tcps://outside:1",), asked_at=at) for at in fakes]
+    shards = NodeShards(told, fakes.__getitem__, "node")
+
+    async def run() -> None:
+        assert shards.map_source is not None
+        with pytest.raises(Unavailable):
+            shards.map_source()
+        seen = await shards.look(1.0)
+        ours, theirs = shards.map_source(), decode_map(seen.encoded)
+        assert [place.addresses for place in theirs.shards] == [("tcps://outside:1",)] * 2
+        assert [place.addresses for place in ours.shards] == [(at, "tcps://outside:1") for at in fakes]
+        assert (ours.epoch, ours.table) == (theirs.epoch, theirs.table)
+        assert shards.map_source() is ours
+        for shard in shards.shards:
+            shard.client.close = lambda: asyncio.sleep(0)
+        await shards.close()
+
+    asyncio.run(run())
