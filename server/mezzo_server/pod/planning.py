@@ -18,11 +18,13 @@ from mezzo_server.metadata.engine import Change, Check, Outcome, Scan, Write
 from mezzo_server.pod.plan import Plan, due, next_plan, renumbered
 from mezzo_server.pod.plan_format import encode_plan
 from mezzo_server.pod.records import PLAN, POD, ROSTER, SETTINGS, Settings, encode
+from mezzo_server.pod.standing import NEVER
 from mezzo_server.pod.steps import Commit, Look, Step, Wait, Watch
 from mezzo_server.pod.view import Complain, PodView
 
 GATHER_S = 3.0
-"""A pod that begins waits so long after the last shard registered: who is there at the first epoch need not be spared."""
+"""A pod that begins waits so long after the last shard registered: who is there at the first epoch need not be spared.
+And a planner that begins waits so long for shards of the map that are not there: all nodes may be starting at once."""
 SPREAD_S = 0.5
 """Planners wait a part of it each, so that mostly one writes and the others find that it is done."""
 WAIT_S_MIN, WAIT_S_MAX = 0.1, 2.0
@@ -62,6 +64,8 @@ class Planning:
         self._loaded = False
         self._changed_at = 0.0
         """when the members last became others, while there was no plan"""
+        self._began = NEVER
+        """when the pod was first seen"""
         self._proposal: Plan | None = None
         self._not_before = 0.0
         self._writing = False
@@ -95,8 +99,9 @@ class Planning:
         if self._proposal is None:
             if view.behind():
                 return self._wait(None, now)
-            if plan.pod_map.epoch == 0 and view.records and now < self._changed_at + GATHER_S:
-                return Wait(self._changed_at + GATHER_S - now)
+            gathered_at = self._gathers(plan) + GATHER_S
+            if now < gathered_at:
+                return Wait(gathered_at - now)
             self._proposal = next_plan(plan, view.members(), wall_s, pace)
             followed = max((record.epoch for record in view.records.values()), default=0)
             if followed > plan.pod_map.epoch:
@@ -113,6 +118,8 @@ class Planning:
         """See `Machine`."""
         self.view.load(scan)
         self._loaded = True
+        if self._began == NEVER:
+            self._began = now
         self._news(now)
 
     def changed(self, changes: Sequence[Change], now: float) -> None:
@@ -167,6 +174,13 @@ class Planning:
             "pod_failures": self.failures,
             "pod_age_s": -1.0 if self._seen_at is None else max(0.0, now - self._seen_at),
         }
+
+    def _gathers(self, plan: Plan) -> float:
+        """Since when others are waited for that may be about to come; never: nobody is."""
+        if plan.pod_map.epoch == 0:
+            return self._changed_at if self.view.records else NEVER
+        here = self.view.records.keys()
+        return self._began if any(place.id not in here for place in plan.pod_map.shards) else NEVER
 
     def _wait(self, seconds: float | None, now: float) -> Step:
         """Wait, but look now and then whether what is known is so still."""

@@ -245,3 +245,20 @@ def test_shards_of_a_lost_pod_make_another_that_clients_follow(world):
     world.run(30)
     assert world.epoch == 3
     assert one.slots() | two.slots() == ALL
+
+
+def test_a_pod_that_starts_again_as_a_whole_keeps_its_map(world):
+    first = world.planner()
+    shards = [world.shard(number) for number in (1, 2, 3)]
+    world.run(5)
+    for shard in shards:
+        shard.crash()
+    world.actors.remove(first)
+    world.run(200, 50)
+    world.planner()
+    for number in (1, 2, 3):
+        world.shard(number, life=1)
+        world.run(GATHER_S / 4)
+    world.run(5)
+    assert world.epoch == 1
+    assert states(world) == dict.fromkeys((1, 2, 3), ShardState.SERVING)
