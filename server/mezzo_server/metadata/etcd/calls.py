@@ -50,6 +50,8 @@ OPTIONS = (
 )
 SAYS_EXPIRED = "invalid auth token"
 NO_USER = "user name is empty"
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""A member that answers so cannot be asked now; all else is an answer."""
 WITH_LEADER = ("hasleader", "true")
 """A member that has no leader ends a stream with this, instead of keeping silent."""
 
@@ -142,8 +144,7 @@ class EtcdCalls:
             try:
                 if stream:
                     return await self._streamed(member, method, request, metadata, attempt_s)
-                call = _unary(member.channel, method).future(request, timeout=attempt_s, metadata=metadata)
-                answer: Answered = await _done(call)
+                answer: Answered = await self._ask(member, method, request, attempt_s, metadata)
                 member.answered = time.monotonic()
                 return answer
             except grpc.RpcError as error:
@@ -256,13 +257,29 @@ class EtcdCalls:
         """Ask a member for something that all of them have to agree on; why it does not answer, if so."""
         request = api.RangeRequest(key=b"\0", limit=1, keys_only=True)
         try:
-            await _done(_unary(member.channel, RANGE).future(request, timeout=PROBE_S))
+            await self._ask(member, RANGE, request, PROBE_S)
         except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if error.code() in AWAY:
                 return _details(error)
             # It answers; whom it lets in is another question.
         member.answered = time.monotonic()
         return ""
+
+    async def _ask(
+        self,
+        member: _Member,
+        method: Method[Asked, Answered],
+        request: Asked,
+        timeout_s: float,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Answered:
+        """One call. Raises grpc.RpcError, and Unavailable: the channel was closed meanwhile."""
+        try:
+            call = _unary(member.channel, method).future(request, timeout=timeout_s, metadata=metadata)
+        except ValueError as error:  # so gRPC says it
+            raise Unavailable("the metadata engine was closed") from error
+        answer: Answered = await _done(call)
+        return answer
 
     def _connect(self) -> list[_Member]:
         place = self.place
@@ -286,9 +303,10 @@ class EtcdCalls:
             password = (_contents(place.password_file) or b"").decode().strip("\n")
             request = api.AuthenticateRequest(name=place.user, password=password)
             try:
-                call = _unary(member.channel, AUTHENTICATE).future(request, timeout=ATTEMPT_S)
-                self._token = (await _done(call)).token
+                self._token = (await self._ask(member, AUTHENTICATE, request, ATTEMPT_S)).token
             except grpc.RpcError as error:
+                if error.code() in AWAY:
+                    raise meaning(error, member.endpoint) from error
                 raise Refused(f"etcd does not let {place.user!r} in: {_details(error)}") from None
         return (("token", self._token),)
 
