@@ -26,7 +26,7 @@ STRIPE_BYTES_MIN = 1024 * 1024
 """Chunk bytes that are worth a request of their own on another connection."""
 
 _BODY_REST_BYTES = 256  # of a body besides what grows with its keys
-_KEY_REST_BYTES = 24  # of a key: its header, length, capacity and list header
+_KEY_REST_BYTES = 29  # of a key: its header, length, capacity or position, and list header
 _EXTENT_BYTES = 18  # two integers of at most 9 bytes
 
 
@@ -41,8 +41,8 @@ class _Batch(NamedTuple):
 class Terms(NamedTuple):
     """What a put says of its chunks beside their bytes."""
 
-    position: int
-    """of the first in its prefix"""
+    positions: Sequence[int]
+    """of each chunk in its prefix"""
     ttl_ms: int
     """0: as namespace and tenant say"""
     priority: int
@@ -96,7 +96,12 @@ def check_put(
         raise InvalidArgument(f"position {position} is not within 0 to {U32_MAX - len(checked)}")
     if not 0 <= priority <= PRIORITY_MAX:
         raise InvalidArgument(f"priority {priority} is not within 0 to {PRIORITY_MAX}")
-    return PutArguments(checked, sourced, part_lists, Terms(position, _ttl_ms(ttl_s), priority))
+    return PutArguments(
+        checked,
+        sourced,
+        part_lists,
+        Terms(range(position, position + len(checked)), _ttl_ms(ttl_s), priority),
+    )
 
 
 def _ttl_ms(ttl_s: float | None) -> int:
@@ -227,7 +232,7 @@ def _put(context: Context, arguments: PutArguments) -> Call[PutResult]:
             parts=parts if len(parts) <= 1 else [parts[index] for index in batch.indexes],
             region=region,
             scope=session.scope,
-            position=terms.position + batch.indexes[0],
+            positions=[terms.positions[index] for index in batch.indexes],
             ttl_ms=terms.ttl_ms,
             priority=terms.priority,
         )

@@ -128,7 +128,7 @@ class Spread:
                 [keys[index] for index in indexes],
                 [sources[index] for index in indexes],
                 parts if len(parts) <= 1 else [parts[index] for index in indexes],
-                terms._replace(position=terms.position + indexes[0]),
+                terms._replace(positions=[terms.positions[index] for index in indexes]),
             )
             return moves.stored(context, own)
 

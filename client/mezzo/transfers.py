@@ -244,7 +244,7 @@ class Put(Transfer):
         parts: list[list[int]],
         region: Region | None,
         scope: bytes,
-        position: int,
+        positions: Sequence[int],
         ttl_ms: int = 0,
         priority: int = messages.PRIORITY_DEFAULT,
     ) -> None:
@@ -252,7 +252,7 @@ class Put(Transfer):
         self.keys = keys
         self.places = places
         self.parts = parts
-        self.position = position
+        self.positions = positions
         self.ttl_ms = ttl_ms
         self.priority = priority
         self.states: tuple[PutState, ...] = ()
@@ -271,11 +271,18 @@ class Put(Transfer):
             self.parts,
             number,
             sources,
-            self.position,
+            self.positions[0],
             deadline_ms,
             self.ttl_ms,
             self.priority,
+            [] if self.in_order else list(self.positions),
         )
+
+    @property
+    def in_order(self) -> bool:
+        """Whether each chunk is the next one of its prefix after that before it."""
+        first = self.positions[0]
+        return all(position == first + index for index, position in enumerate(self.positions))
 
     def receive_grant(self, grant: messages.PutGrant) -> list[Payload]:
         """What to send for this grant, in order. Raises ProtocolError if it cannot be one."""

@@ -187,7 +187,7 @@ def ask(stream: bytes, chance: random.Random) -> None:
     places = [Place(len(target), (), (memoryview(target),)) for target in targets]
     lookup, unanswered = Lookup(KEYS), Lookup(KEYS)
     get = GetOperation(KEYS[:2], places, region=None, scope=bytes(32), part=(0, 0), counters=counters)
-    put = PutOperation(KEYS[:2], places, parts=[], region=None, scope=bytes(32), position=0)
+    put = PutOperation(KEYS[:2], places, parts=[], region=None, scope=bytes(32), positions=range(2))
     operations = [
         lookup,
         get,

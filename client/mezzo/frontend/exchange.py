@@ -248,7 +248,7 @@ def put_messages(operation: Put, namespace: str, piece_bytes: int) -> Iterator[b
         keys=operation.keys,
         lengths=[place.length for place in operation.places],
         parts=[store_pb2.Parts(lengths=lengths) for lengths in operation.parts],
-        position=operation.position,
+        position=operation.positions[0],
         ttl_ms=operation.ttl_ms,
         priority=operation.priority,
     )

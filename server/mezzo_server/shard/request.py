@@ -250,6 +250,20 @@ class SlicedRequest(Request):
             self.complete()
 
 
+def positions_of(body: Put) -> Sequence[int]:
+    """Where each chunk of a put stands in its prefix.
+
+    Raises:
+        InvalidArgument: there are not as many as keys.
+    """
+    count = len(body.keys)
+    if not body.positions:
+        return range(body.position, body.position + count)
+    if len(body.positions) != count:
+        raise InvalidArgument(f"{count} keys and {len(body.positions)} positions")
+    return body.positions
+
+
 def parts_of(body: Put) -> list[tuple[int, ...]]:
     """The part lengths of each chunk of a put.
 

@@ -10,7 +10,7 @@ from mezzo.protocol.messages import Get, Got, Kind, Put, PutDone
 from mezzo_server.blockstore.api import GetChunk, GetOutcome, PutChunk, PutOutcome, PutStatus
 from mezzo_server.memory import Span
 from mezzo_server.shard.regions import Region
-from mezzo_server.shard.request import Request, SlicedRequest, bitmap, check_lengths, parts_of
+from mezzo_server.shard.request import Request, SlicedRequest, bitmap, check_lengths, parts_of, positions_of
 from mezzo_server.shard.share import Ask
 
 if TYPE_CHECKING:
@@ -141,14 +141,13 @@ class ShmGet(ShmRequest):
 class ShmPut(ShmRequest):
     """A put out of a mapped region."""
 
-    __slots__ = ("expiry_ms", "parts", "position", "priority", "put_error", "statuses", "tickets")
+    __slots__ = ("expiry_ms", "parts", "positions", "priority", "put_error", "statuses", "tickets")
 
     def __init__(self, session: Session, request_id: int, body: Put, region: Region) -> None:
-        self.parts = parts_of(body)
+        self.parts, self.positions = parts_of(body), positions_of(body)
         check_lengths(body.lengths, session.service.chunk_bytes_max, session.identity)
         session.service.store.check_put(session.scope, body.keys, body.lengths)
         super().__init__(session, request_id, Kind.PUT, body.keys, body.sources, region, body.deadline_ms)
-        self.position = body.position
         self.expiry_ms, self.priority = session.expiry_ms(body.ttl_ms), body.priority
         self.statuses = [PutStatus.FAILED] * len(body.keys)
         self.put_error: Exception | None = None
@@ -175,7 +174,7 @@ class ShmPut(ShmRequest):
             self.keys[index],
             self.parts[index],
             tuple(source),
-            self.position + index,
+            self.positions[index],
             expiry_ms=self.expiry_ms,
             priority=self.priority,
         )

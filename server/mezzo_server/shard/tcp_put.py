@@ -18,7 +18,7 @@ from mezzo.protocol.frame import encode
 from mezzo.protocol.messages import Kind, Put, PutData, PutGrant
 from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus
 from mezzo_server.memory import Span
-from mezzo_server.shard.request import Request, check_lengths, parts_of
+from mezzo_server.shard.request import Request, check_lengths, parts_of, positions_of
 from mezzo_server.shard.shm_transfer import answer_put, count_stored
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class TcpPut(Request):
         "_open",
         "_parts",
         "_pending_step",
-        "_position",
+        "_positions",
         "_priority",
         "_ready",
         "_ready_bytes",
@@ -119,14 +119,14 @@ class TcpPut(Request):
     )
 
     def __init__(self, session: Session, request_id: int, body: Put) -> None:
-        parts = parts_of(body)
+        parts, positions = parts_of(body), positions_of(body)
         check_lengths(body.lengths, session.service.chunk_bytes_max, session.identity)
         session.service.store.check_put(session.scope, body.keys, body.lengths)
         super().__init__(session, request_id, Kind.PUT, deadline_ms=body.deadline_ms)
         self._keys = body.keys
         self._lengths = body.lengths
         self._parts = parts
-        self._position = body.position
+        self._positions = positions
         self._expiry_ms, self._priority = session.expiry_ms(body.ttl_ms), body.priority
         self._statuses = [PutStatus.FAILED] * len(body.keys)
         self._error: Exception | None = None
@@ -245,7 +245,7 @@ class TcpPut(Request):
             self._keys[index],
             self._parts[index],
             source,
-            self._position + index,
+            self._positions[index],
             checksums,
             self._expiry_ms,
             self._priority,

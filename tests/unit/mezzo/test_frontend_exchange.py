@@ -104,7 +104,7 @@ def test_a_put_is_cut_into_messages_of_bounded_payload():
         parts=[],
         region=None,
         scope=b"",
-        position=7,
+        positions=range(7, 10),
     )
     messages = [decode_put(message) for message in put_messages(operation, "ns", 4)]
     assert [message.header is not None for message in messages] == [True, False, False]

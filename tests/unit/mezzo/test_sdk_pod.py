@@ -159,11 +159,14 @@ def test_one_that_does_not_let_go_loses_its_connection_and_the_other_keeps_its(p
 
 def test_a_put_fails_for_the_chunks_of_a_lost_shard(pod, start, network):
     client, a, b = pod
-    result = start(client.put, KEYS, [b"x"] * len(KEYS), timeout_s=SHORT_S)
+    result = start(client.put, KEYS, [b"x"] * len(KEYS), position=5, timeout_s=SHORT_S)
     b.expect(Kind.PUT)
     b.close()
     frame = a.expect(Kind.PUT)
-    assert frame.body.position == FIRST[0]
+    assert (frame.body.position, frame.body.positions) == (
+        5 + FIRST[0],
+        [5 + KEYS.index(key) for key in OWN[0]],
+    )
     count = len(OWN[0])
     a.send(Kind.PUT_DONE, frame.request_id, PutDone(pack([False] * count), pack([True] * count), 0, count))
     done = result()

@@ -143,7 +143,7 @@ class TestPutOverTheStream:
         peer = network.accept()
         put = peer.expect(Kind.PUT)
         assert (put.body.lengths, put.body.region, put.body.sources) == ([5, 6, 1 << 21], 0, [])
-        assert put.body.position == 7
+        assert (put.body.position, put.body.positions) == (7, [])
         peer.grant(put.request_id, PutGrant([2]))
         peer.grant(put.request_id, PutGrant([0]))
         for index, key, source in ((2, b"c", sources[2]), (0, b"a", b"first")):

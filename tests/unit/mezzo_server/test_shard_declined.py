@@ -52,3 +52,29 @@ def test_over_tcp(shard: Shard) -> None:
     granted, done = put(client, [b"a"])
     assert granted == []
     assert (done.exists_count, done.declined_count) == (1, 0)
+
+
+@pytest.mark.parametrize("shm", [False, True])
+def test_each_chunk_counts_by_its_own_position(shard: Shard, shm: bool) -> None:
+    """Of a prefix over several shards each gets some chunks: they do not follow each other."""
+    context = audit.context_of(shard.service.store)
+    options = AdmissionOptions(Mode.SIZE_POSITION, position_max=10)
+    context.admission = Admission(options, 1 << 30, context.written_bytes, context.now)
+    client = shard.client(shm=shm)
+    keys = [b"a", b"b", b"c"]
+    lengths = [100] * 3
+    if shm:
+        client.region(1, 4096)
+    sources = [[0, 100], [100, 100], [200, 100]] if shm else []
+    body = Put(keys, lengths, region=int(shm), sources=sources, position=3, positions=[3, 50, 10])
+    number = client.start(Kind.PUT, body)
+    shard.settle()
+    if not shm:
+        for index in client.answer(number, PutGrant).indexes:
+            client.put_payload(number, body, index, bytes(100))
+        client.session.turn_ended()
+        shard.settle()
+    done = client.answer(number, PutDone)
+    assert (done.stored, done.declined) == (b"\5", b"\2")
+    wrong = Put(keys, lengths, region=int(shm), sources=sources, positions=[1, 2])
+    assert "2 positions" in client.fails(Kind.PUT, wrong).message

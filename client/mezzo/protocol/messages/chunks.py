@@ -99,12 +99,14 @@ class Put(Body, frozen=True):
     region: U32 = 0
     sources: Annotated[list[ExtentList], Meta(max_length=KEYS_MAX)] = []
     position: U32 = 0
-    """position of ``keys[0]`` in its prefix; the others follow"""
+    """position of ``keys[0]`` in its prefix; the others follow, unless ``positions`` says otherwise"""
     deadline_ms: U32 = 0
     ttl_ms: U = 0
     """milliseconds that the chunks live, if their namespace and tenant allow; 0: as these say"""
     priority: Priority = PRIORITY_DEFAULT
     """the higher, the longer the server tries to keep them"""
+    positions: Annotated[list[U32], Meta(max_length=KEYS_MAX)] = []
+    """of each key in its prefix, where they do not follow each other: shards of a pod get every n-th"""
 
 
 class PutGrant(Body, frozen=True):
