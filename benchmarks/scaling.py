@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mezzo.placement.pod_map import (
@@ -21,7 +22,9 @@ from mezzo.placement.pod_map import (
     encode_difference,
     encode_map,
 )
-from mezzo_server.pod.tuning import TUNING_ONE, tune
+from mezzo.placement.seconds import domains
+from mezzo_server.pod.table import make_seconds
+from mezzo_server.pod.tuning import TUNING_ONE, Tuned, contenders, tune
 
 SHARDS = 4
 """of a node"""
@@ -49,6 +52,10 @@ class Figures(NamedTuple):
     difference_bytes: int
     decode_ms: float
     apply_ms: float
+    both_off: float
+    """how far the worst shard is off in what it owns and is second for, together"""
+    seconds_moved: float
+    """slots that get a second with one more node who was neither second nor owner, over the least possible"""
 
 
 def measure(nodes: int, slots_log2: int) -> Figures:
@@ -61,8 +68,9 @@ def measure(nodes: int, slots_log2: int) -> Figures:
     made = time.perf_counter()
     later = tune(ids, [SHARD_UNITS] * len(ids), [*first.tunings, *[TUNING_ONE] * SHARDS], slots_log2)
     followed = time.perf_counter()
-    one = _map(1, ids[:count], first.table, slots_log2)
-    other = _map(2, ids, later.table, slots_log2)
+    copies = [_seconds(ids[:count], first, slots_log2), _seconds(ids, later, slots_log2)]
+    one = _map(1, ids[:count], first.table, slots_log2, copies[0])
+    other = _map(2, ids, later.table, slots_log2, copies[1])
     whole, step = encode_map(other), encode_difference(difference(one, other))
     decoding = time.perf_counter()
     decode_map(whole)
@@ -87,35 +95,60 @@ def measure(nodes: int, slots_log2: int) -> Figures:
         len(step),
         (decoded - decoding) * 1000,
         (applied - decoded) * 1000,
+        max(abs(each * count / 2 / slots - 1) for each in _both(first.table, copies[0], count)),
+        sum(now not in (was, owner) for was, now, owner in zip(*copies, first.table, strict=True))
+        * (nodes + 1)
+        / slots,
     )
 
 
-def _map(epoch: int, ids: list[bytes], table: object, slots_log2: int) -> PodMap:
+def _node(index: int) -> str:
+    return f"node-{index // SHARDS:05d}.pod.example"
+
+
+def _seconds(ids: list[bytes], tuned: Tuned, slots_log2: int) -> Sequence[int]:
+    count = len(ids)
+    domain_of = domains([_node(index) for index in range(count)], [""] * count, [SHARD_UNITS] * count)
+    these = contenders(ids, [SHARD_UNITS] * count, tuned.tunings)
+    return make_seconds(these, domain_of, tuned.table, slots_log2)
+
+
+def _both(table: Sequence[int], seconds: Sequence[int], count: int) -> list[int]:
+    """For each shard, slots that it owns or is second for."""
+    found = [0] * count
+    for index in (*table, *seconds):
+        found[index] += 1
+    return found
+
+
+def _map(epoch: int, ids: list[bytes], table: object, slots_log2: int, seconds: Sequence[int]) -> PodMap:
     places = [
         ShardPlace(
             shard,
-            f"node-{index // SHARDS:05d}.pod.example",
+            _node(index),
             f"rack-{index // SHARDS // 16:03d}",
             (f"tcps://10.{index >> 16 & 255}.{index >> 8 & 255}.{index & 255}:7700",),
             SHARD_UNITS,
         )
         for index, shard in enumerate(ids)
     ]
-    return PodMap(bytes(16), epoch, slots_log2, places, table, {})  # type: ignore[arg-type]
+    return PodMap(bytes(16), epoch, slots_log2, places, table, {}, seconds)  # type: ignore[arg-type]
 
 
 def main(arguments: list[str]) -> None:
     """Print the table, a row for each size as it is measured."""
     print(
-        "| nodes | slots | worst node | worst shard | one more node moves | first map | next map | map | difference |"
+        "| nodes | slots | worst node | worst shard | one more node moves | first map | next map | map | difference "
+        "| owned and second, worst shard | one more node moves of seconds |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|" + "---|" * 11)
     for nodes in [int(each) for each in arguments] or list(SIZES):
         found = measure(nodes, SIZES.get(nodes, 18))
         print(
             f"| {nodes} | 2^{found.slots_log2} | {found.node_off:.1%} | {found.shard_off:.1%} | {found.moved:.2f} "
             f"| {found.make_s:.1f} s | {found.follow_s:.1f} s | {found.map_bytes / 1024:.0f} KiB, "
-            f"{found.decode_ms:.0f} ms | {found.difference_bytes / 1024:.1f} KiB, {found.apply_ms:.0f} ms |",
+            f"{found.decode_ms:.0f} ms | {found.difference_bytes / 1024:.1f} KiB, {found.apply_ms:.0f} ms "
+            f"| {found.both_off:.1%} | {found.seconds_moved:.2f} |",
             flush=True,
         )
 

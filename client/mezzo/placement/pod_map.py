@@ -61,9 +61,12 @@ class PodMap:
 
     ``previous`` has, for slots that moved lately, the index of who owned them before; it may still have the
     chunks, and is asked once before they are called missing.
+
+    ``seconds[slot]`` is the index of who has the second copy of a chunk that has one, `NOBODY` if there is none;
+    empty: the map says nothing of second copies.
     """
 
-    __slots__ = ("_shift", "epoch", "pod", "previous", "shards", "slots_log2", "table")
+    __slots__ = ("_shift", "epoch", "pod", "previous", "seconds", "shards", "slots_log2", "table")
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class PodMap:
         shards: Sequence[ShardPlace],
         table: Sequence[int],
         previous: Mapping[int, int],
+        seconds: Sequence[int] = (),
     ) -> None:
         """Raises InvalidArgument: they do not fit together."""
         self.pod = pod
@@ -81,6 +85,7 @@ class PodMap:
         self.shards = tuple(shards)
         self.table = table if isinstance(table, array) else array("H", table)
         self.previous = dict(previous)
+        self.seconds = seconds if isinstance(seconds, array) else array("H", seconds)
         self._shift = 64 - slots_log2
         self._check()
 
@@ -106,8 +111,13 @@ class PodMap:
         index = self.previous.get(slot)
         return None if index is None else self.shards[index]
 
+    def second(self, slot: int) -> ShardPlace | None:
+        """Who has the second copy of a chunk of a slot, if it has one; None: nobody."""
+        index = self.seconds[slot] if self.seconds else NOBODY
+        return None if index == NOBODY else self.shards[index]
+
     def _parts(self) -> tuple[object, ...]:
-        return self.pod, self.epoch, self.slots_log2, self.shards, self.table, self.previous
+        return self.pod, self.epoch, self.slots_log2, self.shards, self.table, self.previous, self.seconds
 
     def _check(self) -> None:
         slots, count = 1 << self.slots_log2, len(self.shards)
@@ -121,6 +131,13 @@ class PodMap:
             raise InvalidArgument("a slot's owner is none of the shards")
         if any(not 0 <= slot < slots or not 0 <= index < count for slot, index in self.previous.items()):
             raise InvalidArgument("who owned a slot before is none of the shards, or there is no such slot")
+        if self.seconds and (
+            len(self.seconds) != slots
+            or any(index >= count and index != NOBODY for index in set(self.seconds))
+        ):
+            raise InvalidArgument(
+                "a slot's second is none of the shards, or there are more or fewer than slots"
+            )
 
 
 class _Map(Struct, frozen=True, array_like=True):
@@ -133,6 +150,8 @@ class _Map(Struct, frozen=True, array_like=True):
     """deflated"""
     moved: bytes
     """slots that moved lately, each followed by who had it, 32-bit and 16-bit numbers; deflated"""
+    seconds: bytes = b""
+    """who is second for each slot: the low bytes of all, then the high ones (which nearly vanish); deflated"""
 
 
 class Difference(Struct, frozen=True, array_like=True):
@@ -147,6 +166,9 @@ class Difference(Struct, frozen=True, array_like=True):
     slots: bytes
     """slots whose owner is another shard now, each with its index in the later map; as ``moved`` of a map"""
     moved: bytes
+    has_seconds: bool = False
+    seconds: bytes = b""
+    """slots whose second is another shard now, likewise; an earlier map without any counts as one of nobody"""
 
 
 _MAPS = msgspec.msgpack.Decoder(_Map)
@@ -165,6 +187,7 @@ def encode_map(pod_map: PodMap) -> bytes:
             pod_map.shards,
             table,
             _pack(pod_map.previous.items()),
+            _pack_planes(pod_map.seconds) if pod_map.seconds else b"",
         )
     )
 
@@ -187,6 +210,7 @@ def decode_map(data: bytes) -> PodMap:
             body.shards,
             little_endian(table),
             dict(_unpack(body.moved, slots)),
+            _unpack_planes(body.seconds, slots) if body.seconds else (),
         )
     )
 
@@ -204,19 +228,25 @@ def difference(base: PodMap, later: PodMap) -> Difference:
     new_index = {shard.id: index for index, shard in enumerate(later.shards)}
     renumbered = [new_index.get(name, NOBODY) for name in names]
     renumbered += [NOBODY] * (NOBODY + 1 - len(renumbered))
-    changed = [
-        (slot, now)
-        for slot, (was, now) in enumerate(zip(base.table, later.table, strict=True))
-        if renumbered[was] != now
-    ]
+
+    def changed(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
+        return [
+            (slot, now)
+            for slot, (was, now) in enumerate(zip(before, after, strict=True))
+            if renumbered[was] != now
+        ]
+
+    nobody = base.seconds or array("H", [NOBODY]) * len(base.table)
     return Difference(
         VERSION,
         later.pod,
         base.epoch,
         later.epoch,
         tuple(known.get(shard, shard) for shard in later.shards),
-        _pack(changed),
+        _pack(changed(base.table, later.table)),
         _pack(later.previous.items()),
+        bool(later.seconds),
+        _pack(changed(nobody, later.seconds)) if later.seconds else b"",
     )
 
 
@@ -243,7 +273,12 @@ def apply(base: PodMap, step: Difference) -> PodMap:
     for slot, index in _unpack(step.slots, len(table)):
         table[slot] = index
     previous = dict(_unpack(step.moved, len(table)))
-    return _made(lambda: PodMap(base.pod, step.epoch, base.slots_log2, shards, table, previous))
+    seconds = array("H")
+    if step.has_seconds:
+        seconds = array("H", [renumbered[was] for was in base.seconds or [NOBODY] * len(table)])
+        for slot, index in _unpack(step.seconds, len(table)):
+            seconds[slot] = index
+    return _made(lambda: PodMap(base.pod, step.epoch, base.slots_log2, shards, table, previous, seconds))
 
 
 def encode_difference(step: Difference) -> bytes:
@@ -300,6 +335,20 @@ def _unpack(data: bytes, slots_max: int) -> list[tuple[int, int]]:
     if any(one >= other for one, other in pairwise(slots)) or (count and slots[-1] >= slots_max):
         raise FormatError("this is no map of a pod: slots out of order")
     return list(zip(slots, indexes, strict=True))
+
+
+def _pack_planes(numbers: array[int]) -> bytes:
+    data = little_endian(numbers).tobytes()
+    return zlib.compress(data[::2] + data[1::2], 6)
+
+
+def _unpack_planes(data: bytes, slots: int) -> array[int]:
+    plain = inflated(data, 2 * slots)
+    mixed = bytearray(2 * slots)
+    mixed[::2], mixed[1::2] = plain[:slots], plain[slots:]
+    numbers = array("H")
+    numbers.frombytes(mixed)
+    return little_endian(numbers)
 
 
 def inflated(data: bytes, size_max: int, *, exact: bool = True) -> bytes:

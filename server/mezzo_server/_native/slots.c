@@ -43,3 +43,17 @@ void mezzo_offer_slots(uint64_t seed, uint64_t weight, uint16_t shard, uint64_t 
         }
     }
 }
+
+void mezzo_offer_seconds(uint64_t seed, uint64_t weight, uint16_t shard, uint64_t slots, const int64_t *logarithms,
+                         const uint16_t *owners, const uint16_t *domains, mezzo_cost *costs, uint16_t *seconds)
+{
+    for (uint64_t slot = 0; slot < slots; slot++) {
+        if (owners[slot] == NOBODY || domains[owners[slot]] == domains[shard])
+            continue;
+        mezzo_cost cost = mezzo_slot_cost(seed, slot, weight, logarithms);
+        if (seconds[slot] == NOBODY || cost < costs[slot]) {
+            costs[slot] = cost;
+            seconds[slot] = shard;
+        }
+    }
+}

@@ -5,6 +5,7 @@
 - One that is drained owns nothing from the next epoch on, and stays in the map to be asked for what it has.
 - One that is gone leaves the map, and is remembered for a while, with its tuning.
 - Who owned a slot before is told for `asked_s`; of one that left nothing is told, since it cannot be asked.
+- Who has a slot's second copies follows from its owner and the shards (`mezzo.placement.seconds`), if that is wanted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from mezzo.placement.pod_map import PodMap, ShardPlace, ShardState
 from mezzo.placement.rendezvous import NOBODY
-from mezzo_server.pod.tuning import CAPACITY_MAX, TUNING_ONE, tune
+from mezzo.placement.seconds import domains
+from mezzo_server.pod.table import make_seconds
+from mezzo_server.pod.tuning import CAPACITY_MAX, TUNING_ONE, contenders, tune
 
 STEPS = (0.25, 0.5, 0.75, 1.0)
 """Parts of its capacity that a new shard takes, one after the other."""
@@ -69,10 +72,13 @@ def empty_plan(pod: bytes, slots_log2: int) -> Plan:
     return Plan(PodMap(pod, 0, slots_log2, (), [NOBODY] * (1 << slots_log2), {}), {}, {})
 
 
-def next_plan(plan: Plan, members: Sequence[Member], now: float, pace: Pace) -> Plan | None:
+def next_plan(
+    plan: Plan, members: Sequence[Member], now: float, pace: Pace, *, seconds: bool = False
+) -> Plan | None:
     """The plan that should follow; None: this one is right. Of the same arguments always the same.
 
     ``now`` is seconds of a clock that all who plan share; one that was set back makes steps come later.
+    ``seconds``: the map is to say who has second copies. Whether one that has them should not is no reason for another.
     """
     members = sorted(members, key=lambda member: member.id)
     known = {shard.id: shard for shard in plan.pod_map.shards}
@@ -94,10 +100,10 @@ def next_plan(plan: Plan, members: Sequence[Member], now: float, pace: Pace) -> 
     while len(left) > REMEMBERED_MAX:
         del left[min(left, key=lambda shard: (left[shard], shard))]
     began = {shard: at for shard, at in began.items() if shard in here}
-    if tuple(shards) == plan.pod_map.shards:
+    if tuple(shards) == plan.pod_map.shards and (plan.pod_map.seconds or not seconds or first):
         stale = {slot for slot, at in plan.moved.items() if now - at > pace.asked_s}
         return _forgetting(plan, stale) if stale else None
-    return _follow(plan, shards, began, left, now, pace)
+    return _follow(plan, shards, began, left, now, pace, seconds=seconds)
 
 
 def due(plan: Plan, now: float, pace: Pace) -> float | None:
@@ -135,15 +141,17 @@ def _follow(
     left: Mapping[bytes, float],
     now: float,
     pace: Pace,
+    *,
+    seconds: bool,
 ) -> Plan:
     """The plan of the next epoch, with these shards."""
     was = plan.pod_map
-    tuned = tune(
-        [shard.id for shard in shards],
-        [shard.weight for shard in shards],
-        [plan.tunings.get(shard.id, TUNING_ONE) for shard in shards],
-        was.slots_log2,
-    )
+    ids, weights = [shard.id for shard in shards], [shard.weight for shard in shards]
+    tuned = tune(ids, weights, [plan.tunings.get(shard, TUNING_ONE) for shard in ids], was.slots_log2)
+    copies: Sequence[int] = ()
+    if seconds:
+        domain_of = domains([shard.node for shard in shards], [shard.rack for shard in shards], weights)
+        copies = make_seconds(contenders(ids, weights, tuned.tunings), domain_of, tuned.table, was.slots_log2)
     index_of = {shard.id: index for index, shard in enumerate(shards)}
     before = [index_of.get(shard.id, NOBODY) for shard in was.shards]
     previous: dict[int, int] = {}
@@ -160,7 +168,7 @@ def _follow(
     tunings = {shard: plan.tunings[shard] for shard in left if shard in plan.tunings}
     tunings.update((shard.id, tuning) for shard, tuning in zip(shards, tuned.tunings, strict=True))
     return Plan(
-        PodMap(was.pod, was.epoch + 1, was.slots_log2, shards, list(tuned.table), previous),
+        PodMap(was.pod, was.epoch + 1, was.slots_log2, shards, list(tuned.table), previous, copies),
         tunings,
         began,
         left,
@@ -171,7 +179,8 @@ def _follow(
 def renumbered(plan: Plan, epoch: int) -> Plan:
     """The same plan as that of another epoch."""
     was = plan.pod_map
-    return replace(plan, pod_map=PodMap(was.pod, epoch, was.slots_log2, was.shards, was.table, was.previous))
+    pod_map = PodMap(was.pod, epoch, was.slots_log2, was.shards, was.table, was.previous, was.seconds)
+    return replace(plan, pod_map=pod_map)
 
 
 def _forgetting(plan: Plan, slots: Iterable[int]) -> Plan:
@@ -179,7 +188,7 @@ def _forgetting(plan: Plan, slots: Iterable[int]) -> Plan:
     stale = set(slots)
     was = plan.pod_map
     previous = {slot: index for slot, index in was.previous.items() if slot not in stale}
-    pod_map = PodMap(was.pod, was.epoch + 1, was.slots_log2, was.shards, was.table, previous)
+    pod_map = PodMap(was.pod, was.epoch + 1, was.slots_log2, was.shards, was.table, previous, was.seconds)
     return replace(
         plan, pod_map=pod_map, moved={slot: at for slot, at in plan.moved.items() if slot not in stale}
     )

@@ -30,7 +30,7 @@ SPREAD_S = 0.5
 WAIT_S_MIN, WAIT_S_MAX = 0.1, 2.0
 """between attempts at an engine that is away"""
 UNPLANNED_S = 10.0
-"""after a plan that cannot be written"""
+"""after a plan that cannot be written; the next try is without second copies"""
 CONFIRM_S = 5.0
 """between two looks at whether the engine answers and the watch is not behind, while nothing changes"""
 
@@ -67,6 +67,8 @@ class Planning:
         self._began = NEVER
         """when the pod was first seen"""
         self._proposal: Plan | None = None
+        self._seconds = True
+        """whether maps say who has second copies: not where that makes a plan larger than the metadata take"""
         self._not_before = 0.0
         self._writing = False
         """a plan is"""
@@ -102,7 +104,7 @@ class Planning:
             gathered_at = self._gathers(plan) + GATHER_S
             if now < gathered_at:
                 return Wait(gathered_at - now)
-            self._proposal = next_plan(plan, view.members(), wall_s, pace)
+            self._proposal = next_plan(plan, view.members(), wall_s, pace, seconds=self._seconds)
             followed = max((record.epoch for record in view.records.values()), default=0)
             if followed > plan.pod_map.epoch:
                 # The metadata were restored, or are others: nobody would heed an epoch that was before.
@@ -198,6 +200,7 @@ class Planning:
             data = encode_plan(proposal)
         except TooLarge as error:
             self._complain(PLAN, str(error))
+            self._seconds = False
             self._proposal, self._not_before = None, now + UNPLANNED_S
             return Wait(UNPLANNED_S)
         self._writing = True

@@ -1,4 +1,4 @@
-"""The table of an epoch: in C where that was compiled, else in Python, with the same result."""
+"""The tables of an epoch: in C where that was compiled, else in Python, with the same result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Sequence
 
 from mezzo.placement.rendezvous import NOBODY, Contender, check_contenders, logarithms, owners, shard_seed
+from mezzo.placement.seconds import seconds
 
 try:
     from mezzo_server._native import rendezvous
@@ -13,6 +14,12 @@ except ImportError:  # no compiler at the installation
     fast = False
 else:
     fast = True
+try:
+    from mezzo_server._native.rendezvous import fill_seconds
+except ImportError:  # none, or compiled from an earlier release
+    fast_seconds = False
+else:
+    fast_seconds = True
 
 
 def make_table(contenders: Sequence[Contender], slots_log2: int) -> array[int]:
@@ -21,15 +28,31 @@ def make_table(contenders: Sequence[Contender], slots_log2: int) -> array[int]:
         return owners(contenders, slots_log2)
     check_contenders(contenders)
     table = array("H", [NOBODY]) * (1 << slots_log2)
+    rendezvous.fill(*_running(contenders), array("q", logarithms()), table)
+    return table
+
+
+def make_seconds(
+    contenders: Sequence[Contender], domain_of: Sequence[int], table: Sequence[int], slots_log2: int
+) -> array[int]:
+    """`mezzo.placement.seconds.seconds`. As long as `make_table`."""
+    if not fast_seconds:
+        return seconds(contenders, domain_of, table, slots_log2)
+    check_contenders(contenders)
+    found = array("H", [NOBODY]) * (1 << slots_log2)
+    owned = table if isinstance(table, array) else array("H", table)
+    fill_seconds(*_running(contenders), array("q", logarithms()), owned, array("H", domain_of), found)
+    return found
+
+
+def _running(contenders: Sequence[Contender]) -> tuple[array[int], array[int], array[int]]:
+    """Seeds, weights and indexes of those with a weight, in the order of their ids."""
     order = sorted(
         (index for index, contender in enumerate(contenders) if contender.weight),
         key=lambda index: contenders[index].id,
     )
-    rendezvous.fill(
+    return (
         array("Q", [shard_seed(contenders[index].id) for index in order]),
         array("Q", [contenders[index].weight for index in order]),
         array("H", order),
-        array("q", logarithms()),
-        table,
     )
-    return table

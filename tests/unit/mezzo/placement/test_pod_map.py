@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from array import array
 
 import msgspec
@@ -49,7 +50,8 @@ def maps(draw, epoch: int = 1):
         if shards
         else {}
     )
-    return PodMap(POD, epoch, LOG2, shards, array("H", table), previous)
+    seconds = draw(st.just([]) | st.lists(indexes, min_size=SLOTS, max_size=SLOTS))
+    return PodMap(POD, epoch, LOG2, shards, array("H", table), previous, seconds)
 
 
 @given(maps())
@@ -61,6 +63,26 @@ def test_a_map_comes_back(pod_map):
 def test_a_difference_leads_from_one_map_to_the_other(one, other):
     step = decode_difference(encode_difference(difference(one, other)))
     assert apply(one, step) == other
+
+
+def test_a_release_that_knows_no_seconds_reads_the_rest():
+    """Fields are only ever appended: an older reader leaves out what is behind those that it knows."""
+    pod_map = PodMap(POD, 1, LOG2, [shard(1), shard(2)], [0, 1] * (SLOTS // 2), {}, [1, 0] * (SLOTS // 2))
+    fields = msgspec.msgpack.decode(encode_map(pod_map))
+    older = decode_map(msgspec.msgpack.encode(fields[:7]))
+    assert (older.table, older.shards) == (pod_map.table, pod_map.shards)
+    assert not older.seconds
+    assert older.second(3) is None
+    assert pod_map.second(3) == shard(1)
+
+
+def test_seconds_take_little_more_than_a_byte_a_slot():
+    draw = random.Random(7)
+    shards = [shard(n) for n in range(200)]
+    table = [draw.randrange(200) for _ in range(1 << 12)]
+    seconds = [draw.randrange(200) for _ in range(1 << 12)]
+    plain = encode_map(PodMap(POD, 1, 12, shards, table, {}))
+    assert len(encode_map(PodMap(POD, 1, 12, shards, table, {}, seconds))) - len(plain) < 1.05 * (1 << 12)
 
 
 def test_a_difference_tells_only_what_changed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import Counter
 
 from hypothesis import settings
@@ -11,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mezzo.placement.pod_map import ShardState, apply, difference
 from mezzo.placement.rendezvous import NOBODY
-from mezzo_server.pod.plan import Member, Pace, Plan, due, empty_plan, next_plan
+from mezzo_server.pod.plan import Member, Pace, Plan, due, empty_plan, next_plan, renumbered
 
 POD = bytes(16)
 LOG2 = 12
@@ -24,7 +25,7 @@ def member(number: int, *, draining: bool = False, gib: int = 64) -> Member:
 
 
 def after(plan: Plan, members: list[Member], now: float = 0.0, pace: Pace = PACE) -> Plan:
-    following = next_plan(plan, members, now, pace)
+    following = next_plan(plan, members, now, pace, seconds=True)
     return plan if following is None else following
 
 
@@ -44,6 +45,35 @@ def test_a_pod_begins_with_all_who_are_there():
     assert NOBODY not in plan.pod_map.table
     assert plan.pod_map.previous == {}
     assert next_plan(plan, [member(n) for n in range(4)], 100.0, PACE) is None
+
+
+def test_a_map_says_who_has_second_copies_where_that_is_wanted():
+    members = [member(n) for n in range(4)]
+    without = next_plan(empty_plan(POD, LOG2), members, 0.0, PACE)
+    assert without is not None
+    assert not without.pod_map.seconds
+    assert next_plan(without, members, 1.0, PACE) is None
+    with_them = next_plan(without, members, 1.0, PACE, seconds=True)
+    assert with_them is not None
+    assert with_them.pod_map.epoch == 2
+    assert with_them.pod_map.table == without.pod_map.table
+    nodes = [shard.node for shard in with_them.pod_map.shards]
+    pairs = zip(with_them.pod_map.table, with_them.pod_map.seconds, strict=True)
+    assert all(nodes[owner] != nodes[second] for owner, second in pairs)
+    # A planner that wants none does not make another map for it, so the two do not take turns.
+    assert next_plan(with_them, members, 2.0, PACE) is None
+    assert next_plan(with_them, members, 2.0, PACE, seconds=True) is None
+
+
+def test_second_copies_stay_where_they_are_while_the_shards_do():
+    plan = begun(4)
+    later = after(plan, [member(n) for n in range(5)], 1000.0)
+    stays = renumbered(later, 77).pod_map
+    assert stays.seconds == later.pod_map.seconds
+    forgotten = after(later, [member(n) for n in range(5)], 1000.0 + 2 * PACE.asked_s)
+    assert forgotten.pod_map.seconds != array("H")
+    alone = after(plan, [member(0)], 2000.0)
+    assert set(alone.pod_map.seconds) == {NOBODY}
 
 
 def test_a_new_shard_takes_its_share_in_steps():
@@ -128,10 +158,12 @@ class PlanMachine(RuleBasedStateMachine):
         self.now = 0.0
 
     def look(self) -> None:
-        following = next_plan(self.plan, list(self.members.values()), self.now, PACE)
+        following = next_plan(self.plan, list(self.members.values()), self.now, PACE, seconds=True)
         if following is None:
             return
-        assert following == next_plan(self.plan, list(self.members.values())[::-1], self.now, PACE)
+        assert following == next_plan(
+            self.plan, list(self.members.values())[::-1], self.now, PACE, seconds=True
+        )
         before, later = self.plan.pod_map, following.pod_map
         assert later.epoch == before.epoch + 1
         assert apply(before, difference(before, later)) == later

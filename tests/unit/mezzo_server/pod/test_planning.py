@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from mezzo.errors import TooLarge
 from mezzo.placement.pod_map import ShardState
 from mezzo_server.metadata.engine import Write
-from mezzo_server.pod.planning import GATHER_S
+from mezzo_server.pod import planning
+from mezzo_server.pod.plan_format import encode_plan
+from mezzo_server.pod.planning import GATHER_S, UNPLANNED_S
 from mezzo_server.pod.records import SETTINGS, Settings
 from mezzo_server.pod.steps import Commit
 from tests.unit.mezzo_server.pod.rig import LOG2, POD, Planner, World, at_once, write_settings
@@ -77,6 +80,33 @@ def test_draining_and_the_change_of_mind(world):
     world.run(1)
     assert states(world)[1] is ShardState.SERVING
     assert one.slots()
+
+
+def test_maps_say_who_has_second_copies_unless_that_makes_them_too_large(world, monkeypatch):
+    first = world.planner()
+    for number in (1, 2, 3):
+        world.shard(number)
+    world.run(GATHER_S + 1)
+    table, seconds = world.plan().pod_map.table, world.plan().pod_map.seconds
+    assert all(owner != second for owner, second in zip(table, seconds, strict=True))
+
+    def encode(plan):
+        if plan.pod_map.seconds:
+            raise TooLarge("a plan of too many bytes")
+        return encode_plan(plan)
+
+    monkeypatch.setattr(planning, "encode_plan", encode)
+    world.shard(4)
+    world.run(UNPLANNED_S + 3)
+    assert states(world)[4] is ShardState.JOINING
+    assert not world.plan().pod_map.seconds
+    assert [why for _, why in world.complaints] == ["a plan of too many bytes"]
+    # Another that has not tried it yet does, and gives in: the two do not take turns.
+    epoch = world.epoch
+    world.actors.remove(first)
+    world.planner()
+    world.run(60)
+    assert world.epoch == epoch
 
 
 def test_two_planners_make_one_plan(world):
