@@ -21,11 +21,12 @@ NATIVE := setup.py $(filter-out %/ring.c %/pool.c %/rendezvous.c,$(wildcard $(ad
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench build clean distclean native proto proto-lint
+.PHONY: help demo demo-pod test lint format bench build clean distclean native proto proto-lint
 
 help:
 	@echo "make demo    start a node, replay a trace through it, kill its shard, check what is left"
 	@echo "             (TRACE=file for a trace of yours; without one, a workload fitted to a real one)"
+	@echo "make demo-pod  the same with an etcd and a pod of two nodes, of which one is killed and comes back"
 	@echo "make test    the test suite (ARGS for pytest)"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix"
@@ -36,6 +37,9 @@ help:
 
 demo: $(VENV)/.stamp-demo $(VENV)/.stamp-install
 	@$(BIN)/mezzo demo $(TRACE) $(ARGS)
+
+demo-pod: $(VENV)/.stamp-demo $(VENV)/.stamp-install
+	@etcd=$$(.ci/etcd $(VENV)/etcd) && $(BIN)/mezzo demo-pod $(TRACE) --etcd "$$etcd" $(ARGS)
 
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	@.ci/etcd $(VENV)/etcd >/dev/null || echo "tests of the metadata engine on etcd are skipped"

@@ -45,7 +45,7 @@ PANELS = {
     "Tenants": ("tenant", "namespace", "credential"),
     "Use": ("put", "get", "lookup", "rm"),
     "Inspect": ("stat", "events", "top", "doctor", "check", "device", "config"),
-    "Measure": ("kvsize", "demo", "bench", "replay", "workload", "simulate"),
+    "Measure": ("kvsize", "demo", "demo-pod", "bench", "replay", "workload", "simulate"),
     "Shell": ("completion",),
 }
 PANEL_OF_OTHERS = "More"
@@ -61,6 +61,7 @@ OWN_COMMANDS = {
     "device": "mezzo.cli.device",
     "kvsize": "mezzo.cli.kvsize",
     "demo": "mezzo.cli.demo",
+    "demo-pod": "mezzo.cli.demo_pod",
     "bench": "mezzo.cli.bench",
     "replay": "mezzo.cli.replay",
     "workload": "mezzo.cli.workload",

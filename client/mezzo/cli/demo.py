@@ -165,7 +165,7 @@ def demo(
     if hot_bytes < 0:
         hot_bytes = choose_hot(capacity_bytes, free_memory_bytes())
     results = opt.results_folder(out, "mezzo-replay")
-    with _terminable(), tempfile.TemporaryDirectory(prefix="mezzo-demo-", dir=base) as scratch:
+    with terminable(), tempfile.TemporaryDirectory(prefix="mezzo-demo-", dir=base) as scratch:
         listen = f"unix://{scratch}/s" if transport is Transport.SHM else "tcp://127.0.0.1:0"
         settings = NodeSettings(
             device=f"{scratch}/device.mezzo", capacity_bytes=capacity_bytes, listen=[listen],
@@ -238,6 +238,7 @@ def _demo(
     import time
 
     from mezzo.replay import tenants
+    from mezzo.replay.metrics import read_metrics
     from mezzo.replay.node import NodeProcess
     from mezzo.replay.payload import Pattern
     from mezzo.replay.verify import present_blocks, verify
@@ -271,7 +272,7 @@ def _demo(
             there = present_blocks(client, trace, options)
         through = _through_grpc(node)
         isolation = tenants.look(node.grpc, node.tokens, there, Pattern(options.block_bytes, options.salt))
-        series = _series(node.metrics.get("shard", ""))
+        series = len(read_metrics(node.metrics.get("shard", "")))
         metrics = node.metrics
     restart = Restart(
         before=len(before),
@@ -345,20 +346,6 @@ def _through_grpc(node: NodeProcess) -> Through:
     return Through(node.grpc, GRPC_BYTES, put_s * 1000, get_s * 1000, wrong)
 
 
-def _series(url: str) -> int:
-    """How many values a page of metrics has; 0 where there is none."""
-    from urllib.request import ProxyHandler, build_opener
-
-    if not url.startswith("http://127.0.0.1:"):
-        return 0
-    try:
-        with build_opener(ProxyHandler({})).open(url, timeout=5) as page:
-            lines = page.read(4 * MIB).splitlines()
-    except OSError:
-        return 0
-    return sum(1 for line in lines if line and not line.startswith(b"#"))
-
-
 def _show(shown: Shown) -> None:
     restart, through = shown.restart, shown.grpc
     back = f"{restart.after:,} of {restart.before:,} chunks are there;"
@@ -399,7 +386,7 @@ def _show_next(trace: Trace) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Let SIGTERM unwind like an error, so that node and device file do not stay behind."""
 
     def leave(number: int, _: FrameType | None) -> None:

@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
-import msgspec
 from msgspec import Struct
 
 from mezzo.errors import Unavailable
+from mezzo.replay.program import STOP_SECONDS, Program, server_command
 
-STOP_SECONDS = 30.0
-READY_BYTES_MAX = 64 * 1024
 POLL_S = 0.01
 
 
@@ -53,10 +47,8 @@ class NodeProcess:
         """
         self._settings = settings
         self._config = folder / "node.toml"
-        self._log = log
-        self._start_s = start_s
-        self._process: subprocess.Popen[bytes] | None = None
-        self._reader: threading.Thread | None = None
+        command = server_command("serve", "--json", "--config", str(self._config))
+        self._program = Program("the node", command, log=log, start_s=start_s)
         self.tokens: dict[str, str] = {}
         """by tenant"""
         self.operator_token = ""
@@ -144,82 +136,20 @@ class NodeProcess:
     def start(self) -> None:
         """Start the process and wait until it serves. Raises `Unavailable` if it does not."""
         self._write_config()
-        command = [sys.executable, "-m", "mezzo_server", "serve", "--json", "--config", str(self._config)]
-        # Settings of a node of yours are not meant for this one.
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("MEZZO_")}
         if self._settings.tenants:
-            self._make_tenants(environ)
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environ
-            )
-        self._process = process
-        if process.stdout is None:
-            raise Unavailable("no pipe to the node")
-        lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
-        self._reader.start()
-        try:
-            line = lines.get(timeout=self._start_s)
-        except queue.Empty:
-            self.stop()
-            raise Unavailable(
-                f"the node was not ready after {self._start_s:g} s{self._last_words()}"
-            ) from None
-        if not line:
-            self.stop()
-            raise Unavailable(f"the node did not start{self._last_words()}")
-        try:
-            self.ready = msgspec.json.decode(line, type=dict[str, object])
-        except msgspec.DecodeError:
-            self.stop()
-            raise Unavailable(f"the node said {line[:200]!r} where one line of JSON was due") from None
+            self._make_tenants()
+        self.ready = self._program.start()
 
-    def _make_tenants(self, environ: dict[str, str]) -> None:
+    def _make_tenants(self) -> None:
         """As an operator does before the first start."""
         for tenant in self._settings.tenants:
-            made = self._operator(environ, "tenant", "create", tenant)
+            made = self._operator("tenant", "create", tenant)
             self.tokens[tenant] = made["credential"]["token"]
-        self.operator_token = self._operator(environ, "credential", "issue", "--operator")["token"]
+        self.operator_token = self._operator("credential", "issue", "--operator")["token"]
 
-    def _operator(self, environ: dict[str, str], *arguments: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "mezzo_server", *arguments, "--json", "--config", str(self._config)]
-        done = subprocess.run(command, capture_output=True, env=environ, timeout=self._start_s, check=False)
-        if done.returncode:
-            raise Unavailable(f"{' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
-        return msgspec.json.decode(done.stdout, type=dict[str, Any])
+    def _operator(self, *arguments: str) -> dict[str, Any]:
+        return self._program.run(*arguments, "--json", "--config", str(self._config))
 
     def stop(self) -> None:
         """Ask it to stop (SIGTERM) and wait; kill it if it takes too long. Harmless if it has ended."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._end()
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.wait()
-            if self._reader is not None:
-                self._reader.join(STOP_SECONDS)
-            if self._process.stdout is not None:
-                self._process.stdout.close()
-        self._process = None
-
-    def _last_words(self) -> str:
-        """The last line of its log, to go at the end of an error."""
-        try:
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return f": {lines[-1]}" if lines else f" and said nothing ({self._log})"
-
-
-def _read(stream: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
-    """Pass on the first line (empty at the end of the stream), drop the rest so that none waits."""
-    lines.put(stream.readline(READY_BYTES_MAX))
-    while stream.read(READY_BYTES_MAX):
-        pass
+        self._program.stop()

@@ -39,7 +39,7 @@ def write_plot(report: Report, path: Path) -> None:
         )  # fmt: skip
     highest = max((window.hit_rate_max for window in report.timeline), default=0.0)
     hit_rate.set_ylim(0, min(100.0, max(10.0, 115 * highest)))
-    _finish(hit_rate, "blocks hit", "percent")
+    finish(hit_rate, "blocks hit", "percent")
 
     throughput.plot(
         middles, [window.got_gb_per_s for window in report.timeline], color=BLUE,
@@ -50,12 +50,12 @@ def write_plot(report: Report, path: Path) -> None:
         label=f"put ({report.put_bytes / 1e9:.1f} GB in all)",
     )  # fmt: skip
     throughput.set_ylim(bottom=0)
-    _finish(throughput, "payload moved", "GB/s")
+    finish(throughput, "payload moved", "GB/s")
 
     rates = [window.requests / (window.end_s - window.start_s) for window in report.timeline]
     requests.plot(middles, rates, color=GREEN, label=f"requests ({report.requests:,} in all)")
     requests.set_ylim(bottom=0)
-    _finish(requests, "requests served", "per second")
+    finish(requests, "requests served", "per second")
     requests.set_xlabel("time since the start of the replay (s)")
     requests.set_xlim(0, max(report.duration_s, 1e-9))
 
@@ -70,7 +70,8 @@ def _hot_rate(report: Report) -> float:
     return got / max(1, report.references)
 
 
-def _finish(axes: Axes, title: str, unit: str) -> None:
+def finish(axes: Axes, title: str, unit: str) -> None:
+    """Title, unit, grid and legend, the same in all pictures."""
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_ylabel(unit)
     axes.grid(visible=True, alpha=0.3)

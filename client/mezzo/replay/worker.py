@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from mezzo.errors import Busy, DeadlineExceeded, Gone
+from mezzo.errors import Busy, DeadlineExceeded, Gone, RegionError, Unavailable
 from mezzo.replay.figures import Served
 from mezzo.replay.payload import Pattern
 from mezzo.replay.trace import Request
@@ -64,6 +64,8 @@ class ReplayOptions(Struct, frozen=True, kw_only=True):
     """another salt, other keys and bytes: nothing that an earlier replay left is a hit"""
     in_place: bool = False
     """read hot chunks where they lie, under a lease, instead of getting them (shared memory only)"""
+    rides_out: bool = False
+    """a call that no shard answers is counted, and its blocks are misses; otherwise it ends the run"""
 
 
 class Wrong(Struct, frozen=True):
@@ -99,6 +101,8 @@ class Tally(Struct):
     """answers "busy"; the call was repeated"""
     given_up: int = 0
     """calls that failed by their deadline, or were busy for `BUSY_WAIT_S_MAX`"""
+    unreached: int = 0
+    """calls that no shard answered, where the run rides that out"""
     late_s_max: float = 0.0
     """scaled time: by how much the latest request began too late"""
     lookup_s: list[float] = []
@@ -138,9 +142,13 @@ class Worker:
         self._clock = clock
         self._stop = stop
         self._in_place = options.in_place
-        slots = max(1, REGION_BYTES // size)
-        self.slots = slots
-        self._region = client.region(slots * size)
+        self._rides_out = options.rides_out
+        self.slots = max(1, REGION_BYTES // size)
+        self._open_region()
+
+    def _open_region(self) -> None:
+        size, slots = self.pattern.block_bytes, self.slots
+        self._region = self._client.region(slots * size)
         self._extents = [self._region[i * size : (i + 1) * size] for i in range(slots)]
         self._views = [self._region.view[i * size : (i + 1) * size] for i in range(slots)]
 
@@ -287,7 +295,7 @@ class Worker:
         tally.put_bytes += done.stored * pattern.block_bytes
 
     def _call(self, durations: list[float], call: Callable[[], T]) -> T | None:
-        """The answer, or None where it was not to be had in time.
+        """The answer, or None where it was not to be had in time, or from nobody.
 
         Waits while the server is busy; that is part of the latency.
         """
@@ -304,6 +312,19 @@ class Worker:
                         return None
                 except DeadlineExceeded:
                     self.tally.given_up += 1
+                    return None
+                except Unavailable:
+                    if not self._rides_out:
+                        raise
+                    self.tally.unreached += 1
+                    return None
+                except RegionError:
+                    # A shard that was lost may be writing to it until its process has gone for good.
+                    if not self._rides_out:
+                        raise
+                    self.tally.unreached += 1
+                    self.close()
+                    self._open_region()
                     return None
         finally:
             durations.append(self._clock() - start_s)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mezzo.errors import Busy, DeadlineExceeded, InvalidArgument, Unavailable
+from mezzo.errors import Busy, DeadlineExceeded, InvalidArgument, RegionError, Unavailable
 from mezzo.replay import worker as worker_module
 from mezzo.replay.figures import latency
 from mezzo.replay.report import Report, encode_report, make_report, tables
@@ -86,6 +86,56 @@ def test_the_books_balance_whatever_is_evicted(lists: list[list[int]], room: int
     assert tally.got_bytes >= tally.hits * BLOCK
     assert sum(one.hits for one in tally.served) == tally.hits
     assert sum(one.seen_before for one in tally.served) == trace.summary().seen_before
+
+
+class AwayForAWhile(FakeClient):
+    """Nobody answers its calls 3 to 5."""
+
+    calls = 0
+
+    def lookup(self, keys: Sequence[bytes], **options: Any) -> Any:  # type: ignore[override]
+        self._one()
+        return super().lookup(keys, **options)
+
+    def put(self, keys: Sequence[bytes], sources: Sequence[Any], **options: Any) -> Any:  # type: ignore[override]
+        self._one()
+        return super().put(keys, sources, **options)
+
+    def _one(self) -> None:
+        AwayForAWhile.calls += 1
+        if 3 <= AwayForAWhile.calls <= 5:
+            raise Unavailable("nobody")
+
+
+def test_who_rides_it_out_counts_calls_that_nobody_answers_as_misses() -> None:
+    AwayForAWhile.calls = 0
+    with pytest.raises(Unavailable):
+        replay(CHAT, FakeStore(PLENTY), AwayForAWhile)
+    AwayForAWhile.calls = 0
+    tally = replay(CHAT, FakeStore(PLENTY), AwayForAWhile, rides_out=True).tally
+    # Of the second request the lookup and the put, of the third the lookup.
+    assert (tally.requests, tally.unreached, tally.refused) == (5, 3, 4)
+    assert (tally.hits, tally.wrong_bytes) == (2, 0)
+
+
+class SpoilsARegion(FakeClient):
+    """The memory of its first get may still be written to by somebody, and is not taken again."""
+
+    bad: Any = None
+
+    def get(self, keys: Sequence[bytes], targets: Sequence[Any], **options: Any) -> Any:  # type: ignore[override]
+        self.bad = self.bad or targets[0].region
+        if targets[0].region is self.bad:
+            raise RegionError("may still be written to")
+        return super().get(keys, targets, **options)
+
+
+def test_who_rides_it_out_takes_another_region_if_one_may_still_be_written_to() -> None:
+    with pytest.raises(RegionError):
+        replay(CHAT, FakeStore(PLENTY), SpoilsARegion)
+    tally = replay(CHAT, FakeStore(PLENTY), SpoilsARegion, rides_out=True).tally
+    assert (tally.requests, tally.unreached, tally.wrong_bytes) == (5, 1, 0)
+    assert tally.hits == 7 - 2
 
 
 # -- a store that lies ---------------------------------------------------------------------------

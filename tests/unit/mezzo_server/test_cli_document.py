@@ -32,7 +32,7 @@ from mezzo_server.doctor.examine import Section
 from mezzo_server.setup.proposal import Choice, DeviceSeen, MachineSeen, Proposal
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
-SECTIONS = dict(re.findall(r"^### mezzo ([\w ]+)\n(.*?)(?=^##|\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^### mezzo ([\w -]+)\n(.*?)(?=^##|\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
