@@ -80,8 +80,12 @@ def _check_pod(config: NodeConfig) -> None:
     for name, text in (("node", pod.node), ("rack", pod.rack)):
         if len(text) > NAME_CHARACTERS_MAX or not (text.isprintable() and text == text.strip()):
             raise InvalidArgument(f"pod.{name}: {text!r} is no name")
+    for text in pod.advertise:
+        told = _named("pod.advertise", text, parse_address)
+        if told.is_wildcard or (told.path is None and not told.port):
+            raise InvalidArgument(f"pod.advertise: {text} is no address that others could be told")
     wildcards = [text for text in config.shard.listen if parse_address(text).is_wildcard]
-    if wildcards and not pod.host:
+    if wildcards and not pod.host and not pod.advertise:
         raise InvalidArgument(
             f"shard.listen: {wildcards[0]} is no address that others could be told: set pod.host to the name or "
             "address by which they reach this node"

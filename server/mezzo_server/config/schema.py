@@ -342,6 +342,9 @@ class PodConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """name of what fails together with other nodes; empty: not known"""
     host: str = ""
     """name or address by which others reach this node, for addresses of ``shard.listen`` that name all of a host's"""
+    advertise: list[str] = []
+    """where others reach the node's shards, if not at ``shard.listen``: behind ports that are forwarded, say. Ports and
+    paths are counted up for several shards, as those of ``shard.listen`` are"""
     lease_s: Annotated[float, Meta(ge=3, le=3600)] = 90.0
     """a shard that the metadata have not heard of for so long has left; it stops serving a fifteenth of it earlier"""
     slots_log2: Annotated[int, Meta(ge=4, le=18)] = 16

@@ -66,6 +66,7 @@ def shard_settings(config: NodeConfig, number: int) -> NodeConfig:
         shard=_shard(config.shard, number, count),
         tls=_tls(config.tls, count),
         metrics=_metrics(config, number),
+        pod=replace(config.pod, advertise=[numbered(text, number) for text in config.pod.advertise]),
     )
 
 

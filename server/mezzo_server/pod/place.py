@@ -21,12 +21,13 @@ def reached_at(listening: Sequence[str], pod: PodConfig) -> tuple[str, ...]:
     """Addresses for the pod's map, the best first.
 
     Unix sockets are among them: a client looks whom it meets there, since another host may have another shard there.
+    Where the settings say what is told (``pod.advertise``), it is that.
 
     Raises:
         InvalidArgument: the shard listens on all addresses of the host, and the settings name none.
     """
     told = []
-    for text in listening:
+    for text in pod.advertise or listening:
         address = parse_address(text)
         if address.is_wildcard:
             if not pod.host:

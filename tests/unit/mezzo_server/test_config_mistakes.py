@@ -63,6 +63,10 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         "pod.enabled = true\nmetadata.engine = 'etcd://e:2379/m'\nshard.listen = ['tcp://0.0.0.0:7700']",
         ("tcp://0.0.0.0:7700", "pod.host"),
     ),
+    "a pod told of no address": (
+        "[pod]\nenabled = true\nadvertise = ['tcp://0.0.0.0:7700']\n[metadata]\nengine = 'etcd://e:2379/m'",
+        ("pod.advertise: tcp://0.0.0.0:7700",),
+    ),
     "a node of no name": (
         "[pod]\nenabled = true\nnode = ' n'\n[metadata]\nengine = 'etcd://e:2379/m'",
         ("pod.node: ' n' is no name",),

@@ -12,6 +12,7 @@ from mezzo_server.config import (
     Limits,
     MetricsConfig,
     NodeConfig,
+    PodConfig,
     ShardConfig,
     SupervisorConfig,
     TlsConfig,
@@ -42,6 +43,14 @@ def test_addresses_are_numbered_and_metrics_pass_over_what_is_taken():
     )
     with pytest.raises(InvalidArgument, match="no port 65536"):
         numbered("tcp://127.0.0.1:65535", 1)
+
+
+def test_what_a_pod_is_told_is_numbered_too():
+    config = node(3, pod=PodConfig(advertise=["tcp://gpu-1:9000"]))
+    assert [shard_settings(config, number).pod.advertise for number in (0, 2)] == [
+        ["tcp://gpu-1:9000"],
+        ["tcp://gpu-1:9002"],
+    ]
 
 
 def test_memory_threads_and_rates_are_divided():

@@ -128,6 +128,8 @@ def test_where_others_reach_a_shard():
     assert reached_at(listening, PodConfig(host="gpu-1")) == (
         "unix:///run/mezzo.sock", "tcp://gpu-1:7700", "tcps://gpu-1:7701", "tcp://10.0.0.9:7702",
     )  # fmt: skip
+    elsewhere = PodConfig(advertise=["tcp://10.0.0.8:9000"])
+    assert reached_at(listening, elsewhere) == ("tcp://10.0.0.8:9000",)
     with pytest.raises(InvalidArgument, match=r"pod\.host"):
         reached_at(listening, PodConfig())
     assert node_name(PodConfig(node="n")) == "n"
