@@ -9,9 +9,11 @@ import grpc
 import pytest
 
 from mezzo.errors import Unavailable
+from mezzo_server.metadata import calling
+from mezzo_server.metadata.calling import Refused
 from mezzo_server.metadata.etcd import calls
 from mezzo_server.metadata.etcd import etcd_pb2 as api
-from mezzo_server.metadata.etcd.calls import EtcdCalls, Refused
+from mezzo_server.metadata.etcd.calls import EtcdCalls
 from mezzo_server.metadata.etcd.place import parse_place
 
 AUTHENTICATE = calls.AUTHENTICATE.path
@@ -63,9 +65,9 @@ class Played:
 def made(tmp_path: Path, channel: Played, monkeypatch: pytest.MonkeyPatch) -> EtcdCalls:
     password = tmp_path / "password"
     password.write_text("p")
-    monkeypatch.setattr(calls, "PAUSE_S", 0.0)
+    monkeypatch.setattr(calling, "PAUSE_S", 0.0)
     etcd = EtcdCalls(parse_place(f"etcd://me@127.0.0.1:1/mezzo?password_file={password}"), 5.0)
-    etcd._members = [calls._Member(channel, "played")]  # type: ignore[arg-type]
+    etcd._members = [calling.Member(channel, "played")]  # type: ignore[arg-type]
     return etcd
 
 

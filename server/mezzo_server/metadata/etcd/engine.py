@@ -10,16 +10,16 @@ defragmented; docs/metadata.md says so.)
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 import grpc
 import structlog
 
 from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable
+from mezzo_server.metadata.calling import CALL_S, Refused
 from mezzo_server.metadata.engine import (
     LEASES_MAX,
     Change,
@@ -36,7 +36,7 @@ from mezzo_server.metadata.engine import (
 )
 from mezzo_server.metadata.etcd import calls
 from mezzo_server.metadata.etcd import etcd_pb2 as api
-from mezzo_server.metadata.etcd.calls import CALL_S, PAUSE_S, EtcdCalls, Refused
+from mezzo_server.metadata.etcd.calls import EtcdCalls
 from mezzo_server.metadata.etcd.place import EtcdPlace
 
 log = structlog.get_logger("mezzo.metadata")
@@ -122,11 +122,8 @@ class EtcdEngine(Engine):
                 return False
             except Refused:
                 raise
-            except Unavailable:
-                self._calls.next_member()
-                if self._calls.closed or time.monotonic() + PAUSE_S >= until:
-                    raise
-                await asyncio.sleep(PAUSE_S)
+            except Unavailable as error:
+                await self._calls.another(until, error)
 
     async def revoke(self, lease: int) -> None:
         try:
@@ -137,31 +134,20 @@ class EtcdEngine(Engine):
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Change]]:
         check_key(prefix or "-")
         key, end = self._range(prefix)
-        down_since: float | None = None
-        while True:
-            try:
-                await self._check_kept(after)
-                # From `after` itself on, which was seen: a compaction up to it takes nothing that was not, and one
-                # beyond it is told of.
-                create = api.WatchCreateRequest(key=key, range_end=end, start_revision=max(1, after))
-                request = api.WatchRequest(create_request=create)
-                async with aclosing(self._calls.stream(calls.WATCH, request)) as answers:
-                    async for answer in answers:
-                        changes = self._changes(answer, after)
-                        down_since = None
-                        if changes:
-                            after = changes[-1].revision
-                            yield changes
-            except (Compacted, Refused):
-                raise
-            except Unavailable:
-                if self._calls.closed:
-                    return  # as watches of every engine end
-                now = time.monotonic()
-                down_since = now if down_since is None else down_since
-                if now - down_since > self._calls.call_s:
-                    raise
-                await asyncio.sleep(PAUSE_S)
+
+        async def begin(after: int) -> AsyncGenerator[list[Change], None]:
+            await self._check_kept(after)
+            # From `after` itself on, which was seen: a compaction up to it takes nothing that was not, and one
+            # beyond it is told of.
+            create = api.WatchCreateRequest(key=key, range_end=end, start_revision=max(1, after))
+            request = api.WatchRequest(create_request=create)
+            async with aclosing(self._calls.stream(calls.WATCH, request)) as answers:
+                async for answer in answers:
+                    yield self._changes(answer, after)
+
+        async with aclosing(self._calls.follow(after, begin)) as told:
+            async for changes in told:
+                yield changes
 
     async def close(self) -> None:
         self._calls.close()
