@@ -20,6 +20,7 @@ from mezzo_server.metadata.etcd.place import parse_place
 from mezzo_server.metadata.opening import make_engine
 from tests.contract.certificates import Authority
 from tests.contract.metadata import MetadataContract, Rig, put, take
+from tests.contract.metadata_service import ServiceRig
 from tests.integration.etcd_members import find_etcd, running_etcd
 
 pytestmark = pytest.mark.skipif(not find_etcd(), reason="there is no etcd, and none could be fetched")
@@ -96,12 +97,21 @@ class TestEtcdEngine(MetadataContract):
     def test_a_watch_from_what_is_not_kept_is_told_so(self, rig):
         async def work(engine):
             revisions = [await put(engine, f"{n}") for n in range(6)]
-            rig.ask(calls.COMPACT, api.CompactionRequest(revision=revisions[2], physical=True))
+            getattr(rig, "inner", rig).ask(
+                calls.COMPACT, api.CompactionRequest(revision=revisions[2], physical=True)
+            )
             with pytest.raises(Compacted):
                 await take(engine.watch("", revisions[1]), 1)
             assert [c.key for c in await take(engine.watch("", revisions[2]), 3)] == ["3", "4", "5"]
 
         self.run(rig, work)
+
+
+class TestServiceOverEtcd(TestEtcdEngine):
+    examples = 2
+
+    def make(self) -> Rig:
+        return ServiceRig(EtcdRig(self.cluster))
 
 
 def test_a_lease_that_nobody_keeps_ends(etcd):

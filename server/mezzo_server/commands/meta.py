@@ -1,14 +1,23 @@
-"""`mezzo meta`: the metadata engine itself."""
+"""`mezzo meta`: the metadata engine itself, and the service over it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from mezzo.cli.output import json_result, remark, result
+from mezzo_server.commands.options import LOG_FLAGS, Flag, Settings, takes_settings
+from mezzo_server.commands.options import Json as Ready
+from mezzo_server.tls.grpc_version import only_tls_1_3
+
+if TYPE_CHECKING:
+    from mezzo_server.metadata.service.main import ServiceReadiness
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -26,10 +35,46 @@ class MigrationReport(msgspec.Struct, frozen=True):
 
 def register_meta(app: typer.Typer) -> None:
     """Add `mezzo meta` and the commands below it."""
-    group = typer.Typer(help="Look after the metadata engine.", no_args_is_help=True)
+    group = typer.Typer(help="Look after the metadata engine, and serve it to a pod.", no_args_is_help=True)
     group.callback()(lambda: None)
+    group.command("serve")(serve)
     group.command("migrate")(migrate)
     app.add_typer(group, name="meta")
+
+
+@takes_settings(
+    Flag("metadata_service.listen", metavar="HOST:PORT"),
+    Flag("metadata_service.engine", metavar="URL"),
+    Flag("metadata_service.secret_file", metavar="FILE"),
+    Flag("metadata_service.insecure"),
+    Flag("metrics.metadata", "--metrics", metavar="HOST:PORT"),
+    *LOG_FLAGS,
+    process="metadata",
+    supervised=True,
+)
+def serve(settings: Settings, *, json: Ready = False) -> None:
+    """Run a metadata service over an engine until SIGTERM or SIGINT."""
+    # What goes wrong is told by us, in one line; gRPC's own core would print a second one.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    only_tls_1_3()
+    from mezzo_server.metadata.service.main import serve as run
+
+    def announce(readiness: ServiceReadiness) -> None:
+        if json:
+            json_result(msgspec.json.encode(readiness))
+        else:
+            sys.stdout.write("\n".join(describe(msgspec.to_builtins(readiness))) + "\n")
+            sys.stdout.flush()
+
+    run(settings.node, announce)
+
+
+def describe(said: Mapping[str, object]) -> list[str]:
+    """The lines that say that a metadata service is ready."""
+    reached = "" if said.get("serving") else "  (its engine cannot be reached yet)"
+    lines = [f"mezzo metadata service ready (process {said.get('pid', '?')})"]
+    lines.append(f"  engine      {said.get('listen', '?')}{reached}")
+    return lines + ([f"  metrics     http://{said['metrics']}/metrics"] if said.get("metrics") else [])
 
 
 def migrate(

@@ -65,6 +65,10 @@ def _lines(readiness: NodeReadiness) -> list[str]:
             continue
         shard = msgspec.structs.replace(msgspec.convert(said, Readiness), metrics="")
         lines += describe(shard, name)
+    if readiness.metadata is not None:
+        from mezzo_server.commands.meta import describe as describe_metadata
+
+        lines += describe_metadata({**readiness.metadata, "metrics": ""})
     if readiness.frontend is not None:
         lines.append(f"mezzo frontend ready (process {readiness.frontend.get('pid', '?')})")
         for name, label in (("listen", "gRPC"), ("admin", "admin")):

@@ -24,6 +24,8 @@ class Guard:
     """the setting that says so; empty: there is none"""
     encrypt: str = "set tls.certificate and tls.key"
     """what would encrypt it"""
+    credentials: str = 'set metadata.engine, and access.anonymous = ""'
+    """what would authenticate callers"""
     elsewhere: str = ""
     """what is right where neither can be had"""
 
@@ -44,7 +46,7 @@ def check_reach(name: str, address: Address, guard: Guard) -> None:
         right.append(guard.encrypt)
     if not guard.authenticated:
         missing.append("lets in callers without a credential")
-        right.append(CREDENTIALS)
+        right.append(guard.credentials)
     if guard.elsewhere:
         right = [guard.elsewhere]
     said = " or ".join(
@@ -57,10 +59,6 @@ def check_reach(name: str, address: Address, guard: Guard) -> None:
         f"{name}: {address} can be reached from other hosts, and {' and '.join(missing)}: "
         f"{' and '.join(right)}{trusted}"
     )
-
-
-CREDENTIALS = 'set metadata.engine, and access.anonymous = ""'
-"""what would authenticate callers"""
 
 
 def authenticates(config: NodeConfig) -> bool:
@@ -88,6 +86,18 @@ def frontend_guard(config: NodeConfig) -> Guard:
         insecure=config.frontend.insecure,
         flag="--insecure",
         key="frontend.insecure",
+    )
+
+
+def service_guard(config: NodeConfig) -> Guard:
+    """Of the address of a metadata service."""
+    service = config.metadata_service
+    return Guard(
+        encrypted=bool(config.tls.certificate),
+        authenticated=bool(service.secret_file or service.client_ca),
+        insecure=service.insecure,
+        key="metadata_service.insecure",
+        credentials="set metadata_service.secret_file",
     )
 
 

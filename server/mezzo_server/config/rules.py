@@ -15,20 +15,22 @@ from mezzo_server.config.reach import (
     check_reach,
     frontend_guard,
     metrics_guard,
+    service_guard,
     shard_guard,
 )
 from mezzo_server.config.schema import NodeConfig
+from mezzo_server.config.service import check_service
 from mezzo_server.config.several import shard_name, shard_settings
 from mezzo_server.config.shards import parse_shard
 from mezzo_server.metadata.urls import MEMORY, check_url
 
-PROCESSES = ("supervisor", "shard", "frontend")
+PROCESSES = ("supervisor", "metadata", "shard", "frontend")
 
 
 def check_together(config: NodeConfig, process: str = "supervisor") -> None:
     """Every rule between keys, as far as they matter to what a process runs.
 
-    ``process`` is one of `PROCESSES`.  The supervisor runs all parts, but for a front-end that is switched
+    ``process`` is one of `PROCESSES`.  The supervisor runs all parts, but for those that are switched
     off; a shard of its own does not mind what its settings say of a front-end elsewhere.
 
     Raises:
@@ -39,11 +41,15 @@ def check_together(config: NodeConfig, process: str = "supervisor") -> None:
     _check_frontend(config)
     check_access(config)
     _check_metadata(config)
-    _check_pod(config)
     if process == "supervisor":
-        parts = {*PROCESSES} if config.frontend.enabled else {*PROCESSES} - {"frontend"}
+        enabled = {"frontend": config.frontend.enabled, "metadata": config.metadata_service.enabled}
+        parts = {part for part in PROCESSES if enabled.get(part, True)}
     else:
         parts = {process}
+    if "metadata" in parts:
+        check_service(config)
+    if parts != {"metadata"}:
+        _check_pod(config)
     # A shard that is started by itself is one, whatever else the node has.
     shards = _shards(config) if process == "supervisor" else [config]
     addresses = dict(_addresses(config, parts, shards))
@@ -184,6 +190,9 @@ def _addresses(
         for place, text in enumerate(shard.shard.listen):
             name = "shard.listen" if len(shard.shard.listen) == 1 else f"shard.listen[{place}]"
             yield name + of, _named("shard.listen", text, parse_address)
+    if "metadata" in parts:
+        name = "metadata_service.listen"
+        yield name, _named(name, config.metadata_service.listen, parse_host_port)
     if "frontend" in parts:
         listen = _named("frontend.listen", config.frontend.listen, parse_host_port)
         yield "frontend.listen", listen
@@ -211,6 +220,8 @@ def _check_reach(config: NodeConfig, addresses: dict[str, Address], process: str
     for name, address in addresses.items():
         if "shard." in name and "metrics." not in name:
             guard = shard_guard(config.shard, address, authenticated=authenticated)
+        elif name == "metadata_service.listen":
+            guard = service_guard(config)
         elif "frontend." in name and "metrics." not in name:
             guard = replace(frontend_guard(config), flag=flags["frontend"])
         else:

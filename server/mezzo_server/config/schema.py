@@ -326,9 +326,39 @@ class MetadataConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Where tenants, namespaces, quotas and credentials are kept (docs/metadata.md)."""
 
     engine: str = ""
-    """``sqlite:///path/of/a/file``; the same for all processes of a node. Empty: nowhere, and there is one tenant"""
+    """``sqlite:///path/of/a/file``, ``etcd[s]://``, or ``mezzo[s]://`` for a metadata service; the same for all processes of
+    a node. Empty: nowhere, and there is one tenant"""
     start_s: Seconds = 120.0
     """how long a shard waits for it when it starts; it serves nothing before it has read it"""
+
+
+class MetadataServiceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The metadata service: an engine behind gRPC, for processes of the pod that do not reach it themselves, and a planner
+    that goes on without front-ends (docs/metadata.md). With TLS if `[tls]` has a certificate.
+    """
+
+    enabled: bool = False
+    """whether `mezzo serve` runs one"""
+    listen: str = "127.0.0.1:7713"
+    """host:port; port 0: any free one"""
+    engine: str = ""
+    """the engine under it, ``sqlite://`` or ``etcd[s]://``; empty: `metadata.engine`"""
+    secret_file: str = ""
+    """file of secrets, one a line, of which callers show one: front-ends, shards and commands. Empty: everybody may call"""
+    shard_secret_file: str = ""
+    """file of secrets with which a process may do what a shard has to, and nothing else"""
+    client_ca: str = ""
+    """PEM file with the authorities of certificates that callers have to show, besides; empty: none are asked for"""
+    insecure: bool = False
+    """allow an address that other hosts can reach although it is not encrypted, or lets in who shows no secret"""
+    calls_max: Count = 4096
+    """calls at a time, watches among them; one more is refused"""
+    stall_s: Seconds = 20.0
+    """a caller that does not read what it asked for, for so long, is given up"""
+    health_s: Seconds = 1.0
+    """time between two looks at whether the engine answers"""
+    drain_s: Seconds = 2.0
+    """how long calls under way may take when it stops"""
 
 
 class PodConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -366,6 +396,8 @@ class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """metrics of the front-end"""
     supervisor: str = "127.0.0.1:7720"
     """metrics of the supervisor: what it started, and restarts"""
+    metadata: str = "127.0.0.1:7723"
+    """metrics of the metadata service"""
     insecure: bool = False
     """allow addresses that other hosts can reach"""
 
@@ -415,6 +447,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     frontend: FrontendConfig = FrontendConfig()
     tls: TlsConfig = TlsConfig()
     metadata: MetadataConfig = MetadataConfig()
+    metadata_service: MetadataServiceConfig = MetadataServiceConfig()
     pod: PodConfig = PodConfig()
     access: AccessConfig = AccessConfig()
     admin: AdminConfig = AdminConfig()

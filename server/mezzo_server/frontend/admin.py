@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -15,8 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from mezzo.errors import MezzoError
 from mezzo.frontend.exchange import SESSION_SERVICE, STORE_SERVICE
 from mezzo.frontend.naming import NAMESPACE_SERVICE
-from mezzo_server.frontend.numbers import FrontendNumbers
-from mezzo_server.frontend.shards import NodeShards
+from mezzo_server.frontend.numbers import CallNumbers
 
 log = structlog.get_logger("mezzo.frontend")
 
@@ -29,23 +29,39 @@ PROBE_S_MAX = 2.0
 
 
 class Health:
-    """Whether a shard can be reached, asked again and again. Owner of the health service's states."""
+    """Whether what is behind the calls can be reached, asked again and again. Owner of the health service's states."""
 
-    def __init__(self, shards: NodeShards, numbers: FrontendNumbers, *, every_s: float) -> None:
+    def __init__(
+        self,
+        ping: Callable[[float], Awaitable[object]],
+        numbers: CallNumbers,
+        *,
+        every_s: float,
+        what: str = "shard",
+        services: Sequence[str] = SERVICES,
+        answer_s: float = PROBE_S_MAX,
+    ) -> None:
+        """``ping`` asks it, and raises MezzoError if there is no answer within so many seconds, ``answer_s``."""
         self.servicer: Any = health.HealthServicer()
-        self._shards = shards
+        self.reason = "it was not asked yet"
+        """why it does not serve; empty: it does"""
+        self._ping = ping
         self._numbers = numbers
         self._every_s = every_s
+        self._what = what
+        self._services = services
+        self._answer_s = answer_s
         self._told: bool | None = None
 
     async def look(self) -> None:
-        """Ask the shards once, and tell: one that serves is enough, since of the others' chunks there are misses."""
+        """Ask once, and tell."""
         try:
-            await self._shards.ping(PROBE_S_MAX)
+            await self._ping(self._answer_s)
         except MezzoError as error:
-            await self._tell(False, str(error))
+            self.reason = str(error)
         else:
-            await self._tell(True, "")
+            self.reason = ""
+        await self._tell(not self.reason)
 
     async def watch(self) -> None:
         """Ask until cancelled."""
@@ -58,16 +74,16 @@ class Health:
         self._numbers.serving = False
         await self.servicer.enter_graceful_shutdown()
 
-    async def _tell(self, serving: bool, why: str) -> None:
+    async def _tell(self, serving: bool) -> None:
         if serving is self._told:
             return
         self._told = self._numbers.serving = serving
         if serving:
-            log.info("the shard serves")
+            log.info(f"the {self._what} serves")
         else:
-            log.warning("the shard cannot be reached", error=why)
+            log.warning(f"the {self._what} cannot be reached", error=self.reason)
         kinds = health_pb2.HealthCheckResponse
-        for service in SERVICES:
+        for service in self._services:
             await self.servicer.set(service, kinds.SERVING if serving else kinds.NOT_SERVING)
 
 

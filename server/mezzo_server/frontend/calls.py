@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -33,7 +33,7 @@ from mezzo_server.access.authentication import EVERYBODY
 from mezzo_server.access.principal import Principal, Reason, Refused
 from mezzo_server.frontend.caller import calling
 from mezzo_server.frontend.gate import Gate
-from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.numbers import CallNumbers
 from mezzo_server.frontend.permissions import NEEDS, Need
 from mezzo_server.frontend.shares import Shares
 
@@ -54,16 +54,29 @@ _STATUSES = {code.value[0]: code for code in grpc.StatusCode}
 class Calls:
     """Wraps handlers. Owner of the count of calls under way."""
 
-    def __init__(self, numbers: FrontendNumbers, calls_max: int, gate: Gate | None = None) -> None:
-        """Without a ``gate`` everybody passes, as where there is no metadata engine."""
+    def __init__(
+        self,
+        numbers: CallNumbers,
+        calls_max: int,
+        gate: Gate | None = None,
+        *,
+        needs: Mapping[str, Need] = NEEDS,
+        of: str = "frontend",
+    ) -> None:
+        """Without a ``gate`` everybody passes, as where there is no metadata engine.
+
+        ``needs``: what each method needs; ``of``: the table of settings that has ``calls_max``.
+        """
         self._gate = gate or Gate(None)
+        self._needs = needs
+        self._setting = f"{of}.calls_max"
         self._under_way: dict[asyncio.Task[Any], Principal] = {}
         self._unwelcome: set[asyncio.Task[Any]] = set()
         self.draining = False
         """no call is admitted any more"""
         self._numbers = numbers
         self._calls_max = calls_max
-        self._shares = Shares("calls are under way", calls_max, "frontend.calls_max")
+        self._shares = Shares("calls are under way", calls_max, self._setting)
 
     def unary(self, method: str, request: type[Message], answer: Answer) -> Callable[..., Awaitable[bytes]]:
         """A handler of raw bytes for one request and one answer."""
@@ -76,7 +89,7 @@ class Calls:
 
     def stream(self, method: str, work: Work) -> Callable[..., Awaitable[Any]]:
         """A handler for a call that streams in or out; ``work`` reads from and writes to its context."""
-        need = NEEDS[method]
+        need = self._needs[method]
 
         async def handle(data: Any, context: Context) -> Any:
             error: MezzoError
@@ -121,11 +134,11 @@ class Calls:
     def _admit(self) -> float:
         numbers = self._numbers
         if self.draining:
-            raise Unavailable("the front-end is stopping")
+            raise Unavailable("what was called is stopping")
         if numbers.calls_in_flight >= self._calls_max:
             numbers.refused += 1
             numbers.count_error("BUSY")
-            raise Busy(f"{self._calls_max} calls are under way (frontend.calls_max)")
+            raise Busy(f"{self._calls_max} calls are under way ({self._setting})")
         numbers.begin()
         return time.monotonic()
 
@@ -163,13 +176,13 @@ def keys_of(request: Any) -> list[bytes]:
     return list(request.keys)
 
 
-async def send(context: Context, message: bytes, stall_s: float) -> None:
+async def send(context: Context, message: bytes, stall_s: float, setting: str = "frontend.stall_s") -> None:
     """Send when the reader has room for it (flow control). DeadlineExceeded: it has read nothing for too long."""
     try:
         async with asyncio.timeout(stall_s):
             await context.write(message)
     except TimeoutError:
-        raise DeadlineExceeded(f"nothing was read for {stall_s:g} s (frontend.stall_s)") from None
+        raise DeadlineExceeded(f"nothing was read for {stall_s:g} s ({setting})") from None
 
 
 def time_left(context: Context) -> float:
@@ -189,4 +202,4 @@ def _ours(method: str, error: Exception) -> MezzoError:
     if isinstance(error, grpc.aio.UsageError | asyncio.InvalidStateError):
         return Unavailable("the call ended while it was answered")
     log.error("a call failed", method=method, exc_info=error)
-    return InternalError(f"{method} failed: {type(error).__name__}; the front-end's log says more")
+    return InternalError(f"{method} failed: {type(error).__name__}; the log of the process says more")

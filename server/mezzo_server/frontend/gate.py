@@ -124,6 +124,13 @@ def _authorization(context: Context) -> list[str]:
     return found
 
 
+def bearer(context: Context) -> str:
+    """The one secret that a caller shows as its bearer; empty: none, or several."""
+    found = _authorization(context)
+    scheme, _, shown = found[0].partition(" ") if len(found) == 1 else ("", "", "")
+    return shown if scheme.lower() == "bearer" else ""
+
+
 def _certificate(context: Context) -> bytes | None:
     """The client's certificate, which the handshake has verified; None: it showed none."""
     for certificate in context.auth_context().get(CERTIFICATE, ()):

@@ -21,12 +21,12 @@ import structlog
 from msgspec import Struct
 
 from mezzo import TLS, AsyncClient
-from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.errors import InvalidArgument
 from mezzo.pod import MapSource
 from mezzo_server.access.principal import Principal
 from mezzo_server.admin.messages import ADMIN_SERVICE
 from mezzo_server.admin.opening import audit_of, tenant_keys_of
-from mezzo_server.config import FrontendConfig, NodeConfig
+from mezzo_server.config import NodeConfig
 from mezzo_server.config.addresses import Address, host_and_port, parse_host_port
 from mezzo_server.config.reach import check_reach, frontend_guard
 from mezzo_server.config.shards import ShardTold, parse_shard
@@ -45,10 +45,10 @@ from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.pod import FrontendPod
 from mezzo_server.frontend.put import Puts
 from mezzo_server.frontend.room import Room
+from mezzo_server.frontend.serving import bind, loop_factory, server_options
 from mezzo_server.frontend.session import SessionHandlers, session_service
 from mezzo_server.frontend.shards import NodeShards
 from mezzo_server.frontend.store import NUMBERS_NAMESPACE, StoreHandlers, store_service
-from mezzo_server.frontend.tls import server_credentials
 from mezzo_server.frontend.way import Way
 from mezzo_server.metrics.calls import frontend_sample
 from mezzo_server.metrics.endpoint import Endpoint
@@ -58,8 +58,6 @@ from mezzo_server.tls.certificates import Certificates, opened
 log = structlog.get_logger("mezzo.frontend")
 
 CLIENT_NAME = "mezzo-frontend"
-KEEPALIVE_MS = 30_000
-KEEPALIVE_TIMEOUT_MS = 10_000
 CLOSE_GRACE_S = 0.2
 """for calls of the admin port, which may watch for ever"""
 ATTEND_S = 0.5
@@ -134,25 +132,30 @@ class Frontend:
         admin_text = settings.admin_listen or _next_port(listen)
         admin = _checked("frontend.admin_listen", admin_text, self._node)
         self.certificates = opened(self._node.tls, time.time)
-        self._health = Health(self.shards, self.numbers, every_s=settings.health_s)
+        self._health = Health(self.shards.ping, self.numbers, every_s=settings.health_s)
         if self.metadata is not None:
             await self.metadata.start()
         if self.pod is not None:
             self.pod.start()
         await self.access.start()
         guard = Guard(self.access.gate, refuse, OWN_SERVICES)
-        data_server = grpc.aio.server(interceptors=(guard,), options=server_options(settings))
+        data_server = grpc.aio.server(
+            interceptors=(guard,), options=server_options(settings.message_bytes_max, settings.calls_max)
+        )
         data_server.add_generic_rpc_handlers((self._store(), self._sessions(), self._naming()))
         add_health(data_server, self._health)
         own = (*OWN_SERVICES, f"/{ADMIN_SERVICE}/")
         admin_guard = Guard(self.access.gate, refuse, own)
-        admin_server = grpc.aio.server(interceptors=(admin_guard,), options=server_options(settings))
+        admin_server = grpc.aio.server(
+            interceptors=(admin_guard,),
+            options=server_options(settings.message_bytes_max, settings.calls_max),
+        )
         add_health(admin_server, self._health)
         if self.administration is not None:
             admin_server.add_generic_rpc_handlers((self.administration.service(),))
         add_tools(admin_server, () if self.administration is None else (ADMIN_SERVICE,))
         self._servers = [data_server, admin_server]
-        ports = [_bind(data_server, listen, self.certificates), _bind(admin_server, admin, self.certificates)]
+        ports = [bind(data_server, listen, self.certificates), bind(admin_server, admin, self.certificates)]
         self._endpoint = self._open_endpoint()
         await self._health.look()
         for server in self._servers:
@@ -295,7 +298,7 @@ def serve(config: NodeConfig, announce: Callable[[Readiness], None]) -> None:
     Raises:
         MezzoError: it could not start; the message says why in one line.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(config, announce))
 
 
@@ -314,21 +317,6 @@ async def _serve(config: NodeConfig, announce: Callable[[Readiness], None]) -> N
         await asked_to_stop.wait()
     finally:
         await frontend.stop()
-
-
-def server_options(settings: FrontendConfig) -> list[tuple[str, int]]:
-    """Options of a gRPC server."""
-    return [
-        ("grpc.max_receive_message_length", settings.message_bytes_max),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", settings.calls_max + 16),
-        # A second front-end on the same port is a mistake, not a way to share load.
-        ("grpc.so_reuseport", 0),
-        # A caller that vanished without a word is noticed, and its calls end.
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
 
 
 def _shards(config: NodeConfig) -> list[ShardTold]:
@@ -351,25 +339,3 @@ def _checked(name: str, text: str, config: NodeConfig) -> Address:
 
 def _next_port(listen: Address) -> str:
     return host_and_port(listen.host, listen.port + 1 if listen.port else 0)
-
-
-def _bind(server: grpc.aio.Server, address: Address, certificates: Certificates | None) -> int:
-    text = host_and_port(address.host, address.port)
-    try:
-        if certificates is None:
-            port = server.add_insecure_port(text)
-        else:
-            port = server.add_secure_port(text, server_credentials(certificates))
-    except RuntimeError:
-        port = 0
-    if not port:
-        raise Unavailable(f"cannot listen on {text}: it is in use, or no address of this host")
-    return port
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 
 METHODS = (
     "Put",
@@ -40,35 +41,23 @@ class Durations:
         self.seconds += seconds
 
 
-class FrontendNumbers:
-    """Totals since the start, and what is now. Written by the front-end's loop only."""
+class CallNumbers:
+    """Of calls: totals since the start, and what is now. Written by the loop that serves them only."""
 
-    def __init__(self) -> None:
-        self.calls = dict.fromkeys(METHODS, 0)
+    def __init__(self, methods: Iterable[str]) -> None:
+        self.calls = dict.fromkeys(methods, 0)
         """calls that ended, by method; well or not"""
         self.errors: dict[str, int] = {}
         """calls that ended with an error, by the name of its code; ``CANCELLED``: by the caller"""
-        self.seconds = {method: Durations() for method in METHODS}
+        self.seconds = {method: Durations() for method in self.calls}
         """from the first byte of a call to its end, by method"""
-        self.bytes_in = 0
-        """payload received in puts"""
-        self.bytes_out = 0
-        """payload sent in gets"""
         self.calls_in_flight = 0
         self.calls_in_flight_max = 0
         """the most there ever were at a time"""
         self.refused = 0
         """calls over calls_max"""
-        self.staging_refused = 0
-        """calls that found no staging memory in time"""
-        self.namespaces = 0
-        """with a connection to the shard"""
-        self.leases = 0
-        """held on behalf of callers"""
-        self.sessions = 0
-        """opened, in all"""
         self.serving = False
-        """whether the shard answered when it was last asked"""
+        """whether what is behind them answered when it was last asked"""
 
     def begin(self) -> None:
         """A call was admitted."""
@@ -86,3 +75,22 @@ class FrontendNumbers:
     def count_error(self, code: str) -> None:
         """Count an error by its code's name."""
         self.errors[code] = self.errors.get(code, 0) + 1
+
+
+class FrontendNumbers(CallNumbers):
+    """Those of a front-end."""
+
+    def __init__(self) -> None:
+        super().__init__(METHODS)
+        self.bytes_in = 0
+        """payload received in puts"""
+        self.bytes_out = 0
+        """payload sent in gets"""
+        self.staging_refused = 0
+        """calls that found no staging memory in time"""
+        self.namespaces = 0
+        """with a connection to the shard"""
+        self.leases = 0
+        """held on behalf of callers"""
+        self.sessions = 0
+        """opened, in all"""

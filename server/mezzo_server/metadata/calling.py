@@ -67,6 +67,8 @@ class Method(NamedTuple, Generic[Asked, Answered]):
     path: str
     asked: type[Asked]
     answered: type[Answered]
+    asks_once: bool = False
+    """of one whose answers are a stream: its requests are none"""
 
 
 class Trust(NamedTuple):
@@ -90,6 +92,8 @@ class Member:
 class MemberCalls(ABC):
     """The connections to all members. Owner of their channels; any event loop may call."""
 
+    attempt_s = ATTEMPT_S
+    probe_s = PROBE_S
     of_streams: Metadata = NOTHING
     """metadata of calls that are streams"""
 
@@ -164,7 +168,7 @@ class MemberCalls(ABC):
         for renewed in (False, True):
             member = await self._member(until)
             metadata = await self.credential(member)
-            attempt_s = max(0.05, min(ATTEMPT_S, until - time.monotonic()))
+            attempt_s = max(0.05, min(self.attempt_s, until - time.monotonic()))
             try:
                 if stream:
                     return await self._streamed(member, method, request, metadata, attempt_s)
@@ -192,7 +196,8 @@ class MemberCalls(ABC):
             yield request
             sent_all.wait()
 
-        call = _streaming(member.channel, method)(requests(), metadata=metadata)
+        asked = request if method.asks_once else requests()
+        call = _streaming(member.channel, method)(asked, metadata=metadata)
         with self._lock:
             self._streams.add(call)
         arrived: asyncio.Queue[Answered | Exception] = asyncio.Queue()
@@ -207,6 +212,8 @@ class MemberCalls(ABC):
                     loop.call_soon_threadsafe(arrived.put_nowait, answer)
             except grpc.RpcError as error:
                 last = self.meaning(error, member.endpoint)
+                if self.forget(error):
+                    last = Unavailable(str(last))
             except RuntimeError:
                 return  # the loop is closed: nobody listens any more
             with suppress(RuntimeError):
@@ -326,7 +333,7 @@ class MemberCalls(ABC):
     async def _probe(self, member: Member) -> str:
         """Why a member does not answer; empty: it does."""
         try:
-            await self.question(member, PROBE_S)
+            await self.question(member, self.probe_s)
         except grpc.RpcError as error:
             if error.code() in AWAY:
                 return details(error)
@@ -390,8 +397,9 @@ def _unary(channel: grpc.Channel, method: Method[Any, Any]) -> grpc.UnaryUnaryMu
     return channel.unary_unary(method.path, method.asked.SerializeToString, method.answered.FromString)
 
 
-def _streaming(channel: grpc.Channel, method: Method[Any, Any]) -> grpc.StreamStreamMultiCallable[Any, Any]:
-    return channel.stream_stream(method.path, method.asked.SerializeToString, method.answered.FromString)
+def _streaming(channel: grpc.Channel, method: Method[Any, Any]) -> Any:
+    begin = channel.unary_stream if method.asks_once else channel.stream_stream
+    return begin(method.path, method.asked.SerializeToString, method.answered.FromString)
 
 
 async def _done(call: Any) -> Any:

@@ -9,6 +9,8 @@ from mezzo_server.metadata.engine import Engine
 from mezzo_server.metadata.etcd.engine import EtcdEngine
 from mezzo_server.metadata.etcd.place import is_etcd, parse_place
 from mezzo_server.metadata.memory import MemoryEngine
+from mezzo_server.metadata.remote.engine import ServiceEngine
+from mezzo_server.metadata.remote.place import is_service, parse_service
 from mezzo_server.metadata.sqlite import SqliteEngine
 from mezzo_server.metadata.urls import MEMORY, SQLITE, check_url
 
@@ -26,4 +28,6 @@ def make_engine(url: str, *, create: bool = True) -> Engine:
         return MemoryEngine(time.monotonic)
     if is_etcd(url):
         return EtcdEngine(parse_place(url))
+    if is_service(url):
+        return ServiceEngine(parse_service(url))
     return SqliteEngine(Path(url.removeprefix(SQLITE)), time.time, create=create)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mezzo.errors import InvalidArgument
 from mezzo_server.metadata.etcd.place import is_etcd, parse_place
+from mezzo_server.metadata.remote.place import is_service, parse_service
 
 SQLITE = "sqlite://"
 MEMORY = "memory:"
@@ -17,10 +18,13 @@ def check_url(url: str) -> None:
     if is_etcd(url):
         parse_place(url)
         return
+    if is_service(url):
+        parse_service(url)
+        return
     if not url.startswith(SQLITE):
         raise InvalidArgument(
-            f"{url!r} names no metadata engine, as sqlite:///var/lib/mezzo/metadata.db and "
-            "etcd://10.0.0.1:2379/mezzo do"
+            f"{url!r} names no metadata engine, as sqlite:///var/lib/mezzo/metadata.db, etcd://10.0.0.1:2379/mezzo and "
+            "mezzo://10.0.0.1:7713 do"
         )
     path = url.removeprefix(SQLITE)
     if not path.startswith("/") or path.endswith("/") or "?" in path or "#" in path:

@@ -112,10 +112,11 @@ def by(pairs: Mapping[str, str], *, scale: float = 1.0) -> Numbers:
 
 def catalogue() -> Mapping[str, tuple[Metric, ...]]:
     """All metrics, by kind of process."""
-    from mezzo_server.metrics import frontend, shard, supervisor
+    from mezzo_server.metrics import frontend, metadata, shard, supervisor
 
     return {
         "shard": shard.METRICS,
         "frontend": frontend.METRICS,
         "supervisor": supervisor.METRICS,
+        "metadata": metadata.METRICS,
     }

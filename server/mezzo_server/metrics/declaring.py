@@ -37,3 +37,4 @@ class Declaring:
 SHARD = Declaring("shard")
 FRONTEND = Declaring("frontend")
 SUPERVISOR = Declaring("supervisor")
+METADATA = Declaring("metadata")

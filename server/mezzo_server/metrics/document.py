@@ -23,6 +23,7 @@ taken.
 | shard | `metrics.shard` | `127.0.0.1:7721` |
 | front-end | `metrics.frontend` | `127.0.0.1:7722` |
 | supervisor | `metrics.supervisor` | `127.0.0.1:7720` |
+| metadata service | `metrics.metadata` | `127.0.0.1:7723` |
 
 Empty: none. Port 0: any free one. Addresses that other hosts can reach need `metrics.insecure`: the
 pages are neither encrypted nor authenticated, and tell names of devices. An address in use keeps the
@@ -59,6 +60,7 @@ process.
 | `mezzo_shard_devices_fenced > 0` | a device failed and is not used any more |
 | `rate(mezzo_shard_errors_total{code="busy"}[5m]) > 0` | limits are met: see queues and staging below |
 | `rate(mezzo_shard_loop_held_seconds_total[5m]) > 0.8` | the shard's core is nearly used up |
+| `mezzo_metadata_serving == 0` for more than some seconds | a metadata service does not reach its engine |
 | `increase(mezzo_supervisor_part_restarts_total[1h]) > 0` | a process ended and was started again |
 
 Useful ratios: the hit rate is `1 - rate(mezzo_shard_get_chunks_total{outcome="miss"}[5m]) /
@@ -71,7 +73,12 @@ Device time of a request is the time from its first transfer handed to a device 
 own time is all the rest. A put over tcp waits for its client's payload, and a get over tcp for a client
 that reads: that is in the own time too.
 """
-TITLES = {"shard": "Shard", "frontend": "Front-end", "supervisor": "Supervisor"}
+TITLES = {
+    "shard": "Shard",
+    "frontend": "Front-end",
+    "supervisor": "Supervisor",
+    "metadata": "Metadata service",
+}
 CLOSING = """\
 ## Numbers of a shard that are no metric
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mezzo_server.metrics.catalog import Histograms, Metric, Table, one
 from mezzo_server.metrics.declaring import FRONTEND
 from mezzo_server.metrics.following import catalog_metrics
-from mezzo_server.metrics.pod import FRONTEND_POD_METRICS
+from mezzo_server.metrics.pod import planning_metrics
 from mezzo_server.metrics.tls import certificate_metrics
 
 METRICS: tuple[Metric, ...] = (
@@ -97,7 +97,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     *certificate_metrics(FRONTEND),
     *catalog_metrics(FRONTEND),
-    *FRONTEND_POD_METRICS,
+    *planning_metrics(FRONTEND),
     FRONTEND.gauge("uptime_seconds", "Time since the front-end's start.", one("uptime_s")),
     FRONTEND.gauge(
         "loop_stalled",

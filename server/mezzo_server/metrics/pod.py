@@ -1,9 +1,9 @@
-"""Metrics of a pod: where a shard stands in it, and what a front-end knows of it and plans."""
+"""Metrics of a pod: where a shard stands in it, and what who plans knows of it."""
 
 from __future__ import annotations
 
 from mezzo_server.metrics.catalog import Metric, by, one
-from mezzo_server.metrics.declaring import FRONTEND, SHARD
+from mezzo_server.metrics.declaring import SHARD, Declaring
 
 SHARD_POD_METRICS: tuple[Metric, ...] = (
     SHARD.gauge("pod_epoch", "Epoch of the map that the shard follows; 0: none.", one("pod_epoch")),
@@ -61,29 +61,32 @@ SHARD_POD_METRICS: tuple[Metric, ...] = (
     ),
 )
 
-FRONTEND_POD_METRICS: tuple[Metric, ...] = (
-    FRONTEND.gauge("pod_epoch", "Epoch of the map that clients are given; 0: none.", one("pod_epoch")),
-    FRONTEND.gauge("pod_members", "Shards that are registered.", one("pod_members")),
-    FRONTEND.gauge(
-        "pod_members_behind",
-        "Registered shards that have not said yet that they follow this map; no other map is made before.",
-        one("pod_members_behind"),
-        advice="Lasting: a shard does not follow, and holds up changes of the map until its lease ends.",
-    ),
-    FRONTEND.gauge(
-        "pod_slots_moved",
-        "Slots whose former owner is still asked.",
-        one("pod_slots_moved"),
-    ),
-    FRONTEND.counter("pod_plans", "Maps that this front-end made.", one("pod_plans")),
-    FRONTEND.counter("pod_plans_lost", "Maps that another front-end had made first.", one("pod_plans_lost")),
-    FRONTEND.gauge(
-        "pod_age_seconds",
-        "Time since the metadata last told of the pod; -1: never, or there is no pod.",
-        one("pod_age_s"),
-        advice="Over some 10 s: the engine is away. The last map stays.",
-    ),
-    FRONTEND.counter(
-        "pod_failures", "Attempts to reach the metadata for the pod that failed.", one("pod_failures")
-    ),
-)
+
+def planning_metrics(declare: Declaring) -> tuple[Metric, ...]:
+    """Of a process that plans."""
+    return (
+        declare.gauge("pod_epoch", "Epoch of the pod's map, as it is known here; 0: none.", one("pod_epoch")),
+        declare.gauge("pod_members", "Shards that are registered.", one("pod_members")),
+        declare.gauge(
+            "pod_members_behind",
+            "Registered shards that have not said yet that they follow this map; no other map is made before.",
+            one("pod_members_behind"),
+            advice="Lasting: a shard does not follow, and holds up changes of the map until its lease ends.",
+        ),
+        declare.gauge(
+            "pod_slots_moved",
+            "Slots whose former owner is still asked.",
+            one("pod_slots_moved"),
+        ),
+        declare.counter("pod_plans", "Maps that this process made.", one("pod_plans")),
+        declare.counter("pod_plans_lost", "Maps that another process had made first.", one("pod_plans_lost")),
+        declare.gauge(
+            "pod_age_seconds",
+            "Time since the metadata last told of the pod; -1: never, or there is no pod.",
+            one("pod_age_s"),
+            advice="Over some 10 s: the engine is away. The last map stays.",
+        ),
+        declare.counter(
+            "pod_failures", "Attempts to reach the metadata for the pod that failed.", one("pod_failures")
+        ),
+    )

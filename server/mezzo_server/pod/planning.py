@@ -55,8 +55,8 @@ NOTHING_PLANNED: Mapping[str, int | float] = {
 class Planning:
     """A `Machine`. Owner of a view of the pod; `view` is what it knows, while the engine is away too."""
 
-    def __init__(self, settings: Settings, complain: Complain, random: Callable[[], float]) -> None:
-        """``settings``: what the pod is made with, if there is none yet."""
+    def __init__(self, settings: Settings | None, complain: Complain, random: Callable[[], float]) -> None:
+        """``settings``: what the pod is made with, if there is none yet; None: it is waited for that somebody makes one."""
         self._settings = settings
         self._complain = complain
         self._random = random
@@ -94,6 +94,8 @@ class Planning:
             return Look(POD)
         view = self.view
         if view.settings is None:
+            if self._settings is None:
+                return self._wait(None, now)
             return Commit([Check(SETTINGS, 0)], [Write(SETTINGS, encode(self._settings))])
         plan, pace = view.present, view.settings.pace
         if plan is None or view.unreadable:
@@ -136,7 +138,7 @@ class Planning:
         if writing:
             self.plans_written += outcome.done
             self.plans_lost += not outcome.done
-        elif outcome.done and self.view.settings is not None:
+        elif outcome.done and (self._settings is None or self.view.settings is not None):
             return  # all is as it is known
         # Whoever wrote, and what: it is seen at the next look, and the watch goes on from there.
         self._loaded = False

@@ -26,6 +26,8 @@ PLAN = POD + "plan"
 ROSTER = POD + "roster"
 MEMBERS = POD + "members/"
 DRAINS = POD + "drain/"
+SHARD_WRITES = (MEMBERS, ROSTER)
+"""Beginnings of what shards write, and nothing else."""
 
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]

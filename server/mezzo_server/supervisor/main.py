@@ -30,7 +30,7 @@ from mezzo_server.supervisor.cores import deal_cores
 from mezzo_server.supervisor.devices import Dealt
 from mezzo_server.supervisor.looking import devices_of
 from mezzo_server.supervisor.plan import Action, PartReport, Plan
-from mezzo_server.supervisor.settings import FRONTEND, ProcessSettings
+from mezzo_server.supervisor.settings import FRONTEND, METADATA, ProcessSettings
 
 log = structlog.get_logger("mezzo.supervisor")
 
@@ -48,6 +48,8 @@ class NodeReadiness(Struct, frozen=True):
     """as the (first) shard said it"""
     frontend: dict[str, Any] | None
     """as the front-end said it; None: there is none"""
+    metadata: dict[str, Any] | None
+    """as the metadata service said it; None: there is none"""
     metrics: dict[str, str]
     """address of the metrics of each process that has them"""
     shards: list[dict[str, Any]]
@@ -59,9 +61,11 @@ def default_commands(config: NodeConfig, dealt: Dealt | None = None) -> dict[str
     count = config.supervisor.shards
     cores = _cores(config, dealt)
     commands = {}
+    if config.metadata_service.enabled:
+        commands[METADATA] = _command(METADATA, "meta", "serve")
     for number, own in enumerate(cores):
         name = shard_name(number, count)
-        commands[name] = _command("shard", name)
+        commands[name] = _command(name, "shard")
         if own is not None:
             commands[name] += ["--cores", format_cores(own)]
     if config.frontend.enabled:
@@ -69,9 +73,9 @@ def default_commands(config: NodeConfig, dealt: Dealt | None = None) -> dict[str
     return commands
 
 
-def _command(command: str, name: str) -> list[str]:
+def _command(name: str, *command: str) -> list[str]:
     shared = ["--json", "--resolved", "--parent", str(os.getpid()), "--name", name]
-    return [sys.executable, "-m", "mezzo_server", command, *shared]
+    return [sys.executable, "-m", "mezzo_server", *command, *shared]
 
 
 def _cores(config: NodeConfig, dealt: Dealt | None) -> list[frozenset[int] | None]:
@@ -110,8 +114,11 @@ class Supervisor:
         self._commands = default_commands(config, dealt) if commands is None else commands
         self._metrics_address = metrics_address
         shards = self._settings.shards
-        rest = [(name,) for name in self._commands if name not in shards]
-        self._plan = Plan((shards, *rest), config.supervisor, random.random, self._settings.dispensable)
+        first = [(name,) for name in self._commands if name == METADATA]
+        rest = [(name,) for name in self._commands if name not in (*shards, METADATA)]
+        self._plan = Plan(
+            (*first, shards, *rest), config.supervisor, random.random, self._settings.dispensable
+        )
         self._children: dict[str, Child] = {}
         self._said: dict[str, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -246,6 +253,7 @@ class Supervisor:
             start_s=round(time.monotonic() - self._began, 3),
             shard=self._said.get(self._settings.shards[0], {}),
             frontend=self._said.get(FRONTEND),
+            metadata=self._said.get(METADATA),
             metrics=metrics,
             shards=[self._said.get(name, {}) for name in self._settings.shards],
         )

@@ -20,7 +20,7 @@ def pin_addresses(config: NodeConfig, part: str, said: Mapping[str, Any]) -> Nod
     if it has one, unless the settings name a shard for it.
     """
     metrics = said.get("metrics")
-    if isinstance(metrics, str) and metrics and part in {"shard", "frontend"}:
+    if isinstance(metrics, str) and metrics and part in {"shard", "frontend", "metadata"}:
         config = replace(config, metrics=replace(config.metrics, **{part: _host_port(metrics)}))
     listen = said.get("listen")
     if part == "shard" and isinstance(listen, list) and listen:
@@ -36,6 +36,9 @@ def pin_addresses(config: NodeConfig, part: str, said: Mapping[str, Any]) -> Nod
             if isinstance(said.get(name), str) and said[name]
         }
         config = replace(config, frontend=replace(config.frontend, **taken))
+    if part == "metadata" and isinstance(listen, str) and listen:
+        service = replace(config.metadata_service, listen=_host_port(listen))
+        config = replace(config, metadata_service=service)
     # What lies on a device now is the store that this node made; formatting was for the first start.
     return replace(config, shard=replace(config.shard, format=False)) if part == "shard" else config
 

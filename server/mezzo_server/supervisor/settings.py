@@ -14,6 +14,7 @@ from mezzo_server.supervisor.devices import Dealt, part_bytes
 from mezzo_server.supervisor.pinning import pin_addresses, pin_devices
 
 FRONTEND = "frontend"
+METADATA = "metadata"
 
 
 class ProcessSettings:

@@ -72,6 +72,42 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("pod.node: ' n' is no name",),
     ),
     "too many slots": ("[pod]\nslots_log2 = 20", ("pod.slots_log2: 20", "18")),
+    # a metadata service
+    "a service over nothing": ("[metadata_service]\nenabled = true", ("metadata_service.engine", "etcd://")),
+    "a service over a service": (
+        "[metadata_service]\nenabled = true\n[metadata]\nengine = 'mezzo://127.0.0.1'",
+        ("metadata.engine: mezzo://127.0.0.1 is a metadata service itself", "metadata_service.engine"),
+    ),
+    "a secret for shards alone": (
+        "[metadata_service]\nenabled = true\nengine = 'memory:'\nshard_secret_file = '/s'",
+        ("metadata_service.secret_file",),
+    ),
+    "one secret for all": (
+        "[metadata_service]\nenabled = true\nengine = 'memory:'\nshard_secret_file = '/s'\nsecret_file = '/s'",
+        ("are both /s",),
+    ),
+    "certificates without TLS": (
+        "[metadata_service]\nenabled = true\nengine = 'memory:'\nclient_ca = '/ca'",
+        ("metadata_service.client_ca", "tls.certificate"),
+    ),
+    "a service for everybody": (
+        "[metadata_service]\nenabled = true\nengine = 'memory:'\nlisten = '10.0.0.7:7713'",
+        ("is not encrypted", "metadata_service.secret_file", "metadata_service.insecure"),
+    ),
+    "a service in the way of a front-end": (
+        "[metadata_service]\nenabled = true\nengine = 'memory:'\nlisten = '127.0.0.1:7710'",
+        ("frontend.listen", "metadata_service.listen"),
+    ),
+    "a secret in the clear": (
+        "[metadata]\nengine = 'mezzo://10.0.0.1?secret_file=/s'",
+        ("mezzos://", "insecure=yes"),
+    ),
+    "a service in a folder": ("[metadata]\nengine = 'mezzo://10.0.0.1/mezzo'", ("has a folder",)),
+    "a word that is none": ("[metadata]\nengine = 'mezzo://h?insecure=no'", ("?insecure= is yes",)),
+    "an etcd without a folder": ("[metadata]\nengine = 'etcd://e:2379'", ("as in /mezzo",)),
+    "a port that is none": ("[metadata]\nengine = 'etcd://e:x/m'", ("'e:x' is no host and port",)),
+    "the same twice": ("[metadata]\nengine = 'mezzo://h,h:7713'", ("stand in it twice",)),
+    "a key alone": ("[metadata]\nengine = 'mezzos://h?key=/k'", ("a key its certificate",)),
     # values
     "zero": ("[shard]\ndepth = 0", ("shard.depth: 0 is not allowed", "at least 1, at most 4096")),
     "negative": ("[shard]\ncapacity_bytes = -1", ("shard.capacity_bytes: -1", "at least 0")),

@@ -17,7 +17,7 @@ from mezzo.protocol import connection
 from mezzo.protocol.messages import Kind as Frame
 from mezzo_server.blockstore import counters
 from mezzo_server.metrics import shard
-from mezzo_server.metrics.calls import frontend_sample
+from mezzo_server.metrics.calls import frontend_sample, metadata_sample
 from mezzo_server.metrics.catalog import (
     EachDevice,
     Histograms,
@@ -72,7 +72,7 @@ def numbers() -> Iterator[dict[str, int | float]]:
 
 @pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.name)
 def test_names_are_as_prometheus_wants_them(metric: Metric) -> None:
-    assert re.fullmatch(r"mezzo_(shard|frontend|supervisor)(_[a-z0-9]+)+", metric.name)
+    assert re.fullmatch(r"mezzo_(shard|frontend|supervisor|metadata)(_[a-z0-9]+)+", metric.name)
     assert (metric.kind is Kind.COUNTER) == metric.name.endswith("_total")
     assert (metric.kind is Kind.INFO) == metric.name.endswith("_info")
     assert not re.search(r"_(ms|us|ns|kib|mib|s|count|sum|bucket)(_|$)", metric.name)
@@ -192,7 +192,8 @@ def test_what_is_rendered_says_what_was_sampled() -> None:
 
 
 def samples() -> dict[str, Sample]:
-    from mezzo_server.frontend.numbers import FrontendNumbers
+    from mezzo_server.frontend.numbers import CallNumbers, FrontendNumbers
+    from mezzo_server.metadata.service.gate import NEEDS
 
     harness = Shard()
     measures = harness.service.measures
@@ -209,10 +210,11 @@ def samples() -> dict[str, Sample]:
         "shard": of_shard,
         "frontend": frontend_sample(calls, 1.0),
         "supervisor": supervisor_sample([part], 2.0),
+        "metadata": metadata_sample(CallNumbers(NEEDS), 1.0, 2),
     }
 
 
-@pytest.mark.parametrize("process", ["shard", "frontend", "supervisor"])
+@pytest.mark.parametrize("process", ["shard", "frontend", "supervisor", "metadata"])
 def test_both_formats_parse_and_hold_every_metric(process: str) -> None:
     sample = samples()[process]
     registry = CollectorRegistry(auto_describe=False)

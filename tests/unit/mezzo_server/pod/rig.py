@@ -287,8 +287,9 @@ class Shard(Actor):
 class Planner(Actor):
     """Whoever plans."""
 
-    def __init__(self, world: World, spread: float) -> None:
-        self.planning = Planning(world.settings, world.complain, lambda: spread)
+    def __init__(self, world: World, spread: float, *, makes: bool = True) -> None:
+        """``makes``: it makes the pod if there is none."""
+        self.planning = Planning(world.settings if makes else None, world.complain, lambda: spread)
         super().__init__(world, self.planning)
 
 

@@ -48,6 +48,18 @@ def test_it_waits_for_those_who_come_at_the_beginning(world):
     assert states(world) == dict.fromkeys((1, 2, 3), ShardState.SERVING)
 
 
+def test_one_that_makes_no_pod_plans_for_the_one_that_others_made(world):
+    planner = Planner(world, 0.0, makes=False)
+    world.actors.append(planner)
+    world.shard(1)
+    world.run(20)
+    assert world.view().settings is None
+    assert planner.planning.failures == 0
+    write_settings(world)
+    world.run(GATHER_S + 1)
+    assert world.epoch == 1
+
+
 def test_who_comes_later_takes_its_share_in_steps(world):
     world.planner()
     world.shard(1)

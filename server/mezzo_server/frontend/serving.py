@@ -1,0 +1,55 @@
+"""What servers of gRPC have in common: options, how one listens, the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc.aio
+
+from mezzo.errors import Unavailable
+from mezzo_server.config.addresses import Address, host_and_port
+from mezzo_server.frontend.tls import server_credentials
+from mezzo_server.tls.certificates import Certificates
+
+KEEPALIVE_MS = 30_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+
+
+def server_options(message_bytes_max: int, calls_max: int) -> list[tuple[str, int]]:
+    """Options of a gRPC server that takes messages of so many bytes, and so many calls at a time."""
+    return [
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", calls_max + 16),
+        # A second server on the same port is a mistake, not a way to share load.
+        ("grpc.so_reuseport", 0),
+        # A caller that vanished without a word is noticed, and its calls end.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def bind(server: grpc.aio.Server, address: Address, certificates: Certificates | None) -> int:
+    """Listen; the port that was taken. Raises Unavailable."""
+    text = host_and_port(address.host, address.port)
+    try:
+        if certificates is None:
+            port = server.add_insecure_port(text)
+        else:
+            port = server.add_secure_port(text, server_credentials(certificates))
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise Unavailable(f"cannot listen on {text}: it is in use, or no address of this host")
+    return port
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes an event loop: of uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
