@@ -161,6 +161,7 @@ class AsyncOpening(Reaching):
             now=self._surroundings.now,
             timeout_s=max(0.001, (deadline - self._surroundings.now()) / step.share),
             bearer=self._bearer,
+            had=step.had,
         )
 
     async def _open_pod(self, pod: KnownPod, deadline: float) -> AsyncPodLink:

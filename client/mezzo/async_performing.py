@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from mezzo.async_opening import AnyLink, AsyncOpening, to_its_end
 from mezzo.asyncio_link import AsyncioLink
 from mezzo.base import call_seconds, copy_bytes
-from mezzo.calls import Call, Connect, Copy, Follow, Run, Stage, Step, Together
+from mezzo.calls import Call, CatchUp, Connect, Copy, Follow, Pause, Run, Stage, Step, Together
 from mezzo.driving import drive_async
 from mezzo.errors import (
     ClientClosed,
@@ -76,10 +76,18 @@ class AsyncPerforming(AsyncOpening):
             now = self._surroundings.now()
             reserved_s = reserve_s(deadline - now, grace_s)
             return await pod_link.together(step.parts, deadline - reserved_s, reserved_s)
-        if isinstance(step, Follow):
-            await drive_async(self._follow(step.epoch, deadline), self._make, deadline)
+        if isinstance(step, Follow | CatchUp):
+            if isinstance(step, Follow):
+                await drive_async(self._follow(step.epoch, deadline), self._make, deadline)
+            else:
+                now = self._surroundings.now()
+                limit = now + (deadline - now) / 2
+                await drive_async(self._catch_up(limit, step.wait), self._make, limit)
             link = step.link
             link.end_leavers()
+        if isinstance(step, Pause):
+            left_s = deadline - self._surroundings.now()
+            await asyncio.sleep(max(0.0, min(step.seconds, left_s / 2)))
         return None
 
     async def _stage(self, length: int, deadline: float) -> Piece:

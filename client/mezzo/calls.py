@@ -107,7 +107,21 @@ class Follow(NamedTuple):
     epoch: int
 
 
-Step: TypeAlias = Connect | Run | Stage | Copy | Together | Follow
+class CatchUp(NamedTuple):
+    """Step: the map that shards were heard to follow. It takes half of the time that is left at most, and seldom any."""
+
+    link: Link
+    wait: bool
+    """for another call that asks already"""
+
+
+class Pause(NamedTuple):
+    """Step: let so much time pass, or half of what is left."""
+
+    seconds: float
+
+
+Step: TypeAlias = Connect | Run | Stage | Copy | Together | Follow | CatchUp | Pause
 T = TypeVar("T")
 Call: TypeAlias = Generator[Step, Any, T]
 

@@ -134,6 +134,7 @@ class Opening(Reaching):
             now=self._surroundings.now,
             timeout_s=max(0.001, (deadline - self._surroundings.now()) / step.share),
             bearer=self._bearer,
+            had=step.had,
         )
 
     def _open_pod(self, pod: KnownPod, deadline: float) -> PodLink:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from mezzo.at_once import AtOnce, Bell, Errand
 from mezzo.base import call_seconds, copy_bytes
 from mezzo.blocking import BlockingLink
-from mezzo.calls import Call, Connect, Copy, Follow, Run, Stage, Step, Together
+from mezzo.calls import Call, CatchUp, Connect, Copy, Follow, Pause, Run, Stage, Step, Together
 from mezzo.driving import drive
 from mezzo.errors import (
     ClientClosed,
@@ -75,10 +75,18 @@ class Performing(Opening):
             now = self._surroundings.now()
             reserved_s = reserve_s(deadline - now, self.cancel_grace_s)
             return pod_link.together(step.parts, deadline - reserved_s, reserved_s)
-        if isinstance(step, Follow):
-            drive(self._follow(step.epoch, deadline), self._make, deadline)
+        if isinstance(step, Follow | CatchUp):
+            if isinstance(step, Follow):
+                drive(self._follow(step.epoch, deadline), self._make, deadline)
+            else:
+                now = self._surroundings.now()
+                limit = now + (deadline - now) / 2
+                drive(self._catch_up(limit, step.wait), self._make, limit)
             over: Any = step.link
             over.end_leavers()
+        if isinstance(step, Pause):
+            left_s = deadline - self._surroundings.now()
+            self._surroundings.sleep(max(0.0, min(step.seconds, left_s / 2)))
         return None
 
     def _stage(self, length: int, deadline: float) -> Piece:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from mezzo.address import Address, parse
 from mezzo.credentials import Ticket
-from mezzo.errors import InvalidArgument, Unavailable
-from mezzo.placement.pod_map import PodMap, decode_map
+from mezzo.errors import FormatError, InvalidArgument, Unavailable
+from mezzo.placement.pod_map import PodMap, apply, decode_difference, decode_map
 from mezzo.protocol.messages import U32_MAX, Welcome
 from mezzo.routing import Router
 
@@ -20,6 +21,32 @@ ID_UNKNOWN = bytes(16)
 """of a shard of a release that does not say its own"""
 AGAIN_S = 1.0
 """Who was told so short a time ago would be told the same."""
+BEHIND_S_MAX = 30.0
+"""How often, at least, is asked for a map that shards follow already, and that nobody could give."""
+
+
+class MapHad(NamedTuple):
+    """Which map a client has, so that it is told the difference."""
+
+    pod: bytes
+    epoch: int
+
+
+NO_MAP = MapHad(b"", 0)
+
+
+class MapTold(NamedTuple):
+    """A pod's map as a front-end tells it: one of these, or nothing where there is one shard."""
+
+    encoded: bytes = b""
+    """whole"""
+    difference: bytes = b""
+    """from the one that we have"""
+    as_had: bool = False
+    """it is the one that we have"""
+
+    def __bool__(self) -> bool:
+        return bool(self.encoded or self.difference or self.as_had)
 
 
 class KnownPod:
@@ -32,6 +59,13 @@ class KnownPod:
         """what a front-end calls the namespace; empty: as the client does"""
         self.told_at = 0.0
         """clock reading of when a front-end was asked last"""
+        self.heard_epoch = 0
+        """the latest that a shard said it follows"""
+        self.asking = False
+        """somebody asks for the map that was heard of"""
+        self._behind_s = AGAIN_S
+        self._ask_at = -math.inf
+        self._whole = False
         self._encoded = encoded
         self._map = pod_map
         self._ids: tuple[bytes, bytes] | None = None
@@ -69,11 +103,58 @@ class KnownPod:
             self._limits = {shard: limits for shard, limits in self._limits.items() if shard in names}
             self._route()
 
-    def follow_encoded(self, encoded: bytes) -> None:
-        """As `follow`, of a map as it was sent. Raises FormatError: it is none that this release reads."""
-        if encoded != self._encoded:
-            self.follow(decode_map(encoded))
-            self._encoded = encoded
+    @property
+    def had(self) -> MapHad:
+        """For who is asked for the map."""
+        pod_map = self._map
+        return NO_MAP if self._whole else MapHad(pod_map.pod, pod_map.epoch)
+
+    def take(self, told: MapTold) -> None:
+        """As `follow`, of a map as it was sent.
+
+        Raises:
+            FormatError: it is none that this release reads, or does not follow from ours: the next is asked for whole.
+        """
+        if told.as_had or (told.encoded and told.encoded == self._encoded):
+            return
+        if told.encoded:
+            self.follow(decode_map(told.encoded))
+            self._encoded, self._whole = told.encoded, False
+            return
+        base = self._map
+        try:
+            step = decode_difference(told.difference)
+            if (step.pod, step.base) == (base.pod, base.epoch) or step.epoch > base.epoch:
+                self.follow(apply(base, step))
+        except (FormatError, InvalidArgument) as error:
+            self._whole = True
+            raise FormatError(str(error)) from None
+
+    def hear(self, epoch: int) -> None:
+        """A shard says which map it follows."""
+        if epoch > self.heard_epoch:
+            with self._lock:
+                self.heard_epoch = max(self.heard_epoch, epoch)
+                self._behind_s, self._ask_at = AGAIN_S, -math.inf
+
+    @property
+    def behind(self) -> bool:
+        """Whether a shard follows a later map than ours."""
+        return self.heard_epoch > self._map.epoch
+
+    def begin_asking(self, now: float) -> bool:
+        """Whether to ask for the map that was heard of: one does at a time, and not again and again. `end_asking`."""
+        with self._lock:
+            if self.asking or not self.behind or now < self._ask_at:
+                return False
+            self._ask_at = now + self._behind_s
+            self._behind_s = min(2 * self._behind_s, BEHIND_S_MAX)
+            self.asking = True
+            return True
+
+    def end_asking(self) -> None:
+        """It was got, or not."""
+        self.asking = False
 
     def met(self, shard: bytes, limits: Welcome) -> None:
         """A shard answered our hello."""

@@ -24,9 +24,11 @@ from mezzo.errors import (
     Unavailable,
 )
 from mezzo.placement.pod_map import decode_map
-from mezzo.pod import AGAIN_S, KnownPod, is_shard
+from mezzo.pod import AGAIN_S, NO_MAP, KnownPod, MapHad, MapTold, is_shard
 from mezzo.session import Session
 
+ASKED_S = 0.005
+"""How often is looked whether somebody else has got a map."""
 NEWS_S = 0.4
 """Within which a shard that does not know a key, a credential or a tenant yet will have looked again."""
 
@@ -43,6 +45,8 @@ class OpenProxy(NamedTuple):
     address: Address
     share: int
     """it may take this part of the time: 1: all, 2: half of it"""
+    had: MapHad
+    """the map that we have"""
 
 
 class OpenPod(NamedTuple):
@@ -108,7 +112,24 @@ class Reaching(ClientBase):
             yield from self._ask_of(pod)
             if last or pod.pod_map.epoch != epoch or self._surroundings.now() + NEWS_S >= deadline:
                 return
+            # Another front-end may have heard of it.
+            self._frontend = (self._frontend + 1) % len(self._frontends)
             yield Pause(NEWS_S / 4)
+
+    def _catch_up(self, deadline: float, wait: bool) -> Opens[None]:
+        """The map that shards were heard to follow; one asks for all. ``wait``: for who asks already."""
+        pod = self._pod
+        if pod is None:
+            return
+        if pod.begin_asking(self._surroundings.now()):
+            try:
+                yield from self._follow(pod.pod_map.epoch, deadline)
+            except MezzoError:
+                pass  # it is as it was, and whoever may not ask is told so when he has to
+            finally:
+                pod.end_asking()
+        while wait and pod.asking and self._surroundings.now() < deadline:
+            yield Pause(ASKED_S)
 
     def _fetch_ticket(self) -> Opens[Ticket]:
         """Another ticket for the connection that there is."""
@@ -130,7 +151,7 @@ class Reaching(ClientBase):
             return (yield OpenShard(self.address))
         self._tickets_change = False
         try:
-            proxied = yield from self._open_session()
+            proxied = yield from self._open_session(self._pod)
         except ConnectionLost as error:
             # Without the front-end, the shard is where it was last.
             link = None if self.via == "proxy" else (yield from self._reach_shards([]))
@@ -157,12 +178,15 @@ class Reaching(ClientBase):
             raise refusal or self._unreached(errors)
         return link
 
-    def _open_session(self) -> Opens[Any]:
-        """At the front-end that answered last, or else at the next one."""
+    def _open_session(self, pod: KnownPod | None = None) -> Opens[Any]:
+        """At the front-end that answered last, or else at the next one. ``pod``: whose map is wanted."""
         count = len(self._frontends)
+        had = NO_MAP if pod is None else pod.had
         for left in range(count, 0, -1):
             try:
-                return (yield from self._open_session_at(OpenProxy(self._frontends[self._frontend], left)))
+                return (
+                    yield from self._open_session_at(OpenProxy(self._frontends[self._frontend], left, had))
+                )
             except Unavailable:
                 self._frontend = (self._frontend + 1) % count
                 if left == 1:
@@ -179,17 +203,19 @@ class Reaching(ClientBase):
 
     def _told(self, proxied: Any) -> None:
         """Take in what a front-end said of the pod, if it has several shards and we can read its map."""
-        encoded: bytes = proxied.encoded_map
+        told: MapTold = proxied.map_told
         try:
-            if not encoded:
+            if not told:
                 self._pod = None
                 return
             if self._pod is None:
-                self._pod = KnownPod(decode_map(encoded), encoded)
+                self._pod = KnownPod(decode_map(told.encoded), told.encoded)
             else:
-                self._pod.follow_encoded(encoded)
+                self._pod.take(told)
         except FormatError:
-            return  # of a later release: it is as was told before, or the front-end does everything
+            # Of a later release: it is as was told before, or the front-end does everything.
+            if self._pod is None:
+                return
         self._pod.ticket = proxied.ticket()
         self._pod.namespace_name = proxied.namespace_name
         self._pod.told_at = self._surroundings.now()
@@ -206,10 +232,10 @@ class Reaching(ClientBase):
             pod.ticket, pod.told_at = self._ticket, self._surroundings.now()
             return
         try:
-            proxied = yield from self._open_session()
+            proxied = yield from self._open_session(pod)
         except (Unavailable, Busy, DeadlineExceeded):
             return
-        if proxied.encoded_map:
+        if proxied.map_told:
             self._pod = pod
             self._told(proxied)
         yield EndProxy(proxied, ClientClosed("the map was all that was wanted"))
@@ -275,6 +301,11 @@ class ToShard(Reaching):
 
     def _epoch(self) -> int:
         return self._known.pod_map.epoch
+
+    def _new_session(self, address: Address) -> Session:
+        session = super()._new_session(address)
+        session.hear_epoch = self._known.hear
+        return session
 
     def _fetch_ticket(self) -> Opens[Ticket]:
         pod = self._known

@@ -40,6 +40,7 @@ from mezzo.protocol.messages import (
     U32_MAX,
     Acquired,
     Cancel,
+    Epoch,
     ErrorReply,
     GetData,
     Kind,
@@ -87,6 +88,8 @@ class Session:
         self.outgoing = SendQueue()
         self.watch_region: Callable[[Region], None] = _ignore
         """the driver's: called for each region that is registered, to hear of its closing"""
+        self.hear_epoch: Callable[[int], None] = _ignore
+        """the pod's: called with the epoch that the shard says it follows"""
         self.finished: list[Operation] = []
         self.failure: MezzoError | None = None
         """why the connection has ended"""
@@ -284,6 +287,7 @@ class Session:
             operation = self._in_flight[event.request_id]
             if operation.state is not State.CANCELLING:
                 if isinstance(body, ErrorReply):
+                    self.hear_epoch(body.epoch)
                     operation.error = from_code(
                         body.code, body.message, body.retry_after_ms / 1000, body.epoch
                     )
@@ -295,6 +299,8 @@ class Session:
             self._finish(operation)
             if self._waiting:
                 self._send_waiting()
+        elif isinstance(body, Epoch):
+            self.hear_epoch(body.epoch)
         elif isinstance(body, Refuse):
             self.refused = _refused(body, greeted=self._order.welcome is not None)
         elif isinstance(body, Welcome):
@@ -312,6 +318,7 @@ class Session:
 
     def _welcomed(self, welcome: Welcome) -> None:
         self.scope = scope_of(welcome.tenant_id, welcome.namespace_id)
+        self.hear_epoch(welcome.epoch)
         if not (welcome.keys_max and welcome.requests_max and welcome.chunk_bytes_max):
             raise ProtocolError("WELCOME has a limit of 0")
         self._reader.payload_bytes_max = welcome.chunk_bytes_max
@@ -436,5 +443,5 @@ def _refused(refuse: Refuse, *, greeted: bool) -> MezzoError:
     return from_code(refuse.code, refuse.message)
 
 
-def _ignore(region: Region) -> None:
-    """Nobody wants to hear of the region's closing."""
+def _ignore(told: object) -> None:
+    """Nobody wants to hear of it."""

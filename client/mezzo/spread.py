@@ -9,12 +9,13 @@ wrong anywhere, or what all shards answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from mezzo import calls, moves, shard_calls
-from mezzo.calls import Call, Context, Follow, Grant, Link, Together
+from mezzo.answers import Answer, Prefix, added, asked_by, leases_of, unanswered
+from mezzo.calls import Call, CatchUp, Context, Follow, Grant, Link, Pause, Together
 from mezzo.errors import (
     CallerError,
     ClientClosed,
@@ -27,12 +28,14 @@ from mezzo.errors import (
 from mezzo.in_place import LeasedPlaces, SpreadPlaces
 from mezzo.moves import GetArguments, PutArguments
 from mezzo.placement.rendezvous import NOBODY
-from mezzo.protocol.messages import ChunkStat, InPlace, NamespaceUse, TenantStated
+from mezzo.protocol.messages import ChunkStat, InPlace, TenantStated
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
-from mezzo.routing import Router, Share, grouped, merged, prefix_of, sums
+from mezzo.routing import Router, grouped, merged, prefix_of, sums
 
 T = TypeVar("T")
 
+PUT_PAUSES_S = (0.02, 0.05, 0.1, 0.2)
+"""A put waits so long for a new owner that has not heard of it: nobody else takes it. Who had it before is read from."""
 NO_OWNER = "no shard of the pod has these keys now"
 ONE_SHARD_ONLY = (
     "{} is a shard's own, and there are several: use a client of the shard's address (the node tells it when it is "
@@ -48,23 +51,12 @@ class Pod(Protocol):
         """Of the map in force; another one after `Follow`."""
 
     @property
-    def chunk_bytes_max(self) -> int:
-        """Bytes of the largest chunk that the shards take."""
-
-
-class Answer(NamedTuple):
-    """What became of one shard's part of a call."""
-
-    shard: bytes
-    indexes: list[int]
-    """of its keys"""
-    outcome: Any
-    """its result, or the `MezzoError` that it ended with"""
+    def behind(self) -> bool:
+        """Whether a shard said that it follows a later map."""
 
     @property
-    def failed(self) -> bool:
-        """Whether there is no result."""
-        return isinstance(self.outcome, MezzoError)
+    def chunk_bytes_max(self) -> int:
+        """Bytes of the largest chunk that the shards take."""
 
 
 Make = Callable[[list[int]], Call[Any]]
@@ -104,13 +96,21 @@ class Spread:
                     for index, there, length in zip(answer.indexes, got.found, got.lengths, strict=True):
                         found[index], lengths[index] = there, length
 
+        epoch = yield from self._keep_up()
         answers = yield from self._ask(keys, make)
         silent = unanswered(answers)
         take(answers)
         missing = [index for index in range(count) if not found[index]]
         if missing:
             take((yield from self._ask_before(keys, missing, make)))
-            missing = [index for index in silent if not found[index]]
+            missing = [index for index in missing if not found[index]]
+        if missing and (yield from self._overtaken(asked_by(answers, epoch))):
+            answers = yield from self._ask(keys, make, indexes=missing)
+            silent = unanswered(answers, among=count)
+            take(answers)
+            missing = [index for index in missing if not found[index]]
+            take((yield from self._ask_before(keys, missing, make)))
+        missing = [index for index in silent if not found[index]]
         return GetResult(tuple(found), sum(found), tuple(lengths), sum(lengths), len(missing))
 
     def put(self, context: Context, arguments: PutArguments) -> Call[PutResult]:
@@ -133,7 +133,8 @@ class Spread:
             return moves.stored(context, own)
 
         states = [PutState.FAILED] * len(keys)
-        answers = yield from self._ask(keys, make)
+        yield from self._keep_up()
+        answers = yield from self._ask(keys, make, pauses_s=PUT_PAUSES_S)
         silent = unanswered(answers)
         for answer in answers:
             if not answer.failed:
@@ -203,7 +204,25 @@ class Spread:
         make: Make,
         told: Callable[[Answer], LookupResult],
         drop: Callable[[Sequence[Answer]], Call[None]],
-    ) -> Call[_Prefix]:
+    ) -> Call[Prefix]:
+        """What is there of a prefix: by a later map, if it is said to be short by one that shards do not follow any more."""
+        epoch = yield from self._keep_up()
+        prefix = yield from self._prefix_by_map(context, keys, make, told, drop)
+        epoch = asked_by(prefix.answers, epoch)
+        if prefix.length < len(keys) and (yield from self._overtaken(epoch)):
+            again = yield from self._prefix_by_map(context, keys, make, told, drop)
+            yield from drop(prefix.answers)
+            return again
+        return prefix
+
+    def _prefix_by_map(
+        self,
+        context: Context,
+        keys: list[bytes],
+        make: Make,
+        told: Callable[[Answer], LookupResult],
+        drop: Callable[[Sequence[Answer]], Call[None]],
+    ) -> Call[Prefix]:
         """Ask each shard for its keys of a prefix until what all of them count ends at one and the same key.
 
         Behind the first key that is missing anywhere nothing counts, and only its shard knows how much that is: one
@@ -215,7 +234,7 @@ class Spread:
         answers = [answer for answer in answers if not answer.failed]
         absent = [index for index in silent if index < len(holders)]
         while True:
-            prefix = _Prefix(0, answers, told, len(silent))
+            prefix = Prefix(0, answers, told, len(silent))
             shares = [prefix.share(answer) for answer in answers]
             length = prefix_of(len(holders), shares, absent)
             beyond = [
@@ -229,7 +248,7 @@ class Spread:
             answers = [answer for answer in answers if not any(answer is each for each in far)]
             # First the new lease, then the old one is dropped: what counts is never without.
             again = [(answer.shard, answer.indexes[:count]) for answer, count in beyond if count]
-            more = yield from self._together(again, make)
+            more = yield from self._together(again, make, asked_by(far, 0))
             lost = unanswered(more, among=len(silent) + len(answers))
             silent, absent = silent + lost, absent + lost
             answers += [answer for answer in more if not answer.failed]
@@ -240,7 +259,11 @@ class Spread:
     def stat(self, context: Context, keys: list[bytes]) -> Call[tuple[ChunkStat | None, ...]]:
         """See `calls.stat`."""
         chunks: list[ChunkStat | None] = [None] * len(keys)
+        epoch = yield from self._keep_up()
         yield from self._stats(context, keys, range(len(keys)), chunks)
+        if None in chunks and (yield from self._overtaken(epoch)):
+            missing = [index for index, chunk in enumerate(chunks) if chunk is None]
+            yield from self._stats(context, keys, missing, chunks)
         return tuple(chunks)
 
     def delete(self, context: Context, keys: list[bytes]) -> Call[DeleteResult]:
@@ -249,7 +272,14 @@ class Spread:
         Raises:
             MezzoError: a shard did not say that it has deleted its chunks; the others have.
         """
+        epoch = yield from self._keep_up()
+        deleted = yield from self._delete_by_map(context, keys)
+        if (yield from self._overtaken(epoch)):
+            again = yield from self._delete_by_map(context, keys)
+            deleted = [one or other for one, other in zip(deleted, again, strict=True)]
+        return DeleteResult(tuple(deleted), sum(deleted))
 
+    def _delete_by_map(self, context: Context, keys: list[bytes]) -> Call[list[bool]]:
         def make(indexes: list[int]) -> Call[DeleteResult]:
             return calls.delete(context, [keys[index] for index in indexes])
 
@@ -262,7 +292,7 @@ class Spread:
             if not answer.failed:
                 for index, flag in zip(answer.indexes, answer.outcome.deleted, strict=True):
                     deleted[index] = deleted[index] or flag
-        return DeleteResult(tuple(deleted), sum(deleted))
+        return deleted
 
     # What is asked of all shards.
 
@@ -287,37 +317,73 @@ class Spread:
 
     # Asking.
 
+    def _keep_up(self) -> Call[int]:
+        """Go by the map that shards were heard to follow, if another call does not get it just now; its epoch."""
+        if self._pod.behind:
+            yield CatchUp(self._link, wait=False)
+        return self._pod.router.epoch
+
+    def _overtaken(self, epoch: int) -> Call[bool]:
+        """Whether there is a later map than that of ``epoch``: what was put by it, those who were asked may not have.
+
+        A shard tells by which map it answers before it answers, so that nobody believes a miss of who had a slot once.
+        """
+        if self._pod.behind:
+            yield CatchUp(self._link, wait=True)
+        return self._pod.router.epoch != epoch
+
     def _ask(
-        self, keys: Sequence[bytes], make: Make, holders: Sequence[int] | None = None
+        self,
+        keys: Sequence[bytes],
+        make: Make,
+        holders: Sequence[int] | None = None,
+        indexes: Sequence[int] | None = None,
+        pauses_s: Sequence[float] = (0.02,),
     ) -> Call[list[Answer]]:
-        """Ask the owners of keys, or who is said to hold them; whoever has another map than ours is asked once more,
-        by the one in force then.
+        """Ask the owners of keys (of those at ``indexes`` only, if given), or who is said to hold them.
+
+        Who has another map than ours is asked once more, by the one in force then; who has not come to ours yet is
+        asked again after pauses: all shards follow a map within moments, in any order.
         """
         router = self._pod.router
-        shares = router.split(keys) if holders is None else grouped(enumerate(holders))
+        shares = router.split(keys, indexes) if holders is None else grouped(enumerate(holders))
         answers = yield from self._ask_these(router, shares, make)
         refused = [answer for answer in answers if isinstance(answer.outcome, WrongEpoch)]
-        if not refused:
-            return answers
-        yield Follow(self._link, router.epoch)
-        indexes = sorted([index for answer in refused for index in answer.indexes])
-        answers = [answer for answer in answers if not isinstance(answer.outcome, WrongEpoch)]
-        router = self._pod.router
-        return answers + (yield from self._ask_these(router, router.split(keys, indexes), make))
+        pauses, followed = iter(pauses_s), False
+        while refused:
+            if all(answer.lags for answer in refused):
+                pause_s = next(pauses, 0.0)
+                if not pause_s:
+                    break
+                yield Pause(pause_s)
+            elif followed:
+                break
+            else:
+                yield Follow(self._link, router.epoch)
+                followed = True
+            answers = [answer for answer in answers if answer not in refused]
+            again = sorted([index for answer in refused for index in answer.indexes])
+            router = self._pod.router
+            more = yield from self._ask_these(router, router.split(keys, again), make)
+            refused = [answer for answer in more if isinstance(answer.outcome, WrongEpoch)]
+            answers += more
+        return answers
 
     def _ask_these(self, router: Router, shares: dict[int, list[int]], make: Make) -> Call[list[Answer]]:
         nobodys = shares.pop(NOBODY, None)
         parts = [(router.shard_id(shard), indexes) for shard, indexes in shares.items()]
-        answers: list[Answer] = yield from self._together(parts, make)
+        answers: list[Answer] = yield from self._together(parts, make, router.epoch)
         if nobodys is not None:
-            answers.append(Answer(b"", nobodys, WrongEpoch(NO_OWNER)))
+            answers.append(Answer(b"", nobodys, WrongEpoch(NO_OWNER), router.epoch))
         return answers
 
-    def _together(self, parts: Sequence[tuple[bytes, list[int]]], make: Make) -> Call[list[Answer]]:
+    def _together(
+        self, parts: Sequence[tuple[bytes, list[int]]], make: Make, epoch: int
+    ) -> Call[list[Answer]]:
         if not parts:
             return []
         outcomes = yield Together(self._link, [(shard, make(indexes)) for shard, indexes in parts])
-        return [Answer(*part, outcome) for part, outcome in zip(parts, outcomes, strict=True)]
+        return [Answer(*part, outcome, epoch) for part, outcome in zip(parts, outcomes, strict=True)]
 
     def _ask_before(self, keys: Sequence[bytes], indexes: Iterable[int], make: Make) -> Call[list[Answer]]:
         """Ask those who had the slots of keys before, as far as these moved lately. What fails is left out."""
@@ -395,58 +461,6 @@ class Spread:
         return before, [index for index in silent if chunks[index] is None]
 
 
-class _Prefix(NamedTuple):
-    """What shards said of a prefix that they count to one and the same end."""
-
-    length: int
-    answers: list[Answer]
-    told: Callable[[Answer], LookupResult]
-    unanswered: int
-    """keys whose shard did not answer"""
-
-    def share(self, answer: Answer) -> Share:
-        """As `routing` wants it."""
-        return Share(answer.indexes, self.told(answer))
-
-
-def leases_of(grants: Iterable[Grant]) -> tuple[tuple[Link, int], ...]:
-    """All of their leases."""
-    return tuple([lease for grant in grants for lease in grant.leases])
-
-
 def _nothing(answers: Sequence[Answer]) -> Call[None]:
     """A lookup that is not used leaves nothing behind."""
     yield from ()
-
-
-def unanswered(answers: Sequence[Answer], among: int = 0) -> list[int]:
-    """The indexes of keys whose shard did not answer; ``among``: so many others did, or did not, already.
-
-    Raises:
-        MezzoError: the call is wrong, or the client was closed; or no shard has answered at all.
-    """
-    failed = [answer for answer in answers if answer.failed]
-    for answer in failed:
-        if isinstance(answer.outcome, CallerError | ClientClosed):
-            raise answer.outcome
-    if failed and len(failed) == len(answers) and not among:
-        raise failed[0].outcome
-    return [index for answer in failed for index in answer.indexes]
-
-
-def added(told: Sequence[TenantStated]) -> TenantStated:
-    """What a tenant uses of several shards, added up."""
-    uses: dict[bytes, NamespaceUse] = {}
-    for use in [use for each in told for use in each.namespaces]:
-        known = uses.get(use.namespace)
-        uses[use.namespace] = (
-            use
-            if known is None
-            else NamespaceUse(use.namespace, known.chunks + use.chunks, known.bytes + use.bytes)
-        )
-    return TenantStated(
-        sum([each.bytes for each in told]),
-        sum([each.hot_bytes for each in told]),
-        sum([each.leased_bytes for each in told]),
-        list(uses.values()),
-    )

@@ -9,17 +9,18 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 import pytest
 
-from mezzo import Client
+from mezzo import AsyncClient, Client
 from mezzo.errors import Unavailable, WrongEpoch
 from mezzo.frontend.via import Via
-from mezzo.placement.pod_map import PodMap, decode_map
+from mezzo.placement.pod_map import PodMap, apply, decode_difference, decode_map
+from mezzo.testing.blocking import Blocking
 from mezzo.v1 import session_pb2
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.operating import PodOperator, PodSeen
@@ -101,14 +102,19 @@ class Pod:
         return found
 
 
-def map_of(frontend: RunningFrontend) -> PodMap:
+def open_session(frontend: RunningFrontend, **had: Any) -> session_pb2.OpenSessionResponse:
     with grpc.insecure_channel(frontend.target) as channel:
         call = channel.unary_unary(
             OPEN_SESSION,
             request_serializer=session_pb2.OpenSessionRequest.SerializeToString,
             response_deserializer=session_pb2.OpenSessionResponse.FromString,
         )
-        return decode_map(call(session_pb2.OpenSessionRequest(), timeout=10).map.encoded)
+        answer: session_pb2.OpenSessionResponse = call(session_pb2.OpenSessionRequest(**had), timeout=10)
+        return answer
+
+
+def map_of(frontend: RunningFrontend) -> PodMap:
+    return decode_map(open_session(frontend).map.encoded)
 
 
 @pytest.fixture
@@ -213,8 +219,15 @@ def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:
     pod.becomes(one="serving")
     keys = [b"chunk-%d" % number for number in range(100)]
     ways: tuple[Via, Via] = ("direct", "proxy")
-    with Client(frontend.grpc, via=ways[0]) as direct, Client(frontend.grpc, via=ways[1]) as proxied:
+    with (
+        Client(frontend.grpc, via=ways[0]) as direct,
+        Client(frontend.grpc, via=ways[1]) as proxied,
+        Client(frontend.grpc, via=ways[0]) as idle,
+        closing(Blocking(lambda: AsyncClient(frontend.grpc, via=ways[0]))) as idle_too,
+    ):
         assert direct.put(keys, [b"%d" % number for number in range(100)]).stored == 100
+        assert [client.lookup(keys).prefix for client in (idle, idle_too)] == [100] * 2
+        first = map_of(frontend)
         pod.shard("two")
         more: list[bytes] = []
 
@@ -231,7 +244,17 @@ def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:
             return pod.states() == {"one": "serving", "two": "serving"}
 
         eventually(all_there, "the second shard serves")
-    # By a client with the present map: one with an older asks who had a slot, where what came since is not.
-    with Client(frontend.grpc, via="direct") as fresh:
-        assert fresh.lookup(more).prefix == len(more)
+        # Who asked nothing meanwhile has the first map still, and misses nothing that came since.
+        fresh = [b"fresh-%d" % number for number in range(100)]
+        assert direct.put(fresh, [b"x"] * 100).stored == 100
+        for client in (idle, idle_too):
+            assert client.get(fresh, [bytearray(1) for _ in fresh]).count == 100
+            assert client.lookup(more).prefix == len(more)
+        assert [client.lookup(more).prefix for client in (direct, proxied)] == [len(more)] * 2
+        # Who has the present map is not told it again; who has an earlier one is told what leads to it.
+        now = map_of(frontend)
+        told = open_session(frontend, pod_had=first.pod, epoch_had=first.epoch).map
+        if told.difference:  # in a pod of so few slots it may be more than the whole
+            assert apply(first, decode_difference(told.difference)) == now
+        assert open_session(frontend, pod_had=now.pod, epoch_had=now.epoch).map.as_had
         assert all(shard.slots for shard in pod.look().shards)

@@ -30,6 +30,7 @@ from mezzo.frontend.options import channel_options, name_options
 from mezzo.frontend.status import understand
 from mezzo.identity import Identity
 from mezzo.operations import Operation
+from mezzo.pod import NO_MAP, MapHad, MapTold
 from mezzo.statistics import Counters
 from mezzo.tls import TLS
 from mezzo.transfers import Get, Put
@@ -80,6 +81,7 @@ class AsyncProxyLink:
         now: Callable[[], float],
         timeout_s: float,
         bearer: Bearer,
+        had: MapHad = NO_MAP,
     ) -> Self:
         """Open a session.
 
@@ -95,7 +97,7 @@ class AsyncProxyLink:
             channel = grpc.aio.insecure_channel(target, channel_options())
         try:
             call: Any = channel.unary_unary(path("OpenSession", SESSION_SERVICE))
-            request = sessions.request(client_name, namespace if identity is None else "")
+            request = sessions.request(client_name, namespace if identity is None else "", had)
             answer = await call(request, timeout=timeout_s, metadata=bearer.metadata())
             opened = sessions.opened(answer, now())
             if identity is not None:
@@ -146,9 +148,9 @@ class AsyncProxyLink:
         return sessions.ticket(self.opened)
 
     @property
-    def encoded_map(self) -> bytes:
+    def map_told(self) -> MapTold:
         """Of the pod's shards; empty: there is one."""
-        return self.opened.encoded
+        return self.opened.map_told
 
     def ways(self) -> list[tuple[Address, bytes]]:
         """Addresses of the shard, to be tried in order, and the incarnation that answers there."""

@@ -27,6 +27,7 @@ from mezzo.frontend.options import channel_options, name_options
 from mezzo.frontend.status import understand
 from mezzo.identity import Identity
 from mezzo.operations import Operation
+from mezzo.pod import NO_MAP, MapHad, MapTold
 from mezzo.statistics import Counters
 from mezzo.tls import TLS
 from mezzo.transfers import Get, Put
@@ -57,6 +58,7 @@ class ProxyLink:
         now: Callable[[], float],
         timeout_s: float,
         bearer: Bearer,
+        had: MapHad = NO_MAP,
     ) -> None:
         """Open a session.
 
@@ -77,7 +79,7 @@ class ProxyLink:
             self._channel = grpc.insecure_channel(target, channel_options())
         try:
             call: Any = self._channel.unary_unary(path("OpenSession", SESSION_SERVICE))
-            request = sessions.request(client_name, namespace if identity is None else "")
+            request = sessions.request(client_name, namespace if identity is None else "", had)
             answer = call(request, timeout=timeout_s, metadata=bearer.metadata())
             self.opened: Opened = sessions.opened(answer, now())
             if identity is not None:
@@ -123,9 +125,9 @@ class ProxyLink:
         return sessions.ticket(self.opened)
 
     @property
-    def encoded_map(self) -> bytes:
+    def map_told(self) -> MapTold:
         """Of the pod's shards; empty: there is one."""
-        return self.opened.encoded
+        return self.opened.map_told
 
     def ways(self) -> list[tuple[Address, bytes]]:
         """Addresses of the shard, to be tried in order, and the incarnation that answers there."""

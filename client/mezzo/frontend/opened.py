@@ -11,6 +11,7 @@ from mezzo.credentials import Ticket
 from mezzo.errors import ConnectionLost, DeadlineExceeded, InvalidArgument, MezzoError
 from mezzo.frontend.exchange import parse as parse_message
 from mezzo.operations import Operation, State
+from mezzo.pod import NO_MAP, MapHad, MapTold
 from mezzo.protocol.messages import KEY_BYTES_MAX, KEYS_MAX, U32_MAX, VERSION_MAX, Welcome
 from mezzo.session import Session, pin
 from mezzo.statistics import Counters
@@ -44,13 +45,15 @@ class Opened(NamedTuple):
     """the front-end's, in the shape of a shard's"""
     piece_bytes: int
     """payload in one message of a put"""
-    encoded: bytes = b""
-    """the map of several shards, as it was sent; empty: there is one shard"""
+    map_told: MapTold = MapTold()
+    """of several shards; nothing: there is one shard"""
 
 
-def request(client_name: str, namespace: str) -> bytes:
+def request(client_name: str, namespace: str, had: MapHad = NO_MAP) -> bytes:
     """The message that opens a session; ``namespace`` is what will be used of the shards, if nothing else names it."""
-    message = session_pb2.OpenSessionRequest(client=client_name[:128], namespace=namespace)
+    message = session_pb2.OpenSessionRequest(
+        client=client_name[:128], namespace=namespace, pod_had=had.pod, epoch_had=had.epoch
+    )
     return bytes(message.SerializeToString())
 
 
@@ -107,9 +110,8 @@ def opened(answer: bytes, now: float) -> Opened:
     room = max(1, limits.message_bytes_max // 2)
     piece_bytes = min(limits.piece_bytes_max or PIECE_BYTES_MAX, PIECE_BYTES_MAX, room)
     expires = now + message.ticket_ms / 1000
-    return Opened(
-        message.ticket, expires, message.map.epoch, shards, shape, piece_bytes, bytes(message.map.encoded)
-    )
+    told = MapTold(bytes(message.map.encoded), bytes(message.map.difference), message.map.as_had)
+    return Opened(message.ticket, expires, message.map.epoch, shards, shape, piece_bytes, told)
 
 
 def ticket(opened: Opened) -> Ticket:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from mezzo.errors import Busy, MezzoError, ProtocolError, Unsupported
 from mezzo.protocol.frame import Frame, encode
 from mezzo.protocol.messages import (
+    EPOCH_VERSION,
     VERSION_MAX,
     VERSION_MIN,
     Body,
@@ -234,6 +235,8 @@ class ClientConnection:
                 return False
             raise ProtocolError(f"the first frame must be WELCOME, not {kind.name}")
         if kind is Kind.REFUSE:
+            return False
+        if kind is Kind.EPOCH and not frame.request_id and self.welcome.version >= EPOCH_VERSION:
             return False
         if kind is Kind.WELCOME:
             raise ProtocolError("WELCOME came twice")

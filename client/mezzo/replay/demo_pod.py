@@ -196,7 +196,7 @@ class DemoPod:
         except MezzoError:
             return None
         try:
-            encoded = link.encoded_map
+            encoded = link.map_told.encoded
             self.pod_map = decode_map(encoded) if encoded else None
         except FormatError:
             return None

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16mezzo/v1/session.proto\x12\x08mezzo.v1\"7\n\x12OpenSessionRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"\x8f\x01\n\x13OpenSessionResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x11\n\tticket_ms\x18\x02 \x01(\x04\x12#\n\x03map\x18\x03 \x01(\x0b\x32\x16.mezzo.v1.PlacementMap\x12 \n\x06limits\x18\x04 \x01(\x0b\x32\x10.mezzo.v1.Limits\x12\x0e\n\x06server\x18\x05 \x01(\t\"O\n\x0cPlacementMap\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x1f\n\x06shards\x18\x02 \x03(\x0b\x32\x0f.mezzo.v1.Shard\x12\x0f\n\x07\x65ncoded\x18\x03 \x01(\x0c\"G\n\x05Shard\x12\x13\n\x0bincarnation\x18\x01 \x01(\x0c\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\"\x94\x01\n\x06Limits\x12\x10\n\x08keys_max\x18\x01 \x01(\r\x12\x17\n\x0f\x63hunk_bytes_max\x18\x02 \x01(\x04\x12\x15\n\rput_bytes_max\x18\x03 \x01(\x04\x12\x19\n\x11message_bytes_max\x18\x04 \x01(\x04\x12\x17\n\x0fpiece_bytes_max\x18\x05 \x01(\x04\x12\x14\n\x0clease_ms_max\x18\x06 \x01(\x04\x32\\\n\x0eSessionService\x12J\n\x0bOpenSession\x12\x1c.mezzo.v1.OpenSessionRequest\x1a\x1d.mezzo.v1.OpenSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16mezzo/v1/session.proto\x12\x08mezzo.v1\"[\n\x12OpenSessionRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0f\n\x07pod_had\x18\x03 \x01(\x0c\x12\x11\n\tepoch_had\x18\x04 \x01(\x04\"\x8f\x01\n\x13OpenSessionResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x11\n\tticket_ms\x18\x02 \x01(\x04\x12#\n\x03map\x18\x03 \x01(\x0b\x32\x16.mezzo.v1.PlacementMap\x12 \n\x06limits\x18\x04 \x01(\x0b\x32\x10.mezzo.v1.Limits\x12\x0e\n\x06server\x18\x05 \x01(\t\"s\n\x0cPlacementMap\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x1f\n\x06shards\x18\x02 \x03(\x0b\x32\x0f.mezzo.v1.Shard\x12\x0f\n\x07\x65ncoded\x18\x03 \x01(\x0c\x12\x12\n\ndifference\x18\x04 \x01(\x0c\x12\x0e\n\x06\x61s_had\x18\x05 \x01(\x08\"G\n\x05Shard\x12\x13\n\x0bincarnation\x18\x01 \x01(\x0c\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\"\x94\x01\n\x06Limits\x12\x10\n\x08keys_max\x18\x01 \x01(\r\x12\x17\n\x0f\x63hunk_bytes_max\x18\x02 \x01(\x04\x12\x15\n\rput_bytes_max\x18\x03 \x01(\x04\x12\x19\n\x11message_bytes_max\x18\x04 \x01(\x04\x12\x17\n\x0fpiece_bytes_max\x18\x05 \x01(\x04\x12\x14\n\x0clease_ms_max\x18\x06 \x01(\x04\x32\\\n\x0eSessionService\x12J\n\x0bOpenSession\x12\x1c.mezzo.v1.OpenSessionRequest\x1a\x1d.mezzo.v1.OpenSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mezzo.v1.session_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OPENSESSIONREQUEST']._serialized_start=36
-  _globals['_OPENSESSIONREQUEST']._serialized_end=91
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=94
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=237
-  _globals['_PLACEMENTMAP']._serialized_start=239
-  _globals['_PLACEMENTMAP']._serialized_end=318
-  _globals['_SHARD']._serialized_start=320
-  _globals['_SHARD']._serialized_end=391
-  _globals['_LIMITS']._serialized_start=394
-  _globals['_LIMITS']._serialized_end=542
-  _globals['_SESSIONSERVICE']._serialized_start=544
-  _globals['_SESSIONSERVICE']._serialized_end=636
+  _globals['_OPENSESSIONREQUEST']._serialized_end=127
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=130
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=273
+  _globals['_PLACEMENTMAP']._serialized_start=275
+  _globals['_PLACEMENTMAP']._serialized_end=390
+  _globals['_SHARD']._serialized_start=392
+  _globals['_SHARD']._serialized_end=463
+  _globals['_LIMITS']._serialized_start=466
+  _globals['_LIMITS']._serialized_end=614
+  _globals['_SESSIONSERVICE']._serialized_start=616
+  _globals['_SESSIONSERVICE']._serialized_end=708
 # @@protoc_insertion_point(module_scope)

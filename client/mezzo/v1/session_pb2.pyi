@@ -24,21 +24,30 @@ class OpenSessionRequest(_message.Message):
 
     CLIENT_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
+    POD_HAD_FIELD_NUMBER: _builtins.int
+    EPOCH_HAD_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     """What the client calls itself, for logs; at most 128 characters."""
     namespace: _builtins.str
     """The namespace that the client is about to use at the shards: with a metadata engine it is made if the
     caller's tenant has none of that name.  Empty: said by NamespaceService, or not needed.
     """
+    pod_had: _builtins.bytes
+    """Which map the client has: its pod's 16 bytes, and its epoch.  Then it may be told what has changed alone.
+    Empty: it has none, or wants it whole.
+    """
+    epoch_had: _builtins.int
     def __init__(
         self,
         *,
         client: _builtins.str = ...,
         namespace: _builtins.str = ...,
+        pod_had: _builtins.bytes = ...,
+        epoch_had: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "epoch_had", b"epoch_had", "namespace", b"namespace", "pod_had", b"pod_had"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -91,10 +100,18 @@ class PlacementMap(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     ENCODED_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    AS_HAD_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Version of the map; a higher one wins."""
     encoded: _builtins.bytes
     """Which shard has which chunk, encoded as docs/placement.md says.  Empty where there is one shard: it has all."""
+    difference: _builtins.bytes
+    """In place of `encoded`, for who said which map he has: what leads from that to this one (docs/placement.md).
+    `shards` is left out then.
+    """
+    as_had: _builtins.bool
+    """In place of `encoded`: it is the map that the caller has.  `shards` is left out then."""
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shard]: ...
     def __init__(
@@ -103,10 +120,12 @@ class PlacementMap(_message.Message):
         epoch: _builtins.int = ...,
         shards: _abc.Iterable[Global___Shard] | None = ...,
         encoded: _builtins.bytes = ...,
+        difference: _builtins.bytes = ...,
+        as_had: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "epoch", b"epoch", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_had", b"as_had", "difference", b"difference", "encoded", b"encoded", "epoch", b"epoch", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

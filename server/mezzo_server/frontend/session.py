@@ -9,6 +9,7 @@ import grpc
 
 from mezzo.errors import InvalidArgument, MezzoError
 from mezzo.frontend.exchange import SESSION_SERVICE
+from mezzo.pod import MapHad, MapTold
 from mezzo.protocol.messages import KEYS_MAX, Welcome
 from mezzo.v1 import session_pb2
 from mezzo_server.config import FrontendConfig
@@ -55,7 +56,7 @@ class SessionHandlers:
         config = self._config
         if request.namespace and self._metadata is not None:
             await self._metadata.open_namespace(caller(), request.namespace)
-        limits, pod_map = await self._seen(timeout_s)
+        limits, pod_map = await self._seen(MapHad(request.pod_had, request.epoch_had), timeout_s)
         ticket, ticket_s = b"", config.session_s
         if self._office is not None:
             signed = self._office.sign(caller())
@@ -76,8 +77,8 @@ class SessionHandlers:
             server=limits.server,
         )
 
-    async def _seen(self, timeout_s: float) -> tuple[Welcome, session_pb2.PlacementMap]:
-        """What shards allow, and the map of them all."""
+    async def _seen(self, had: MapHad, timeout_s: float) -> tuple[Welcome, session_pb2.PlacementMap]:
+        """What shards allow, and the map of them all for who has that one."""
         try:
             seen = await self._shards.look(timeout_s)
         except MezzoError:
@@ -88,9 +89,9 @@ class SessionHandlers:
         else:
             limits = self._limits = seen.limits
             if self._pod is None:
-                return limits, _map(seen.epoch, seen.shards, seen.encoded)
+                return limits, _map(seen.epoch, seen.shards, MapTold(seen.encoded))
         known = self._pod.known
-        return limits, _map(known.pod_map.epoch, known.shards, known.encoded)
+        return limits, _map(known.pod_map.epoch, known.shards, known.told(had))
 
 
 class _Told(Protocol):
@@ -104,7 +105,9 @@ class _Told(Protocol):
     def capacity_bytes(self) -> int: ...
 
 
-def _map(epoch: int, shards: Sequence[_Told], encoded: bytes) -> session_pb2.PlacementMap:
+def _map(epoch: int, shards: Sequence[_Told], told: MapTold) -> session_pb2.PlacementMap:
+    if told.as_had or told.difference:
+        return session_pb2.PlacementMap(epoch=epoch, difference=told.difference, as_had=told.as_had)
     return session_pb2.PlacementMap(
         epoch=epoch,
         shards=[
@@ -115,7 +118,7 @@ def _map(epoch: int, shards: Sequence[_Told], encoded: bytes) -> session_pb2.Pla
             )
             for shard in shards
         ],
-        encoded=encoded,
+        encoded=told.encoded,
     )
 
 

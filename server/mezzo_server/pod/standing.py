@@ -16,6 +16,8 @@ from mezzo.placement.slots import hash_key, namespace_seed
 from mezzo_server.blockstore.api import Scope
 
 NEVER = float("-inf")
+BEFORE = 2
+"""What `Share.answers` says of a slot that the shard had, and is asked for still."""
 
 OF_NO_POD: Mapping[str, int | float] = {
     **dict.fromkeys(
@@ -114,27 +116,29 @@ class Standing:
         """Serve nothing from now on, whatever comes."""
         self._ended = True
 
-    def check(self, scope: Scope, keys: Sequence[bytes]) -> None:
-        """Whether keys may be asked for here.
+    def check(self, scope: Scope, keys: Sequence[bytes], *, to_put: bool = False) -> None:
+        """Whether keys may be asked for here, or put: that is the owner's alone, who knows what is there.
 
         Raises:
             Unavailable: nothing is served.
             WrongEpoch: one of them is another shard's.
         """
-        error = self._objection(scope, keys)
+        error = self._objection(scope, keys, to_put)
         if error is not None:
             self.not_serving += isinstance(error, Unavailable)
             self.wrong_epoch += isinstance(error, WrongEpoch)
             raise error
 
-    def objection(self, scope: Scope, keys: Sequence[bytes], began: float) -> MezzoError | None:
+    def objection(
+        self, scope: Scope, keys: Sequence[bytes], began: float, *, to_put: bool = False
+    ) -> MezzoError | None:
         """Why a write that came at ``began`` may not be acknowledged now; None: it may.
 
         Called when it was made, and right before it is answered.
         """
         if began > self._changed_at and self.serving:
             return None
-        error = self._objection(scope, keys)
+        error = self._objection(scope, keys, to_put)
         self.withheld += error is not None
         return error
 
@@ -152,7 +156,7 @@ class Standing:
             "pod_writes_withheld": self.withheld,
         }
 
-    def _objection(self, scope: Scope, keys: Sequence[bytes]) -> MezzoError | None:
+    def _objection(self, scope: Scope, keys: Sequence[bytes], to_put: bool) -> MezzoError | None:
         if not self.serving:
             return Unavailable(f"this shard serves nothing now: {self._why()}")
         share = self._share
@@ -160,7 +164,8 @@ class Standing:
         seed = namespace_seed(scope.tenant, scope.namespace)
         if not keys:
             return None
-        if share.epoch and 0 not in [answers[hash_key(key, seed) >> shift] for key in keys]:
+        slots = [answers[hash_key(key, seed) >> shift] for key in keys]
+        if share.epoch and 0 not in slots and not (to_put and BEFORE in slots):
             return None
         return WrongEpoch(
             f"by the map of epoch {share.epoch} another shard has what was asked for", share.epoch

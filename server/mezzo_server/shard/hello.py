@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mezzo.errors import Busy, MezzoError
 from mezzo.identity import Identity
 from mezzo.protocol.connection import negotiate
-from mezzo.protocol.messages import KEY_BYTES_MAX, Hello, Kind, Welcome
+from mezzo.protocol.messages import EPOCH_VERSION, KEY_BYTES_MAX, Hello, Kind, Welcome
 from mezzo_server.access.principal import MAY_BE_NEW, Refused
 from mezzo_server.quota.account import half
 from mezzo_server.shard.charging import Meter
@@ -66,6 +66,9 @@ class Greeting:
         session.meter = Meter(session, service.accounts.of(session.scope.tenant))
         if service.catalog is not None:
             session.share.owner = session.scope.tenant
+        epoch = 0 if service.standing is None else service.standing.epoch
+        if self._version >= EPOCH_VERSION:
+            session.epoch_told = epoch
         session.greeted = True
         session.link.let_in()
         session.send(
@@ -75,7 +78,7 @@ class Greeting:
                 version=self._version,
                 server=SERVER_NAME,
                 shard_incarnation=service.incarnation,
-                epoch=0 if service.standing is None else service.standing.epoch,
+                epoch=epoch,
                 tenant_id=session.scope.tenant,
                 namespace_id=session.scope.namespace,
                 keys_max=limits.keys_max,

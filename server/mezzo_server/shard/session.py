@@ -17,11 +17,13 @@ from mezzo.identity import Identity
 from mezzo.protocol.connection import ServerConnection
 from mezzo.protocol.frame import Frame, encode
 from mezzo.protocol.messages import (
+    I63_MAX,
     ArenaOpen,
     Body,
     Cancelled,
     Delete,
     Deleted,
+    Epoch,
     ErrorReply,
     Get,
     Got,
@@ -64,6 +66,10 @@ if TYPE_CHECKING:
 
 WITH_DESCRIPTOR = frozenset({Kind.REGION_ADD, Kind.ARENA_OPEN})
 """Requests that come with a descriptor."""
+
+
+EPOCHS_UNTOLD = I63_MAX
+"""What clients of protocol version 1 have been told: they would not understand."""
 
 
 class Link(Protocol):
@@ -121,6 +127,8 @@ class Session:
         """whom it belongs to, from HELLO on"""
         self.looked_for = False
         """whether the metadata are looked at for it, before it is let in"""
+        self.epoch_told = EPOCHS_UNTOLD
+        """of the map that the client knows us to follow"""
         self.greeted = False
         self.closed = False
         self.payload_waits = 0
@@ -264,7 +272,8 @@ class Session:
         """
         standing = self.service.standing
         if standing is not None and request.written and not request.cancelled:
-            error = standing.objection(self.scope, request.written, request.began)
+            to_put = request.kind is Kind.PUT
+            error = standing.objection(self.scope, request.written, request.began, to_put=to_put)
             if error is not None:
                 self.end_with_error(request, error)
                 return
@@ -357,7 +366,7 @@ class Session:
         kind(self, request_id, body, region).start()
 
     def _put(self, request_id: int, body: Put) -> None:
-        self.check_keys(body.keys)
+        self.check_keys(body.keys, to_put=True)
         if body.region == 0:
             if body.sources:
                 raise InvalidArgument("sources need a region")
@@ -413,13 +422,19 @@ class Session:
 
     # -- answers
 
-    def check_keys(self, keys: Sequence[bytes]) -> None:
-        """TooLarge over ``keys_max``; in a pod, as `Standing.check`."""
+    def check_keys(self, keys: Sequence[bytes], *, to_put: bool = False) -> None:
+        """TooLarge over ``keys_max``; in a pod, as `Standing.check`.
+
+        Who does not know by which map we answer from now on is told before he gets an answer by it.
+        """
         if len(keys) > self.limits.keys_max:
             raise TooLarge(f"{len(keys)} keys are over the limit ({self.limits.keys_max}, keys_max)")
         standing = self.service.standing
         if standing is not None:
-            standing.check(self.scope, keys)
+            if standing.epoch > self.epoch_told:
+                self.epoch_told = standing.epoch
+                self.send(Kind.EPOCH, 0, Epoch(self.epoch_told))
+            standing.check(self.scope, keys, to_put=to_put)
 
     def _forget(self, request: Request) -> None:
         del self.requests[request.id]

@@ -9,6 +9,7 @@ from mezzo.protocol.frame import FROM_CLIENT, FROM_SERVER, Frame, FrameReader
 from mezzo.protocol.messages import (
     Cancel,
     Cancelled,
+    Epoch,
     ErrorReply,
     GetData,
     Got,
@@ -35,22 +36,24 @@ def frame(kind, request_id, body, payload_bytes=0):
     return Frame(kind, request_id, body, payload_bytes)
 
 
-@pytest.mark.parametrize(("low", "high", "version"), [(1, 1, 1), (0, 1, 1), (1, 9, 1), (0, 2**32 - 1, 1)])
+@pytest.mark.parametrize(
+    ("low", "high", "version"), [(1, 1, 1), (0, 1, 1), (1, 9, 2), (2, 2, 2), (0, 2**32 - 1, 2)]
+)
 def test_the_highest_common_version(low, high, version):
     assert negotiate(Hello(low, high)) == version
     assert negotiate(Hello(2, 5), 1, 4) == 4
 
 
-@pytest.mark.parametrize(("low", "high"), [(2, 9), (0, 0), (9, 1)])
+@pytest.mark.parametrize(("low", "high"), [(3, 9), (0, 0), (9, 1)])
 def test_unknown_versions_are_refused_kindly(low, high):
-    with pytest.raises(Unsupported, match=f"speaks versions {low} to {high}.*this server 1 to 1") as caught:
+    with pytest.raises(Unsupported, match=f"speaks versions {low} to {high}.*this server 1 to 2") as caught:
         negotiate(Hello(low, high))
     reader = FrameReader(FROM_SERVER, body_bytes_max=4096, payload_bytes_max=0)
     data = refusal(caught.value)
     reader.buffer()[: len(data)] = data
     reader.received(len(data))
     body = reader.next_event().body
-    assert (body.code, body.version_min, body.version_max) == (ErrorCode.UNSUPPORTED, 1, 1)
+    assert (body.code, body.version_min, body.version_max) == (ErrorCode.UNSUPPORTED, 1, 2)
 
 
 def test_a_refusal_fits_whatever_the_reason():
@@ -164,12 +167,25 @@ class TestClient:
             ClientConnection().receive_event(frame(kind, 0, Pong()))
 
     def test_a_version_that_was_not_offered(self):
-        with pytest.raises(ProtocolError, match="chose version 2"):
-            ClientConnection().receive_event(frame(Kind.WELCOME, 0, Welcome(2, *_rest(WELCOME))))
+        with pytest.raises(ProtocolError, match="chose version 3"):
+            ClientConnection().receive_event(frame(Kind.WELCOME, 0, Welcome(3, *_rest(WELCOME))))
 
     def test_welcome_comes_once(self):
         with pytest.raises(ProtocolError, match="twice"):
             self.connection().receive_event(frame(Kind.WELCOME, 0, WELCOME))
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_an_epoch_comes_unasked_from_version_2_on(self, version):
+        client = ClientConnection()
+        client.receive_event(frame(Kind.WELCOME, 0, Welcome(version, *_rest(WELCOME))))
+        request_id, _ = client.request(Kind.PING, Ping())
+        if version == 1:
+            with pytest.raises(ProtocolError, match="not in flight"):
+                client.receive_event(frame(Kind.EPOCH, 0, Epoch(7)))
+        else:
+            assert client.receive_event(frame(Kind.EPOCH, 0, Epoch(7))) is False
+        with pytest.raises(ProtocolError, match="no answer to PING"):
+            client.receive_event(frame(Kind.EPOCH, request_id, Epoch(7)))
 
     def test_answers_end_their_requests(self):
         client = self.connection()

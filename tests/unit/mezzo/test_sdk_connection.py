@@ -47,7 +47,7 @@ class TestHello:
     def test_what_the_client_says_of_itself(self, make, network, start):
         result = start(make(namespace="models/a", name="engine").ping)
         hello = network.arrived().welcome().body
-        assert (hello.version_min, hello.version_max) == (1, 1)
+        assert (hello.version_min, hello.version_max) == (1, 2)
         assert (hello.namespace, hello.client, hello.ticket, hello.epoch) == ("models/a", "engine", b"", 0)
         peer = network.peers[0]
         peer.send(Kind.PONG, peer.expect(Kind.PING).request_id, Pong())

@@ -14,7 +14,17 @@ import mezzo
 from mezzo.errors import ErrorCode, Unavailable, Unsupported
 from mezzo.placement.pod_map import PodMap, ShardPlace
 from mezzo.protocol.bitmap import pack
-from mezzo.protocol.messages import Cancelled, ErrorReply, Got, Kind, LookedUp, PutDone, Welcome
+from mezzo.protocol.messages import (
+    Cancelled,
+    Deleted,
+    Epoch,
+    ErrorReply,
+    Got,
+    Kind,
+    LookedUp,
+    PutDone,
+    Welcome,
+)
 from mezzo.routing import Router
 from tests.contract.peer import LIMITS, NAMESPACE, TENANT, Network, Peer
 from tests.patience import PATIENCE_S
@@ -72,8 +82,10 @@ class Maps:
 
     def __init__(self):
         self.now = pod_map(1, EVEN)
+        self.asked = lambda: None
 
     def __call__(self):
+        self.asked()
         return self.now
 
 
@@ -199,6 +211,66 @@ def test_a_shard_that_has_another_map_makes_the_client_get_it_and_ask_once_more(
     assert frame.body.keys == KEYS
     a.send(Kind.LOOKED_UP, frame.request_id, looked_up(0))
     assert result().prefix == 0
+
+
+@pytest.fixture
+def young(make, maps, network, start):
+    """As `pod`, of shards that tell their epoch."""
+    client = make("tcp://pod:1", map_source=maps)
+    done = start(client.ping)
+    peers = [network.accept_at(number, version=2, epoch=1) for number in (0, 1)]
+    for peer in peers:
+        peer.send(Kind.PONG, peer.expect(Kind.PING).request_id, mezzo.protocol.messages.Pong())
+    done()
+    return client, *peers
+
+
+def got_none(peer, frame):
+    count = len(frame.body.keys)
+    peer.send(Kind.GOT, frame.request_id, Got(0, pack([False] * count), [0] * count))
+
+
+def test_a_miss_is_not_believed_of_who_answers_by_a_later_map(young, start, maps):
+    """What others have put since then is with who has the slots by that map."""
+    client, a, b = young
+    maps.now = pod_map(2, [0] * (1 << SLOTS_LOG2))
+    result = start(client.get, KEYS, [bytearray(4) for _ in KEYS])
+    got_none(a, a.expect(Kind.GET))
+    frame = b.expect(Kind.GET)
+    b.send(Kind.EPOCH, 0, Epoch(2))
+    got_none(b, frame)
+    again = a.expect(Kind.GET)
+    assert again.body.keys == KEYS
+    got_none(a, again)
+    assert (result().count, result().unanswered) == (0, 0)
+
+
+def test_the_next_call_goes_by_the_map_that_was_heard_of(young, start, maps):
+    client, a, b = young
+    maps.now = pod_map(2, [1] * (1 << SLOTS_LOG2))
+    result = start(client.lookup, OWN[0])
+    frame = a.expect(Kind.LOOKUP)
+    a.send(Kind.EPOCH, 0, Epoch(2))
+    a.send(Kind.LOOKED_UP, frame.request_id, looked_up(len(OWN[0])))
+    assert result().prefix == len(OWN[0]), "what was found is believed, whoever had it"
+    result = start(client.delete, OWN[0])
+    frame = b.expect(Kind.DELETE)
+    b.send(Kind.DELETED, frame.request_id, Deleted(0, b""))
+    assert result().count == 0
+
+
+def test_who_cannot_give_the_map_is_not_asked_again_and_again(young, start, maps):
+    """Calls go on as they can, by the map that there is."""
+    client, a, _ = young
+    asked = []
+    maps.asked = lambda: asked.append(None)
+    for _ in range(5):
+        result = start(client.get, OWN[0], [bytearray(4) for _ in OWN[0]])
+        frame = a.expect(Kind.GET)
+        a.send(Kind.EPOCH, 0, Epoch(2))
+        got_none(a, frame)
+        assert result().count == 0
+    assert 1 <= len(asked) <= 2
 
 
 def test_a_shard_that_left_the_pod_is_let_go_of(pod, start, maps):

@@ -10,7 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mezzo.calls import Connect, Context, Follow, Run, Together, acquire, delete, lookup, release, renew, stat
+from mezzo.calls import (
+    CatchUp,
+    Connect,
+    Context,
+    Follow,
+    Pause,
+    Run,
+    Together,
+    acquire,
+    delete,
+    lookup,
+    release,
+    renew,
+    stat,
+)
 from mezzo.errors import ConnectionLost, DeadlineExceeded, InvalidArgument, Unavailable, WrongEpoch
 from mezzo.moves import get, put
 from mezzo.operations import Acquire, Delete, Lookup, Release, Renew, Stat
@@ -120,6 +134,16 @@ class FakePod:
         self.context = Context(lambda: 0.0, Counters(), None, False, None)
         self.followed = 0
         self.sent = []
+        self.tells = False
+        """whether shards say that they follow the later map"""
+        self.heard_epoch = 0
+        self.paused = []
+        self.lags = 0
+        """after so many pauses all shards follow the map"""
+
+    @property
+    def behind(self):
+        return self.heard_epoch > self.router.epoch
 
     def perform(self, call, shard=None):
         value, error = None, None
@@ -138,13 +162,21 @@ class FakePod:
         if isinstance(step, Connect):
             return self if shard is None else shard
         if isinstance(step, Run):
+            if self.tells:
+                self.heard_epoch = self.later.epoch
             return step.link.run(step.operations)
         if isinstance(step, Together):
             self.sent.append([shard_id for shard_id, _ in step.parts])
             return [self.outcome(call, shard_id) for shard_id, call in step.parts]
-        assert isinstance(step, Follow)
+        if isinstance(step, Pause):
+            self.paused.append(step.seconds)
+            if len(self.paused) == self.lags:
+                for shard in self.shards:
+                    shard.error = None
+            return None
+        assert isinstance(step, Follow | CatchUp)
         self.followed += 1
-        if self.later is not None and step.epoch < self.later.epoch:
+        if self.later is not None and self.router.epoch < self.later.epoch:
             self.router = Router(self.later, TENANT, NAMESPACE)
         return None
 
@@ -293,6 +325,70 @@ def test_what_is_deleted_is_nowhere_any_more(pod, keys):
     assert not any(present(pod, key) for key in keys)
 
 
+@st.composite
+def overtaken(draw):
+    """A pod that went on to a later map, which its shards follow, and the client heard nothing of that yet."""
+    pod = draw(pods())
+    slots, count = 1 << SLOTS_LOG2, len(pod.shards)
+    table = draw(st.lists(st.integers(0, count - 1), min_size=slots, max_size=slots))
+    previous = {slot: was for slot, was in enumerate(pod.pod_map.table) if was != table[slot]}
+    pod.later = PodMap(bytes(16), 2, SLOTS_LOG2, pod.pod_map.shards, table, previous)
+    pod.tells = True
+    later = Router(pod.later, TENANT, NAMESPACE)
+    for shard in pod.shards:
+        shard.error = None
+    for key in draw(st.sets(st.sampled_from(KEYS))):
+        pod.shards[later.owners([key])[0]].chunks[key] = b"x" * (KEYS.index(key) + 1)
+    return pod
+
+
+def there_by_now(pod, key):
+    """Whether a chunk is where the later map has it, or where that was before."""
+    later = Router(pod.later, TENANT, NAMESPACE)
+    holders = [*later.owners([key]), *later.split_before([key], [0])]
+    return any(key in pod.shards[holder].chunks for holder in holders)
+
+
+@settings(max_examples=50)
+@given(overtaken(), prefixes)
+def test_who_has_an_older_map_misses_nothing_that_came_by_the_later_one(pod, keys):
+    targets = [bytearray(len(KEYS)) for _ in keys]
+    got = pod.perform(get(pod.context, keys, targets, None))
+    assert all(found for key, found in zip(keys, got.found, strict=True) if there_by_now(pod, key))
+    assert (got.unanswered, pod.followed) == (0, int(not all(got.found) or pod.followed == 1))
+    pod.router, pod.heard_epoch = Router(pod.pod_map, TENANT, NAMESPACE), 0
+    stats = pod.perform(stat(pod.context, keys))
+    assert all(chunk for key, chunk in zip(keys, stats, strict=True) if there_by_now(pod, key))
+
+
+@settings(max_examples=50)
+@given(overtaken(), prefixes)
+def test_nor_does_its_prefix_end_too_early_or_its_lease_hold_what_is_not_counted(pod, keys):
+    there = [there_by_now(pod, key) for key in keys]
+    least = (*there, False).index(False)
+    assert pod.perform(lookup(pod.context, keys)).prefix >= least
+    pod.router, pod.heard_epoch = Router(pod.pod_map, TENANT, NAMESPACE), 0
+    grant = pod.perform(acquire(pod.context, keys, 5.0))
+    assert grant.found.prefix >= least
+    assert pod.leased() == sorted(keys[: grant.found.prefix])
+    pod.perform(release(grant.leases, grant.over))
+    assert pod.leased() == []
+
+
+@settings(max_examples=40)
+@given(overtaken(), prefixes)
+def test_what_it_deletes_is_gone_by_the_later_map(pod, keys):
+    pod.perform(delete(pod.context, keys))
+    assert not any(there_by_now(pod, key) for key in keys)
+
+
+def test_nobody_is_asked_for_a_map_while_nothing_is_heard_of_a_later_one():
+    pod = evenly()
+    pod.perform(get(pod.context, KEYS, [bytearray(1) for _ in KEYS], None))
+    pod.perform(lookup(pod.context, KEYS))
+    assert pod.followed == 0
+
+
 def evenly(count=4, previous=None, later=None):
     """Each shard has every ``count``-th slot."""
     slots = range(1 << SLOTS_LOG2)
@@ -376,3 +472,39 @@ def test_a_lost_connection_is_tried_once_more_by_the_shards_own_call():
     shard.run = once
     done = pod.perform(put(pod.context, KEYS, [b"x"] * len(KEYS), None, 0, None, 3))
     assert (done.stored, done.unanswered) == (len(KEYS), 0)
+
+
+def lagging(pauses):
+    """All slots of the first shard are the second's by now, which has not heard of it yet."""
+    slots = range(1 << SLOTS_LOG2)
+    pod = FakePod([1] * len(slots), dict.fromkeys(slots, 0), 2)
+    pod.pod_map = PodMap(
+        bytes(16), 7, SLOTS_LOG2, pod.pod_map.shards, [1] * len(slots), dict.fromkeys(slots, 0)
+    )
+    pod.router = Router(pod.pod_map, TENANT, NAMESPACE)
+    pod.shards[1].error = WrongEpoch("the other's", 6)
+    pod.lags = pauses
+    return pod
+
+
+def test_a_put_waits_a_moment_for_an_owner_that_has_not_heard_of_it():
+    pod = lagging(3)
+    done = pod.perform(put(pod.context, KEYS, [b"x"] * len(KEYS), None, 0, None, 3))
+    assert done.stored == len(KEYS)
+    assert (len(pod.paused), pod.followed) == (3, 0), "nobody has a later map"
+    assert not pod.shards[0].chunks
+
+
+def test_and_not_for_ever():
+    pod = lagging(99)
+    done = pod.perform(put(pod.context, KEYS, [b"x"] * len(KEYS), None, 0, None, 3))
+    assert (done.failed, done.unanswered) == (len(KEYS), len(KEYS))
+    assert sum(pod.paused) < 0.5
+
+
+def test_what_such_an_owner_cannot_have_yet_is_got_from_who_had_it_before():
+    pod = lagging(99)
+    pod.shards[0].chunks = dict.fromkeys(KEYS, b"x")
+    got = pod.perform(get(pod.context, KEYS, [bytearray(1) for _ in KEYS], None))
+    assert (got.count, got.unanswered, len(pod.paused)) == (len(KEYS), 0, 1)
+    assert pod.perform(lookup(pod.context, KEYS)).prefix == len(KEYS)

@@ -7,6 +7,7 @@ import pytest
 from mezzo.errors import ErrorCode
 from mezzo.placement.pod_map import PodMap, ShardPlace
 from mezzo.placement.slots import hash_key, namespace_seed
+from mezzo.protocol.frame import Frame
 from mezzo.protocol.messages import (
     Acquire,
     Acquired,
@@ -15,16 +16,19 @@ from mezzo.protocol.messages import (
     ErrorReply,
     Events,
     Get,
+    Hello,
     Kind,
     LeaseRenew,
     LookedUp,
     Lookup,
+    Ping,
     Put,
     PutDone,
     PutGrant,
     ShardStat,
     ShardStated,
     Stat,
+    Welcome,
 )
 from mezzo_server.pod.standing import Share, Situation, Standing
 from tests.unit.mezzo_server.shard_harness import (
@@ -114,6 +118,10 @@ def test_what_it_had_before_it_still_answers(pod):
     pod.serves(4, [1] * 16, dict.fromkeys(range(8), 0))
     assert pod.client.ask(Kind.LOOKUP, Lookup(pod.ours), LookedUp).prefix == 6
     assert pod.client.ask(Kind.ACQUIRE, Acquire(pod.ours, 1000), Acquired).prefix == 6
+    # But what is put goes to the owner, who alone knows whether it is there.
+    refused = pod.client.fails(Kind.PUT, Put(pod.ours, [10] * 6))
+    assert (refused.code, refused.epoch) == (ErrorCode.WRONG_EPOCH, 4)
+    assert pod.client.ask(Kind.DELETE, Delete(pod.ours[:1]), Deleted).count == 1
     pod.serves(5, [1] * 16)
     assert pod.client.fails(Kind.LOOKUP, Lookup(pod.ours)).epoch == 5
 
@@ -128,6 +136,46 @@ def test_a_session_is_told_the_epoch(pod):
     again.close()
 
 
+def told(client):
+    """The epochs that a client was told unasked, each with the number of answers before it."""
+    return [
+        (number, frame.body.epoch) for number, frame in enumerate(client.frames) if frame.kind is Kind.EPOCH
+    ]
+
+
+def test_an_epoch_is_told_once_and_before_the_first_answer_by_it(pod):
+    pod.serves(3)
+    clients = [FakeClient(pod.shard, shm=False) for _ in range(2)]
+    for client, version in zip(clients, (2, 1), strict=True):
+        client.session.receive(Frame(Kind.HELLO, 0, Hello(1, version, "test", "default")))
+        client.turn()
+        assert client.answer(0, Welcome).version == version
+    for epoch, table in ((3, HALF), (5, HALF), (5, HALF), (6, [1] * 16)):
+        pod.serves(epoch, table)
+        for client in clients:
+            client.start(Kind.LOOKUP, Lookup(pod.ours))
+            client.turn()
+    assert told(clients[0]) == [(1, 5), (4, 6)]
+    assert [frame.kind for frame in clients[0].frames[4:]] == [Kind.EPOCH, Kind.ERROR]
+    assert told(clients[1]) == [], "an older one would not understand"
+    for client in clients:
+        assert len(client.frames) == 4 + 2 * (client is clients[0])
+        client.close()
+
+
+def test_who_asks_nothing_is_told_nothing(pod):
+    pod.serves(3)
+    client = FakeClient(pod.shard, shm=False)
+    client.session.receive(Frame(Kind.HELLO, 0, Hello(1, 2, "test", "default")))
+    for epoch in range(4, 9):
+        pod.serves(epoch)
+        client.start(Kind.PING, Ping())
+        client.turn()
+    assert told(client) == []
+    assert len(client.frames) == 1 + 5
+    client.close()
+
+
 def test_it_stops_by_its_clock(pod):
     pod.serves()
     assert pod.client.ask(Kind.LOOKUP, Lookup(pod.ours), LookedUp).prefix == 0
@@ -137,9 +185,10 @@ def test_it_stops_by_its_clock(pod):
     assert "not renewed in time" in told.message
 
 
-@pytest.mark.parametrize("lost", ["time", "slots", "stopped"])
+@pytest.mark.parametrize("lost", ["time", "slots", "asked", "stopped"])
 @pytest.mark.parametrize("way", ["tcp", "shm", "delete"])
 def test_a_write_is_not_acknowledged_after(pod, lost, way):
+    """Though what it had before is asked of it for a while: a put that it takes may be another than the owner's."""
     pod.serves()
     key, data = pod.ours[0], data_of(pod.ours[0], 5000)
     if way == "delete":
@@ -160,10 +209,15 @@ def test_a_write_is_not_acknowledged_after(pod, lost, way):
         pod.shard.clock.now += 85
     elif lost == "slots":
         pod.serves(4, [1] * 16)
+    elif lost == "asked":
+        pod.serves(4, [1] * 16, dict.fromkeys(range(8), 0))
     else:
         pod.standing.end()
     pod.shard.settle()
-    expected = ErrorCode.WRONG_EPOCH if lost == "slots" else ErrorCode.UNAVAILABLE
+    if (way, lost) == ("delete", "asked"):
+        assert pod.client.answer(request, Deleted).count == 1
+        return
+    expected = ErrorCode.WRONG_EPOCH if lost in ("slots", "asked") else ErrorCode.UNAVAILABLE
     assert pod.client.answer(request, ErrorReply).code == expected
     assert pod.standing.numbers()["pod_writes_withheld"] == 1
     if way == "shm":

@@ -65,6 +65,7 @@ from mezzo.protocol.messages.regions import (
 from mezzo.protocol.messages.session import (
     Cancel,
     Cancelled,
+    Epoch,
     ErrorReply,
     Hello,
     Ping,
@@ -76,6 +77,7 @@ from mezzo.protocol.messages.session import (
 )
 from mezzo.protocol.messages.tenants import NAMESPACES_ASKED_MAX, NamespaceUse, TenantStat, TenantStated
 from mezzo.protocol.messages.types import (
+    EPOCH_VERSION,
     EXTENTS_MAX,
     I63_MAX,
     KEY_BYTES_MAX,
@@ -109,6 +111,7 @@ BODIES: dict[Kind, type[Body]] = {
     Kind.ERROR: ErrorReply,
     Kind.PING: Ping,
     Kind.PONG: Pong,
+    Kind.EPOCH: Epoch,
     Kind.REGION_ADD: RegionAdd,
     Kind.REGION_ADDED: RegionAdded,
     Kind.REGION_REMOVE: RegionRemove,
@@ -169,8 +172,10 @@ __all__ = [
     "DeviceState",
     "Devices",
     "DevicesAre",
+    "EPOCH_VERSION",
     "EVENTS_MAX",
     "EXTENTS_MAX",
+    "Epoch",
     "ErrorReply",
     "EventKind",
     "Events",

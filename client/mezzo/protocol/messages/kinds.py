@@ -14,6 +14,7 @@ class Kind(IntEnum):
     ERROR = 6
     PING = 7
     PONG = 8
+    EPOCH = 10
     REGION_ADD = 17
     REGION_ADDED = 18
     REGION_REMOVE = 19

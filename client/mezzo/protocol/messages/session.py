@@ -90,6 +90,15 @@ class Pong(Body, frozen=True):
     """Answer to `Ping`."""
 
 
+class Epoch(Body, frozen=True):
+    """Answers nothing: the shard follows the map of this epoch. Before the first answer that it gives by it.
+
+    From protocol version 2 on.
+    """
+
+    epoch: U
+
+
 class Cancel(Body, frozen=True):
     """Give up the request with this frame's request id."""
 

@@ -7,7 +7,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 VERSION_MIN = 1
-VERSION_MAX = 1
+VERSION_MAX = 2
+EPOCH_VERSION = 2
+"""from which on a server may send `EPOCH`"""
 
 KEY_BYTES_MAX = 64
 KEYS_MAX = 4096

@@ -1,0 +1,87 @@
+"""What a client knows of its pod: the map as it is told, and what it heard of later ones."""
+
+import itertools
+
+import pytest
+
+from mezzo.errors import FormatError
+from mezzo.placement.pod_map import PodMap, ShardPlace, difference, encode_difference, encode_map
+from mezzo.pod import AGAIN_S, BEHIND_S_MAX, NO_MAP, KnownPod, MapHad, MapTold
+
+POD = bytes(range(16))
+SHARDS = [ShardPlace(bytes([number] * 16), f"node {number}", "", ("tcp://h:1",), 1) for number in (1, 2, 3)]
+
+
+def pod_map(epoch, count=2, previous=None):
+    return PodMap(POD, epoch, 4, SHARDS[:count], [slot % count for slot in range(16)], previous or {})
+
+
+def step(base, later):
+    return MapTold(difference=encode_difference(difference(base, later)))
+
+
+FIRST, SECOND, THIRD = pod_map(1), pod_map(2, 3, {1: 0}), pod_map(3, 3)
+
+
+@pytest.fixture
+def known():
+    return KnownPod(FIRST, encode_map(FIRST))
+
+
+def test_it_says_which_map_it_has_and_takes_the_difference(known):
+    assert known.had == MapHad(POD, 1)
+    known.take(step(FIRST, SECOND))
+    assert known.pod_map == SECOND
+    known.take(step(SECOND, THIRD))
+    assert known.pod_map == THIRD
+    known.take(MapTold(as_had=True))
+    assert (known.pod_map, known.had) == (THIRD, MapHad(POD, 3))
+    known.take(MapTold(encode_map(FIRST)))
+    assert known.pod_map == THIRD, "an earlier one, that was longer under way"
+
+
+@pytest.mark.parametrize(
+    "told", [step(SECOND, THIRD), MapTold(difference=b"none"), MapTold(difference=b"\x97\x02")]
+)
+def test_what_does_not_follow_from_its_map_makes_it_ask_for_all(known, told):
+    with pytest.raises(FormatError):
+        known.take(told)
+    assert (known.pod_map, known.had) == (FIRST, NO_MAP)
+    known.take(MapTold(encode_map(SECOND)))
+    assert (known.pod_map, known.had) == (SECOND, MapHad(POD, 2))
+
+
+def test_a_difference_that_somebody_else_took_already(known):
+    told = step(FIRST, SECOND)
+    known.take(told)
+    known.take(told)
+    assert (known.pod_map, known.had) == (SECOND, MapHad(POD, 2))
+
+
+def test_who_hears_of_a_later_map_asks_and_one_does_at_a_time(known):
+    assert not known.begin_asking(0.0)
+    known.hear(1)
+    assert not known.behind
+    known.hear(2)
+    assert known.behind
+    assert known.begin_asking(0.0)
+    assert not known.begin_asking(5.0), "somebody asks already"
+    known.follow(SECOND)
+    known.end_asking()
+    assert not known.behind
+    assert not known.begin_asking(5.0)
+
+
+def test_what_nobody_can_give_is_asked_for_ever_less_often(known):
+    known.hear(2)
+    now, pauses = 0.0, []
+    while now < 200:
+        if known.begin_asking(now):
+            pauses.append(now)
+            known.end_asking()
+        now += 0.25
+    gaps = [later - before for before, later in itertools.pairwise(pauses)]
+    assert gaps[:3] == [AGAIN_S, 2 * AGAIN_S, 4 * AGAIN_S]
+    assert max(gaps) == BEHIND_S_MAX
+    known.hear(3)
+    assert known.begin_asking(now), "that is news"

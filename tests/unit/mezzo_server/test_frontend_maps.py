@@ -1,0 +1,66 @@
+"""Which map a front-end tells whom: the whole, the difference, or that there is no other."""
+
+import pytest
+
+from mezzo.placement.pod_map import PodMap, ShardPlace, apply, decode_difference, encode_map
+from mezzo.pod import NO_MAP, MapHad, MapTold
+from mezzo_server.frontend.pod import PodKnown, differences_to, without_previous
+from mezzo_server.pod.plan import Member, Pace, empty_plan, next_plan
+
+POD = bytes(range(16))
+
+
+def member(number):
+    return Member(bytes([number] * 16), f"node {number}", "", ("tcp://h:1",), 1 << 40)
+
+
+@pytest.fixture(scope="module")
+def maps():
+    """Of a pod that a shard joins in steps."""
+    pace = Pace(ramp_s=40.0, asked_s=40.0)
+    plan = next_plan(empty_plan(POD, 10), [member(number) for number in range(1, 9)], 0.0, Pace(ramp_s=0.0))
+    assert plan is not None
+    found, now = [plan.pod_map], 1000.0
+    while len(found) < 6:
+        later = next_plan(plan, [member(number) for number in range(1, 10)], now, pace)
+        if later is not None:
+            plan = later
+            found.append(plan.pod_map)
+        now += 1.0
+    return found
+
+
+def known(maps):
+    *bases, last = maps
+    encoded = encode_map(last)
+    slim = [without_previous(base) for base in bases]
+    return PodKnown(last, encoded, (), differences_to(last, slim, len(encoded)))
+
+
+def test_who_has_one_of_the_maps_before_is_told_the_difference_which_leads_to_the_present_one(maps):
+    present = known(maps)
+    assert any(pod_map.previous for pod_map in maps), "or this shows little"
+    for base in maps[:-1]:
+        told = present.told(MapHad(POD, base.epoch))
+        assert told.encoded == b""
+        assert len(told.difference) < len(present.encoded) / 2
+        assert apply(base, decode_difference(told.difference)) == maps[-1]
+
+
+def test_all_others_are_told_the_whole(maps):
+    present = known(maps)
+    whole = MapTold(present.encoded)
+    assert present.told(NO_MAP) == whole
+    assert present.told(MapHad(bytes(16), maps[-2].epoch)) == whole
+    assert present.told(MapHad(POD, maps[-1].epoch + 1)) == whole
+    assert present.told(MapHad(POD, maps[-1].epoch)) == MapTold(as_had=True)
+
+
+def test_maps_that_do_not_lead_here_are_left_out(maps):
+    last = maps[-1]
+    other_pod = PodMap(bytes(16), 1, last.slots_log2, last.shards, last.table, {})
+    other_size = PodMap(POD, 1, 4, last.shards, [0] * 16, {})
+    places = [ShardPlace(bytes([200 + number] * 16), "n", "", (), 1) for number in range(9)]
+    strangers = PodMap(POD, 2, last.slots_log2, places, last.table, {})
+    assert differences_to(last, [other_pod, other_size, last], 1 << 20) == {}
+    assert differences_to(last, [strangers], 100) == {}, "no less than the whole"
