@@ -52,10 +52,18 @@ class Pod:
         self.file.write_text(self.config)
         self.folder = folder
         self._stack = stack
+        self._shards: list[RunningShard] = []
 
     def shard(self, name: str) -> RunningShard:
         config = self.config + f'node = "{name}"\n'
-        return self._stack.enter_context(running_shard(devices=["memory:64MiB"], config=config))
+        shard = self._stack.enter_context(running_shard(devices=["memory:64MiB"], config=config))
+        self._shards.append(shard)
+        return shard
+
+    def end(self) -> None:
+        """End all shards at once: without a front-end they would wait in vain for others to take over."""
+        for shard in self._shards:
+            shard.kill()
 
     def frontend(self, shard: RunningShard) -> RunningFrontend:
         return self._stack.enter_context(running_frontend(shard.unix, config=self.config))
@@ -120,7 +128,9 @@ def map_of(frontend: RunningFrontend) -> PodMap:
 @pytest.fixture
 def pod(tmp_path: Path) -> Iterator[Pod]:
     with running_etcd(tmp_path / "etcd") as cluster, ExitStack() as stack:
-        yield Pod(cluster, stack, tmp_path)
+        pod = Pod(cluster, stack, tmp_path)
+        yield pod
+        pod.end()
 
 
 def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:

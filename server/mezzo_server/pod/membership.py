@@ -78,6 +78,7 @@ class Membership:
         """nothing is tried before"""
         self._unfit = False
         """the plan cannot be read"""
+        self._retiring = False
         self._leaving = False
         self._ended = False
         self._waits_because = "it has not registered with its pod yet"
@@ -114,6 +115,10 @@ class Membership:
     def describe(self, record: MemberRecord) -> None:
         """The shard is another: its capacity, its addresses."""
         self._told = record
+
+    def retire(self) -> None:
+        """Say that the shard is about to stop. It goes on serving, and its slots become others' (`handover`)."""
+        self._retiring = True
 
     def leave(self) -> None:
         """Give the membership up. The loop serves nothing any more when this is called."""
@@ -246,7 +251,7 @@ class Membership:
     # -- within
 
     def _record(self) -> MemberRecord:
-        return msgspec.structs.replace(self._told, epoch=self._followed)
+        return msgspec.structs.replace(self._told, epoch=self._followed, leaving=self._retiring)
 
     def _write(self, revision: int, *more: Write) -> Step:
         self._writing = self._record()

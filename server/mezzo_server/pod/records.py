@@ -59,6 +59,8 @@ class MemberRecord(Struct, frozen=True):
     """of the process: another one is not the one that registered"""
     epoch: Epoch = 0
     """It will never again act by a map of an epoch before this one; 0: it has not said so of any since it registered."""
+    leaving: bool = False
+    """It is about to stop: it still serves, and its slots are to be others' before it goes."""
 
     def member(self, shard: bytes, *, draining: bool) -> Member:
         """As the planner sees it."""

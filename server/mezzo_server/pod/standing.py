@@ -49,6 +49,13 @@ class Share:
     slots_log2: int
     answers: bytes
     """for each slot: 1 if the shard owns it, 2 if it had it before and is asked for it still, else 0"""
+    alone: bool = False
+    """whether the map has no shard of another node"""
+
+    @property
+    def owns_any(self) -> bool:
+        """Whether the shard owns a slot."""
+        return 1 in self.answers
 
     @classmethod
     def of(cls, pod_map: PodMap, shard: bytes) -> Share:
@@ -62,7 +69,9 @@ class Share:
             for slot, owner in enumerate(pod_map.table):
                 if owner == me:
                     answers[slot] = 1
-        return cls(pod_map.epoch, pod_map.slots_log2, bytes(answers))
+        nodes = {place.node for place in pod_map.shards}
+        alone = me is None or nodes == {pod_map.shards[me].node}
+        return cls(pod_map.epoch, pod_map.slots_log2, bytes(answers), alone)
 
 
 NOTHING = Share(0, 0, b"\0")
@@ -99,6 +108,11 @@ class Standing:
     def epoch(self) -> int:
         """Of the map that is followed; 0: none."""
         return self._share.epoch
+
+    @property
+    def share(self) -> Share:
+        """What the map that is followed gives the shard."""
+        return self._share
 
     @property
     def serving(self) -> bool:

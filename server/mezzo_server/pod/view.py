@@ -80,9 +80,10 @@ class PodView:
         return None if self.settings is None else empty_plan(self.settings.pod, self.settings.slots_log2)
 
     def members(self) -> list[Member]:
-        """All that are there, in the order of their ids."""
+        """All that are there, in the order of their ids. Who is leaving is drained, if there is somebody who is not."""
+        stay = any(not record.leaving and shard not in self.drains for shard, record in self.records.items())
         return [
-            record.member(shard, draining=shard in self.drains)
+            record.member(shard, draining=shard in self.drains or (record.leaving and stay))
             for shard, record in sorted(self.records.items())
         ]
 

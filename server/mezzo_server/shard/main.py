@@ -56,6 +56,9 @@ DESCRIPTORS_MAX = 65536
 STAGING_EXTRA_BYTES = 8 << 20
 """Staging beyond what the stream of the longest encrypted chunk needs, so that others find some meanwhile."""
 
+HANDED_OVER_S = 0.05
+"""between two looks at whether a shard that stops has handed over"""
+
 log = structlog.get_logger("mezzo.shard")
 
 
@@ -203,6 +206,7 @@ class Shard:
             self.service.master_keys = master_keys
             if follower is not None:
                 follower.follow(self.service, self._runtime.from_thread)
+            self._stopping = False
             self._pod: PodMember | None = None
             if node.pod.enabled:
                 listening = [str(listener.address) for listener in self._listeners]
@@ -308,6 +312,22 @@ class Shard:
         )
 
     def _stop(self) -> None:
+        """Hand over, then stop. Asked for once more: stop."""
+        if self._pod is None or self._stopping:
+            self._end()
+            return
+        self._stopping = True
+        log.info("handing over", connections=len(self._runtime.connections))
+        self._pod.retire()
+        self._end_when_handed_over()
+
+    def _end_when_handed_over(self) -> None:
+        if self._pod is None or self._pod.may_go:
+            self._end()
+        else:
+            self._loop.call_later(HANDED_OVER_S, self._end_when_handed_over)
+
+    def _end(self) -> None:
         log.info("stopping", connections=len(self._runtime.connections))
         if self._pod is not None:
             self._pod.leave()  # others take over while we tidy up

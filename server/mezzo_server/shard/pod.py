@@ -12,6 +12,7 @@ import structlog
 from mezzo_server.config import NodeConfig
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.driving import Driver, machine_seconds
+from mezzo_server.pod.handover import Handover
 from mezzo_server.pod.membership import Membership
 from mezzo_server.pod.place import node_name, reached_at
 from mezzo_server.pod.records import MemberRecord
@@ -48,6 +49,7 @@ class PodMember:
         self._said = ""
         self._losses = 0
         self._renewed_at = NEVER
+        self._handover: Handover | None = None
         self.standing = Standing(machine_seconds, service.now)
         self._driver = Driver(
             self._membership, lambda: make_engine(node.metadata.engine), self._moved, name="mezzo-pod"
@@ -62,6 +64,17 @@ class PodMember:
         """The shard's capacity is another."""
         record = self._record()
         self._driver.call(lambda: self._membership.describe(record))
+
+    def retire(self) -> None:
+        """Have others take the slots over; once. In the loop, which asks `may_go` then."""
+        self._handover = Handover(self.standing.share, machine_seconds())
+        self._driver.call(self._membership.retire)
+
+    @property
+    def may_go(self) -> bool:
+        """Whether the slots are others' by now, or nobody takes them. False before `retire`."""
+        standing, handover = self.standing, self._handover
+        return handover is not None and handover.is_over(standing.share, standing.serving, machine_seconds())
 
     def leave(self) -> None:
         """Serve nothing from now on, and give the membership up. In the loop."""

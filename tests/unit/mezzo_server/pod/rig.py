@@ -236,6 +236,7 @@ class Shard(Actor):
         self._renewed_at = NEVER
         self.loop_stands = False
         self.crashed = False
+        self.retired = False
 
     def turn(self) -> bool:
         if self.crashed:

@@ -114,6 +114,14 @@ class PodMachine(RuleBasedStateMachine):
         elif shard is not None:
             shard.crash()
 
+    @rule(number=NUMBERS)
+    def a_shard_hands_over(self, number: int) -> None:
+        """It ends by another rule, before or after it has."""
+        shard = self.shards[number]
+        if shard is not None:
+            shard.membership.retire()
+            shard.retired = True
+
     @rule(number=NUMBERS, wanted=st.booleans())
     def a_drain_is_asked_for(self, number: int, wanted: bool) -> None:
         self.world.drain(number, wanted)
@@ -171,6 +179,9 @@ class PodMachine(RuleBasedStateMachine):
         for number, shard in enumerate(self.shards):
             if shard is not None:
                 shard.loop_stands = False
+                if shard.retired:
+                    shard.leave()
+                    self.shards[number] = None
             world.drain(number, wanted=False)
         world.run(LEASE_S + 60, 5.0)
         alive = [shard for shard in self.shards if shard is not None]
