@@ -37,6 +37,9 @@ from mezzo.protocol.messages import (
     LeaseRenew,
     LeaseRenewed,
     LookedUp,
+    Pull,
+    Pulled,
+    PulledChunk,
     Put,
     PutData,
     PutDone,
@@ -50,6 +53,8 @@ from mezzo.session import Session
 from mezzo.statistics import Counters
 from mezzo.transfers import Get as GetOperation
 from mezzo.transfers import Put as PutOperation
+from mezzo_server.blockstore.api import Scope
+from mezzo_server.shard.peer_client import PullChunks
 
 BODY_BYTES_MAX = 1 << 16
 PAYLOAD_BYTES_MAX = 1 << 16
@@ -73,6 +78,7 @@ def from_client() -> Frames:
         encode(Kind.LEASE_RENEW, 5, LeaseRenew(7, 1000, bytes(16))),
         encode(Kind.EVENTS, 6, Events(bytes(16), 3, 100, 1000)),
         encode(Kind.EVENTS, 7, Events(part=1, parts=2)),
+        encode(Kind.PULL, 8, Pull(bytes(16), bytes(16), 0, 3, KEYS[:2], [100, 200])),
         encode(Kind.PUT_DATA, 4, PutData(1, [3]), 30000) + bytes(30000),
     ]
 
@@ -94,6 +100,8 @@ def from_server() -> Frames:
         encode(Kind.LEASE_RENEWED, 8, LeaseRenewed(1000)),
         encode(Kind.EVENTS_ARE, 9, EventsAre(bytes(16), 2, 0, b"\0\2", KEYS[:2], [1, 2], 3)),
         encode(Kind.CANCELLED, 4, Cancelled()),
+        encode(Kind.GET_DATA, 10, GetData(0, 0, [4, 5], [1, 2]), 9) + b"123456789",
+        encode(Kind.PULLED, 10, Pulled([PulledChunk([4, 5], 1000, 7, 3), None])),
     ]
 
 
@@ -185,6 +193,8 @@ def ask(stream: bytes, chance: random.Random) -> None:
     )
     targets = [bytearray(30000), bytearray(9)]
     places = [Place(len(target), (), (memoryview(target),)) for target in targets]
+    pulled = [bytearray(9), bytearray(30000)]
+    places_of_pull = [Place(len(target), (), (memoryview(target),)) for target in pulled]
     lookup, unanswered = Lookup(KEYS), Lookup(KEYS)
     get = GetOperation(KEYS[:2], places, region=None, scope=bytes(32), part=(0, 0), counters=counters)
     put = PutOperation(KEYS[:2], places, parts=[], region=None, scope=bytes(32), positions=range(2))
@@ -198,6 +208,7 @@ def ask(stream: bytes, chance: random.Random) -> None:
         Stat(KEYS),
         Renew(1, 5),
         ReadEvents(Events()),
+        PullChunks(Scope(bytes(16), bytes(16)), KEYS[:2], places_of_pull),
     ]
     begun = False
 
@@ -221,7 +232,7 @@ def ask(stream: bytes, chance: random.Random) -> None:
         if begun and not all(operation.done for operation in operations):
             raise RuntimeError("an operation was forgotten")
         # Bytes whose checksums do not match (none here do) must not stay in the targets.
-        if any(any(target) for target in targets):
+        if any(any(target) for target in (*targets, *pulled)):
             raise RuntimeError("unverified bytes were left in a target")
 
 

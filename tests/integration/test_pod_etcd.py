@@ -223,7 +223,11 @@ def alone_has(client: Client, key: bytes) -> bool:
 
 
 def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:
-    """What is put stays there to be found, whoever has its slot by then, and no call fails."""
+    """What is put stays there to be found, whoever has its slot by then, and no call fails.
+
+    What is read moves to the new owner, and outlives the former; what is deleted meanwhile does not come back.
+    """
+    pod.config = pod.config.replace("asked_s = 2", "asked_s = 600")
     one = pod.shard("one")
     frontend = pod.frontend(one)
     pod.becomes(one="serving")
@@ -236,9 +240,11 @@ def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:
         closing(Blocking(lambda: AsyncClient(frontend.grpc, via=ways[0]))) as idle_too,
     ):
         assert direct.put(keys, [b"%d" % number for number in range(100)]).stored == 100
+        cold, gone = [b"cold-%d" % number for number in range(40)], [b"gone-%d" % n for n in range(40)]
+        assert direct.put(cold + gone, [b"cold"] * 80).stored == 80
         assert [client.lookup(keys).prefix for client in (idle, idle_too)] == [100] * 2
         first = map_of(frontend)
-        pod.shard("two")
+        two = pod.shard("two")
         more: list[bytes] = []
 
         def all_there() -> bool:
@@ -268,3 +274,30 @@ def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:
             assert apply(first, decode_difference(told.difference)) == now
         assert open_session(frontend, pod_had=now.pod, epoch_had=now.epoch).map.as_had
         assert all(shard.slots for shard in pod.look().shards)
+
+        with Client(two.unix) as alone:
+            theirs = owned(alone, now, "two", keys + cold)
+            # Nobody read these since: they are where they were.
+            assert not any(alone_has(alone, key) for key in theirs if key in cold)
+            for key in gone:
+                assert direct.lookup([key]).prefix == 1
+                assert direct.delete([key]).count == 1
+            assert direct.get(cold, [bytearray(4) for _ in cold]).count == 40
+            eventually(lambda: all(alone_has(alone, key) for key in theirs), "what was read has moved")
+            assert not any(alone_has(alone, key) for key in owned(alone, now, "two", gone))
+            assert direct.lookup(gone).prefix == 0
+            one.kill()
+            targets = [bytearray(4) for _ in theirs]
+            assert direct.get(theirs, targets).count == len(theirs)
+            values = [b"cold" if key in cold else key.removeprefix(b"chunk-") for key in theirs]
+            assert [bytes(target).rstrip(b"\0") for target in targets] == values
+
+
+def owned(alone: Client, pod_map: PodMap, node: str, keys: list[bytes]) -> list[bytes]:
+    """Those of the namespace "default" whose slots a node's shard owns."""
+    alone.ping()
+    welcome = alone.welcome
+    assert welcome is not None
+    of = (welcome.tenant_id, welcome.namespace_id)
+    owners = [pod_map.owner(pod_map.slot(*of, key)) for key in keys]
+    return [key for key, owner in zip(keys, owners, strict=True) if owner is not None and owner.node == node]

@@ -45,10 +45,13 @@ ANSWERS: dict[Kind, frozenset[Kind]] = {
     Kind.LEASE_RENEW: frozenset({Kind.LEASE_RENEWED}),
     Kind.EVENTS: frozenset({Kind.EVENTS_ARE}),
     Kind.TENANT_STAT: frozenset({Kind.TENANT_STATED}),
+    Kind.PULL: frozenset({Kind.PULLED}),
 }
 """Which frames end a request; ``ERROR`` ends any."""
 
 REQUEST_KINDS = frozenset(ANSWERS)
+STREAMED = (Kind.GET, Kind.PULL)
+"""Requests whose payload comes before their answer."""
 
 
 def negotiate(hello: Hello, version_min: int = VERSION_MIN, version_max: int = VERSION_MAX) -> int:
@@ -255,7 +258,7 @@ class ClientConnection:
                 return False
             del self._in_flight[frame.request_id]
             return True
-        if asked is Kind.GET and isinstance(body, GetData):
+        if asked in STREAMED and isinstance(body, GetData):
             return False
         if asked is Kind.PUT and isinstance(body, PutGrant):
             return False

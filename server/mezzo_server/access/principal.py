@@ -56,6 +56,8 @@ class Reason(StrEnum):
     """of a tenant that does not exist, or not any more"""
     OTHER_TENANT = "other_tenant"
     """a ticket to renew a session of another tenant"""
+    USED = "used"
+    """a shard's credential that was shown before"""
     REVOKED = "revoked"
     CERTIFICATE = "certificate"
     """names no tenant, or several"""

@@ -248,7 +248,8 @@ class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     client_ca: str = ""
     """PEM file with the authorities that clients' certificates are signed by"""
     ca: str = ""
-    """PEM file with the authorities that a front-end trusts when its shard is at ``tcps://``; empty: the system's"""
+    """PEM file with the authorities that a front-end, or a shard that takes over chunks from another, trusts when the
+    shard that it goes to is at ``tcps://``; empty: the system's"""
     server_name: str = ""
     """name that the certificate of that shard must have; empty: the host of its address"""
     reload_s: Seconds = 10.0
@@ -385,6 +386,9 @@ class PodConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """for so long after a slot moved, its former owner is asked for what the new one does not have"""
     remembered_s: Annotated[float, Meta(ge=0)] = 86400.0
     """for so long a shard that left gets its slots back at once when it comes again"""
+    move_bytes_per_s: Natural = 128 * MIB
+    """rate at which a shard takes over chunks from the former owners of its slots when they are read, and at which it
+    gives chunks to others; 0: nothing moves"""
 
 
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

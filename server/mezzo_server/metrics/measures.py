@@ -59,8 +59,9 @@ REQUEST_KINDS = (
     Kind.EVENTS,
     Kind.TENANT_STAT,
     Kind.CANCEL,
+    Kind.PULL,
 )
-"""Everything that a client may ask; PUT_DATA belongs to its PUT."""
+"""Everything that a client, or another shard, may ask; PUT_DATA belongs to its PUT."""
 TRANSFER_KINDS = (Kind.GET, Kind.PUT, Kind.DELETE)
 """Requests for which devices work."""
 TRANSPORTS = ("shm", "tcp")

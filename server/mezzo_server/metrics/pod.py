@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mezzo_server.metrics.catalog import Metric, by, one
 from mezzo_server.metrics.declaring import SHARD, Declaring
+from mezzo_server.pod.moving import Drop, Why
 
 SHARD_POD_METRICS: tuple[Metric, ...] = (
     SHARD.gauge("pod_epoch", "Epoch of the map that the shard follows; 0: none.", one("pod_epoch")),
@@ -53,6 +54,43 @@ SHARD_POD_METRICS: tuple[Metric, ...] = (
         "Times that the membership had ended, or another process had taken it.",
         one("pod_memberships_lost"),
     ),
+    SHARD.counter(
+        "pod_moved_chunks",
+        "Chunks that moved here from other shards: since a read missed them (`read`), or as second copies (`copy`).",
+        by({why.value: f"pod_moved_chunks_{why}" for why in Why}),
+        ("why",),
+    ),
+    SHARD.counter(
+        "pod_moved_bytes", "Their bytes.", by({why.value: f"pod_moved_bytes_{why}" for why in Why}), ("why",)
+    ),
+    SHARD.counter(
+        "pod_moves_wanted", "Chunks that were to be moved here from other shards.", one("pod_moves_wanted")
+    ),
+    SHARD.counter(
+        "pod_moves_dropped",
+        "Of these, and of those that there was no room for, the ones that did not come, by reason.",
+        by({drop.value: f"pod_moves_dropped_{drop}" for drop in Drop}),
+        ("reason",),
+        advice="`absent`, `there`, `deleted` and `lost` are as it should be. `full` and `late`: more is read than"
+        " pod.move_bytes_per_s lets move; it stays at the former owner, and is asked for there. `failed`: docs/pod.md.",
+    ),
+    SHARD.gauge("pod_moves_queued", "Chunks that wait to be moved here.", one("pod_moves_queued")),
+    SHARD.gauge("pod_moves_in_flight", "Chunks that are being moved here.", one("pod_moves_in_flight")),
+    SHARD.counter(
+        "pod_moves_wait_seconds",
+        "Time for which moving waited for its bandwidth (pod.move_bytes_per_s).",
+        one("pod_moves_wait_us", scale=1e-6),
+    ),
+    SHARD.gauge(
+        "pod_moves_forgotten",
+        "Deleted keys that are remembered, so that nothing brings them back.",
+        one("pod_moves_forgotten"),
+        advice="At 32,768 nothing is moved here until fewer are deleted.",
+    ),
+    SHARD.counter(
+        "pod_pulled_chunks", "Chunks that moved from here to other shards.", one("pod_pulled_chunks")
+    ),
+    SHARD.counter("pod_pulled_bytes", "Their bytes.", one("pod_pulled_bytes")),
     SHARD.counter("pod_plans_read", "Maps of the pod that the shard took over.", one("pod_plans_read")),
     SHARD.counter(
         "pod_failures",

@@ -12,12 +12,15 @@ from typing import Any
 import structlog
 
 from mezzo.errors import FormatError, MezzoError, Unavailable
-from mezzo_server.metadata.engine import Engine
+from mezzo_server.metadata.engine import Engine, Scan
 from mezzo_server.pod.steps import Commit, End, Grant, Keep, Look, Machine, Revoke, Step, Wait, Watch
 
 log = structlog.get_logger("mezzo.pod")
 
 CANCEL_S = 1.0
+READ_S = 5.0
+READS_MAX = 16
+"""Scans that others ask for, at a time."""
 WATCH_GAP_S = 0.1
 """before a watch that broke off is begun anew"""
 
@@ -74,6 +77,8 @@ class Driver:
         self._early: list[Callable[[], None]] = []
         self._woken = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
+        self._engine: Engine | None = None
+        self._reading: set[asyncio.Future[None]] = set()
         self._stopping = False
         self._away = False
         self._unread = ""
@@ -97,6 +102,21 @@ class Driver:
                 return
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(run)
+
+    def read(self, prefix: str, told: Callable[[Scan | MezzoError], None]) -> None:
+        """Scan a prefix beside what the machine does; from any thread. ``told`` is called in the driver's, within
+        `READ_S`, or never if that ends before.
+        """
+
+        def begin() -> None:
+            if self._engine is None or len(self._reading) >= READS_MAX:
+                told(Unavailable("the metadata are not asked at this moment"))
+                return
+            reading = asyncio.ensure_future(self._read(self._engine, prefix, told))
+            self._reading.add(reading)
+            reading.add_done_callback(self._reading.discard)
+
+        self.call(begin)
 
     def join(self, timeout_s: float) -> bool:
         """Wait until the machine wants nothing more; whether it came to that."""
@@ -127,24 +147,37 @@ class Driver:
             early, self._early = self._early, []
         for work in early:
             work()
-        engine: Engine | None = None
         try:
             while not self._stopping:
                 self._tell()
                 step = self._machine.next_step(self._clock(), self._wall())
                 if isinstance(step, End):
                     break
-                engine = engine or self._make_engine()
+                engine = self._engine = self._engine or self._make_engine()
                 await self._watch(engine)
                 if isinstance(step, Wait):
                     await self._wait(step.seconds)
                 elif not await self._perform(engine, step):
+                    self._engine = None
                     await _quietly(engine.close())
-                    engine = None
         finally:
             await self._unwatch()
-            if engine is not None:
-                await _quietly(engine.close())
+            for reading in tuple(self._reading):
+                reading.cancel()
+            if self._engine is not None:
+                await _quietly(self._engine.close())
+
+    async def _read(self, engine: Engine, prefix: str, told: Callable[[Scan | MezzoError], None]) -> None:
+        result: Scan | MezzoError
+        try:
+            async with asyncio.timeout(READ_S):
+                result = await engine.scan(prefix)
+        except TimeoutError:
+            result = Unavailable(f"the metadata did not answer within {READ_S:g} s")
+        except MezzoError as error:
+            result = error
+        with suppress(RuntimeError):  # who asked has ended
+            told(result)
 
     async def _perform(self, engine: Engine, step: Step) -> bool:
         """False: a fault of ours, and another engine is to be made."""

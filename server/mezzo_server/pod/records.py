@@ -61,6 +61,9 @@ class MemberRecord(Struct, frozen=True):
     """It will never again act by a map of an epoch before this one; 0: it has not said so of any since it registered."""
     leaving: bool = False
     """It is about to stop: it still serves, and its slots are to be others' before it goes."""
+    public: Annotated[bytes, Meta(max_length=32)] = b""
+    """key by which others know it when it pulls chunks from them (`access.peers`); empty: it does not, nor do they from
+    it: of a release before that, or with movement switched off"""
 
     def member(self, shard: bytes, *, draining: bool) -> Member:
         """As the planner sees it."""

@@ -8,16 +8,19 @@ thread, of the engine and of the network.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mezzo.errors import MezzoError, Unavailable, WrongEpoch
 from mezzo.placement.pod_map import PodMap
 from mezzo.placement.slots import hash_key, namespace_seed
 from mezzo_server.blockstore.api import Scope
+from mezzo_server.pod.moving import NOTHING_MOVED
 
 NEVER = float("-inf")
-BEFORE = 2
-"""What `Share.answers` says of a slot that the shard had, and is asked for still."""
+
+OWNED, BEFORE, GAINED = 1, 2, 3
+"""What a shard has to do with a slot: it owns it; it had it before, and is asked for it still; it owns it and another
+had it before, who may have what it lacks. 0: nothing."""
 
 OF_NO_POD: Mapping[str, int | float] = {
     **dict.fromkeys(
@@ -37,6 +40,7 @@ OF_NO_POD: Mapping[str, int | float] = {
         0,
     ),
     "pod_lease_age_s": -1.0,
+    **NOTHING_MOVED,
 }
 """The numbers of a shard that is of no pod."""
 
@@ -48,30 +52,43 @@ class Share:
     epoch: int
     slots_log2: int
     answers: bytes
-    """for each slot: 1 if the shard owns it, 2 if it had it before and is asked for it still, else 0"""
+    """for each slot: `OWNED`, `BEFORE`, `GAINED` or 0"""
     alone: bool = False
     """whether the map has no shard of another node"""
+    pod_map: PodMap | None = field(default=None, compare=False, repr=False)
+    """the whole of it: who else has what"""
+    gains: bool = False
+    """whether a slot is `GAINED`"""
 
     @property
     def owns_any(self) -> bool:
         """Whether the shard owns a slot."""
-        return 1 in self.answers
+        return OWNED in self.answers or self.gains
 
     @classmethod
     def of(cls, pod_map: PodMap, shard: bytes) -> Share:
         """Takes some milliseconds with many slots."""
         me = next((index for index, place in enumerate(pod_map.shards) if place.id == shard), None)
         answers = bytearray(len(pod_map.table))
+        gains = False
         if me is not None:
-            for slot, before in pod_map.previous.items():
-                if before == me:
-                    answers[slot] = 2
             for slot, owner in enumerate(pod_map.table):
                 if owner == me:
-                    answers[slot] = 1
+                    answers[slot] = OWNED
+            for slot, before in pod_map.previous.items():
+                if before == me:
+                    answers[slot] = answers[slot] or BEFORE
+                elif answers[slot] == OWNED:
+                    answers[slot] = GAINED
+                    gains = True
         nodes = {place.node for place in pod_map.shards}
         alone = me is None or nodes == {pod_map.shards[me].node}
-        return cls(pod_map.epoch, pod_map.slots_log2, bytes(answers), alone)
+        return cls(pod_map.epoch, pod_map.slots_log2, bytes(answers), alone, pod_map, gains)
+
+    def may_pull(self, peer: bytes, slot: int) -> bool:
+        """Whether a shard may pull chunks of a slot: by this map it owns it."""
+        owner = None if self.pod_map is None else self.pod_map.owner(slot)
+        return owner is not None and owner.id == peer
 
 
 NOTHING = Share(0, 0, b"\0")
@@ -143,6 +160,51 @@ class Standing:
             self.wrong_epoch += isinstance(error, WrongEpoch)
             raise error
 
+    def gained(self, scope: Scope, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Of these keys those that another shard had before us, each with that shard's id."""
+        share = self._share
+        if not share.gains or share.pod_map is None or not self.serving:
+            return []
+        answers, shift = share.answers, 64 - share.slots_log2
+        seed = namespace_seed(scope.tenant, scope.namespace)
+        found = []
+        for key in keys:
+            slot = hash_key(key, seed) >> shift
+            before = share.pod_map.owner_before(slot) if answers[slot] == GAINED else None
+            if before is not None:
+                found.append((key, before.id))
+        return found
+
+    def holds(self, scope: Scope, key: bytes) -> bool:
+        """Whether a chunk may be moved to here now: something is served, and the slot is ours."""
+        share = self._share
+        if not share.epoch or not self.serving:
+            return False
+        slot = hash_key(key, namespace_seed(scope.tenant, scope.namespace)) >> (64 - share.slots_log2)
+        return share.answers[slot] in (OWNED, GAINED)
+
+    def check_pull(self, peer: bytes, scope: Scope, keys: Sequence[bytes]) -> None:
+        """Whether another shard may pull these from here: we have or had them, and it is to have them.
+
+        Raises:
+            Unavailable: nothing is served.
+            WrongEpoch: one of them is not its, or not ours, by the map that we follow.
+        """
+        self.check(scope, keys)
+        share = self._share
+        seed, shift = namespace_seed(scope.tenant, scope.namespace), 64 - share.slots_log2
+        if not all(share.may_pull(peer, hash_key(key, seed) >> shift) for key in keys):
+            self.wrong_epoch += 1
+            raise WrongEpoch(
+                f"by the map of epoch {share.epoch} the shard that asks is not to have what it asks for",
+                share.epoch,
+            )
+
+    @property
+    def pod_map(self) -> PodMap | None:
+        """The map that is followed."""
+        return self._share.pod_map
+
     def objection(
         self, scope: Scope, keys: Sequence[bytes], began: float, *, to_put: bool = False
     ) -> MezzoError | None:
@@ -163,8 +225,8 @@ class Standing:
             "pod_epoch": self.epoch,
             "pod_serving": int(self.serving),
             "pod_serves_s": max(0.0, left_s) if self.serving else 0.0,
-            "pod_slots": self._share.answers.count(1),
-            "pod_slots_before": self._share.answers.count(2),
+            "pod_slots": self._share.answers.count(OWNED) + self._share.answers.count(GAINED),
+            "pod_slots_before": self._share.answers.count(BEFORE),
             "pod_wrong_epoch": self.wrong_epoch,
             "pod_not_serving": self.not_serving,
             "pod_writes_withheld": self.withheld,

@@ -57,8 +57,12 @@ NEEDS: dict[Kind, Scopes] = {
     Kind.TENANT_STAT: Scopes.ADMIN,
     Kind.DEVICES: Scopes.ADMIN,
     Kind.DEVICE_CHANGE: Scopes.ADMIN,
+    # No credential of a client's is enough for it, whatever its scopes (`PEERS`).
+    Kind.PULL: Scopes.NONE,
 }
 """The scope that each request needs. A kind that is not here is allowed to nobody."""
+PEERS = frozenset({Kind.PULL})
+"""Requests that another shard of the pod makes, and nobody else."""
 OPERATORS = frozenset({Kind.TENANT_STAT, Kind.DEVICES, Kind.DEVICE_CHANGE})
 """Requests that concern no tenant, and are an operator's alone."""
 OF_NO_TENANT = OPERATORS | {Kind.PING, Kind.CANCEL, Kind.TICKET_RENEW, Kind.SHARD_STAT}
@@ -67,9 +71,19 @@ WHILE_EXPIRED = frozenset({Kind.PING, Kind.CANCEL, Kind.RELEASE, Kind.REGION_REM
 """What gives back, or asks for nothing."""
 
 
+def peer_guest(shard: bytes, expires: float) -> Guest:
+    """Another shard of the pod, that has shown who it is."""
+    return Guest(Principal(PEER, "", Scopes.NONE, f"shard:{shard.hex()}"), expires, _OF_PEERS, shard)
+
+
 def mask_of(kinds: Iterable[Kind]) -> int:
     """Kinds as bits of a number: asking whether one is among them costs less than hashing an enumeration."""
     return sum(1 << kind for kind in set(kinds))
+
+
+PEER = b"peer"
+"""the tenant id of other shards: nobody's, and no operator's"""
+_OF_PEERS = mask_of(PEERS | {Kind.PING, Kind.CANCEL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,8 @@ class Guest:
     """on the shard's clock; only what is in `WHILE_EXPIRED` is answered from then on"""
     allowed: int
     """what may be asked: `mask_of` it"""
+    peer: bytes = b""
+    """the shard that it is; empty: a client"""
 
     @property
     def sees_all(self) -> bool:
@@ -96,6 +112,8 @@ class Guest:
         """
         if not self.allowed >> kind & 1:
             need = NEEDS.get(kind, Scopes.ADMIN)
+            if kind in PEERS or self.peer:
+                raise Denied(f"{kind.name} is not for {'other shards' if self.peer else 'clients'}")
             if kind in OPERATORS:
                 raise Denied(f"{kind.name} is for operators, whose credential belongs to no tenant")
             if self.principal.is_operator:
@@ -120,6 +138,9 @@ class Admission(Protocol):
     def sweep(self, sessions: Iterable[Session]) -> None:
         """End the sessions of those who are not welcome any more; called often."""
 
+    def count_refused(self, reason: Reason) -> None:
+        """Somebody was refused by who is not asked here."""
+
     def numbers(self) -> dict[str, int]:
         """What came of tickets so far."""
 
@@ -127,7 +148,7 @@ class Admission(Protocol):
 class OpenAdmission:
     """For a shard without a metadata engine: there is one tenant, and everybody is of it."""
 
-    guest = Guest(EVERYBODY, math.inf, mask_of(NEEDS))
+    guest = Guest(EVERYBODY, math.inf, mask_of(NEEDS.keys() - PEERS))
 
     def admit(self, ticket: bytes) -> Guest:
         """See `Admission.admit`."""
@@ -143,6 +164,9 @@ class OpenAdmission:
 
     def sweep(self, sessions: Iterable[Session]) -> None:
         """See `Admission.sweep`."""
+
+    def count_refused(self, reason: Reason) -> None:
+        """See `Admission.count_refused`."""
 
     def numbers(self) -> dict[str, int]:
         """See `Admission.numbers`."""
@@ -182,7 +206,7 @@ class TicketAdmission:
         try:
             guest = self._guest(ticket, catalog) if ticket else self._nobody(catalog)
         except Refused as refused:
-            self._refused(refused.reason)
+            self.count_refused(refused.reason)
             raise
         self.accepted += 1
         return guest
@@ -192,7 +216,7 @@ class TicketAdmission:
         renewed = self.admit(ticket)
         if renewed.principal.tenant != guest.principal.tenant:
             self.accepted -= 1
-            self._refused(Reason.OTHER_TENANT)
+            self.count_refused(Reason.OTHER_TENANT)
             raise Refused(Reason.OTHER_TENANT)
         return renewed
 
@@ -212,20 +236,22 @@ class TicketAdmission:
             guest = session.guest
             if guest is None:
                 continue
-            reason = self._unwelcome(guest, catalog) if changed else None
+            known = changed and not guest.peer  # peers are of no tenant
+            reason = self._unwelcome(guest, catalog) if known else None
             if reason is None and now - guest.expires > EXPIRED_S_MAX:
                 reason = Reason.EXPIRED
             if reason is not None:
                 self.ended += 1
                 session.link.refuse(Refused(reason))
-            elif changed:
+            elif known:
                 session.guest = self._narrowed(guest, catalog)
 
     def numbers(self) -> dict[str, int]:
         """See `Admission.numbers`."""
         return _numbers(self.refused, self.accepted, self.ended)
 
-    def _refused(self, reason: Reason) -> None:
+    def count_refused(self, reason: Reason) -> None:
+        """See `Admission.count_refused`."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
     def _nobody(self, catalog: Catalog) -> Guest:
@@ -287,7 +313,7 @@ class TicketAdmission:
 
 def _allowed(principal: Principal) -> int:
     """The kinds that somebody may ask."""
-    granted = {kind for kind, need in NEEDS.items() if need & principal.scopes == need}
+    granted = {kind for kind, need in NEEDS.items() if need & principal.scopes == need} - PEERS
     return mask_of(granted & OF_NO_TENANT if principal.is_operator else granted - OPERATORS)
 
 

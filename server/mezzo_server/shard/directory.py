@@ -63,6 +63,15 @@ class Directory:
         digest = hashlib.blake2b(self.tenant + namespace.encode("utf-8"), digest_size=16).digest()
         return Scope(self.tenant, digest)
 
+    def scope_of(self, tenant_id: bytes, namespace_id: bytes) -> Scope | None:
+        """The scope of a tenant's namespace by the catalog in force; None: there is none, or it was deleted."""
+        catalog = self.catalog
+        tenant = None if catalog is None else catalog.tenant(tenant_id)
+        namespace = None if catalog is None else catalog.namespaces.get(namespace_id)
+        if tenant is None or namespace is None or namespace.deleted or namespace.tenant_id != tenant_id:
+            return None
+        return _place(tenant, namespace).scope
+
     def find(self, principal: Principal, name: str, identity: Identity | None) -> Place:
         """Where the chunks of a session are that says this of itself.
 

@@ -8,6 +8,7 @@ from mezzo.errors import Busy, MezzoError
 from mezzo.identity import Identity
 from mezzo.protocol.connection import negotiate
 from mezzo.protocol.messages import EPOCH_VERSION, KEY_BYTES_MAX, Hello, Kind, Welcome
+from mezzo_server.access.peers import is_peer_credential
 from mezzo_server.access.principal import MAY_BE_NEW, Refused
 from mezzo_server.quota.account import half
 from mezzo_server.shard.charging import Meter
@@ -15,6 +16,7 @@ from mezzo_server.shard.directory import NoSuchNamespace
 from mezzo_server.shard.naming import identity_in
 
 if TYPE_CHECKING:
+    from mezzo_server.shard.admission import Guest
     from mezzo_server.shard.session import Session
 
 SERVER_NAME = "mezzo"
@@ -34,7 +36,12 @@ class Greeting:
 
     def answer(self) -> None:
         """Raises MezzoError: the connection is to be refused."""
-        look = self._session.service.directory.look
+        service = self._session.service
+        if service.door is not None and is_peer_credential(self._body.ticket):
+            self._session.looked_for = True
+            service.door.admit(self._body.ticket, self._peer)
+            return
+        look = service.directory.look
         try:
             self._enter()
         except (NoSuchNamespace, Refused) as error:
@@ -54,9 +61,19 @@ class Greeting:
         except MezzoError as refusal:
             session.link.refuse(refusal)
 
+    def _peer(self, guest: Guest | MezzoError) -> None:
+        session = self._session
+        if session.closed:
+            return
+        if isinstance(guest, MezzoError):
+            session.link.refuse(guest)
+            return
+        session.guest = guest
+        self._welcome()
+
     def _enter(self) -> None:
         session = self._session
-        service, limits = session.service, session.limits
+        service = session.service
         guest = service.admission.admit(self._body.ticket)
         place = service.directory.find(guest.principal, self._body.namespace, self._identity)
         if service.catalog is not None and not guest.principal.is_operator:
@@ -66,6 +83,11 @@ class Greeting:
         session.meter = Meter(session, service.accounts.of(session.scope.tenant))
         if service.catalog is not None:
             session.share.owner = session.scope.tenant
+        self._welcome()
+
+    def _welcome(self) -> None:
+        session = self._session
+        service, limits = session.service, session.limits
         epoch = 0 if service.standing is None else service.standing.epoch
         if self._version >= EPOCH_VERSION:
             session.epoch_told = epoch

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 def lookup(session: Session, request_id: int, body: Lookup) -> None:
     """How many keys are present. Prolongs nothing, and is no use of any chunk."""
-    session.check_keys(body.keys)
+    session.check_read(body.keys)
     session.send(Kind.LOOKED_UP, request_id, tell_load(session, body.keys))
 
 
 def acquire(session: Session, request_id: int, body: Acquire) -> None:
     """A lookup, and a lease on what it finds."""
-    session.check_keys(body.keys)
+    session.check_read(body.keys)
     if body.in_place:
         answer = acquire_in_place(session, request_id, body)
         if answer is not None:

@@ -210,7 +210,7 @@ class Shard:
             self._pod: PodMember | None = None
             if node.pod.enabled:
                 listening = [str(listener.address) for listener in self._listeners]
-                self._pod = PodMember(node, self.service, listening, self._runtime.from_thread)
+                self._pod = PodMember(node, self.service, listening, self._runtime.from_thread, self._loop)
                 stack.callback(self._pod.close)
             self.service.device_changes = DeviceChanges(
                 self._store, config, self._runtime.apart, self._runtime.poke
@@ -270,6 +270,7 @@ class Shard:
             self._stop_listening()
             if self._pod is not None:
                 self._pod.leave()
+                loop.run_until_complete(self._pod.stop_moving())
             self._tls.stop()
             runtime.stop()
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from mezzo.tls import TLS
+from mezzo_server.access.peers import PeerDoor, PeerKey
+from mezzo_server.access.tickets import SEED_BYTES
 from mezzo_server.config import NodeConfig
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.driving import Driver, machine_seconds
 from mezzo_server.pod.handover import Handover
 from mezzo_server.pod.membership import Membership
+from mezzo_server.pod.moving import NOTHING_MOVED, Moves
 from mezzo_server.pod.place import node_name, reached_at
 from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import NEVER, Situation, Standing
+from mezzo_server.shard.members import MemberRecords
+from mezzo_server.shard.peer_admission import PeerAdmission
+from mezzo_server.shard.peers import PeerWays
+from mezzo_server.shard.puller import Puller
 
 if TYPE_CHECKING:
     from mezzo_server.shard.service import Service
@@ -38,12 +49,15 @@ class PodMember:
         service: Service,
         listening: Sequence[str],
         from_thread: FromThread,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """``listening``: the addresses at which the shard can be reached."""
+        """``listening``: the addresses at which the shard can be reached; ``loop``: where it serves."""
         self._node = node
         self._service = service
         self._addresses = reached_at(listening, node.pod)
         self._from_thread = from_thread
+        moves = node.pod.move_bytes_per_s
+        self._key = PeerKey(os.urandom(SEED_BYTES)) if moves else None
         self._membership = Membership(service.store.store_id, self._record(), node.pod.lease_s, random.random)
         self._handed = Situation()
         self._said = ""
@@ -55,6 +69,20 @@ class PodMember:
             self._membership, lambda: make_engine(node.metadata.engine), self._moved, name="mezzo-pod"
         )
         service.standing, service.pod_numbers = self.standing, self.numbers
+        if self._key is not None:
+            self._move(self._key, moves, loop)
+
+    def _move(self, key: PeerKey, bytes_per_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Let chunks move from and to other shards."""
+        service, standing, tls = self._service, self.standing, self._node.tls
+        shard = service.store.store_id
+        members = MemberRecords(self._driver, self._from_thread, service.now)
+        door = PeerDoor(shard, service.incarnation)
+        service.door = PeerAdmission(service, door, members, standing, time.time)
+        trust = TLS(ca=tls.ca, certificate=tls.certificate, key=tls.key, server_name=tls.server_name)
+        ways = PeerWays(shard, key, members, standing, trust, service.now)
+        moves = Moves(bytes_per_s, random.random, service.now())
+        service.puller = Puller(service, standing, moves, ways, bytes_per_s, loop)
 
     def start(self) -> None:
         """Register, and serve once that is done."""
@@ -81,6 +109,11 @@ class PodMember:
         self.standing.end()
         self._driver.call(self._membership.leave)
 
+    async def stop_moving(self) -> None:
+        """Pull nothing any more. In the loop, before the store is closed."""
+        if self._service.puller is not None:
+            await self._service.puller.stop()
+
     def close(self) -> None:
         """Wait for the end of the membership, a moment."""
         self.leave()
@@ -90,13 +123,23 @@ class PodMember:
 
     def numbers(self) -> Mapping[str, int | float]:
         """How it stands."""
-        return {**self.standing.numbers(), **self._membership.numbers(machine_seconds())}
+        puller = self._service.puller
+        return {
+            **self.standing.numbers(),
+            **self._membership.numbers(machine_seconds()),
+            **(NOTHING_MOVED if puller is None else puller.numbers()),
+        }
 
     def _record(self) -> MemberRecord:
         pod = self._node.pod
         service = self._service
         return MemberRecord(
-            node_name(pod), pod.rack, self._addresses, service.store.capacity_bytes, service.incarnation
+            node_name(pod),
+            pod.rack,
+            self._addresses,
+            service.store.capacity_bytes,
+            service.incarnation,
+            public=b"" if self._key is None else self._key.public,
         )
 
     # -- in the thread
@@ -128,9 +171,11 @@ class PodMember:
         standing, epoch = self.standing, situation.share.epoch
         before, followed = standing.serving, standing.epoch
         standing.take(situation)
+        if self._service.puller is not None and (epoch != followed or not standing.serving):
+            self._service.puller.standing_changed()
         if standing.serving and epoch and (epoch != followed or not before):
             log.info(
-                "the shard follows the map of the pod", epoch=epoch, slots=situation.share.answers.count(1)
+                "the shard follows the map of the pod", epoch=epoch, slots=standing.numbers()["pod_slots"]
             )
         elif before and not standing.serving:
             log.warning("the shard serves nothing", reason=situation.reason)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mezzo_server.blockstore.store import BlockStore
     from mezzo_server.hot.tier import HotTier
     from mezzo_server.shard.device_changes import DeviceChanges
+    from mezzo_server.shard.peer_admission import PeerAdmission
+    from mezzo_server.shard.puller import Puller
     from mezzo_server.shard.session import Session
 
 
@@ -157,6 +159,10 @@ class Service:
         self.admission: Admission = OpenAdmission()
         self.standing: Standing | None = None
         """in the shard's pod; None: it is of none, and has all chunks"""
+        self.door: PeerAdmission | None = None
+        """lets other shards of the pod in; None: nothing moves"""
+        self.puller: Puller | None = None
+        """moves chunks here from other shards of the pod; None: nothing moves"""
         self.pod_numbers: Callable[[], Mapping[str, int | float]] = lambda: OF_NO_POD
         self.followed: Callable[[], Mapping[str, int | float]] = lambda: NOTHING_FOLLOWED
         """how the metadata are followed, in numbers"""
@@ -234,6 +240,8 @@ class Service:
         for session in tuple(self.sessions):
             if not session.closed:
                 settle_again(session)
+        if self.puller is not None:
+            self.puller.catalog_changed()
         self.poke()
 
     def get(

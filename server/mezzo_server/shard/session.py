@@ -42,6 +42,7 @@ from mezzo_server.shard import (
     device_requests,
     event_requests,
     lease_requests,
+    peer_requests,
     region_requests,
     stat_requests,
     tenant_requests,
@@ -170,6 +171,7 @@ class Session:
             Kind.REGION_REMOVE: partial(region_requests.remove, self),
             Kind.TICKET_RENEW: partial(ticket_requests.renew, self),
             Kind.CANCEL: self._cancel,
+            Kind.PULL: partial(peer_requests.pull, self),
         }
         service.sessions.add(self)
 
@@ -355,7 +357,7 @@ class Session:
         self.send(Kind.PONG, request_id, Pong())
 
     def _get(self, request_id: int, body: Get) -> None:
-        self.check_keys(body.keys)
+        self.check_read(body.keys)
         if body.region == 0:
             if body.targets:
                 raise InvalidArgument("targets need a region")
@@ -387,6 +389,8 @@ class Session:
     def _delete(self, request_id: int, body: Delete) -> None:
         self.check_keys(body.keys)
         request = DeleteRequest(self, request_id, body.keys)
+        if self.service.puller is not None:
+            self.service.puller.forget(self.scope, body.keys)
 
         def done(deleted: list[bool], error: Exception | None) -> None:
             if error is not None:
@@ -435,6 +439,13 @@ class Session:
                 self.epoch_told = standing.epoch
                 self.send(Kind.EPOCH, 0, Epoch(self.epoch_told))
             standing.check(self.scope, keys, to_put=to_put)
+
+    def check_read(self, keys: Sequence[bytes]) -> None:
+        """`check_keys`; what is missing of them, and another shard may have, is moved here meanwhile."""
+        self.check_keys(keys)
+        puller = self.service.puller
+        if puller is not None:
+            puller.missed(self.scope, keys)
 
     def _forget(self, request: Request) -> None:
         del self.requests[request.id]

@@ -19,7 +19,7 @@ STAT_KEYS = 128
 
 def stat(session: Session, request_id: int, body: Stat) -> None:
     """What is known of chunks of the session's namespace."""
-    session.check_keys(body.keys)
+    session.check_read(body.keys)
     _Stating(session, request_id, body.keys).step()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from mezzo.errors import InvalidArgument, MezzoError, TooLarge
 from mezzo.protocol.frame import encode
 from mezzo.protocol.messages import Get, GetData, Kind
+from mezzo_server.blockstore.api import Scope
 from mezzo_server.memory import Span
 from mezzo_server.shard.request import Request
 from mezzo_server.shard.shm_transfer import got
@@ -154,14 +155,19 @@ class TcpGet(Request):
         "_open",
         "_queued",
         "_queued_bytes",
+        "_scope",
         "_unsent",
     )
 
-    def __init__(self, session: Session, request_id: int, body: Get) -> None:
+    def __init__(
+        self, session: Session, request_id: int, body: Get, kind: Kind = Kind.GET, scope: Scope | None = None
+    ) -> None:
+        """``scope``: of the chunks; None: the session's."""
         if body.capacities and len(body.capacities) != len(body.keys):
             raise InvalidArgument(f"{len(body.keys)} keys and {len(body.capacities)} capacities")
-        super().__init__(session, request_id, Kind.GET, deadline_ms=body.deadline_ms)
+        super().__init__(session, request_id, kind, deadline_ms=body.deadline_ms)
         self._body = body
+        self._scope = scope
         self._lengths = [-1] * len(body.keys)
         self._next_index = 0
         # Opened chunks whose bytes are not all queued, in order; the first has its turn.
@@ -213,7 +219,7 @@ class TcpGet(Request):
     def _check(self, first: int, nbytes: int) -> None:
         """Step by step: that no chunk is over its capacity, and that the deadline can be met."""
         if self.cancelled:
-            self.finish(Kind.GOT, got(self._lengths))
+            self.answer()
             return
         body, store, scope = self._body, self.session.service.store, self.session.scope
         last = min(first + STEP_KEYS, len(body.keys))
@@ -242,6 +248,21 @@ class TcpGet(Request):
             self.session.link.later(lambda: self._check(last, nbytes))
         else:
             self._queue()
+
+    def answer(self) -> None:
+        """All has been sent that will be: say so."""
+        self.finish(Kind.GOT, got(self._lengths))
+
+    def open(self, index: int) -> Stream | None:
+        """A chunk as a stream, or the parts of it that were asked for; None: a miss."""
+        body, session = self._body, self.session
+        return session.service.store.stream(
+            self._scope or session.scope,
+            body.keys[index],
+            first_part=body.first_part,
+            part_count=body.part_count,
+            time=self,
+        )
 
     def _queue(self) -> None:
         self._queued = True
@@ -291,7 +312,7 @@ class TcpGet(Request):
 
     def _open_ahead(self, keys_left: int) -> int:
         """Open chunks and ask for their first pieces, a few before their turn. Keys left of this step."""
-        ahead, body, store = self._ahead, self._body, self.session.service.store
+        ahead, body = self._ahead, self._body
         nbytes = sum(sending.left for sending in ahead)
         opened = False
         while (
@@ -303,13 +324,7 @@ class TcpGet(Request):
             keys_left -= 1
             index = self._next_index
             self._next_index += 1
-            stream = store.stream(
-                self.session.scope,
-                body.keys[index],
-                first_part=body.first_part,
-                part_count=body.part_count,
-                time=self,
-            )
+            stream = self.open(index)
             if stream is None:
                 continue
             # Put anew and longer since it was checked: as if it had come after us.
@@ -353,4 +368,4 @@ class TcpGet(Request):
             if self._unsent:
                 self.session.network.drop(self._unsent, self.session.service.now())
                 self._unsent = 0
-            self.finish(Kind.GOT, got(self._lengths))
+            self.answer()

@@ -68,8 +68,9 @@ class Shard:
         incarnation: bytes = bytes(16),
         device: Callable[[Clock], MemoryDevice] | None = None,
         store_staging_bytes: int = 16 * MIB,
+        clock: Clock | None = None,
     ) -> None:
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.limits = limits or Limits(
             staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB, chunk_bytes_max=4 * MIB
         )

@@ -56,6 +56,7 @@ from mezzo.protocol.messages.leases import (
     Release,
     Released,
 )
+from mezzo.protocol.messages.peers import PULL_KEYS_MAX, Pull, Pulled, PulledChunk
 from mezzo.protocol.messages.regions import (
     RegionAdd,
     RegionAdded,
@@ -151,6 +152,8 @@ BODIES: dict[Kind, type[Body]] = {
     Kind.EVENTS_ARE: EventsAre,
     Kind.TENANT_STAT: TenantStat,
     Kind.TENANT_STATED: TenantStated,
+    Kind.PULL: Pull,
+    Kind.PULLED: Pulled,
 }
 
 __all__ = [
@@ -205,12 +208,16 @@ __all__ = [
     "PARTS_LISTED_MAX",
     "PARTS_MAX",
     "PLACE_NUMBERS",
+    "PULL_KEYS_MAX",
     "PRIORITY_DEFAULT",
     "PRIORITY_MAX",
     "TTL_S_MAX",
     "Parts",
     "Ping",
     "Pong",
+    "Pull",
+    "Pulled",
+    "PulledChunk",
     "Put",
     "PutData",
     "PutDone",

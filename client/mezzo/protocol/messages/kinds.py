@@ -54,3 +54,5 @@ class Kind(IntEnum):
     EVENTS_ARE = 68
     TENANT_STAT = 69
     TENANT_STATED = 70
+    PULL = 71
+    PULLED = 72

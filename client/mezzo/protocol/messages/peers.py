@@ -1,0 +1,54 @@
+"""Bodies between two shards of a pod: chunks that move from one to the other, asked for by who wants them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from mezzo.protocol.messages.types import (
+    PRIORITY_DEFAULT,
+    U32,
+    Body,
+    Id16,
+    Key,
+    Parts,
+    Priority,
+    U,
+)
+
+PULL_KEYS_MAX = 64
+"""Keys in one `Pull`: the answer may have the lengths of 256 parts for each."""
+
+
+class Pull(Body, frozen=True):
+    """What is there of these chunks of a tenant's namespace, and their bytes if room for them is named.
+
+    Only a peer may ask.  The generations must be those that the asked shard knows, else nothing is there.
+    """
+
+    tenant: Id16
+    namespace: Id16
+    tenant_generation: U
+    namespace_generation: U
+    keys: Annotated[list[Key], Meta(min_length=1, max_length=PULL_KEYS_MAX)]
+    capacities: Annotated[list[U], Meta(max_length=PULL_KEYS_MAX)] = []
+    """empty: no bytes are sent. Else room for each chunk; the bytes come in `GetData` frames, those of a longer one do not"""
+
+
+class PulledChunk(Body, frozen=True):
+    """One present chunk."""
+
+    parts: Parts
+    """their lengths, bytes"""
+    ttl_ms: Annotated[int, Meta(ge=-1)] = -1
+    """milliseconds that are left of its life; -1: it has no end"""
+    position: U32 = 0
+    """in its prefix"""
+    priority: Priority = PRIORITY_DEFAULT
+
+
+class Pulled(Body, frozen=True):
+    """End of a pull: one entry for each key. None: a miss, or its bytes were asked for and did not come right."""
+
+    chunks: Annotated[list[PulledChunk | None], Meta(max_length=PULL_KEYS_MAX)]

@@ -1,0 +1,344 @@
+"""Which chunks a shard pulls from others, when, and how fast: decided here, done by `shard.puller`. No I/O, no clock.
+
+A chunk is *wanted* when a read missed it that a former owner may have (`Why.READ`), or when this shard is to have a
+second copy (`Why.COPY`).  Nobody waits for it: what was asked for was a miss, and is one until the chunk has come.
+
+- Bounded: so many keys in the queue (one tenant has half of it), so many pulls under way, so many bytes a second.
+  Over the first a key is dropped; a key that is asked for again is wanted again.
+- Fair: tenants take turns.
+- A source that failed is left alone for a while, longer each time.
+- A delete is final: the key is not pulled for `FORGET_S` afterwards, and what is under way is not committed.  If so
+  many are deleted that they cannot be told apart, nothing is pulled for that time.
+- What the source does not have is not asked for again for `ABSENT_S`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+
+from mezzo.backoff import Backoff
+from mezzo_server.blockstore.api import Scope
+from mezzo_server.pod.refusals import Refusals
+from mezzo_server.quota.bucket import Bucket
+
+QUEUE_KEYS_MAX = 8192
+BATCH_KEYS_MAX = 32
+BATCH_LOOKED_MAX = 256
+"""Keys of one tenant's queue that are looked at for those that go with its first."""
+PULLS_MAX = 4
+"""Under way at a time."""
+PULLS_OF_SOURCE_MAX = 2
+LATE_S = 30.0
+"""What has waited for so long is dropped: who wanted it has computed it by now."""
+FORGET_S = 300.0
+"""Longer than any call may still be under way that deletes a chunk here and at its former owner."""
+FORGOTTEN_KEYS_MAX = 32768
+ABSENT_S = 60.0
+ABSENT_KEYS_MAX = 16384
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.1, 10.0
+BURST_S = 0.5
+"""Of the rate, that may be used at once."""
+SOURCES_MAX = 1024
+"""Sources whose failures are remembered."""
+
+KeyId = tuple[bytes, bytes, bytes]
+"""Tenant, namespace and key."""
+
+
+class Why(StrEnum):
+    """What a chunk is wanted for."""
+
+    READ = "read"
+    """a read missed it, and the slot's former owner may have it"""
+    COPY = "copy"
+    """this shard is to have a second copy"""
+
+
+class Drop(StrEnum):
+    """Why a chunk that was wanted does not come."""
+
+    FULL = "full"
+    """too many are wanted already"""
+    LATE = "late"
+    """it waited too long"""
+    ABSENT = "absent"
+    """the source does not have it"""
+    THERE = "there"
+    """somebody put it meanwhile"""
+    DELETED = "deleted"
+    """it was deleted here, just now or lately"""
+    ERASED = "erased"
+    """its namespace or tenant was erased or deleted"""
+    LOST = "lost"
+    """this shard is not to have it any more, or serves nothing"""
+    QUOTA = "quota"
+    """the tenant has no room, or no rate, left for it"""
+    DECLINED = "declined"
+    """not worth the device's writes"""
+    FAILED = "failed"
+    """the source was not reached, refused, or sent something else; or it could not be stored"""
+
+
+NOTHING_MOVED: Mapping[str, int | float] = {
+    **{f"pod_moved_chunks_{why}": 0 for why in Why},
+    **{f"pod_moved_bytes_{why}": 0 for why in Why},
+    **{f"pod_moves_dropped_{drop}": 0 for drop in Drop},
+    **dict.fromkeys(
+        (
+            "pod_moves_wanted",
+            "pod_moves_queued",
+            "pod_moves_in_flight",
+            "pod_moves_wait_us",
+            "pod_moves_forgotten",
+            "pod_pulled_chunks",
+            "pod_pulled_bytes",
+        ),
+        0,
+    ),
+}
+"""The numbers of a shard to which nothing moved, and from which nothing did."""
+
+
+class Wanted:
+    """One chunk that is wanted. Made by `Moves.want`, and its own until `Moves.settled`."""
+
+    __slots__ = ("_cancelled", "key", "scope", "since", "source", "why")
+
+    def __init__(self, scope: Scope, key: bytes, source: bytes, why: Why, since: float) -> None:
+        self.scope = scope
+        """with the generations of when it was wanted"""
+        self.key = key
+        self.source = source
+        """the shard to pull it from"""
+        self.why = why
+        self.since = since
+        self._cancelled: Drop | None = None
+
+    def __repr__(self) -> str:
+        return f"<Wanted {self.key.hex()} of {self.source.hex()[:8]} for {self.why}>"
+
+    @property
+    def id(self) -> KeyId:
+        """Which chunk."""
+        return self.scope.tenant, self.scope.namespace, self.key
+
+
+class Pull:
+    """Chunks of one namespace that are pulled from one source together."""
+
+    __slots__ = ("scope", "source", "wanted")
+
+    def __init__(self, source: bytes, scope: Scope, wanted: Sequence[Wanted]) -> None:
+        self.source = source
+        self.scope = scope
+        self.wanted = tuple(wanted)
+
+
+class Moves:
+    """Owner of what is wanted, of what is refused, and of the bandwidth. Used by one thread."""
+
+    def __init__(
+        self,
+        bytes_per_s: float,
+        random: Callable[[], float],
+        now: float,
+        *,
+        queue_keys_max: int = QUEUE_KEYS_MAX,
+        forgotten_keys_max: int = FORGOTTEN_KEYS_MAX,
+    ) -> None:
+        self._random = random
+        self._bucket = Bucket(bytes_per_s, max(1.0, bytes_per_s * BURST_S), now)
+        self._queue_keys_max = queue_keys_max
+        self._queues: OrderedDict[bytes, deque[Wanted]] = OrderedDict()
+        """by tenant; the first has its turn"""
+        self._known: dict[KeyId, Wanted] = {}
+        """wanted or under way"""
+        self._queued = 0
+        self._pulls: dict[bytes, int] = {}
+        """under way, by source"""
+        self._sources: dict[bytes, Backoff] = {}
+        """those that failed last"""
+        self._forgotten = Refusals(FORGET_S, forgotten_keys_max)
+        self._absent = Refusals(ABSENT_S, ABSENT_KEYS_MAX)
+        self._numbers = dict(NOTHING_MOVED)
+
+    # -- what is wanted
+
+    def want(self, scope: Scope, keys: Iterable[bytes], source: bytes, why: Why, now: float) -> int:
+        """Chunks of a scope are to be pulled from ``source``; how many of them are wanted from now on.
+
+        Those that are wanted already, were deleted lately or are not there are left out.
+        """
+        taken = 0
+        for key in keys:
+            wanted = Wanted(scope, key, source, why, now)
+            name = wanted.id
+            if name in self._known:
+                continue
+            if self._forgotten.refuses(name, now):
+                self._drop(Drop.DELETED)
+                continue
+            absent = (source, *name)
+            # Were all refused, then for want of memory only: one question in vain is no harm.
+            if self._absent.refuses(absent, now) and not self._absent.all_refused(now):
+                continue
+            queue = self._queues.setdefault(scope.tenant, deque())
+            if self._queued >= self._queue_keys_max or len(queue) >= self._queue_keys_max // 2:
+                self._drop(Drop.FULL)
+                break
+            queue.append(wanted)
+            self._known[name] = wanted
+            self._queued += 1
+            taken += 1
+        self._numbers["pod_moves_wanted"] += taken
+        return taken
+
+    def next(self, now: float) -> Pull | None:
+        """What is to be pulled now; None: nothing, see `wait_s`. To be ended with `ended`."""
+        if sum(self._pulls.values()) >= PULLS_MAX:
+            return None
+        for tenant in tuple(self._queues):
+            queue = self._queues[tenant]
+            self._drop_late(queue, now)
+            pull = self._batch(queue, now)
+            if not queue:
+                del self._queues[tenant]
+            elif pull is not None:
+                self._queues.move_to_end(tenant)
+            if pull is not None:
+                self._pulls[pull.source] = self._pulls.get(pull.source, 0) + 1
+                return pull
+        return None
+
+    def wait_s(self, now: float) -> float | None:
+        """When to ask `next` again although nothing has happened, seconds; None: not before something does."""
+        if not self._queued or sum(self._pulls.values()) >= PULLS_MAX:
+            return None
+        waits = [backoff.not_before - now for backoff in self._sources.values() if backoff.not_before > now]
+        return min([*waits, LATE_S])
+
+    def ended(self, pull: Pull, now: float, *, failed: bool) -> None:
+        """A pull has ended; each of its chunks was `settled`. ``failed``: the source was not reached, or refused."""
+        left = self._pulls.pop(pull.source) - 1
+        if left:
+            self._pulls[pull.source] = left
+        if not failed:
+            self._sources.pop(pull.source, None)
+            return
+        backoff = self._sources.get(pull.source)
+        if backoff is None:
+            if len(self._sources) >= SOURCES_MAX:
+                self._sources.pop(next(iter(self._sources)))
+            backoff = Backoff(self._random, first_s=BACKOFF_S_MIN, max_s=BACKOFF_S_MAX)
+            self._sources[pull.source] = backoff
+        backoff.failed(now)
+
+    def settled(self, wanted: Wanted, outcome: Drop | int, now: float) -> None:
+        """What became of one chunk of a pull: bytes that came, or why none did."""
+        if self._known.get(wanted.id) is wanted:
+            del self._known[wanted.id]
+        if isinstance(outcome, Drop):
+            self._drop(outcome)
+            if outcome is Drop.ABSENT:
+                self._absent.note((wanted.source, *wanted.id), now)
+            return
+        self._numbers[f"pod_moved_chunks_{wanted.why}"] += 1
+        self._numbers[f"pod_moved_bytes_{wanted.why}"] += outcome
+
+    # -- how fast
+
+    def take(self, nbytes: int, now: float) -> float:
+        """Bytes are about to be moved: seconds to wait before. They are taken."""
+        wait_s = self._bucket.wait_s(nbytes, now)
+        self._bucket.take(nbytes, now)
+        self._numbers["pod_moves_wait_us"] += round(wait_s * 1e6)
+        return wait_s
+
+    def give_back(self, nbytes: int, now: float) -> None:
+        """They were not moved."""
+        self._bucket.take(-nbytes, now)
+
+    # -- what ends it
+
+    def objection(self, wanted: Wanted, now: float) -> Drop | None:
+        """Why a chunk must not be committed now, as far as is known here; None: nothing is against it."""
+        if wanted._cancelled is not None:
+            return wanted._cancelled
+        if self._known.get(wanted.id) is not wanted or self._forgotten.refuses(wanted.id, now):
+            return Drop.DELETED
+        return None
+
+    def forget(self, scope: Scope, keys: Iterable[bytes], now: float) -> None:
+        """These are being deleted here: nothing that comes from another shard may bring them back."""
+        for key in keys:
+            name = (scope.tenant, scope.namespace, key)
+            self._forgotten.note(name, now)
+            wanted = self._known.get(name)
+            if wanted is not None:
+                wanted._cancelled = Drop.DELETED
+
+    def cancel(self, why: Drop, concerns: Callable[[Wanted], bool] = lambda wanted: True) -> None:
+        """None of those that ``concerns`` says yes to is to be pulled any more, queued or under way."""
+        for wanted in self._known.values():
+            if wanted._cancelled is None and concerns(wanted):
+                wanted._cancelled = why
+
+    def sent(self, chunks: int, nbytes: int) -> None:
+        """Others pulled so many from here."""
+        self._numbers["pod_pulled_chunks"] += chunks
+        self._numbers["pod_pulled_bytes"] += nbytes
+
+    def numbers(self) -> Mapping[str, int | float]:
+        """How it fares; docs/metrics.md lists them."""
+        return {
+            **self._numbers,
+            "pod_moves_queued": self._queued,
+            "pod_moves_in_flight": len(self._known) - self._queued,
+            "pod_moves_forgotten": len(self._forgotten),
+        }
+
+    # -- within
+
+    def _drop(self, why: Drop) -> None:
+        self._numbers[f"pod_moves_dropped_{why}"] += 1
+
+    def _leave(self, wanted: Wanted, why: Drop) -> None:
+        """One that was queued is not wanted any more."""
+        self._queued -= 1
+        del self._known[wanted.id]
+        self._drop(why)
+
+    def _drop_late(self, queue: deque[Wanted], now: float) -> None:
+        while queue and (queue[0]._cancelled is not None or now - queue[0].since >= LATE_S):
+            wanted = queue.popleft()
+            self._leave(wanted, wanted._cancelled or Drop.LATE)
+
+    def _ready(self, source: bytes, now: float) -> bool:
+        backoff = self._sources.get(source)
+        if backoff is not None and now < backoff.not_before:
+            return False
+        return self._pulls.get(source, 0) < (PULLS_OF_SOURCE_MAX if backoff is None else 1)
+
+    def _batch(self, queue: deque[Wanted], now: float) -> Pull | None:
+        """The first whose source is ready, and others of its scope and source."""
+        chosen: list[Wanted] = []
+        passed: list[Wanted] = []
+        for _ in range(min(len(queue), BATCH_LOOKED_MAX)):
+            wanted = queue.popleft()
+            if wanted._cancelled is not None:
+                self._leave(wanted, wanted._cancelled)
+            elif chosen and (wanted.source, wanted.scope) != (chosen[0].source, chosen[0].scope):
+                passed.append(wanted)
+            elif chosen or self._ready(wanted.source, now):
+                chosen.append(wanted)
+                if len(chosen) == BATCH_KEYS_MAX:
+                    break
+            else:
+                passed.append(wanted)
+        queue.extendleft(reversed(passed))
+        if not chosen:
+            return None
+        self._queued -= len(chosen)
+        return Pull(chosen[0].source, chosen[0].scope, chosen)

@@ -1,0 +1,432 @@
+"""Moves chunks here from other shards of the pod: does what `pod.moving` decides, in the background of the loop.
+
+    want -> ask the source what it has -> room, quota, bandwidth -> its bytes, checked -> a put of our own
+
+Invariant: nothing is committed that is not still wanted, ours and of the scope in force at that moment, looked at in
+the same turn of the loop in which the store takes it over; from there on it is a put like any other, and a delete that
+comes later waits for it and deletes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from mezzo.errors import Busy, MezzoError, OverQuota, TooLarge, WrongEpoch
+from mezzo.places import Place
+from mezzo.protocol.messages import PulledChunk
+from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus, Scope
+from mezzo_server.memory import PAGE_BYTES, Span
+from mezzo_server.pod.moving import BURST_S, Drop, Moves, Pull, Wanted, Why
+from mezzo_server.pod.standing import Standing
+from mezzo_server.quota.bucket import Bucket
+from mezzo_server.shard.peer_client import PullChunks
+from mezzo_server.shard.share import StagingShare
+
+if TYPE_CHECKING:
+    from mezzo_server.shard.service import Service
+
+log = structlog.get_logger("mezzo.shard")
+
+GROUP_BYTES = 4 << 20
+"""Bytes that are asked for together; a longer chunk alone."""
+LOOKED_KEYS_MAX = 512
+"""Keys of one read that are looked at for those that are missing: some hundred microseconds."""
+FREE_PART_MIN = 0.5
+"""Of the staging memory: with less of it free the requests of clients come first."""
+YIELD_S = 0.05
+"""Between two looks whether there is room besides them,"""
+YIELD_S_MAX = 10.0
+"""and for how long that is waited for, within one pull."""
+
+
+PULL_S_MAX = 60.0
+"""Within which a pull comes to its end, one way or another; well below `moving.FORGET_S`."""
+TRIES = 5
+AGAIN_S, AGAIN_S_MAX = 0.2, 2.0
+"""Between two, where the source is busy or a map behind."""
+
+
+class Peers(Protocol):
+    """The ways to other shards."""
+
+    async def pull(self, shard: bytes, operation: PullChunks) -> None:
+        """Have a shard asked. Raises MezzoError."""
+
+    async def close(self) -> None:
+        """End all of them."""
+
+
+class Puller:
+    """Owner of the tasks that move chunks here. Used in the loop, from when it runs until `stop`."""
+
+    def __init__(
+        self,
+        service: Service,
+        standing: Standing,
+        moves: Moves,
+        peers: Peers,
+        bytes_per_s: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._service = service
+        self._standing = standing
+        self._moves = moves
+        self._peers = peers
+        self._loop = loop
+        self._out = Bucket(bytes_per_s, max(1.0, bytes_per_s * BURST_S), service.now())
+        self._share = StagingShare(service.staging, service.limits.staging_connection_bytes_max)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._begins = False
+        self._stopped = False
+
+    # -- what is wanted, and what not any more
+
+    def want(self, tenant: bytes, namespace: bytes, keys: Iterable[bytes], source: bytes, why: Why) -> int:
+        """Pull chunks of a tenant's namespace (ids) from the shard ``source`` in the background; returns at once.
+
+        The source gives only what this shard is to have by the map that the source follows (`Share.may_pull`), and
+        only what this shard may hold is committed (`Standing.holds`).  Returns how many keys are wanted from now
+        on: those that were already, were deleted here lately, or for which there is no room in the queue, are not.
+        """
+        scope = self._service.directory.scope_of(tenant, namespace)
+        if scope is None or self._stopped or not self._standing.serving:
+            return 0
+        taken = self._moves.want(scope, keys, source, why, self._service.now())
+        if taken:
+            self._begin_soon()
+        return taken
+
+    def missed(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        """These are being read here: those that are not there, and that another had before, are wanted."""
+        present = self._service.store.prefix
+        gained = self._standing.gained(scope, keys[:LOOKED_KEYS_MAX])
+        by_source: dict[bytes, list[bytes]] = {}
+        for key, source in gained:
+            if not present(scope, (key,))[0]:
+                by_source.setdefault(source, []).append(key)
+        for source, missing in by_source.items():
+            self.want(scope.tenant, scope.namespace, missing, source, Why.READ)
+
+    def forget(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        """These are deleted here from now on, and must not come back."""
+        self._moves.forget(scope, keys, self._service.now())
+
+    def catalog_changed(self) -> None:
+        """What was erased is not wanted any more."""
+        scope_of = self._service.directory.scope_of
+        self._moves.cancel(
+            Drop.ERASED, lambda wanted: scope_of(wanted.scope.tenant, wanted.scope.namespace) != wanted.scope
+        )
+
+    def standing_changed(self) -> None:
+        """Another map is followed, or none: what this shard is not to have is not wanted any more."""
+        self._moves.cancel(Drop.LOST, lambda wanted: not self._standing.holds(wanted.scope, wanted.key))
+
+    # -- what others pull from here
+
+    def give_out(self, nbytes: int) -> float:
+        """Another shard is to be sent so many bytes: 0, and they are counted; or seconds after which to ask again."""
+        now = self._service.now()
+        wait_s = self._out.wait_s(nbytes, now)
+        if not wait_s:
+            self._out.take(nbytes, now)
+        return wait_s
+
+    def sent(self, chunks: int, nbytes: int) -> None:
+        """It was sent."""
+        self._moves.sent(chunks, nbytes)
+
+    def numbers(self) -> Mapping[str, int | float]:
+        """How it fares."""
+        return self._moves.numbers()
+
+    async def stop(self) -> None:
+        """Pull nothing any more."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+        await self._peers.close()
+        self._share.close()
+
+    # -- pulling
+
+    def _begin_soon(self) -> None:
+        if not self._begins and not self._stopped:
+            self._begins = True
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._begins = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while not self._stopped and (pull := self._moves.next(self._service.now())) is not None:
+            task = self._loop.create_task(self._pull(pull))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        wait_s = self._moves.wait_s(self._service.now())
+        if wait_s is not None and not self._stopped:
+            self._timer = self._loop.call_later(max(0.001, wait_s), self._begin)
+
+    async def _pull(self, pull: Pull) -> None:
+        left = {wanted.id: wanted for wanted in pull.wanted}
+
+        def settle(wanted: Wanted, outcome: Drop | int) -> None:
+            if left.pop(wanted.id, None) is not None:
+                self._moves.settled(wanted, outcome, self._service.now())
+
+        failed = True
+        try:
+            async with asyncio.timeout(PULL_S_MAX):
+                await self._have(pull, settle)
+            failed = False
+        except (MezzoError, TimeoutError) as error:
+            log.debug("chunks could not be moved here", source=pull.source.hex(), reason=str(error))
+        except Exception:  # a fault of ours must be seen, and must not end what moves chunks
+            log.exception("a fault while chunks were moved here")
+        finally:
+            for wanted in tuple(left.values()):
+                settle(wanted, Drop.FAILED)
+            self._moves.ended(pull, self._service.now(), failed=failed)
+            self._begin_soon()
+
+    async def _have(self, pull: Pull, settle: Callable[[Wanted, Drop | int], None]) -> None:
+        wanted = [each for each in pull.wanted if not self._refused(each, settle)]
+        if not wanted:
+            return
+        what, asked_ms = await self._ask(pull, [each.key for each in wanted])
+        group: list[tuple[Wanted, PulledChunk]] = []
+        nbytes = 0
+        for each, chunk in zip(wanted, what.chunks, strict=True):
+            if chunk is None:
+                settle(each, Drop.ABSENT)
+                continue
+            if self._refused(each, settle) or self._unfit(each, chunk, asked_ms, settle):
+                continue
+            length = _room(chunk)
+            if group and nbytes + length > GROUP_BYTES:
+                await self._fetch(pull, group, settle)
+                group, nbytes = [], 0
+            group.append((each, chunk))
+            nbytes += length
+        if group:
+            await self._fetch(pull, group, settle)
+
+    async def _ask(
+        self, pull: Pull, keys: Sequence[bytes], places: Sequence[Place] = ()
+    ) -> tuple[PullChunks, int]:
+        """What a source says of chunks, and when it was asked (of `BlockStore.now_ms`). Raises MezzoError."""
+        for left in reversed(range(TRIES)):
+            what, asked_ms = PullChunks(pull.scope, keys, places), self._service.store.now_ms
+            try:
+                await self._peers.pull(pull.source, what)
+            except (Busy, WrongEpoch) as error:
+                # It has others to serve, or does not follow our map yet.
+                if not left:
+                    raise
+                wait_s = error.retry_after_s if isinstance(error, Busy) else 0.0
+                await asyncio.sleep(min(max(wait_s, AGAIN_S), AGAIN_S_MAX))
+            else:
+                break
+            finally:
+                what.error = None  # it holds our frame by its traceback, and so the memory: no cycle
+        return what, asked_ms
+
+    def _refused(self, wanted: Wanted, settle: Callable[[Wanted, Drop | int], None]) -> bool:
+        """Whether it is not to be had any more; then it is settled. Asked again right before it is committed."""
+        service, scope = self._service, wanted.scope
+        why = self._moves.objection(wanted, service.now())
+        if why is None and service.directory.scope_of(scope.tenant, scope.namespace) != scope:
+            why = Drop.ERASED
+        if why is None and not self._standing.holds(scope, wanted.key):
+            why = Drop.LOST
+        if why is None and service.store.prefix(scope, (wanted.key,))[0]:
+            why = Drop.THERE
+        if why is not None:
+            settle(wanted, why)
+        return why is not None
+
+    def _unfit(
+        self,
+        wanted: Wanted,
+        chunk: PulledChunk,
+        asked_ms: int,
+        settle: Callable[[Wanted, Drop | int], None],
+    ) -> bool:
+        """Whether a put of it would not be taken; then it is settled."""
+        service, scope = self._service, wanted.scope
+        why: Drop | None = None
+        length = sum(chunk.parts)
+        try:
+            if not 0 < length <= service.chunk_bytes_max or min(chunk.parts) < 1:
+                raise TooLarge("it does not fit here")
+            service.store.check_put(scope, (wanted.key,), (length,))
+            if not service.store.takes(scope, _chunk(wanted, chunk, (), None, asked_ms)):
+                why = Drop.DECLINED
+        except (OverQuota, Busy):
+            why = Drop.QUOTA
+        except MezzoError:
+            why = Drop.FAILED
+        if why is not None:
+            settle(wanted, why)
+        return why is not None
+
+    async def _fetch(
+        self,
+        pull: Pull,
+        group: Sequence[tuple[Wanted, PulledChunk]],
+        settle: Callable[[Wanted, Drop | int], None],
+    ) -> None:
+        """Have the bytes of some chunks, and commit them."""
+        service, moves = self._service, self._moves
+        nbytes = sum([sum(chunk.parts) for _, chunk in group])
+        await asyncio.sleep(moves.take(nbytes, service.now()))
+        await self._let_others_pass()
+        kept = [(each, chunk) for each, chunk in group if not self._refused(each, settle)]
+        left = sum([sum(chunk.parts) for _, chunk in kept])
+        moves.give_back(nbytes - left, service.now())
+        if not kept:
+            return
+        account = service.accounts.of(pull.scope.tenant)
+        if account.limited:
+            try:
+                account.charge(left, service.now())
+            except OverQuota:
+                moves.give_back(left, service.now())
+                for each, _ in kept:
+                    settle(each, Drop.QUOTA)
+                return
+        piece = await self._stage(sum([_room(chunk) for _, chunk in kept]))
+        spans, at = [], 0
+        for _, chunk in kept:
+            spans.append(piece.part(at, sum(chunk.parts)))
+            at += _room(chunk)
+        places = [Place(span.length, (), (span.view,)) for span in spans]
+        try:
+            what, asked_ms = await self._ask(pull, [each.key for each, _ in kept], places)
+            await self._commit(pull, [each for each, _ in kept], spans, what, asked_ms, settle)
+        finally:
+            for place in places:
+                place.views[0].release()
+            self._share.give(piece)
+
+    async def _commit(
+        self,
+        pull: Pull,
+        wanted: Sequence[Wanted],
+        spans: Sequence[Span],
+        what: PullChunks,
+        asked_ms: int,
+        settle: Callable[[Wanted, Drop | int], None],
+    ) -> None:
+        service = self._service
+        taken: list[tuple[Wanted, PutChunk]] = []
+        for index, (each, chunk) in enumerate(zip(wanted, what.chunks, strict=True)):
+            if chunk is None:
+                settle(each, Drop.ABSENT)
+            elif not self._refused(each, settle):
+                taken.append((each, _chunk(each, chunk, (spans[index],), what.checksums[index], asked_ms)))
+        if not taken:
+            return
+        ended: asyncio.Future[PutOutcome] = self._loop.create_future()
+
+        def done(outcome: PutOutcome) -> None:
+            if not ended.done():
+                ended.set_result(outcome)
+
+        # From here on it is the store's: in the same turn in which it was looked whether it is wanted still.
+        try:
+            service.put(pull.scope, [chunk for _, chunk in taken], done, deadline=None)
+        except MezzoError as error:
+            for each, _ in taken:
+                settle(each, Drop.QUOTA if isinstance(error, Busy) else Drop.FAILED)
+            return
+        outcome = await _to_its_end(ended)
+        account = service.accounts.of(pull.scope.tenant)
+        for (each, put), status in zip(taken, outcome.statuses, strict=True):
+            if status is PutStatus.STORED:
+                settle(each, sum(put.parts))
+                account.bytes_total += sum(put.parts)
+            else:
+                settle(each, _DROPS.get(status, Drop.FAILED))
+
+    async def _let_others_pass(self) -> None:
+        """Wait while clients need the memory. Raises Busy: they did for too long."""
+        staging = self._service.staging
+        until = self._service.now() + YIELD_S_MAX
+        while staging.requests_waiting or staging.free_bytes < FREE_PART_MIN * staging.total_bytes:
+            if self._service.now() >= until:
+                raise staging.busy()
+            await asyncio.sleep(YIELD_S)
+
+    async def _stage(self, length: int) -> Span:
+        arrived: asyncio.Future[Span | None] = self._loop.create_future()
+
+        def ready(span: Span | None) -> None:
+            if not arrived.done():
+                arrived.set_result(span)
+            elif span is not None:
+                self._share.give(span)
+
+        ask = self._share.request(length, ready)
+        try:
+            span = await arrived
+        except asyncio.CancelledError:
+            ask.cancel()
+            if arrived.done() and not arrived.cancelled() and (late := arrived.result()) is not None:
+                self._share.give(late)
+            raise
+        if span is None:
+            raise self._share.busy()
+        return span
+
+
+_DROPS = {PutStatus.EXISTS: Drop.THERE, PutStatus.DECLINED: Drop.DECLINED}
+
+
+def _room(chunk: PulledChunk) -> int:
+    """Bytes of staging memory for a chunk: whole pages, so that the next begins where devices can read it."""
+    return -(-sum(chunk.parts) // PAGE_BYTES) * PAGE_BYTES
+
+
+def _chunk(
+    wanted: Wanted,
+    chunk: PulledChunk,
+    source: tuple[Span, ...],
+    checksums: tuple[int, ...] | None,
+    asked_ms: int,
+) -> PutChunk:
+    """The put of it. Its life ends no later than at the source: that counted what is left after we asked."""
+    expiry_ms = asked_ms + chunk.ttl_ms if chunk.ttl_ms >= 0 else 0
+    return PutChunk(
+        wanted.key,
+        tuple(chunk.parts),
+        source,
+        chunk.position,
+        checksums,
+        expiry_ms,
+        chunk.priority,
+        admitted=True,
+    )
+
+
+async def _to_its_end(ended: asyncio.Future[PutOutcome]) -> PutOutcome:
+    """Wait for the store, which reads the memory until then, whoever wants us to stop."""
+    cancelled: asyncio.CancelledError | None = None
+    while not ended.done():
+        try:
+            await asyncio.wait([ended])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return ended.result()
