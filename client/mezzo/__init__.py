@@ -44,7 +44,7 @@ from mezzo.loading import LoadDecision, decide_load
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import ChunkStat, DeviceAction, DeviceState, EventKind, GapReason
 from mezzo.regions import Extent, Region
-from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
+from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState, Stats
 from mezzo.statistics import ClientStatistics
 from mezzo.tls import TLS
 
@@ -72,6 +72,7 @@ __all__ = [
     "LookupResult",
     "PutResult",
     "PutState",
+    "Stats",
     "decide_load",
     # events
     "AsyncEventStream",

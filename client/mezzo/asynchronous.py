@@ -23,7 +23,6 @@ from mezzo.loading import LoadDecision, load_question
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
     PRIORITY_DEFAULT,
-    ChunkStat,
     DeviceAction,
     DeviceChange,
     DeviceState,
@@ -31,7 +30,7 @@ from mezzo.protocol.messages import (
     EventsAre,
     TenantStated,
 )
-from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
+from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, Stats
 
 T = TypeVar("T")
 
@@ -145,9 +144,7 @@ class AsyncClient(AsyncPerforming):
         """See `mezzo.Client.delete`."""
         return await self._perform(calls.delete(self._context, keys), timeout_s)
 
-    async def stat(
-        self, keys: Iterable[bytes], *, timeout_s: float | None = None
-    ) -> tuple[ChunkStat | None, ...]:
+    async def stat(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> Stats:
         """See `mezzo.Client.stat`."""
         return await self._perform(calls.stat(self._context, keys), timeout_s)
 

@@ -36,12 +36,11 @@ from mezzo.protocol.messages import (
     KEY_BYTES_MAX,
     KEYS_MAX,
     U32_MAX,
-    ChunkStat,
     InPlace,
     LookedUp,
     Welcome,
 )
-from mezzo.results import DeleteResult, LookupResult, looked_up
+from mezzo.results import DeleteResult, LookupResult, Stats, looked_up
 from mezzo.session import Session
 from mezzo.staging import Staging
 from mezzo.statistics import Counters
@@ -189,13 +188,15 @@ def lookup(context: Context, keys: Iterable[bytes]) -> Call[LookupResult]:
             return (yield from link.spread.lookup(context, checked))
         operations = [Lookup(piece) for piece in key_pieces(checked, link.session.limits)]
         found: list[LookedUp] = []
+        unanswered = 0
         for batch in windows(operations):
             yield Run(link, batch)
             for operation in batch:
                 found.append(operation.found)
+                unanswered += operation.unanswered
                 if operation.found.prefix < len(operation.keys):
-                    return looked_up(found)
-        return looked_up(found)
+                    return looked_up(found, unanswered)
+        return looked_up(found, unanswered)
 
     return (yield from retried(context, attempt))
 
@@ -231,6 +232,7 @@ def granted(
         leases: list[tuple[Link, int]] = []
         numbers: list[int] = []
         found: list[LookedUp] = []
+        unanswered = 0
         expires = math.inf
         places: Places | None = None
         operation: Acquire | None = None
@@ -243,6 +245,7 @@ def granted(
                     leases.append((link, operation.lease))
                     expires = min(expires, start + operation.lease_ms / 1000)
                 found.append(operation.found)
+                unanswered += operation.unanswered
                 numbers.extend(operation.places)
                 if operation.found.prefix < len(piece):
                     break
@@ -262,7 +265,7 @@ def granted(
             raise
         if not leases:
             expires = context.now()
-        return Grant(tuple(leases), looked_up(found), expires, places)
+        return Grant(tuple(leases), looked_up(found, unanswered), expires, places)
 
     return (yield from retried(context, attempt))
 
@@ -378,20 +381,21 @@ def delete(context: Context, keys: Iterable[bytes]) -> Call[DeleteResult]:
     return (yield from readmitted(context, attempt))
 
 
-def stat(context: Context, keys: Iterable[bytes]) -> Call[tuple[ChunkStat | None, ...]]:
+def stat(context: Context, keys: Iterable[bytes]) -> Call[Stats]:
     """What is known of chunks."""
     checked = check_keys(keys)
     if context.disabled:
-        return (None,) * len(checked)
+        return Stats.of((None,) * len(checked))
 
-    def attempt() -> Call[tuple[ChunkStat | None, ...]]:
+    def attempt() -> Call[Stats]:
         link: Link = yield CONNECT
         if link.spread is not None:
             return (yield from link.spread.stat(context, checked))
         operations = [Stat(piece) for piece in key_pieces(checked, link.session.limits)]
         for batch in windows(operations):
             yield Run(link, batch)
-        return tuple([chunk for operation in operations for chunk in operation.chunks])
+        chunks = [chunk for operation in operations for chunk in operation.chunks]
+        return Stats.of(chunks, sum([operation.unanswered for operation in operations]))
 
     return (yield from retried(context, attempt))
 

@@ -21,7 +21,6 @@ from mezzo.performing import Performing
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
     PRIORITY_DEFAULT,
-    ChunkStat,
     DeviceAction,
     DeviceChange,
     DeviceState,
@@ -29,7 +28,7 @@ from mezzo.protocol.messages import (
     EventsAre,
     TenantStated,
 )
-from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
+from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, Stats
 
 T = TypeVar("T")
 
@@ -193,7 +192,7 @@ class Client(Performing):
         """Delete chunks. Not tried again when the connection is lost."""
         return self._perform(calls.delete(self._context, keys), timeout_s)
 
-    def stat(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> tuple[ChunkStat | None, ...]:
+    def stat(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> Stats:
         """What is known of each chunk; None for a miss."""
         return self._perform(calls.stat(self._context, keys), timeout_s)
 

@@ -160,12 +160,13 @@ def stored(context: Context, arguments: PutArguments) -> Call[PutResult]:
     return (yield from retried(context, lambda: _put(context, arguments)))
 
 
-def put_result(states: Sequence[PutState]) -> PutResult:
+def put_result(states: Sequence[PutState], unanswered: int = 0) -> PutResult:
     """Counts for per-key states."""
     stored = states.count(PutState.STORED)
     exists = states.count(PutState.EXISTS)
     declined = states.count(PutState.DECLINED)
-    return PutResult(tuple(states), stored, exists, len(states) - stored - exists - declined, declined)
+    failed = len(states) - stored - exists - declined
+    return PutResult(tuple(states), stored, exists, failed, declined, unanswered)
 
 
 def _get(context: Context, arguments: GetArguments) -> Call[GetResult]:
@@ -176,12 +177,15 @@ def _get(context: Context, arguments: GetArguments) -> Call[GetResult]:
     session = link.session
     found = [False] * len(keys)
     lengths = [0] * len(keys)
+    unanswered = 0
 
     def make(batch: _Batch, region: Region | None, into: list[Place]) -> Get:
         own_keys = [keys[index] for index in batch.indexes]
         return Get(own_keys, into, region=region, scope=session.scope, part=part, counters=context.counters)
 
     def take(batch: _Batch, operation: Get) -> None:
+        nonlocal unanswered
+        unanswered += operation.unanswered
         for index, there, length in zip(batch.indexes, operation.found, operation.lengths, strict=True):
             found[index], lengths[index] = there, length
 
@@ -208,7 +212,7 @@ def _get(context: Context, arguments: GetArguments) -> Call[GetResult]:
             context.staging.give(piece)
     total_bytes = sum(lengths)
     context.counters.bytes_got += total_bytes
-    return GetResult(tuple(found), sum(found), tuple(lengths), total_bytes)
+    return GetResult(tuple(found), sum(found), tuple(lengths), total_bytes, unanswered)
 
 
 def _put(context: Context, arguments: PutArguments) -> Call[PutResult]:
@@ -224,6 +228,7 @@ def _put(context: Context, arguments: PutArguments) -> Call[PutResult]:
                 f"sources[{index}] has {place.length} bytes, over chunk_bytes_max = {chunk_bytes_max}"
             )
     states = [PutState.FAILED] * len(keys)
+    unanswered = 0
 
     def make(batch: _Batch, region: Region | None, sourced: list[Place]) -> Put:
         return Put(
@@ -238,6 +243,8 @@ def _put(context: Context, arguments: PutArguments) -> Call[PutResult]:
         )
 
     def take(batch: _Batch, operation: Put) -> None:
+        nonlocal unanswered
+        unanswered += operation.unanswered
         for index, state in zip(batch.indexes, operation.states, strict=True):
             states[index] = state
 
@@ -262,7 +269,7 @@ def _put(context: Context, arguments: PutArguments) -> Call[PutResult]:
     context.counters.bytes_put += sum(
         place.length for place, state in zip(sources, states, strict=True) if state is PutState.STORED
     )
-    return put_result(states)
+    return put_result(states, unanswered)
 
 
 O = TypeVar("O", Get, Put)  # noqa: E741

@@ -53,6 +53,8 @@ class Operation:
     kind: ClassVar[Kind]
     moves: ClassVar[bool] = False
     """whether a shard touches ``region`` on its behalf"""
+    unanswered: int = 0
+    """keys whose shard did not answer, as a front-end says that asked several"""
 
     def __init__(self, region: Region | None = None, pinned: tuple[Region, ...] = ()) -> None:
         self.region = region

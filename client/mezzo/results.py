@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from typing import Self
 
 from msgspec import Struct
 
-from mezzo.protocol.messages import LookedUp
+from mezzo.protocol.messages import ChunkStat, LookedUp
 
 
 class PutState(IntEnum):
@@ -77,6 +78,20 @@ class LookupResult(Struct, frozen=True):
     """keys whose shard did not answer (in a pod, where the others did): the prefix ends before the first of them"""
 
 
+class Stats(tuple[ChunkStat | None, ...]):  # noqa: SLOT001 - of varying length, so it can have none
+    """What is known of each chunk; None for a miss."""
+
+    unanswered: int = 0
+    """of the misses, those whose shard did not answer (in a pod, where the others did)"""
+
+    @classmethod
+    def of(cls, chunks: Iterable[ChunkStat | None], unanswered: int = 0) -> Self:
+        """These, of which so many are not known."""
+        stats = cls(chunks)
+        stats.unanswered = unanswered
+        return stats
+
+
 class DeleteResult(Struct, frozen=True):
     """Outcome of a delete."""
 
@@ -86,10 +101,10 @@ class DeleteResult(Struct, frozen=True):
     """chunks deleted"""
 
 
-def looked_up(found: Sequence[LookedUp]) -> LookupResult:
+def looked_up(found: Sequence[LookedUp], unanswered: int = 0) -> LookupResult:
     """The answers to the pieces of one prefix, as one."""
     if len(found) == 1:
-        return _told(found[0])
+        return _told(found[0], unanswered)
     hot_prefix = 0
     for piece in found:
         hot_prefix += piece.hot_prefix
@@ -109,11 +124,12 @@ def looked_up(found: Sequence[LookedUp]) -> LookupResult:
             device_load_us=sum([piece.device_load_us for piece in found]),
             load_high_us=sum([max(piece.load_high_us, piece.load_us) for piece in found]) - again_us,
             load_wait_us=max(waits_us, default=0),
-        )
+        ),
+        unanswered,
     )
 
 
-def _told(found: LookedUp) -> LookupResult:
+def _told(found: LookedUp, unanswered: int) -> LookupResult:
     """What callers are told of an answer."""
     load_us = found.load_us
     return LookupResult(
@@ -126,4 +142,5 @@ def _told(found: LookedUp) -> LookupResult:
         found.hot_load_us / 1e6,
         found.device_load_us / 1e6,
         found.load_wait_us / 1e6,
+        unanswered,
     )

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-import msgspec
-
 from mezzo import calls, moves, shard_calls
 from mezzo.answers import Answer, Prefix, added, asked_by, leases_of, unanswered
 from mezzo.calls import Call, CatchUp, Context, Follow, Grant, Link, Pause, Together
@@ -29,7 +27,7 @@ from mezzo.in_place import LeasedPlaces, SpreadPlaces
 from mezzo.moves import GetArguments, PutArguments
 from mezzo.placement.rendezvous import NOBODY
 from mezzo.protocol.messages import ChunkStat, InPlace, TenantStated
-from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
+from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState, Stats
 from mezzo.routing import Router, grouped, merged, prefix_of, sums
 
 T = TypeVar("T")
@@ -140,7 +138,7 @@ class Spread:
             if not answer.failed:
                 for index, state in zip(answer.indexes, answer.outcome.states, strict=True):
                     states[index] = state
-        return msgspec.structs.replace(moves.put_result(states), unanswered=len(silent))
+        return moves.put_result(states, len(silent))
 
     # What tells of a prefix.
 
@@ -256,15 +254,15 @@ class Spread:
 
     # What is asked of each key.
 
-    def stat(self, context: Context, keys: list[bytes]) -> Call[tuple[ChunkStat | None, ...]]:
+    def stat(self, context: Context, keys: list[bytes]) -> Call[Stats]:
         """See `calls.stat`."""
         chunks: list[ChunkStat | None] = [None] * len(keys)
         epoch = yield from self._keep_up()
-        yield from self._stats(context, keys, range(len(keys)), chunks)
+        _, silent = yield from self._stats(context, keys, range(len(keys)), chunks)
         if None in chunks and (yield from self._overtaken(epoch)):
             missing = [index for index, chunk in enumerate(chunks) if chunk is None]
-            yield from self._stats(context, keys, missing, chunks)
-        return tuple(chunks)
+            _, silent = yield from self._stats(context, keys, missing, chunks)
+        return Stats.of(chunks, len(silent))
 
     def delete(self, context: Context, keys: list[bytes]) -> Call[DeleteResult]:
         """See `calls.delete`. What a slot's owner before still has is deleted as well.
@@ -437,7 +435,7 @@ class Spread:
         wanted = list(indexes)
         own = [keys[index] for index in wanted]
 
-        def make(places: list[int]) -> Call[tuple[ChunkStat | None, ...]]:
+        def make(places: list[int]) -> Call[Stats]:
             return calls.stat(context, [own[place] for place in places])
 
         answers = yield from self._ask(own, make)

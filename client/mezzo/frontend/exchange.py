@@ -118,6 +118,7 @@ def _lookup(operation: Lookup, namespace: str) -> Unary:
     def take(answer: bytes) -> None:
         found = parse(store_pb2.LookupResponse, answer)
         operation.take(LookedUp(found.prefix, found.bytes, found.load_us, *_load_told(found)))
+        operation.unanswered = found.unanswered
 
     request = store_pb2.LookupRequest(namespace=namespace, keys=operation.keys)
     return Unary("Lookup", request.SerializeToString(), take)
@@ -129,6 +130,7 @@ def _acquire(operation: Acquire, namespace: str) -> Unary:
 
     def take(answer: bytes) -> None:
         acquired = parse(store_pb2.AcquireResponse, answer)
+        operation.unanswered = acquired.unanswered
         lease = int.from_bytes(acquired.lease, "big")
         operation.take(
             lease,
@@ -180,7 +182,8 @@ def _delete(operation: Delete, namespace: str) -> Unary:
 
 def _stat(operation: Stat, namespace: str) -> Unary:
     def take(answer: bytes) -> None:
-        chunks = parse(store_pb2.StatResponse, answer).chunks
+        told = parse(store_pb2.StatResponse, answer)
+        chunks, operation.unanswered = told.chunks, told.unanswered
         _check_count("chunks", len(chunks), len(operation.keys))
         operation.chunks = tuple(
             [
@@ -273,7 +276,8 @@ def put_messages(operation: Put, namespace: str, piece_bytes: int) -> Iterator[b
 
 def take_put(operation: Put, answer: bytes) -> None:
     """The answer to a put. Raises ProtocolError."""
-    states = parse(store_pb2.PutResponse, answer).states
+    told = parse(store_pb2.PutResponse, answer)
+    states, operation.unanswered = told.states, told.unanswered
     _check_count("states", len(states), len(operation.keys))
     operation.states = tuple([PUT_STATES.get(state, PutState.FAILED) for state in states])
 
@@ -337,6 +341,7 @@ class Receiving:
                 raise ProtocolError(f"{received} bytes of chunk {index} came, {lengths[index]} were said")
             found[index] = received > 0
         self._operation.found, self._operation.lengths = tuple(found), tuple(lengths)
+        self._operation.unanswered = self._result.unanswered
 
     def abandon(self) -> None:
         """It failed: overwrite what came."""

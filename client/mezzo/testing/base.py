@@ -15,14 +15,13 @@ from mezzo.identity import Identity, bound_name, derived_name, make_identity
 from mezzo.moves import check_chunk_bytes, check_get, check_put, put_result
 from mezzo.places import Memory, Parts, check_keys
 from mezzo.protocol.messages import (
-    ChunkStat,
     DeviceState,
     Events,
     EventsAre,
     TenantStated,
 )
 from mezzo.regions import Region
-from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState
+from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState, Stats
 from mezzo.statistics import ClientStatistics, Counters
 from mezzo.testing.store import FakeStore
 from mezzo.transfers import cut
@@ -200,9 +199,9 @@ class FakeBase:
         )
         return DeleteResult(deleted, sum(deleted))
 
-    def _stat(self, keys: Iterable[bytes]) -> tuple[ChunkStat | None, ...]:
+    def _stat(self, keys: Iterable[bytes]) -> Stats:
         checked = check_keys(keys)
-        return tuple(
+        return Stats.of(
             [None if self.disabled else self.store.stat(self.namespace_name, key) for key in checked]
         )
 

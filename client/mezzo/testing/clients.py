@@ -16,14 +16,13 @@ from mezzo.loading import LoadDecision, load_question
 from mezzo.places import Memory, Parts
 from mezzo.protocol.messages import (
     PRIORITY_DEFAULT,
-    ChunkStat,
     DeviceAction,
     DeviceState,
     Events,
     EventsAre,
     TenantStated,
 )
-from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
+from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, Stats
 from mezzo.testing.base import FakeBase
 
 T = TypeVar("T")
@@ -140,7 +139,7 @@ class FakeClient(FakeBase):
         self._begin(timeout_s)
         return self._delete(keys)
 
-    def stat(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> tuple[ChunkStat | None, ...]:
+    def stat(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> Stats:
         """See `mezzo.Client.stat`."""
         self._begin(timeout_s)
         return self._stat(keys)
@@ -303,9 +302,7 @@ class AsyncFakeClient(FakeBase):
         """See `mezzo.Client.delete`."""
         return await self._later(timeout_s, lambda: self._delete(keys))
 
-    async def stat(
-        self, keys: Iterable[bytes], *, timeout_s: float | None = None
-    ) -> tuple[ChunkStat | None, ...]:
+    async def stat(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> Stats:
         """See `mezzo.Client.stat`."""
         return await self._later(timeout_s, lambda: self._stat(keys))
 

@@ -259,6 +259,9 @@ class PutResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATES_FIELD_NUMBER: _builtins.int
+    UNANSWERED_FIELD_NUMBER: _builtins.int
+    unanswered: _builtins.int
+    """Of those that failed: keys whose shard did not answer in time, where others did."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___PutState.ValueType]:
         """One entry for each key."""
@@ -267,10 +270,11 @@ class PutResponse(_message.Message):
         self,
         *,
         states: _abc.Iterable[Global___PutState.ValueType] | None = ...,
+        unanswered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states", "unanswered", b"unanswered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -323,6 +327,9 @@ class GetResult(_message.Message):
 
     FOUND_FIELD_NUMBER: _builtins.int
     LENGTHS_FIELD_NUMBER: _builtins.int
+    UNANSWERED_FIELD_NUMBER: _builtins.int
+    unanswered: _builtins.int
+    """Of the misses: keys whose shard did not answer in time, where others did."""
     @_builtins.property
     def found(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
         """Whether each key was there, and all its bytes were sent and are right."""
@@ -336,10 +343,11 @@ class GetResult(_message.Message):
         *,
         found: _abc.Iterable[_builtins.bool] | None = ...,
         lengths: _abc.Iterable[_builtins.int] | None = ...,
+        unanswered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "lengths", b"lengths"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "lengths", b"lengths", "unanswered", b"unanswered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,6 +418,7 @@ class LookupResponse(_message.Message):
     HOT_LOAD_US_FIELD_NUMBER: _builtins.int
     DEVICE_LOAD_US_FIELD_NUMBER: _builtins.int
     LOAD_WAIT_US_FIELD_NUMBER: _builtins.int
+    UNANSWERED_FIELD_NUMBER: _builtins.int
     prefix: _builtins.int
     """Keys present, counted from the first one on."""
     bytes: _builtins.int
@@ -427,6 +436,8 @@ class LookupResponse(_message.Message):
     device_load_us: _builtins.int
     load_wait_us: _builtins.int
     """Of the estimate, what passes before the first byte, however much is got."""
+    unanswered: _builtins.int
+    """Keys whose shard did not answer in time, where others did; the prefix ends before the first of them."""
     def __init__(
         self,
         *,
@@ -439,10 +450,11 @@ class LookupResponse(_message.Message):
         hot_load_us: _builtins.int = ...,
         device_load_us: _builtins.int = ...,
         load_wait_us: _builtins.int = ...,
+        unanswered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "device_load_us", b"device_load_us", "hot_bytes", b"hot_bytes", "hot_load_us", b"hot_load_us", "hot_prefix", b"hot_prefix", "load_high_us", b"load_high_us", "load_us", b"load_us", "load_wait_us", b"load_wait_us", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "device_load_us", b"device_load_us", "hot_bytes", b"hot_bytes", "hot_load_us", b"hot_load_us", "hot_prefix", b"hot_prefix", "load_high_us", b"load_high_us", "load_us", b"load_us", "load_wait_us", b"load_wait_us", "prefix", b"prefix", "unanswered", b"unanswered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -493,6 +505,7 @@ class AcquireResponse(_message.Message):
     HOT_LOAD_US_FIELD_NUMBER: _builtins.int
     DEVICE_LOAD_US_FIELD_NUMBER: _builtins.int
     LOAD_WAIT_US_FIELD_NUMBER: _builtins.int
+    UNANSWERED_FIELD_NUMBER: _builtins.int
     lease: _builtins.bytes
     """Names the lease; 16 bytes.  Empty if nothing was there to lease."""
     prefix: _builtins.int
@@ -509,6 +522,7 @@ class AcquireResponse(_message.Message):
     hot_load_us: _builtins.int
     device_load_us: _builtins.int
     load_wait_us: _builtins.int
+    unanswered: _builtins.int
     def __init__(
         self,
         *,
@@ -523,10 +537,11 @@ class AcquireResponse(_message.Message):
         hot_load_us: _builtins.int = ...,
         device_load_us: _builtins.int = ...,
         load_wait_us: _builtins.int = ...,
+        unanswered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "device_load_us", b"device_load_us", "hot_bytes", b"hot_bytes", "hot_load_us", b"hot_load_us", "hot_prefix", b"hot_prefix", "lease", b"lease", "lease_ms", b"lease_ms", "load_high_us", b"load_high_us", "load_us", b"load_us", "load_wait_us", b"load_wait_us", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "device_load_us", b"device_load_us", "hot_bytes", b"hot_bytes", "hot_load_us", b"hot_load_us", "hot_prefix", b"hot_prefix", "lease", b"lease", "lease_ms", b"lease_ms", "load_high_us", b"load_high_us", "load_us", b"load_us", "load_wait_us", b"load_wait_us", "prefix", b"prefix", "unanswered", b"unanswered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -748,6 +763,9 @@ class StatResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHUNKS_FIELD_NUMBER: _builtins.int
+    UNANSWERED_FIELD_NUMBER: _builtins.int
+    unanswered: _builtins.int
+    """Of those that are not present: keys whose shard did not answer in time, where others did."""
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkStat]:
         """One entry for each key."""
@@ -756,10 +774,11 @@ class StatResponse(_message.Message):
         self,
         *,
         chunks: _abc.Iterable[Global___ChunkStat] | None = ...,
+        unanswered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "unanswered", b"unanswered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from mezzo import AsyncClient
 from mezzo.errors import DeadlineExceeded, InvalidArgument, TooLarge
 from mezzo.frontend.wire import Piece, encode_get
 from mezzo.places import check_keys
-from mezzo.protocol.messages import PARTS_MAX
+from mezzo.protocol.messages import PARTS_MAX, ChunkStat
 from mezzo.v1 import store_pb2
 from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Context, keys_of, parse, send, time_left
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.patience import for_next
 from mezzo_server.frontend.room import Room, aligned
 from mezzo_server.frontend.way import Way
 
@@ -31,6 +33,21 @@ class Wanted(NamedTuple):
     """which of the call's keys"""
     room_bytes: int
     """that it may take"""
+
+
+@dataclass(slots=True)
+class Told:
+    """What a get's last message says."""
+
+    lengths: list[int]
+    """bytes sent of each key"""
+    unanswered: int = 0
+
+    def message(self) -> bytes:
+        """As it is sent."""
+        found = [length > 0 for length in self.lengths]
+        result = store_pb2.GetResult(found=found, lengths=self.lengths, unanswered=self.unanswered)
+        return bytes(result.SerializeToString())
 
 
 class Gets:
@@ -66,22 +83,23 @@ class Gets:
         if capacities and (len(capacities) != len(keys) or min(capacities) < 1):
             raise InvalidArgument(f"{len(capacities)} capacities for {len(keys)} keys, or one of them is 0")
         part = (first, count) if count else None
-        lengths = [0] * len(keys)
+        told = Told([0] * len(keys))
         async with self._namespaces.use(request.namespace) as namespace:
             client = namespace.client
             if capacities and sum(map(aligned, capacities)) <= self._window_bytes:
                 chunks = [Wanted(index, room) for index, room in enumerate(capacities)]
             else:
-                chunks = await self._sizes(client, keys, capacities, timeout_s)
+                limit_s = for_next(timeout_s, several=self._namespaces.several, more=True)
+                stats = await client.stat(keys, timeout_s=limit_s)
+                told.unanswered += stats.unanswered
+                chunks = sizes(stats, capacities)
             windows = list(cut_windows(chunks, self._window_bytes))
             with self._timed(sum([chunk.room_bytes for chunk in chunks]), timeout_s):
                 for number, window in enumerate(windows):
                     last = number == len(windows) - 1
-                    await self._send_window(
-                        context, client, keys, window, part, bool(capacities), lengths, last
-                    )
+                    await self._send_window(context, client, keys, window, part, bool(capacities), told, last)
                 if not windows:
-                    await send(context, encode_get((), _result(lengths)), self._stall_s)
+                    await send(context, encode_get((), told.message()), self._stall_s)
 
     @contextmanager
     def _timed(self, nbytes: int, timeout_s: float) -> Iterator[None]:
@@ -98,17 +116,6 @@ class Gets:
         finally:
             self._way.end(nbytes, raw_s, time.monotonic() - began, whole=whole)
 
-    async def _sizes(
-        self, client: AsyncClient, keys: list[bytes], capacities: Sequence[int], timeout_s: float
-    ) -> list[Wanted]:
-        """The chunks that are there, with the room that each takes."""
-        chunks = []
-        for index, stat in enumerate(await client.stat(keys, timeout_s=timeout_s)):
-            if stat is not None:
-                room = min(stat.bytes, capacities[index]) if capacities else stat.bytes
-                chunks.append(Wanted(index, room))
-        return chunks
-
     async def _send_window(
         self,
         context: Context,
@@ -117,11 +124,11 @@ class Gets:
         window: list[Wanted],
         part: tuple[int, int] | None,
         bounded: bool,
-        lengths: list[int],
+        told: Told,
         last: bool,
     ) -> None:
         """Read a window and send it; the ``last`` one's last message has the result."""
-        timeout_s = time_left(context)
+        timeout_s = for_next(time_left(context), several=self._namespaces.several, more=not last)
         room_bytes = [chunk.room_bytes for chunk in window]
         async with self._room.take(room_bytes, timeout_s, caller().tenant) as extents:
             wanted = [keys[chunk.place] for chunk in window]
@@ -134,9 +141,10 @@ class Gets:
                 got_lengths: tuple[int, ...] = (0,) * len(window)
             else:
                 got_lengths = got.lengths
+                told.unanswered += got.unanswered
             found = []
             for chunk, extent, length in zip(window, extents, got_lengths, strict=True):
-                lengths[chunk.place] = length
+                told.lengths[chunk.place] = length
                 if length:
                     found.append((chunk.place, extent.view[:length]))
             self._numbers.bytes_out += sum(got_lengths)
@@ -146,9 +154,19 @@ class Gets:
                     await send(context, encode_get(held, None), self._stall_s)
                 held = pieces
             # The result goes with the last pieces: one message less.
-            message = encode_get(held, _result(lengths) if last else None)
+            message = encode_get(held, told.message() if last else None)
         if message:
             await send(context, message, self._stall_s)
+
+
+def sizes(stats: Sequence[ChunkStat | None], capacities: Sequence[int]) -> list[Wanted]:
+    """The chunks that are there, with the room that each takes."""
+    chunks = []
+    for index, stat in enumerate(stats):
+        if stat is not None:
+            room = min(stat.bytes, capacities[index]) if capacities else stat.bytes
+            chunks.append(Wanted(index, room))
+    return chunks
 
 
 def cut_windows(chunks: Sequence[Wanted], window_bytes: int) -> Iterator[list[Wanted]]:
@@ -182,9 +200,3 @@ def pack(chunks: Sequence[tuple[int, memoryview]], piece_bytes: int) -> Iterator
                 pieces, room = [], piece_bytes
     if pieces:
         yield pieces
-
-
-def _result(lengths: Sequence[int]) -> bytes:
-    return bytes(
-        store_pb2.GetResult(found=[length > 0 for length in lengths], lengths=lengths).SerializeToString()
-    )

@@ -107,12 +107,15 @@ class Frontend:
         """of operators; None: there is nothing that they could look after"""
         self.calls = Calls(self.numbers, settings.calls_max, self.access.gate)
         ensure = None if self.metadata is None else self.metadata.open_namespace
-        self._namespaces = Namespaces(self._namespace_client, settings.namespaces_max, ensure)
         self._leases = LeaseTable(settings.leases_max, time.monotonic, os.urandom)
         self._room = Room(settings.staging_bytes, settings.calls_max, self.numbers)
         self.pod = FrontendPod(config) if config.pod.enabled else None
         """None: the node is its own"""
         self.shards = NodeShards(told, self._probe, platform.node(), plans=self.pod is None)
+        several = self.pod is not None or self.shards.map_source is not None
+        self._namespaces = Namespaces(
+            self._namespace_client, settings.namespaces_max, ensure, several=several
+        )
         self._servers: list[grpc.aio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics = config.metrics

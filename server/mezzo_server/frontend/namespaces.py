@@ -57,10 +57,14 @@ class Namespaces:
         make_client: Callable[[Principal, str], AsyncClient],
         namespaces_max: int,
         ensure: Ensure | None = None,
+        *,
+        several: bool = False,
     ) -> None:
         """``make_client`` makes one that speaks for the tenant of a caller, in the namespace of this name;
         ``ensure`` sees to it that there is such a namespace.  None: every name is one.
+        ``several``: chunks are spread over several shards.
         """
+        self.several = several
         self._make_client = make_client
         self._ensure = ensure
         self._namespaces_max = namespaces_max

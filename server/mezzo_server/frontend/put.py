@@ -19,6 +19,7 @@ from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Context, keys_of, parse, time_left
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.numbers import FrontendNumbers
+from mezzo_server.frontend.patience import for_shards
 from mezzo_server.frontend.room import Room
 
 PACE_BYTES = 1024 * 1024
@@ -110,12 +111,12 @@ class Puts:
                 position=header.position,
                 ttl_s=header.ttl_ms / 1000 if header.ttl_ms else None,
                 priority=header.priority if header.HasField("priority") else PRIORITY_DEFAULT,
-                timeout_s=time_left(context),
+                timeout_s=for_shards(time_left(context), several=self._namespaces.several),
             )
         states = [_STATES[state] for state in result.states]
         if PutState.FAILED in result.states and not namespace.client.disabled:
             self._numbers.count_error("NOT_STORED")
-        return store_pb2.PutResponse(states=states).SerializeToString()
+        return store_pb2.PutResponse(states=states, unanswered=result.unanswered).SerializeToString()
 
     async def _collect(
         self, context: Context, message: PutMessage, lengths: Sequence[int], extents: Sequence[Extent]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from mezzo.errors import Gone, InvalidArgument
 from mezzo.frontend.exchange import STORE_SERVICE
 from mezzo.results import LookupResult
 from mezzo.v1 import store_pb2
 from mezzo_server.frontend.caller import caller
-from mezzo_server.frontend.calls import Calls, keys_of
+from mezzo_server.frontend.calls import Answer, Calls, keys_of
 from mezzo_server.frontend.events import EventHandlers
 from mezzo_server.frontend.get import Gets
 from mezzo_server.frontend.leases import LeaseTable
 from mezzo_server.frontend.namespaces import Namespaces
+from mezzo_server.frontend.patience import for_shards
 from mezzo_server.frontend.put import Puts
 from mezzo_server.frontend.way import Way
 
@@ -36,6 +38,14 @@ class StoreHandlers:
         self._namespaces = namespaces
         self._leases = leases
         self._now = now
+
+    def in_time(self, answer: Answer) -> Answer:
+        """``answer``, so early that what the shards have said reaches the caller."""
+
+        def early(request: Any, timeout_s: float) -> Awaitable[Message]:
+            return answer(request, for_shards(timeout_s, several=self._namespaces.several))
+
+        return early
 
     async def lookup(self, request: store_pb2.LookupRequest, timeout_s: float) -> store_pb2.LookupResponse:
         """See ``Lookup``."""
@@ -73,6 +83,7 @@ class StoreHandlers:
             "hot_load_us": math.ceil(found.hot_load_s * 1e6),
             "device_load_us": math.ceil(found.device_load_s * 1e6),
             "load_wait_us": math.floor(found.load_wait_s * 1e6),
+            "unanswered": found.unanswered,
         }
 
     async def renew(self, request: store_pb2.RenewRequest, timeout_s: float) -> store_pb2.RenewResponse:
@@ -116,7 +127,8 @@ class StoreHandlers:
                     priority=chunk.priority,
                 )
                 for chunk in chunks
-            ]
+            ],
+            unanswered=chunks.unanswered,
         )
 
     async def shard_stat(
@@ -140,12 +152,13 @@ def store_service(
         "Delete": (store_pb2.DeleteRequest, handlers.delete),
         "Stat": (store_pb2.StatRequest, handlers.stat),
         "ShardStat": (store_pb2.ShardStatRequest, handlers.shard_stat),
-        "PollEvents": (store_pb2.PollEventsRequest, events.poll),
     }
     methods: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(calls.unary(name, request, answer))
+        name: grpc.unary_unary_rpc_method_handler(calls.unary(name, request, handlers.in_time(answer)))
         for name, (request, answer) in unary.items()
     }
+    poll = calls.unary("PollEvents", store_pb2.PollEventsRequest, events.poll)
+    methods["PollEvents"] = grpc.unary_unary_rpc_method_handler(poll)
     methods["Put"] = grpc.stream_unary_rpc_method_handler(calls.stream("Put", puts.put))
     methods["Get"] = grpc.unary_stream_rpc_method_handler(calls.stream("Get", gets.get))
     methods["Events"] = grpc.unary_stream_rpc_method_handler(calls.stream("Events", events.stream))

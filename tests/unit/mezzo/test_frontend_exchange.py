@@ -17,7 +17,7 @@ from mezzo.frontend.exchange import Receiving, put_messages, take_put, unary
 from mezzo.frontend.opened import opened, ways
 from mezzo.frontend.status import STATUSES, Status, tell, understand
 from mezzo.frontend.wire import Piece, decode_put, encode_get
-from mezzo.operations import Delete, Lookup
+from mezzo.operations import Acquire, Delete, Lookup, Stat
 from mezzo.places import places
 from mezzo.statistics import Counters
 from mezzo.transfers import Get, Put
@@ -190,3 +190,29 @@ def test_a_session_names_ways_to_its_shard_unix_first():
     assert session.piece_bytes <= 1 << 19
     # Several shards are for a later release; this one uses them through the front-end.
     assert ways(session.shards * 2) == []
+
+
+def test_what_shards_did_not_answer_is_told_of_every_call():
+    taken = [Lookup([b"a", b"b"]), Acquire([b"a", b"b"], 5), Stat([b"a", b"b"])]
+    answers = [
+        store_pb2.LookupResponse(unanswered=2),
+        store_pb2.AcquireResponse(unanswered=2),
+        store_pb2.StatResponse(chunks=[store_pb2.ChunkStat()] * 2, unanswered=2),
+    ]
+    for operation, answer in zip(taken, answers, strict=True):
+        unary(operation, "ns").take(answer.SerializeToString())
+    put = Put(
+        [b"a"],
+        places([b"x"], writable=False, name="sources"),
+        parts=[],
+        region=None,
+        scope=b"",
+        positions=[0],
+    )
+    take_put(put, store_pb2.PutResponse(states=[3], unanswered=2).SerializeToString())
+    get = get_of(bytearray(1), bytearray(1))
+    receiving = Receiving(get)
+    told = store_pb2.GetResult(found=[False] * 2, lengths=[0] * 2, unanswered=2)
+    receiving.take(encode_get([], told.SerializeToString()))
+    receiving.finish()
+    assert [operation.unanswered for operation in (*taken, put, get)] == [2] * 5

@@ -19,6 +19,7 @@ from mezzo_server.frontend.get import Wanted, cut_windows, pack
 from mezzo_server.frontend.leases import LeaseTable
 from mezzo_server.frontend.namespaces import Namespaces
 from mezzo_server.frontend.numbers import SECONDS, FrontendNumbers
+from mezzo_server.frontend.patience import RESERVE_S, for_next, for_shards
 from mezzo_server.frontend.put import PACE_BYTES, Putting, patience_s
 from mezzo_server.frontend.room import Room, aligned
 from mezzo_server.frontend.shares import Shares
@@ -347,6 +348,17 @@ def test_a_tenant_leaves_room_to_others():
 )
 def test_the_time_that_a_call_has_is_its_callers(remaining, expected):
     assert time_left(SimpleNamespace(time_remaining=lambda: remaining)) == expected
+
+
+@given(st.floats(0.001, 3600), st.booleans())
+def test_shards_get_less_time_than_their_caller_has_where_there_are_several(left_s, more):
+    assert for_shards(left_s, several=False) == left_s == for_next(left_s, several=False, more=more)
+    assert 0.875 * left_s <= for_shards(left_s, several=True) < left_s
+    assert left_s - for_shards(left_s, several=True) <= RESERVE_S
+    assert for_next(left_s, several=True, more=False) == for_shards(left_s, several=True)
+    assert 0 < for_next(left_s, several=True, more=True) <= left_s / 2, (
+        "one that is silent leaves time for the rest"
+    )
 
 
 def test_a_call_gets_the_time_of_its_caller_and_its_error_is_told():
