@@ -22,6 +22,13 @@ class Shares:
         """The most bytes of chunks that it may have, in whole blocks; 0: no limit."""
         return 0
 
+    def capacity_bytes_for(self, tenant: bytes, chunk_bytes: int) -> tuple[int, int]:
+        """`capacity_bytes_max`, raised if one chunk of so many bytes is more; and what the tenant may have in all, of
+        which that is this shard's part.
+        """
+        most = self.capacity_bytes_max(tenant)
+        return most, most
+
     def over_share(self, tenant: bytes) -> bool:
         """Whether it has more on the devices than its share: its chunks go first when space is needed."""
         return False

@@ -140,23 +140,35 @@ class TenantSpace:
         # Nor may room for some be made of others that are put again.
         self._kept = namespace, set(keys)
         try:
-            self._admit(namespace.scope.tenant, sum(new))
+            self._admit(namespace.scope.tenant, sum(new), max(new, default=0))
         finally:
             self._kept = None
 
-    def _admit(self, tenant: bytes, nbytes: int) -> None:
-        """Room for a put that adds ``nbytes``, by trimming if it must be.
+    def _admit(self, tenant: bytes, nbytes: int, longest: int) -> None:
+        """Room for a put that adds ``nbytes``, by trimming if it must be; ``longest``: of its longest chunk.
 
         Raises:
             TooLarge: it is more than the tenant may have in all.
-            OverQuota: there is no room yet, or all that the tenant has is held.
+            OverQuota: there is no room yet, or all that the tenant has is held; or it is more than the part of
+                the quota that is this shard's, which may grow.
         """
         context = self._context
         limit = context.shares.capacity_bytes_max(tenant)
         if not limit:
             return
         if nbytes > limit:
-            raise TooLarge(f"a put of {nbytes} bytes is over the tenant's limit (capacity_bytes, {limit})")
+            limit, whole = context.shares.capacity_bytes_for(tenant, longest)
+            if nbytes > whole:
+                raise TooLarge(
+                    f"a put of {nbytes} bytes is over the tenant's limit (capacity_bytes, {whole})"
+                )
+            if nbytes > limit:
+                context.shares.refused(tenant)
+                raise OverQuota(
+                    f"capacity_bytes: a put of {nbytes} bytes is over this shard's part ({limit}) of what is "
+                    f"allowed ({whole}); put less at a time",
+                    RETRY_HELD_S,
+                )
         used = self.used_bytes(tenant)
         most = limit - min(limit // HEADROOM_SHARE, HEADROOM_BYTES_MAX)
         if used + nbytes <= most:

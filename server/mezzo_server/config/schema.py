@@ -98,7 +98,9 @@ class HotConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class QuotaConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What each tenant may use of the node, where its own quota says nothing; 0: no limit.
+    """What each tenant may use of the pod, or of a node that is of none, where its own quota says nothing; 0: no limit.
+
+    In a pod it is the same on all nodes, or each shard enforces its part of what its own node says.
 
     Over a soft limit a tenant's chunks go first and its requests come last; over a hard one it is refused
     with `OverQuota`, or its own oldest chunks make room. See docs/quotas.md.

@@ -92,6 +92,22 @@ SHARD_POD_METRICS: tuple[Metric, ...] = (
     ),
     SHARD.counter("pod_pulled_bytes", "Their bytes.", one("pod_pulled_bytes")),
     SHARD.counter("pod_plans_read", "Maps of the pod that the shard took over.", one("pod_plans_read")),
+    SHARD.gauge(
+        "pod_part",
+        "The part of each tenant's quota that the shard enforces by default, of 1; 1 too where it is of no pod.",
+        one("pod_part"),
+        advice="1/256 for more than some seconds in a pod: it was not told its part. Is there a front-end?",
+    ),
+    SHARD.gauge(
+        "pod_parts_weighed",
+        "Limits of tenants of which the shard enforces another part, since the tenant was near its part somewhere.",
+        one("pod_parts_weighed"),
+    ),
+    SHARD.gauge(
+        "pod_part_settled",
+        "Whether the parts are what they are to become: 1; 0: another round is on its way.",
+        one("pod_part_settled"),
+    ),
     SHARD.counter(
         "pod_failures",
         "Attempts to reach the metadata for the membership that failed.",
@@ -118,6 +134,21 @@ def planning_metrics(declare: Declaring) -> tuple[Metric, ...]:
         ),
         declare.counter("pod_plans", "Maps that this process made.", one("pod_plans")),
         declare.counter("pod_plans_lost", "Maps that another process had made first.", one("pod_plans_lost")),
+        declare.counter(
+            "pod_rounds_written", "Divisions of quotas that this process made.", one("pod_rounds_written")
+        ),
+        declare.gauge("pod_rounds", "Number of the division of quotas in force; 0: none.", one("pod_rounds")),
+        declare.gauge(
+            "pod_parts_weighed",
+            "Limits of tenants whose parts are weighed by what shards use and want of them.",
+            one("pod_parts_weighed"),
+        ),
+        declare.gauge(
+            "pod_parts_behind",
+            "Registered shards that have not said yet that they enforce this division; no other is made before.",
+            one("pod_parts_behind"),
+            advice="Lasting: a shard does not follow, and holds up what others want of quotas until its lease ends.",
+        ),
         declare.gauge(
             "pod_age_seconds",
             "Time since the metadata last told of the pod; -1: never, or there is no pod.",

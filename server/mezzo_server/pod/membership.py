@@ -25,10 +25,12 @@ import msgspec
 from mezzo.backoff import Backoff
 from mezzo.errors import FormatError, InvalidArgument, MezzoError
 from mezzo_server.metadata.engine import Change, Check, Entry, Outcome, Scan, Write
+from mezzo_server.pod.parts import Use, UsedRow, encode_use, part_of
 from mezzo_server.pod.plan_format import decode_plan
-from mezzo_server.pod.records import PLAN, ROSTER, MemberRecord, decode, encode, member_key
+from mezzo_server.pod.records import PARTS, PLAN, ROSTER, MemberRecord, decode, encode, member_key, use_key
 from mezzo_server.pod.standing import NEVER, NOTHING, Share, Situation
 from mezzo_server.pod.steps import Commit, End, Grant, Keep, Look, Revoke, Step, Wait, Watch
+from mezzo_server.quota.part import NEWCOMER, Part
 
 KEEP = 1 / 9
 """Of a lease: between two renewals. 10 s of 90."""
@@ -69,6 +71,14 @@ class Membership:
         self._share = NOTHING
         self._share_revision = 0
         """of the plan that it is of"""
+        self._part: Part = NEWCOMER
+        self._part_revision = 0
+        """of the parts that it is of"""
+        self._use = Use()
+        """what the loop enforces and uses"""
+        self._use_stored: Use | None = None
+        """under our lease; None: nothing, or nobody knows"""
+        self._use_writing: Use | None = None
         self._current = False
         """the plan was read since we registered"""
         self._watching: int | None = None
@@ -94,14 +104,24 @@ class Membership:
     def situation(self) -> Situation:
         """What the loop is to be told."""
         if self._leaving or self._unfit or self._stored is None or not self._current:
-            return Situation(self._share, NEVER, "it stops" if self._leaving else self._waits_because)
+            why = "it stops" if self._leaving else self._waits_because
+            return Situation(self._share, NEVER, why, self._part)
         if self._share.epoch < self._followed:
-            return Situation(self._share, NEVER, "the metadata were restored, and have no later map yet")
-        return Situation(self._share, self._sent + self._lease_s * (1 - MARGIN))
+            why = "the metadata were restored, and have no later map yet"
+            return Situation(self._share, NEVER, why, self._part)
+        return Situation(self._share, self._sent + self._lease_s * (1 - MARGIN), "", self._part)
 
     def followed(self, epoch: int) -> None:
         """The loop acts by the map of this epoch, and never again by an earlier one."""
         self._followed = max(self._followed, epoch)
+
+    def enforces(self, mark: bytes) -> None:
+        """The loop enforces these parts, and never again earlier ones."""
+        self._use = msgspec.structs.replace(self._use, mark=mark)
+
+    def uses(self, rows: Sequence[tuple[bytes, int, int, int]]) -> None:
+        """What is to be told of tenants: for each limit of one, points used and wanted."""
+        self._use = msgspec.structs.replace(self._use, rows=tuple([UsedRow(*row) for row in rows]))
 
     def heard(self, now: float) -> None:
         """The loop gave a sign of life, which it is asked for after each renewal (`renewed_at`)."""
@@ -155,9 +175,14 @@ class Membership:
         if self._watching is None:
             return Look(PLAN)
         if self._confirm:
-            return Commit([Check(self._key, self._stored_revision), Check(PLAN, self._share_revision)], [])
+            read = [Check(PLAN, self._share_revision), Check(PARTS, self._part_revision)]
+            return Commit([Check(self._key, self._stored_revision), *read], [])
         if self._record() != self._stored:
             return self._write(self._stored_revision)
+        if self._use != self._use_stored:
+            self._use_writing = self._use
+            ours = Check(self._key, self._stored_revision)
+            return Commit([ours], [Write(use_key(self._shard), encode_use(self._use), self._lease)])
         return Wait(self._keep_at - now if keeps else None)
 
     def granted(self, lease: int, sent: float, now: float) -> None:
@@ -183,8 +208,9 @@ class Membership:
         if self._known_revision is None and self._lease:
             self._seen(entries.get(self._key), now)
             return
-        entry = entries.get(PLAN)
-        self._take(None if entry is None else entry.value, 0 if entry is None else entry.revision)
+        for key in (PLAN, PARTS):
+            entry = entries.get(key)
+            self._take(key, None if entry is None else entry.value, 0 if entry is None else entry.revision)
         self._unfit = False
         if self._lease:
             self._watching = scan.revision
@@ -192,11 +218,12 @@ class Membership:
 
     def changed(self, changes: Sequence[Change], now: float) -> None:
         """See `Machine`."""
-        if self._watching is None:
+        seen = self._watching
+        if seen is None:
             return
         for change in changes:
-            if change.revision > self._watching and change.key == PLAN:
-                self._take(change.value, change.revision if change.value else 0)
+            if change.revision > seen and change.key in (PLAN, PARTS):
+                self._take(change.key, change.value, change.revision if change.value else 0)
                 self._watching = change.revision
 
     def committed(self, outcome: Outcome, now: float) -> None:
@@ -204,6 +231,7 @@ class Membership:
         self._backoff.succeeded()
         self._confirm = False
         writing, self._writing = self._writing, None
+        use, self._use_writing = self._use_writing, None
         if not outcome.done:
             # The watch is behind, somebody took our place, or an earlier write was made and its answer lost.
             self._known_revision = self._watching = None
@@ -211,6 +239,8 @@ class Membership:
             self._stored, self._stored_revision = writing, outcome.revision
             self._known_revision = outcome.revision
             self._registered_once = True
+        elif use is not None:
+            self._use_stored = use
 
     def revoked(self, now: float) -> None:
         """See `Machine`."""
@@ -225,7 +255,7 @@ class Membership:
     def failed(self, error: MezzoError, now: float) -> None:
         """See `Machine`."""
         self.failures += 1
-        self._writing = None
+        self._writing = self._use_writing = self._use_stored = None
         self._watching = None
         if self._leaving:
             self._ended = True  # the lease ends by itself
@@ -287,8 +317,15 @@ class Membership:
         self._waits_because = self.reason = reason
         self._back_at = now + self._lease_s * KEEP
 
-    def _take(self, value: bytes | None, revision: int) -> None:
-        """The plan is this one. Raises FormatError."""
+    def _take(self, key: str, value: bytes | None, revision: int) -> None:
+        """The plan, or the parts, are these. Raises FormatError."""
+        if key == PARTS:
+            if value is None:
+                self._part = NEWCOMER
+            elif revision != self._part_revision:
+                self._part = part_of(value, self._shard)
+            self._part_revision = revision
+            return
         if value is None:
             self._share = NOTHING
         elif revision != self._share_revision:
@@ -303,5 +340,5 @@ class Membership:
 
     def _forget(self) -> None:
         self._lease, self._sent, self._keep_at = 0, NEVER, NEVER
-        self._stored, self._known_revision = None, None
+        self._stored, self._known_revision, self._use_stored = None, None, None
         self._watching, self._current, self._confirm = None, False, False

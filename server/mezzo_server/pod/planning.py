@@ -1,4 +1,4 @@
-"""Who plans: watches the pod, and writes the next plan when one is due. No I/O, no clock.
+"""Who plans: watches the pod, and writes the next plan when one is due, and parts of quotas (`rounds`). No I/O, no clock.
 
 Any number of processes may plan at a time.  A plan is written only over the one that it follows, and only if
 nobody has registered since the members were read; whoever comes second looks again.
@@ -17,7 +17,8 @@ from mezzo.errors import FormatError, MezzoError, TooLarge
 from mezzo_server.metadata.engine import Change, Check, Outcome, Scan, Write
 from mezzo_server.pod.plan import Plan, due, next_plan, renumbered
 from mezzo_server.pod.plan_format import encode_plan
-from mezzo_server.pod.records import PLAN, POD, ROSTER, SETTINGS, Settings, encode
+from mezzo_server.pod.records import PARTS, PLAN, POD, ROSTER, SETTINGS, Settings, encode
+from mezzo_server.pod.rounds import Rounds
 from mezzo_server.pod.standing import NEVER
 from mezzo_server.pod.steps import Commit, Look, Step, Wait, Watch
 from mezzo_server.pod.view import Complain, PodView
@@ -44,6 +45,10 @@ NOTHING_PLANNED: Mapping[str, int | float] = {
             "pod_plans",
             "pod_plans_lost",
             "pod_failures",
+            "pod_rounds",
+            "pod_rounds_written",
+            "pod_parts_weighed",
+            "pod_parts_behind",
         ),
         0,
     ),
@@ -74,6 +79,7 @@ class Planning:
         """a plan is"""
         self._complained = ""
         self._seen_at: float | None = None
+        self._rounds = Rounds(complain, random)
         self.view = PodView(complain)
         self.failures = 0
         self.plans_written = 0
@@ -130,10 +136,16 @@ class Planning:
         """See `Machine`."""
         if self.view.apply(changes):
             self._news(now)
+        else:
+            self._answered(now)
 
     def committed(self, outcome: Outcome, now: float) -> None:
         """See `Machine`."""
         self._answered(now)
+        if self._rounds.writing:
+            self._rounds.committed(outcome)
+            self._loaded = outcome.done  # the watch brings it
+            return
         writing, self._writing = self._writing, False
         if writing:
             self.plans_written += outcome.done
@@ -159,6 +171,7 @@ class Planning:
     def failed(self, error: MezzoError, now: float) -> None:
         """See `Machine`."""
         self._loaded = self._writing = False
+        self._rounds.failed()
         self.failures += 1
         self._backoff.failed(now)
         if isinstance(error, FormatError) and str(error) != self._complained:
@@ -176,6 +189,10 @@ class Planning:
             "pod_plans": self.plans_written,
             "pod_plans_lost": self.plans_lost,
             "pod_failures": self.failures,
+            "pod_rounds": view.parts.number,
+            "pod_rounds_written": self._rounds.written,
+            "pod_parts_weighed": len(view.parts.rows),
+            "pod_parts_behind": self._rounds.behind,
             "pod_age_s": -1.0 if self._seen_at is None else max(0.0, now - self._seen_at),
         }
 
@@ -187,7 +204,12 @@ class Planning:
         return self._began if any(place.id not in here for place in plan.pod_map.shards) else NEVER
 
     def _wait(self, seconds: float | None, now: float) -> Step:
-        """Wait, but look now and then whether what is known is so still."""
+        """Nothing is to be planned: share quotas, or wait, but look now and then whether what is known is so still."""
+        commit, round_s = self._rounds.next_step(self.view, now)
+        if commit is not None:
+            return commit
+        if round_s is not None:
+            seconds = round_s if seconds is None else min(seconds, round_s)
         left_s = CONFIRM_S if self._seen_at is None else self._seen_at + CONFIRM_S - now
         if left_s <= 0:
             return Commit(self._checks(), [])
@@ -195,7 +217,11 @@ class Planning:
 
     def _checks(self) -> list[Check]:
         view = self.view
-        return [Check(PLAN, view.plan_revision), Check(ROSTER, view.roster_revision)]
+        return [
+            Check(PLAN, view.plan_revision),
+            Check(ROSTER, view.roster_revision),
+            Check(PARTS, view.parts_revision),
+        ]
 
     def _write(self, proposal: Plan, now: float) -> Step:
         try:
@@ -206,7 +232,7 @@ class Planning:
             self._proposal, self._not_before = None, now + UNPLANNED_S
             return Wait(UNPLANNED_S)
         self._writing = True
-        return Commit(self._checks(), [Write(PLAN, data)])
+        return Commit(self._checks()[:2], [Write(PLAN, data)])
 
     def _news(self, now: float) -> None:
         self._answered(now)

@@ -4,6 +4,9 @@
 - `MEMBERS` + id: a shard that is there, under its metadata lease; written by its own process only.
 - `DRAINS` + id: an operator wants that shard to be emptied.
 - `PLAN`: the plan in force (`plan_format`); changed by check-and-set only.
+- `PARTS`: which part of tenants' quotas each shard enforces (`parts`); changed by check-and-set only. It lies under
+  `PLAN`, so that who follows the one follows both.
+- `USES` + id: what a shard uses of its parts, under its metadata lease; written by its own process only.
 - `ROSTER`: written whenever a shard registers. A plan is written only if it is as it was when the members were
   read, so that no plan leaves out one who has registered since.
 """
@@ -23,10 +26,12 @@ from mezzo_server.pod.plan import Member, Pace
 POD = "pod/"
 SETTINGS = POD + "settings"
 PLAN = POD + "plan"
+PARTS = PLAN + "/parts"
 ROSTER = POD + "roster"
 MEMBERS = POD + "members/"
 DRAINS = POD + "drain/"
-SHARD_WRITES = (MEMBERS, ROSTER)
+USES = POD + "use/"
+SHARD_WRITES = (MEMBERS, USES, ROSTER)
 """Beginnings of what shards write, and nothing else."""
 
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
@@ -90,8 +95,13 @@ def drain_key(shard: bytes) -> str:
     return DRAINS + shard.hex()
 
 
+def use_key(shard: bytes) -> str:
+    """Of what it uses (`parts.Use`)."""
+    return USES + shard.hex()
+
+
 def shard_of(key: str) -> bytes:
-    """The id of the shard that a key under `MEMBERS` or `DRAINS` is about.
+    """The id of the shard that a key under `MEMBERS`, `DRAINS` or `USES` is about.
 
     Raises:
         FormatError: none.

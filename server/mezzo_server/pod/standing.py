@@ -15,6 +15,7 @@ from mezzo.placement.pod_map import PodMap
 from mezzo.placement.slots import hash_key, namespace_seed
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.pod.moving import NOTHING_MOVED
+from mezzo_server.quota.part import NEWCOMER, Part
 
 NEVER = float("-inf")
 
@@ -36,11 +37,14 @@ OF_NO_POD: Mapping[str, int | float] = {
             "pod_failures",
             "pod_memberships_lost",
             "pod_plans_read",
+            "pod_parts_weighed",
         ),
         0,
     ),
     "pod_lease_age_s": -1.0,
     **NOTHING_MOVED,
+    "pod_part": 1.0,
+    "pod_part_settled": 1,
 }
 """The numbers of a shard that is of no pod."""
 
@@ -104,6 +108,8 @@ class Situation:
     """on the clock of `Standing`: from then on it serves nothing"""
     reason: str = "it has not registered with its pod yet"
     """why it does not serve, where that is not a matter of ``until``"""
+    part: Part = NEWCOMER
+    """of tenants' quotas, which it is to enforce"""
 
 
 class Standing:

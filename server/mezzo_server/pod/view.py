@@ -7,14 +7,17 @@ from typing import TypeVar
 
 from mezzo.errors import FormatError
 from mezzo_server.metadata.engine import Change, Scan
+from mezzo_server.pod.parts import NOTHING_DIVIDED, Use, decode_parts, decode_use, mark_of
 from mezzo_server.pod.plan import Member, Plan, empty_plan
 from mezzo_server.pod.plan_format import decode_plan
 from mezzo_server.pod.records import (
     DRAINS,
     MEMBERS,
+    PARTS,
     PLAN,
     ROSTER,
     SETTINGS,
+    USES,
     Drain,
     MemberRecord,
     Settings,
@@ -45,6 +48,11 @@ class PodView:
         """None: there is none yet"""
         self.plan_revision = 0
         self.roster_revision = 0
+        self.parts = NOTHING_DIVIDED
+        self.parts_mark = b""
+        self.parts_revision = 0
+        self.uses: dict[bytes, Use] = {}
+        """what shards say that they enforce and use"""
 
     def load(self, scan: Scan) -> None:
         """Everything anew.
@@ -55,12 +63,13 @@ class PodView:
         self.settings, self.plan = None, None
         self.plan_revision = self.roster_revision = 0
         self.records, self.drains, self.unreadable = {}, {}, set()
+        self.parts, self.parts_mark, self.parts_revision, self.uses = NOTHING_DIVIDED, b"", 0, {}
         for entry in scan.entries:
             self._take(entry.key, entry.value, entry.revision)
         self.revision = scan.revision
 
     def apply(self, changes: Sequence[Change]) -> bool:
-        """What a watch tells; whether anything of it is new.
+        """What a watch tells; whether anything of it is new that a plan could follow from.
 
         Raises:
             FormatError: as `load`.
@@ -70,7 +79,7 @@ class PodView:
             self._take(change.key, change.value, change.revision)
         if new:
             self.revision = new[-1].revision
-        return bool(new)
+        return any(change.key != PARTS and not change.key.startswith(USES) for change in new)
 
     @property
     def present(self) -> Plan | None:
@@ -98,6 +107,12 @@ class PodView:
         elif key == PLAN:
             self.plan_revision = 0 if value is None else revision
             self.plan = None if value is None else decode_plan(value)
+        elif key == PARTS:
+            self.parts_revision = 0 if value is None else revision
+            self.parts_mark = b"" if value is None else mark_of(value)
+            self.parts = NOTHING_DIVIDED if value is None else decode_parts(value)
+        elif key.startswith(USES):
+            self._take_use(key, value)
         elif key == ROSTER:
             self.roster_revision = 0 if value is None else revision
         elif key.startswith((MEMBERS, DRAINS)):
@@ -110,6 +125,16 @@ class PodView:
             except FormatError as error:
                 self.unreadable.add(key)
                 self._complain(key, str(error))
+
+    def _take_use(self, key: str, value: bytes | None) -> None:
+        """One that cannot be read is as none: nobody knows what that shard enforces."""
+        try:
+            shard = shard_of(key)
+            self.uses.pop(shard, None)
+            if value is not None:
+                self.uses[shard] = decode_use(key, value)
+        except FormatError as error:
+            self._complain(key, str(error))
 
 
 def _set(records: dict[bytes, R], kind: type[R], key: str, value: bytes | None) -> None:

@@ -33,6 +33,7 @@ class Account:
         "_hard",
         "burst_s",
         "bytes_total",
+        "chunk_bytes",
         "limited",
         "name",
         "quota",
@@ -40,6 +41,7 @@ class Account:
         "requests_total",
         "tenant",
         "weight",
+        "whole",
     )
 
     def __init__(self, tenant: bytes) -> None:
@@ -47,6 +49,11 @@ class Account:
         self.name = tenant.hex()[:8]
         self.weight = 1
         self.quota = Quota()
+        """what this shard enforces"""
+        self.whole = Quota()
+        """what all shards together do: this is a part of it"""
+        self.chunk_bytes = 0
+        """the tenant's longest chunk that was over its part of capacity: so much it may always have here"""
         self.burst_s = 1.0
         self.limited = False
         """whether a rate of its is limited: else there is nothing to be decided about a request"""
@@ -57,11 +64,17 @@ class Account:
         self._soft: list[Bucket | None] = [None, None]
         self._hard: list[Bucket | None] = [None, None]
 
-    def allow(self, name: str, weight: int, quota: Quota, burst_s: float, now: float) -> None:
-        """What it may use from now on; ``burst_s``: seconds of a rate that may be used at once."""
+    def allow(
+        self, name: str, weight: int, quota: Quota, burst_s: float, now: float, *, whole: Quota | None = None
+    ) -> None:
+        """What it may use from now on; ``burst_s``: seconds of a rate that may be used at once.
+
+        ``whole``: what ``quota`` is a part of; None: of itself.
+        """
         self.name = name
         self.weight = weight
         self.quota = quota
+        self.whole = whole or quota
         self.burst_s = burst_s
         rates = (quota.requests_per_s, quota.bytes_per_s)
         self._soft = self._buckets(self._soft, [limit.soft for limit in rates], now)
@@ -140,23 +153,6 @@ def merged(quota: Quota, default: Quota) -> Quota:
         leased_bytes=limit(quota.leased_bytes, default.leased_bytes),
         bytes_per_s=limit(quota.bytes_per_s, default.bytes_per_s),
         requests_per_s=limit(quota.requests_per_s, default.requests_per_s),
-    )
-
-
-def divided(quota: Quota, parts: int) -> Quota:
-    """What each of ``parts`` shards enforces of a node's quota, rounded up; together at most ``parts - 1`` more."""
-    if parts == 1:
-        return quota
-
-    def each(limit: Limit) -> Limit:
-        return Limit(-(-limit.soft // parts), -(-limit.hard // parts))
-
-    return Quota(
-        capacity_bytes=each(quota.capacity_bytes),
-        hot_bytes=each(quota.hot_bytes),
-        leased_bytes=each(quota.leased_bytes),
-        bytes_per_s=each(quota.bytes_per_s),
-        requests_per_s=each(quota.requests_per_s),
     )
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from msgspec.structs import replace
+
 from mezzo_server.blockstore.shares import Shares
 from mezzo_server.hot.arenas import HotShares
-from mezzo_server.quota.account import CAPACITY, HOT, Account, divided, merged
+from mezzo_server.quota.account import CAPACITY, HOT, Account, merged
+from mezzo_server.quota.part import POINTS, WHOLE, Part
 from mezzo_server.tenancy.model import Limit, Quota, Tenant
 
 TOLD_MAX = 100
@@ -25,18 +28,28 @@ PROMISED_SHARE = 0.75
 """Quotas are promised up to this share of the devices: reclaim needs something that it may evict."""
 ACCOUNTS_MAX = 65536
 """Accounts of tenants that nobody knows any more are dropped when there are so many."""
+STEP_ACCOUNTS = 256
+"""Accounts that get another part in one turn: some milliseconds at most."""
 
 
 class Accounts(Shares, HotShares):
     """Accounts by tenant. Owner: `Service`; belongs to one thread."""
 
     def __init__(
-        self, now: Callable[[], float], default: Quota | None = None, burst_s: float = 1.0, parts: int = 1
+        self,
+        now: Callable[[], float],
+        default: Quota | None = None,
+        burst_s: float = 1.0,
+        part: Part = WHOLE,
     ) -> None:
         """``default``: for tenants with no quota of their own; ``burst_s``: seconds of a rate used at once;
-        ``parts``: shards of the node, each of which enforces as much of a quota.
+        ``part``: what this shard enforces of each quota.
         """
-        self._parts = parts
+        self._part = part
+        self._parting: list[Account] = []
+        """accounts that have the former part still"""
+        self._parted: Callable[[], None] | None = None
+        self._dropped_at = ACCOUNTS_MAX
         self._now = now
         self._default = default or Quota()
         self._burst_s = burst_s
@@ -62,7 +75,7 @@ class Accounts(Shares, HotShares):
         """A tenant's account; made if there is none."""
         account = self._accounts.get(tenant)
         if account is None:
-            if len(self._accounts) >= ACCOUNTS_MAX:
+            if len(self._accounts) >= self._dropped_at:
                 self._drop_unknown()
             account = self._accounts[tenant] = Account(tenant)
             self._allow(account)
@@ -84,7 +97,50 @@ class Accounts(Shares, HotShares):
         quota = self._default if tenant is None else merged(tenant.quota, self._default)
         name = self._name_of_unknown(account.tenant) if tenant is None else tenant.name
         weight = 1 if tenant is None else tenant.weight
-        account.allow(name, weight, divided(quota, self._parts), self._burst_s, self._now())
+        part = self._part.of(quota, account.tenant)
+        if part is not quota:
+            part = self._at_least(account, part, quota)
+        account.allow(name, weight, part, self._burst_s, self._now(), whole=quota)
+
+    def _at_least(self, account: Account, part: Quota, whole: Quota) -> Quota:
+        """A part of capacity is never less than the tenant's longest chunk, nor, before all is settled, than what
+        it has: a shard that comes back to its pod must not lose what it holds while its part is found.
+        """
+        limit = part.capacity_bytes
+        held = 0 if self._part.settled else self.used_bytes(account.tenant)
+        least = max(account.chunk_bytes, held)
+        soft = max(limit.soft, min(least, whole.capacity_bytes.soft))
+        hard = max(limit.hard, min(least, whole.capacity_bytes.hard))
+        if (soft, hard) == (limit.soft, limit.hard):
+            return part
+        return replace(part, capacity_bytes=Limit(soft, hard))
+
+    # -- parts
+
+    @property
+    def part(self) -> Part:
+        """What this shard enforces of each quota."""
+        return self._part
+
+    def part_is(self, part: Part, done: Callable[[], None]) -> None:
+        """Another part is enforced from now on; ``done`` is called when it is for every tenant: in this call if they
+        are few, else from `tick`.  If another comes before, only that one's ``done`` is.
+        """
+        if part is not self._part:
+            self._part = part
+            self._parting = list(self._accounts.values())
+        self._parted = done
+        self.tick()
+
+    def tick(self) -> None:
+        """Go on with a part that came, some accounts at a time."""
+        if self._parted is None:
+            return
+        for _ in range(min(STEP_ACCOUNTS, len(self._parting))):
+            self._allow(self._parting.pop())
+        if not self._parting:
+            done, self._parted = self._parted, None
+            done()
 
     def _name_of_unknown(self, tenant: bytes) -> str:
         if any(tenant):
@@ -95,6 +151,8 @@ class Accounts(Shares, HotShares):
         for tenant in tuple(self._accounts):
             if tenant not in self._known and not self.leased_bytes(tenant) and not self.used_bytes(tenant):
                 del self._accounts[tenant]
+        # Not for each that comes, if they are all known: that would be all of them every time.
+        self._dropped_at = max(ACCOUNTS_MAX, 2 * len(self._accounts))
 
     # -- what the store asks
 
@@ -118,6 +176,17 @@ class Accounts(Shares, HotShares):
         """The hard limit of its capacity."""
         account = self._accounts.get(tenant) or self.of(tenant)  # one call less for each put
         return account.quota.capacity_bytes.hard
+
+    def capacity_bytes_for(self, tenant: bytes, chunk_bytes: int) -> tuple[int, int]:
+        """The limit of its capacity, raised so that one chunk of so many bytes fits, and that of all shards together.
+
+        The first is no more than the second: what a quota as a whole does not allow is not allowed here.
+        """
+        account = self.of(tenant)
+        if chunk_bytes > account.chunk_bytes:
+            account.chunk_bytes = chunk_bytes
+            self._allow(account)
+        return account.quota.capacity_bytes.hard, account.whole.capacity_bytes.hard
 
     def over_share(self, tenant: bytes) -> bool:
         """Whether it has more on the devices than its share."""
@@ -151,6 +220,10 @@ class Accounts(Shares, HotShares):
         account = self._accounts.get(tenant) or self.of(tenant)  # one call less for each lease
         return account.quota.leased_bytes.hard
 
+    def leased_bytes_whole(self, tenant: bytes) -> int:
+        """That of all shards together."""
+        return self.of(tenant).whole.leased_bytes.hard
+
     # -- what the hot tier asks
 
     def exists(self, tenant: bytes) -> bool:
@@ -177,10 +250,17 @@ class Accounts(Shares, HotShares):
         """Look who has chunks now: among them the devices are shared. Called now and then."""
         there = [self.of(tenant) for tenant in self.stored()]
         self.weight_sum = sum(account.weight for account in there)
-        quotas = sum(a.quota.capacity_bytes.soft or a.quota.capacity_bytes.hard for a in there)
+        limits = [a.quota.capacity_bytes.soft or a.quota.capacity_bytes.hard for a in there]
+        quotas = sum(limits)
         self._divided = len(there) > 1 or quotas > 0
         room = PROMISED_SHARE * self.capacity_bytes
-        self._promised = room / quotas if quotas > room else 1.0
+        promised = quotas
+        if self._part.default != POINTS:
+            # Parts are more than what is used of them: by their slack, and where much was wanted and little came.
+            promised = sum(
+                min(limit, self.used_bytes(a.tenant)) for limit, a in zip(limits, there, strict=True) if limit
+            )
+        self._promised = room / quotas if quotas > room and promised > room else 1.0
 
     def _share(self, account: Account, limit: Limit, whole: int) -> float:
         if limit.soft or limit.hard:

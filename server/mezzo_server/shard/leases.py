@@ -113,16 +113,19 @@ class LeaseTable:
         lease_s_max: float,
         now: Callable[[], float],
         tenant_bytes_max: Callable[[bytes], int] | None = None,
+        tenant_bytes_whole: Callable[[bytes], int] | None = None,
         tenant_part: Callable[[bytes], float] | None = None,
         first: int = 1,
     ) -> None:
         """``tenant_bytes_max``: how much the leases of a tenant may hold; None: as much as all may.
+        ``tenant_bytes_whole``: the most that this can ever become, where it is a part of a quota; None: it stays.
 
         ``tenant_part``: the part of ``leases_max`` and ``chunks_max`` that a tenant may have; None: all.
         """
         self._store = store
         self._now = now
         self._tenant_bytes_max = tenant_bytes_max
+        self._tenant_bytes_whole = tenant_bytes_whole
         self._tenant_part = tenant_part
         self.bytes_max = bytes_max
         self.leases_max = leases_max
@@ -188,7 +191,7 @@ class LeaseTable:
         if self._tenant_bytes_max is not None:
             most = self._tenant_bytes_max(tenant)
             if of_tenant + size > most:
-                raise self._over_tenants_limit(of_tenant, size, most)
+                raise self._over_tenants_limit(tenant, of_tenant, size, most)
         if self.bytes_leased + size > self.bytes_max:
             raise Busy(
                 f"with {size} bytes more, all leases would hold more than they may ({self.bytes_max})",
@@ -348,10 +351,11 @@ class LeaseTable:
             retry_after_s,
         )
 
-    def _over_tenants_limit(self, leased: int, size: int, limit: int) -> MezzoError:
-        if size > limit:
+    def _over_tenants_limit(self, tenant: bytes, leased: int, size: int, limit: int) -> MezzoError:
+        whole = limit if self._tenant_bytes_whole is None else self._tenant_bytes_whole(tenant)
+        if size > whole:
             return TooLarge(
-                f"a lease on {size} bytes is over the limit of the tenant's leased bytes ({limit})"
+                f"a lease on {size} bytes is over the limit of the tenant's leased bytes ({whole})"
             )
         return OverQuota(
             f"leases of the tenant hold {leased} bytes, {size} more would be over its limit ({limit})",

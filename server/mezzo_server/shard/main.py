@@ -38,6 +38,7 @@ from mezzo_server.metrics.gathering import LoopGatherer
 from mezzo_server.metrics.version import version
 from mezzo_server.quota.accounts import Accounts
 from mezzo_server.quota.defaults import default_quota
+from mezzo_server.quota.part import NEWCOMER, equal_part
 from mezzo_server.quota.telling import tables
 from mezzo_server.shard.device_changes import DeviceChanges
 from mezzo_server.shard.device_opening import open_configured
@@ -198,7 +199,8 @@ class Shard:
                     time.monotonic,
                     default_quota(config.quota),
                     config.quota.burst_s,
-                    parts=node.supervisor.shards,
+                    # In a pod it is told.
+                    NEWCOMER if node.pod.enabled else equal_part(node.supervisor.shards),
                 ),
                 one_of_several=node.supervisor.shards > 1,
             )

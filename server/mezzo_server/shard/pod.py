@@ -21,9 +21,12 @@ from mezzo_server.pod.driving import Driver, machine_seconds
 from mezzo_server.pod.handover import Handover
 from mezzo_server.pod.membership import Membership
 from mezzo_server.pod.moving import NOTHING_MOVED, Moves
+from mezzo_server.pod.parts import ROWS_MAX
 from mezzo_server.pod.place import node_name, reached_at
 from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import NEVER, Situation, Standing
+from mezzo_server.quota.part import POINTS, Part
+from mezzo_server.quota.wants import Wants
 from mezzo_server.shard.members import MemberRecords
 from mezzo_server.shard.peer_admission import PeerAdmission
 from mezzo_server.shard.peers import PeerWays
@@ -68,7 +71,9 @@ class PodMember:
         self._driver = Driver(
             self._membership, lambda: make_engine(node.metadata.engine), self._moved, name="mezzo-pod"
         )
+        self._wants = Wants(service.accounts, random.random, ROWS_MAX)
         service.standing, service.pod_numbers = self.standing, self.numbers
+        service.pod_tick = self.tick
         if self._key is not None:
             self._move(self._key, moves, loop)
 
@@ -114,6 +119,12 @@ class PodMember:
         if self._service.puller is not None:
             await self._service.puller.stop()
 
+    def tick(self) -> None:
+        """Look what tenants use, and have it told. In the loop."""
+        rows = self._wants.tick(self._service.now())
+        if rows is not None:
+            self._driver.call(lambda: self._membership.uses(rows))
+
     def close(self) -> None:
         """Wait for the end of the membership, a moment."""
         self.leave()
@@ -123,11 +134,15 @@ class PodMember:
 
     def numbers(self) -> Mapping[str, int | float]:
         """How it stands."""
+        part = self._service.accounts.part
         puller = self._service.puller
         return {
             **self.standing.numbers(),
             **self._membership.numbers(machine_seconds()),
             **(NOTHING_MOVED if puller is None else puller.numbers()),
+            "pod_part": part.default / POINTS,
+            "pod_parts_weighed": sum(map(len, part.exceptions.values())),
+            "pod_part_settled": int(part.settled),
         }
 
     def _record(self) -> MemberRecord:
@@ -180,3 +195,11 @@ class PodMember:
         elif before and not standing.serving:
             log.warning("the shard serves nothing", reason=situation.reason)
         self._driver.call(lambda: self._membership.followed(epoch))
+        part, accounts = situation.part, self._service.accounts
+        # Who serves nothing keeps the part that he had: he gets it anew before he serves again.
+        if situation.until != NEVER and part is not accounts.part:
+            accounts.part_is(part, partial(self._enforced, part))
+
+    def _enforced(self, part: Part) -> None:
+        self._wants.soon(self._service.now())
+        self._driver.call(lambda: self._membership.enforces(part.mark))

@@ -132,6 +132,7 @@ class Service:
             lease_s_max=limits.lease_ms_max / 1000,
             now=now,
             tenant_bytes_max=self._leased_bytes_max,
+            tenant_bytes_whole=self._leased_bytes_whole,
             tenant_part=self._part_of_leases,
             first=int.from_bytes(hashlib.blake2b(incarnation, digest_size=8).digest(), "big")
             % LEASES_FIRST_MAX,
@@ -164,6 +165,8 @@ class Service:
         self.puller: Puller | None = None
         """moves chunks here from other shards of the pod; None: nothing moves"""
         self.pod_numbers: Callable[[], Mapping[str, int | float]] = lambda: OF_NO_POD
+        self.pod_tick: Callable[[], None] = _nothing
+        """what its membership of a pod has to do now and then"""
         self.followed: Callable[[], Mapping[str, int | float]] = lambda: NOTHING_FOLLOWED
         """how the metadata are followed, in numbers"""
         self.regions = RegionRegistry(
@@ -202,6 +205,12 @@ class Service:
         if tenant != self.directory.tenant:  # `_part_of_leases`, written out
             limit = int(limit * self.limits.leased_fraction_tenant)
         quota = self.leased_quota(tenant)
+        return min(limit, quota) if quota else limit
+
+    def _leased_bytes_whole(self, tenant: bytes) -> int:
+        """What `_leased_bytes_max` would be if this shard's part of the tenant's quota were all of it."""
+        limit = int(self.leases.bytes_max * self._part_of_leases(tenant))
+        quota = max(self.leased_quota(tenant), self.accounts.leased_bytes_whole(tenant))
         return min(limit, quota) if quota else limit
 
     @property
@@ -286,6 +295,8 @@ class Service:
         self.events.tick()
         self.staging.tick()
         leases, hot = self.leases, self.store.hot
+        self.accounts.tick()
+        self.pod_tick()
         if now - self._weighed_at >= WEIGH_S:
             self._weighed_at = now
             self.accounts.count_weights()
@@ -387,6 +398,10 @@ class Service:
         numbers["requests"] = self.measures.count + numbers["requests_in_flight"]
         numbers.update(self._numbers())
         return numbers
+
+
+def _nothing() -> None:
+    """It is of no pod."""
 
 
 def _places_differ(before: Catalog, now: Catalog) -> bool:

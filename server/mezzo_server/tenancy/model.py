@@ -40,7 +40,7 @@ class Limit(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one tenant may use of one node."""
+    """What one tenant may use of a pod, or of a node that is of none."""
 
     capacity_bytes: Limit = Limit()
     """of chunks on devices, in whole blocks"""

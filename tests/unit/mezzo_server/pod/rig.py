@@ -13,10 +13,11 @@ from mezzo_server.metadata.memory import MemoryEngine
 from mezzo_server.pod.membership import Membership
 from mezzo_server.pod.plan import Plan
 from mezzo_server.pod.planning import Planning
-from mezzo_server.pod.records import MemberRecord, Settings, drain_key, encode
+from mezzo_server.pod.records import ROSTER, MemberRecord, Settings, drain_key, encode, shard_of
 from mezzo_server.pod.standing import NEVER, Situation, Standing
 from mezzo_server.pod.steps import Commit, End, Grant, Keep, Look, Machine, Step, Wait
 from mezzo_server.pod.view import PodView
+from mezzo_server.quota.part import NEWCOMER
 
 T = TypeVar("T")
 LEASE_S = 90.0
@@ -65,6 +66,10 @@ class World:
         self.away = False
         self.complaints: list[tuple[str, str]] = []
         self.actors: list[Actor] = []
+        self.writes = 0
+        """transactions that were to change something"""
+        self.late: set[bytes] = set()
+        """shards that registered; whoever reads it takes out whom he has seen"""
 
     def complain(self, key: str, why: str) -> None:
         self.complaints.append((key, why))
@@ -147,6 +152,7 @@ class Actor:
             if isinstance(step, End | Wait):
                 return news
             self.step, self._sent, self._reached = step, self.clock(), False
+            self.world.writes += isinstance(step, Commit) and bool(step.writes)
         elif not self._reached:
             self._result, self._reached = self._reach(self.step), True
         else:
@@ -188,6 +194,8 @@ class Actor:
                 result: Any = at_once(engine.scan(step.prefix))
             elif isinstance(step, Commit):
                 result = at_once(engine.transact(step.checks, step.writes))
+                if result.done and any(write.key == ROSTER for write in step.writes):
+                    self.world.late.add(shard_of(step.writes[0].key))
             elif isinstance(step, Grant):
                 result = at_once(engine.grant(step.ttl_s))
             elif isinstance(step, Keep):
@@ -234,6 +242,8 @@ class Shard(Actor):
         """to the loop; None: it is asked for a sign of life"""
         self._last = Situation()
         self._renewed_at = NEVER
+        self.part = NEWCOMER
+        """of quotas, which the loop enforces"""
         self.loop_stands = False
         self.crashed = False
         self.retired = False
@@ -261,6 +271,9 @@ class Shard(Actor):
             else:
                 self.standing.take(situation)
                 self.membership.followed(situation.share.epoch)
+                if situation.until != NEVER and situation.part is not self.part:
+                    self.part = situation.part
+                    self.membership.enforces(self.part.mark)
         return bool(handed)
 
     def leave(self) -> None:

@@ -8,9 +8,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mezzo.placement.pod_map import PodMap
 from mezzo_server.pod.records import Settings
+from mezzo_server.pod.sharing import Known, behind
+from mezzo_server.quota.part import NEWCOMER_POINTS, POINTS, SLACK_POINTS
 from tests.unit.mezzo_server.pod.rig import LEASE_S, LOG2, POD, Planner, Shard, World, record
 
 NUMBERS = st.integers(0, 3)
+POINT = st.integers(0, 8).map(lambda eighths: POINTS * eighths // 8)
+TENANT = b"T" * 16
 RATES = (1.0, 1.001, 0.999, 1.0005)
 """of the shards' clocks beside the engine's: far more than clocks of machines differ by"""
 
@@ -99,6 +103,12 @@ class PodMachine(RuleBasedStateMachine):
 
     # -- what operators do
 
+    @rule(number=NUMBERS, limit=st.sampled_from([0, 4]), used=POINT, wanted=POINT)
+    def a_tenant_uses_and_wants(self, number: int, limit: int, used: int, wanted: int) -> None:
+        shard = self.shards[number]
+        if shard is not None:
+            shard.membership.uses([(TENANT, limit, used, max(used, wanted))])
+
     @rule(number=NUMBERS)
     def a_shard_starts(self, number: int) -> None:
         """Its lock on the devices says that no other life of it acts."""
@@ -170,6 +180,22 @@ class PodMachine(RuleBasedStateMachine):
             if stored is not None and stored.incarnation == record(shard.number, shard.life).incarnation:
                 assert stored.epoch <= shard.standing.epoch
 
+    @invariant()
+    def parts_of_a_quota_are_never_more_than_it_and_what_is_stated(self) -> None:
+        view = self.world.view()
+        serving = self._serving()
+        known = Known(sorted(view.records), {}, view.uses, view.parts_mark)
+        if view.parts.settled and not behind(view.parts, known):
+            self.world.late &= set(view.records) - set(view.parts.shards)
+        late = len(self.world.late & {shard.id for shard in serving})
+        for limit in range(5):
+            together = sum(shard.part.points(TENANT, limit) for shard in serving)
+            assert together <= POINTS + SLACK_POINTS + late * NEWCOMER_POINTS
+        for shard in serving:
+            use = view.uses.get(shard.id)
+            if shard.id in view.parts.shards and use is not None and use.mark == view.parts_mark:
+                assert shard.part.mark == use.mark, "it says that it enforces what it does not"
+
     def teardown(self) -> None:
         """When all faults are over the pod heals by itself."""
         world = self.world
@@ -193,6 +219,10 @@ class PodMachine(RuleBasedStateMachine):
             assert {shard.standing.epoch for shard in alive} == {world.epoch}
             owned = [slot for shard in alive for slot in shard.slots()]
             assert set(owned) == set(range(1 << LOG2))
+            view = world.view()
+            assert view.parts.settled
+            assert set(view.parts.shards) == {shard.id for shard in alive}
+            assert {shard.part.mark for shard in alive} == {view.parts_mark}
 
     def _serving(self) -> list[Shard]:
         return [shard for shard in self.shards if shard is not None and shard.serves]
