@@ -226,8 +226,8 @@ class Spread:
         Behind the first key that is missing anywhere nothing counts, and only its shard knows how much that is: one
         that counted further is asked again, for what counts, and its first answer is dropped.
         """
-        holders, silent = yield from self._holders(context, keys)
-        answers = yield from self._ask(keys[: len(holders)], make, holders)
+        router, holders, silent = yield from self._holders(context, keys)
+        answers = yield from self._ask(keys[: len(holders)], make, (router, holders))
         silent += unanswered(answers, among=len(silent))
         answers = [answer for answer in answers if not answer.failed]
         absent = [index for index in silent if index < len(holders)]
@@ -334,7 +334,7 @@ class Spread:
         self,
         keys: Sequence[bytes],
         make: Make,
-        holders: Sequence[int] | None = None,
+        holders: tuple[Router, Sequence[int]] | None = None,
         indexes: Sequence[int] | None = None,
         pauses_s: Sequence[float] = (0.02,),
     ) -> Call[list[Answer]]:
@@ -343,8 +343,11 @@ class Spread:
         Who has another map than ours is asked once more, by the one in force then; who has not come to ours yet is
         asked again after pauses: all shards follow a map within moments, in any order.
         """
-        router = self._pod.router
-        shares = router.split(keys, indexes) if holders is None else grouped(enumerate(holders))
+        if holders is None:
+            router = self._pod.router
+            shares = router.split(keys, indexes)
+        else:
+            router, shares = holders[0], grouped(enumerate(holders[1]))
         answers = yield from self._ask_these(router, shares, make)
         refused = [answer for answer in answers if isinstance(answer.outcome, WrongEpoch)]
         pauses, followed = iter(pauses_s), False
@@ -405,8 +408,8 @@ class Spread:
                 raise error
         return [outcome for outcome in outcomes if not isinstance(outcome, MezzoError)]
 
-    def _holders(self, context: Context, keys: list[bytes]) -> Call[tuple[list[int], list[int]]]:
-        """Who has each key, as far as the prefix can go; and the indexes of keys whose shard did not answer.
+    def _holders(self, context: Context, keys: list[bytes]) -> Call[tuple[Router, list[int], list[int]]]:
+        """Who has each key, as far as the prefix can go, by which map; and the indexes of keys whose shard did not answer.
 
         It is the owner, but for slots that moved lately: there the owner is asked for each key, and for what he does
         not have, who was it before.
@@ -417,14 +420,17 @@ class Spread:
             [index for own in router.split_before(keys, range(len(keys))).values() for index in own]
         )
         if not moved:
-            return owners, []
+            return router, owners, []
         chunks: list[ChunkStat | None] = [None] * len(keys)
         before, silent = yield from self._stats(context, keys, moved, chunks)
+        if self._pod.router is not router:
+            # Another map came meanwhile: what was learnt is by that one, in which shards have other places.
+            return (yield from self._holders(context, keys))
         for index in moved:
             if chunks[index] is None:
-                return owners[:index], [each for each in silent if each <= index]
+                return router, owners[:index], [each for each in silent if each <= index]
             owners[index] = before.get(index, owners[index])
-        return owners, []
+        return router, owners, []
 
     def _stats(
         self, context: Context, keys: list[bytes], indexes: Iterable[int], chunks: list[ChunkStat | None]

@@ -429,6 +429,26 @@ def test_who_knows_a_later_map_is_asked_again_by_that_one_and_once():
     assert all(pod.shards[1].chunks.get(key) for key in keys if pod.owner(key) == 1)
 
 
+def test_a_map_with_fewer_shards_that_comes_while_holders_are_asked_for():
+    """Places of shards are those of one map: by another, the same numbers are others."""
+    pod = FakePod([2] * 16, dict.fromkeys(range(16), 0), 3)
+    places = pod.pod_map.shards[1:]
+    pod.later = PodMap(bytes(16), 2, SLOTS_LOG2, places, [1] * 16, dict.fromkeys(range(8), 0))
+    pod.shards[2].chunks = dict.fromkeys(KEYS, b"x")
+    refuses = pod.shards[2].error = WrongEpoch("by a later map")
+    refuses.epoch = 2
+    take = pod.take
+
+    def taken(step, shard):
+        if isinstance(step, Follow):
+            pod.shards[2].error = None
+        return take(step, shard)
+
+    pod.take = taken
+    assert pod.perform(lookup(pod.context, KEYS)).prefix == len(KEYS)
+    assert pod.followed == 1
+
+
 def test_who_says_so_twice_is_not_asked_for_ever():
     pod = evenly()
     for shard in pod.shards:
