@@ -258,7 +258,7 @@ def test_over_tls_with_certificates_of_the_pod(tmp_path: Path) -> None:
     async def work(good: Engine, *bad: Engine) -> None:
         await put(good, "a")
         for engine in bad:
-            with pytest.raises(Unavailable, match="no member of the metadata service answers"):
+            with pytest.raises(Unavailable, match="no replica of the metadata service answers"):
                 await engine.get("a")
 
     with replicas(1, Failing(), config) as (one,):

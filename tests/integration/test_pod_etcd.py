@@ -27,6 +27,7 @@ from mezzo_server.pod.operating import PodOperator, PodSeen
 from mezzo_server.tenancy.registry import Registry
 from mezzo_server.testing import RunningFrontend, RunningShard, running_frontend, running_shard
 from tests.integration.etcd_members import Cluster, find_etcd, running_etcd
+from tests.integration.metadata_replicas import RunningReplica, running_replicas
 from tests.integration.nursery import run_mezzo
 from tests.patience import eventually
 
@@ -43,16 +44,28 @@ class Pod:
 
     def __init__(self, cluster: Cluster, stack: ExitStack, folder: Path) -> None:
         self.etcd = cluster
-        self.url = cluster.url("pod")
+        self.folder = folder
+        self.file = folder / "mezzo.toml"
+        self._stack = stack
+        self._reach(cluster.url("pod"))
+
+    def _reach(self, url: str) -> None:
+        self.url = url
         self.config = (
-            f'[metadata]\nengine = "{self.url}"\n[admin]\naudit_log = "{folder}/audit.jsonl"\n'
+            f'[metadata]\nengine = "{self.url}"\n[admin]\naudit_log = "{self.folder}/audit.jsonl"\n'
             f"[pod]\nenabled = true\nlease_s = {LEASE_S}\nslots_log2 = 8\nramp_s = 0.5\nasked_s = 2\n"
         )
-        self.file = folder / "mezzo.toml"
         self.file.write_text(self.config)
-        self.folder = folder
-        self._stack = stack
         self._shards: list[RunningShard] = []
+
+    def through_service(self) -> list[RunningReplica]:
+        """Two replicas of the metadata service, through which all that comes from now on reaches the etcd."""
+        secret = self.folder / "secret"
+        secret.write_text("s" * 32)
+        replicas = self._stack.enter_context(running_replicas(2, self.url, self.folder, secret))
+        places = ",".join(replica.endpoint for replica in replicas)
+        self._reach(f"mezzo://{places}?secret_file={secret}")
+        return replicas
 
     def shard(self, name: str) -> RunningShard:
         config = self.config + f'node = "{name}"\n'
@@ -222,11 +235,12 @@ def alone_has(client: Client, key: bytes) -> bool:
         return False
 
 
-def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:
+def test_clients_lose_nothing_while_a_pod_grows_and_metadata_services_go(pod: Pod) -> None:
     """What is put stays there to be found, whoever has its slot by then, and no call fails.
 
     What is read moves to the new owner, and outlives the former; what is deleted meanwhile does not come back.
     """
+    replicas = pod.through_service()
     pod.config = pod.config.replace("asked_s = 2", "asked_s = 600")
     one = pod.shard("one")
     frontend = pod.frontend(one)
@@ -244,6 +258,7 @@ def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:
         assert direct.put(cold + gone, [b"cold"] * 80).stored == 80
         assert [client.lookup(keys).prefix for client in (idle, idle_too)] == [100] * 2
         first = map_of(frontend)
+        replicas[0].kill()
         two = pod.shard("two")
         more: list[bytes] = []
 
@@ -291,6 +306,13 @@ def test_clients_lose_nothing_while_a_pod_grows(pod: Pod) -> None:
             assert direct.get(theirs, targets).count == len(theirs)
             values = [b"cold" if key in cold else key.removeprefix(b"chunk-") for key in theirs]
             assert [bytes(target).rstrip(b"\0") for target in targets] == values
+    # Without front-ends the metadata service makes the maps, and without that nothing changes.
+    frontend.kill()
+    replicas[1].kill()
+    with Client(two.unix) as alone:
+        assert alone.lookup(theirs[:1]).prefix == 1
+    replicas[1].start()
+    pod.becomes(two="serving")
 
 
 def owned(alone: Client, pod_map: PodMap, node: str, keys: list[bytes]) -> list[bytes]:

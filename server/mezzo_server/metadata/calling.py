@@ -92,6 +92,8 @@ class Member:
 class MemberCalls(ABC):
     """The connections to all members. Owner of their channels; any event loop may call."""
 
+    each = "member"
+    """what one of them is called"""
     attempt_s = ATTEMPT_S
     probe_s = PROBE_S
     of_streams: Metadata = NOTHING
@@ -327,7 +329,7 @@ class MemberCalls(ABC):
                 self.next_member()
             if time.monotonic() + PAUSE_S >= until:
                 names = ", ".join(self._endpoints)
-                raise Unavailable(f"no member of {self.what} answers ({names}); the last said: {last}")
+                raise Unavailable(f"no {self.each} of {self.what} answers ({names}); the last said: {last}")
             await asyncio.sleep(PAUSE_S)
 
     async def _probe(self, member: Member) -> str:

@@ -51,6 +51,7 @@ WHAT = "the metadata service"
 class ServiceCalls(MemberCalls):
     """The connections to all replicas. Owner of the secret that they are shown."""
 
+    each = "replica"
     # A replica asks an engine, of which a member may just have gone.
     attempt_s = 3.0
     probe_s = 2.0

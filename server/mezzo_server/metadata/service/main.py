@@ -89,7 +89,8 @@ class MetadataService:
         )
         self.handlers = MetadataHandlers(self._engine, lambda: self._health.reason, settings.stall_s)
         self._planning = Planning(None, _complain, random.random)
-        self._planner = Driver(self._planning, lambda: make_engine(url), lambda: None, name="mezzo-plan")
+        self._planner = Driver(self._planning, lambda: make_engine(url), self._moved, name="mezzo-plan")
+        self._epoch = 0
         self._plans = engine is None and url != MEMORY  # which another engine would know nothing of
         self._unusable: MezzoError | None = None
         """what is stored cannot be used"""
@@ -155,6 +156,15 @@ class MetadataService:
     def pod_numbers(self) -> Mapping[str, int | float]:
         """How the pod is planned for."""
         return self._planning.numbers(machine_seconds())
+
+    def _moved(self) -> None:
+        """In the planner's thread."""
+        plan = self._planning.view.plan
+        if plan is None or plan.pod_map.epoch == self._epoch:
+            return
+        first, self._epoch = not self._epoch, plan.pod_map.epoch
+        if not first:
+            log.info("the pod has another map", epoch=self._epoch, shards=len(plan.pod_map.shards))
 
     async def _ask(self, timeout_s: float) -> None:
         try:
