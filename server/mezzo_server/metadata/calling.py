@@ -96,6 +96,9 @@ class MemberCalls(ABC):
     """what one of them is called"""
     attempt_s = ATTEMPT_S
     probe_s = PROBE_S
+    fresh_s = FRESH_S
+    beats = False
+    """whether each message of a stream says that its member can do everything"""
     of_streams: Metadata = NOTHING
     """metadata of calls that are streams"""
 
@@ -240,6 +243,8 @@ class MemberCalls(ABC):
                         self.next_member()
                     raise item
                 room.release()
+                if self.beats:
+                    member.answered = time.monotonic()
                 yield item
         finally:
             sent_all.set()
@@ -321,7 +326,7 @@ class MemberCalls(ABC):
                     if not self._members:
                         self._members = self._connect()
                     member = self._members[self._first % len(self._members)]
-                if time.monotonic() - member.answered < FRESH_S:
+                if time.monotonic() - member.answered < self.fresh_s:
                     return member
                 last = await self._probe(member)
                 if not last:

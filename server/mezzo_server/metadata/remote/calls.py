@@ -55,6 +55,9 @@ class ServiceCalls(MemberCalls):
     # A replica asks an engine, of which a member may just have gone.
     attempt_s = 3.0
     probe_s = 2.0
+    # A watch tells every second that its replica and the engine are there: who has one need not ask besides.
+    fresh_s = 1.5
+    beats = True
 
     def __init__(self, place: ServicePlace, call_s: float) -> None:
         """``call_s``: how long a call may take, all its attempts together."""
