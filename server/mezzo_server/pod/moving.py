@@ -38,6 +38,8 @@ FORGOTTEN_KEYS_MAX = 32768
 ABSENT_S = 60.0
 ABSENT_KEYS_MAX = 16384
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.1, 10.0
+BANDWIDTH_S_MAX = 20.0
+"""Who would wait longer for bandwidth is dropped."""
 BURST_S = 0.5
 """Of the rate, that may be used at once."""
 SOURCES_MAX = 1024
@@ -157,7 +159,8 @@ class Moves:
         """wanted or under way"""
         self._queued = 0
         self._pulls: dict[bytes, int] = {}
-        """under way, by source"""
+        """how many are under way, by source"""
+        self._under_way: set[Pull] = set()
         self._sources: dict[bytes, Backoff] = {}
         """those that failed last"""
         self._forgotten = Refusals(FORGET_S, forgotten_keys_max)
@@ -187,7 +190,7 @@ class Moves:
             queue = self._queues.setdefault(scope.tenant, deque())
             if self._queued >= self._queue_keys_max or len(queue) >= self._queue_keys_max // 2:
                 self._drop(Drop.FULL)
-                break
+                continue
             queue.append(wanted)
             self._known[name] = wanted
             self._queued += 1
@@ -197,7 +200,7 @@ class Moves:
 
     def next(self, now: float) -> Pull | None:
         """What is to be pulled now; None: nothing, see `wait_s`. To be ended with `ended`."""
-        if sum(self._pulls.values()) >= PULLS_MAX:
+        if len(self._under_way) >= PULLS_MAX:
             return None
         for tenant in tuple(self._queues):
             queue = self._queues[tenant]
@@ -209,18 +212,20 @@ class Moves:
                 self._queues.move_to_end(tenant)
             if pull is not None:
                 self._pulls[pull.source] = self._pulls.get(pull.source, 0) + 1
+                self._under_way.add(pull)
                 return pull
         return None
 
     def wait_s(self, now: float) -> float | None:
         """When to ask `next` again although nothing has happened, seconds; None: not before something does."""
-        if not self._queued or sum(self._pulls.values()) >= PULLS_MAX:
+        if not self._queued or len(self._under_way) >= PULLS_MAX:
             return None
         waits = [backoff.not_before - now for backoff in self._sources.values() if backoff.not_before > now]
         return min([*waits, LATE_S])
 
     def ended(self, pull: Pull, now: float, *, failed: bool) -> None:
         """A pull has ended; each of its chunks was `settled`. ``failed``: the source was not reached, or refused."""
+        self._under_way.discard(pull)
         left = self._pulls.pop(pull.source) - 1
         if left:
             self._pulls[pull.source] = left
@@ -249,9 +254,11 @@ class Moves:
 
     # -- how fast
 
-    def take(self, nbytes: int, now: float) -> float:
-        """Bytes are about to be moved: seconds to wait before. They are taken."""
+    def take(self, nbytes: int, now: float) -> float | None:
+        """Bytes are about to be moved: seconds to wait before. None: more than `BANDWIDTH_S_MAX`, and none are taken."""
         wait_s = self._bucket.wait_s(nbytes, now)
+        if wait_s > BANDWIDTH_S_MAX:
+            return None
         self._bucket.take(nbytes, now)
         self._numbers["pod_moves_wait_us"] += round(wait_s * 1e6)
         return wait_s
@@ -279,11 +286,15 @@ class Moves:
             if wanted is not None:
                 wanted._cancelled = Drop.DELETED
 
-    def cancel(self, why: Drop, concerns: Callable[[Wanted], bool] = lambda wanted: True) -> None:
-        """None of those that ``concerns`` says yes to is to be pulled any more, queued or under way."""
-        for wanted in self._known.values():
-            if wanted._cancelled is None and concerns(wanted):
-                wanted._cancelled = why
+    def cancel(self, why: Drop, concerns: Callable[[Wanted], bool]) -> None:
+        """None of those under way that ``concerns`` says yes to is to be committed, whatever is true later.
+
+        Those that are queued are looked at when it is their turn: there may be thousands.
+        """
+        for pull in self._under_way:
+            for wanted in pull.wanted:
+                if wanted._cancelled is None and concerns(wanted):
+                    wanted._cancelled = why
 
     def sent(self, chunks: int, nbytes: int) -> None:
         """Others pulled so many from here."""

@@ -33,8 +33,8 @@ log = structlog.get_logger("mezzo.shard")
 
 GROUP_BYTES = 4 << 20
 """Bytes that are asked for together; a longer chunk alone."""
-LOOKED_KEYS_MAX = 512
-"""Keys of one read that are looked at for those that are missing: some hundred microseconds."""
+LOOKED_KEYS_MAX = 256
+"""Keys of one read that are looked at in one turn for those that are missing: some hundred microseconds."""
 FREE_PART_MIN = 0.5
 """Of the staging memory: with less of it free the requests of clients come first."""
 YIELD_S = 0.05
@@ -78,6 +78,7 @@ class Puller:
         self._peers = peers
         self._loop = loop
         self._out = Bucket(bytes_per_s, max(1.0, bytes_per_s * BURST_S), service.now())
+        self._group_bytes = min(GROUP_BYTES, int(bytes_per_s * BURST_S))
         self._share = StagingShare(service.staging, service.limits.staging_connection_bytes_max)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -103,8 +104,13 @@ class Puller:
 
     def missed(self, scope: Scope, keys: Sequence[bytes]) -> None:
         """These are being read here: those that are not there, and that another had before, are wanted."""
+        if not self._standing.share.gains or self._stopped:
+            return
+        if len(keys) > LOOKED_KEYS_MAX:
+            self._loop.call_soon(self.missed, scope, keys[LOOKED_KEYS_MAX:])
+            keys = keys[:LOOKED_KEYS_MAX]
         present = self._service.store.prefix
-        gained = self._standing.gained(scope, keys[:LOOKED_KEYS_MAX])
+        gained = self._standing.gained(scope, keys)
         by_source: dict[bytes, list[bytes]] = {}
         for key, source in gained:
             if not present(scope, (key,))[0]:
@@ -213,7 +219,7 @@ class Puller:
             if self._refused(each, settle) or self._unfit(each, chunk, asked_ms, settle):
                 continue
             length = _room(chunk)
-            if group and nbytes + length > GROUP_BYTES:
+            if group and nbytes + length > self._group_bytes:
                 await self._fetch(pull, group, settle)
                 group, nbytes = [], 0
             group.append((each, chunk))
@@ -289,8 +295,10 @@ class Puller:
         """Have the bytes of some chunks, and commit them."""
         service, moves = self._service, self._moves
         nbytes = sum([sum(chunk.parts) for _, chunk in group])
-        await asyncio.sleep(moves.take(nbytes, service.now()))
-        await self._let_others_pass()
+        if not await self._pause(nbytes):
+            for each, _ in group:
+                settle(each, Drop.LATE)
+            return
         kept = [(each, chunk) for each, chunk in group if not self._refused(each, settle)]
         left = sum([sum(chunk.parts) for _, chunk in kept])
         moves.give_back(nbytes - left, service.now())
@@ -358,6 +366,20 @@ class Puller:
                 account.bytes_total += sum(put.parts)
             else:
                 settle(each, _DROPS.get(status, Drop.FAILED))
+
+    async def _pause(self, nbytes: int) -> bool:
+        """Wait until so many bytes may be moved, and take them; False: that would be too late for anybody."""
+        moves, now = self._moves, self._service.now
+        wait_s = moves.take(nbytes, now())
+        if wait_s is None:
+            return False
+        try:
+            await asyncio.sleep(wait_s)
+            await self._let_others_pass()
+        except BaseException:
+            moves.give_back(nbytes, now())
+            raise
+        return True
 
     async def _let_others_pass(self) -> None:
         """Wait while clients need the memory. Raises Busy: they did for too long."""
