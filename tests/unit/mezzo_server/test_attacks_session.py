@@ -26,6 +26,7 @@ from mezzo.protocol.messages import (
     LeaseRenew,
     LookedUp,
     Lookup,
+    Pull,
     Put,
     RegionRemove,
     Release,
@@ -137,6 +138,10 @@ QUESTIONS: dict[str, tuple[Kind, Make]] = {
     "acquire in place": (Kind.ACQUIRE, lambda pod, keys: Acquire(keys, 1000, InPlace.HOT)),
     "acquire and load": (Kind.ACQUIRE, lambda pod, keys: Acquire(keys, 1000, InPlace.LOAD)),
     "delete": (Kind.DELETE, lambda pod, keys: Delete(keys)),
+    "pull": (
+        Kind.PULL,
+        lambda pod, keys: Pull(A, pod.owner.session.scope.namespace, 0, 0, keys, [1 << 20] * 4),
+    ),
     "release": (Kind.RELEASE, lambda pod, keys: Release(pod.lease if keys is KEYS else pod.lease + 77)),
     "renew": (
         Kind.LEASE_RENEW,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable
 
@@ -10,11 +11,12 @@ import pytest
 
 from mezzo.errors import InvalidArgument, MezzoError, Unavailable
 from mezzo_server.config import PodConfig
+from mezzo_server.metadata.engine import Scan
 from mezzo_server.metadata.memory import MemoryEngine
-from mezzo_server.pod.driving import Driver
+from mezzo_server.pod.driving import READS_MAX, Driver
 from mezzo_server.pod.place import node_name, reached_at
 from mezzo_server.pod.steps import End, Look, Step, Wait, Watch
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, eventually
 
 
 class Machine:
@@ -134,3 +136,35 @@ def test_where_others_reach_a_shard():
         reached_at(listening, PodConfig())
     assert node_name(PodConfig(node="n")) == "n"
     assert node_name(PodConfig())
+
+
+def test_others_read_beside_what_the_machine_does():
+    machine = Machine()
+    machine.wants = lambda: Wait(None)
+    driver = driven(machine, Engine)
+    answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def read() -> object:
+        driver.read("pod/", answers.put)
+        return answers.get(timeout=PATIENCE_S)
+
+    driver.start()
+    # Before the engine was made it cannot be asked; nobody makes it but the machine.
+    eventually(lambda: isinstance(read(), Scan), "the engine is asked")
+    driver.call(lambda: setattr(machine, "wants", End))
+    assert driver.join(PATIENCE_S)
+    driver.read("pod/", lambda told: pytest.fail("nobody is there any more"))
+
+
+def test_who_reads_from_a_silent_engine_is_told_or_dropped():
+    machine = Machine()
+    driver = driven(machine, Silent)
+    told: queue.SimpleQueue[object] = queue.SimpleQueue()
+    driver.start()
+    for _ in range(READS_MAX + 1):
+        driver.read("pod/", told.put)
+    # One too many is told so at once; a stop waits for none of the others.
+    assert isinstance(told.get(timeout=PATIENCE_S), Unavailable)
+    driver.stop(PATIENCE_S)
+    assert driver.join(0)
+    assert told.empty()
