@@ -3,51 +3,63 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
 
-from mezzo_server.doctor.command import doctor
-from mezzo_server.setup.command import setup
+COMMANDS = {
+    "setup": "mezzo_server.setup.command:setup",
+    "doctor": "mezzo_server.doctor.command:doctor",
+    "serve": "mezzo_server.commands.serve:serve",
+    "shard": "mezzo_server.commands.shard:shard",
+    "frontend": "mezzo_server.commands.frontend:frontend",
+    "check": "mezzo_server.commands.check:check",
+}
+"""Where each is."""
+GROUPS = {
+    "config": "mezzo_server.commands.config:register_config",
+    "tenant": "mezzo_server.commands.tenant:register_tenant",
+    "namespace": "mezzo_server.commands.namespace:register_namespace",
+    "credential": "mezzo_server.commands.credential:register_credential",
+    "key": "mezzo_server.commands.key:register_key",
+    "meta": "mezzo_server.commands.meta:register_meta",
+    "pod": "mezzo_server.commands.pod:register_pod",
+    "simulate": "mezzo_server.commands.simulate:register_simulate",
+}
+"""What adds those that have commands below them (and `mezzo locate`, which is with `pod`)."""
+WITH = {"locate": "pod"}
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, wanted: str = "") -> None:
     """Add the server's commands to the command line (entry point group ``mezzo.commands``).
+
+    ``wanted``: the command that is about to run; if it is one of these there is no other, since to import them all
+    takes longer than most of them.
 
     Raises:
         ImportError: the server extra is not installed; what helps then is there nevertheless.
     """
-    app.command("setup")(setup)
-    app.command("doctor")(doctor)
-    from mezzo_server.commands.check import check
-    from mezzo_server.commands.config import register_config
-    from mezzo_server.commands.credential import register_credential
-    from mezzo_server.commands.frontend import frontend
-    from mezzo_server.commands.key import register_key
-    from mezzo_server.commands.meta import register_meta
-    from mezzo_server.commands.namespace import register_namespace
-    from mezzo_server.commands.pod import register_pod
-    from mezzo_server.commands.serve import serve
-    from mezzo_server.commands.shard import shard
-    from mezzo_server.commands.simulate import register_simulate
-    from mezzo_server.commands.tenant import register_tenant
+    wanted = WITH.get(wanted, wanted)
+    alone = wanted in COMMANDS or wanted in GROUPS
+    for name, place in COMMANDS.items():
+        if name == wanted or not alone:
+            app.command(name)(_at(place))
+    for name, place in GROUPS.items():
+        if name == wanted or not alone:
+            _at(place)(app)
 
-    app.command("serve")(serve)
-    app.command("shard")(shard)
-    app.command("frontend")(frontend)
-    app.command("check")(check)
-    register_config(app)
-    register_tenant(app)
-    register_namespace(app)
-    register_credential(app)
-    register_key(app)
-    register_meta(app)
-    register_pod(app)
-    register_simulate(app)
+
+def _at(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def main() -> None:
     """``python -m mezzo_server``: the server's commands alone."""
     from mezzo.cli.app import run
+
+    arguments = sys.argv[1:]
 
     def make() -> typer.Typer:
         app = typer.Typer(
@@ -60,10 +72,10 @@ def main() -> None:
             context_settings={"help_option_names": ["-h", "--help"]},
         )
         app.callback()(lambda: None)
-        register(app)
+        register(app, arguments[0] if arguments else "")
         return app
 
-    sys.exit(run(make, sys.argv[1:]))
+    sys.exit(run(make, arguments))
 
 
 __all__ = ["main", "register"]

@@ -152,7 +152,7 @@ def test_setup_and_doctor_work_without_the_server_extra(command: list[str]) -> N
         assert "enabled = false" in said.stdout or "room" in said.stderr
 
 
-@pytest.mark.parametrize("command", [["shard"], ["serve"], ["check", "x"], []])
+@pytest.mark.parametrize("command", [["shard"], ["serve"], ["tenant", "list"], []])
 def test_the_server_alone_says_what_to_install_in_one_line(command: list[str]) -> None:
     script = "import sys; sys.modules['structlog'] = None; from mezzo_server.cli import main; main()"
     said = subprocess.run(

@@ -14,14 +14,16 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from mezzo.errors import InvalidArgument
 from mezzo_server.config import LogConfig, MetricsConfig, NodeConfig, ShardConfig, SupervisorConfig
-from mezzo_server.supervisor.main import NodeReadiness, Supervisor
-from tests.integration.nursery import run_mezzo_bytes
+from mezzo_server.supervisor.main import PROCESS, NodeReadiness, Supervisor
+from mezzo_server.supervisor.process import resolved
 from tests.patience import PATIENCE_S
 
 QUICK = SupervisorConfig(backoff_s_min=0.01, backoff_s_max=0.02, start_s=30.0, stop_s=30.0)
 NO_METRICS = MetricsConfig(shard="", frontend="", supervisor="")
 
+PATH = os.pathsep.join(path for path in sys.path if path)
 READS = "import sys, time, json, signal; settings = json.load(sys.stdin)\n"
 READY = READS + "print(json.dumps({'listen': [], 'settings': settings}), flush=True)\n"
 STAYS = READY + "time.sleep(600)\n"
@@ -155,22 +157,43 @@ def test_a_program_that_is_not_there() -> None:
 # ---- the side of a process that is started so
 
 
-def shard(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return run_mezzo_bytes("shard", *arguments, stdin=given)
-
-
 def test_settings_that_are_none_are_refused() -> None:
     for given in (b"", b"{", b"[]", b'{"shard": {"dept": 1}}', b'{"shard": {"depth": 0}}', b"x" * 2_000_000):
-        done = shard("--resolved", given=given)
-        assert done.returncode == 2
-        assert done.stderr.startswith(b"mezzo: --resolved: ")
-        assert done.stderr.count(b"\n") == 1
+        with pytest.raises(InvalidArgument, match="standard input has no settings"):
+            resolved(given)
+
+
+def process(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", PROCESS, "shard", *arguments],
+        input=given, capture_output=True, check=False, timeout=PATIENCE_S, env={**os.environ, "PYTHONPATH": PATH},
+    )  # fmt: skip
+
+
+def test_a_process_says_in_one_line_why_it_does_not_run() -> None:
+    done = process(str(os.getpid()), "shard", given=b"{")
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"mezzo: standard input has no settings")
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_a_process_whose_parent_is_another_does_not_run() -> None:
-    done = shard("--parent", "1", "--device", "memory:64MiB")
+    done = process("1", "shard", given=msgspec.json.encode(NodeConfig()))
     assert done.returncode == 2
     assert b"has ended" in done.stderr
+
+
+def test_it_imports_no_command_line() -> None:
+    """What a shard does not need is not waited for at each of its restarts."""
+    left_out = "typer", "jwt", "grpc", "mezzo.client", "mezzo.asynchronous", "cryptography.x509"
+    program = f"import {PROCESS}, mezzo_server.shard.main, sys; print([n for n in {left_out!r} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": PATH},
+    )
+    assert done.stdout == b"[]\n", done.stdout + done.stderr
 
 
 def test_shards_of_a_node_get_settings_of_their_own_and_the_front_end_those_of_all() -> None:

@@ -10,8 +10,8 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
-from importlib import import_module, metadata
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -20,7 +20,12 @@ from typer.models import CommandInfo, TyperInfo
 from mezzo.cli.output import complain, remark
 from mezzo.errors import MezzoError
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 ENTRY_POINT_GROUP = "mezzo.commands"
+SERVER = "server"
+"""the entry point of our own server; it takes the wanted command as well"""
 
 EXIT_WRONG = 1
 EXIT_ERROR = 2
@@ -81,10 +86,10 @@ SERVER_COMMANDS = {
     "credential": "Issue, list and revoke tokens.",
     "key": "Make and change the master key of encryption at rest.",
     "meta": "Look after the metadata engine.",
+    "pod": "Look at a pod; empty a shard, and take it back.",
+    "locate": "Tell which shard has a chunk.",
     "simulate": "Compare policies by replay of traces, without a node.",
 }
-
-Register = Callable[[typer.Typer], None]
 
 PLACES = {name: (panel, rank) for panel, names in PANELS.items() for rank, name in enumerate(names)}
 
@@ -106,11 +111,11 @@ class _InOrder(TyperGroup):
         return sorted(super().list_commands(ctx), key=rank)
 
 
-def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None, wanted: str = "") -> typer.Typer:
+def make_app(entry_points: Iterable[EntryPoint] | None = None, wanted: str = "") -> typer.Typer:
     """The application with our own commands and those of installed packages.
 
-    ``wanted``: the command that is about to run.  If it is one of our own, there are no others: to import them all
-    takes longer than most of them.
+    ``wanted``: the command that is about to run.  If it is one of our own, or of the server's, there are no others: to
+    import them all takes longer than most of them.
     """
     app = typer.Typer(
         name="mezzo",
@@ -124,14 +129,19 @@ def make_app(entry_points: Iterable[metadata.EntryPoint] | None = None, wanted: 
     )
     app.callback()(_root)
     alone = wanted in OWN_COMMANDS
-    for name in [wanted] if alone else OWN_COMMANDS:
+    of_server = wanted in SERVER_COMMANDS
+    for name in [wanted] if alone else () if of_server else OWN_COMMANDS:
         import_module(OWN_COMMANDS[name]).register(app)
     if alone:
         return app
     if entry_points is None:
-        entry_points = metadata.entry_points(group=ENTRY_POINT_GROUP)
+        # Late: what it imports takes a while, and most commands do without.
+        entry_points = entry_points_of(ENTRY_POINT_GROUP)
     for entry_point in entry_points:
-        _register_installed(app, entry_point)
+        if entry_point.name == SERVER or not of_server:
+            _register_installed(app, entry_point, wanted)
+    if of_server and not app.registered_commands and not app.registered_groups:
+        return make_app(entry_points)
     _arrange(app)
     return app
 
@@ -222,8 +232,17 @@ def _root(
     os.environ.update({f"MEZZO_TLS_{name}": value for name, value in given.items() if value})
 
 
+def entry_points_of(group: str) -> Iterable[EntryPoint]:
+    """What installed packages offer."""
+    from importlib import metadata
+
+    return metadata.entry_points(group=group)
+
+
 def installed_version() -> str:
     """Version of the distribution, or that it is not installed."""
+    from importlib import metadata
+
     try:
         return metadata.version("mezzo")
     except metadata.PackageNotFoundError:
@@ -237,12 +256,15 @@ def _arrange(app: typer.Typer) -> None:
         one.rich_help_panel = _place(one.name)[0]
 
 
-def _register_installed(app: typer.Typer, entry_point: metadata.EntryPoint) -> None:
+def _register_installed(app: typer.Typer, entry_point: EntryPoint, wanted: str) -> None:
     try:
-        register: Register = entry_point.load()
-        register(app)
+        register = entry_point.load()
+        if entry_point.name == SERVER:
+            register(app, wanted)
+        else:
+            register(app)
     except ImportError as error:
-        if entry_point.name == "server":
+        if entry_point.name == SERVER:
             # What helps to find out what is missing registers itself before it imports what may be missing.
             there = {command.name for command in app.registered_commands}
             for name, help_text in SERVER_COMMANDS.items():

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NARROW = 100
 """columns where the output is no terminal: wide enough for every table of ours"""
@@ -25,11 +25,16 @@ class Report(Protocol):
 
 def console() -> Console:
     """For results."""
+    # Late: a command that prints bytes or JSON starts sooner without.
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else NARROW, highlight=False)
 
 
 def notes() -> Console:
     """For everything that is not the result."""
+    from rich.console import Console
+
     return Console(stderr=True, width=None if sys.stderr.isatty() else NARROW, highlight=False)
 
 
@@ -58,6 +63,8 @@ def json_result(encoded: bytes) -> None:
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Report]:
     """A bar on standard error while the block runs, if that is a terminal; else nothing."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     shown = notes()
     with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:

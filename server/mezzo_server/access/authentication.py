@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mezzo.errors import Unavailable
-from mezzo_server.access.jwt import JwtRules, UnknownKey, check_jwt
-from mezzo_server.access.keysets import PublicKey
 from mezzo_server.access.mtls import CertificateRule
 from mezzo_server.access.principal import (
     ALL_SCOPES,
@@ -23,9 +21,14 @@ from mezzo_server.access.principal import (
     Reason,
     Refused,
     Scopes,
+    UnknownKey,
 )
 from mezzo_server.access.tokens import check_token, is_token
 from mezzo_server.tenancy.catalog import Catalog
+
+if TYPE_CHECKING:
+    from mezzo_server.access.jwt import JwtRules
+    from mezzo_server.access.keysets import PublicKey
 
 SCHEME = "bearer "
 LOOKERS_MAX = 32
@@ -168,6 +171,9 @@ class Authentication:
         rules, sets = self._jwt_rules, self._key_sets
         if rules is None or sets is None:
             raise Refused(Reason.MALFORMED)
+        # Only who has rules for them needs what reads them: it takes as long to import as a small server.
+        from mezzo_server.access.jwt import check_jwt
+
         try:
             return check_jwt(text, rules, sets.keys, catalog, self._now_s())
         except UnknownKey:

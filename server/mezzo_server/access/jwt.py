@@ -15,19 +15,12 @@ import jwt
 
 from mezzo.errors import InvalidArgument
 from mezzo_server.access.keysets import ALGORITHMS, PublicKey, candidates
-from mezzo_server.access.principal import NEVER, Principal, Reason, Refused, Scopes, scopes_of
+from mezzo_server.access.principal import NEVER, Principal, Reason, Refused, Scopes, UnknownKey, scopes_of
 from mezzo_server.access.tickets import SKEW_S
 from mezzo_server.tenancy.catalog import Catalog
 
 TOKEN_CHARACTERS_MAX = 8192
 SUBJECT_CHARACTERS_MAX = 128
-
-
-class UnknownKey(Refused):
-    """No key of the set is the one that a token names: the set may be out of date."""
-
-    def __init__(self) -> None:
-        super().__init__(Reason.UNKNOWN_KEY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 
-from cryptography import x509
-
 from mezzo.errors import InvalidArgument
 from mezzo_server.access.principal import Reason, Refused
 from mezzo_server.tenancy.model import NAME_FORM
@@ -21,16 +19,6 @@ _NAME = f"(?P<tenant>{NAME_FORM})"
 """a tenant's name, which has no slash"""
 _LABEL = r"(?P<tenant>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
 """one label of a DNS name: no dot, so that nobody puts a domain of his before ours"""
-
-
-_UNREADABLE = (
-    ValueError,
-    x509.DuplicateExtension,
-    x509.ExtensionNotFound,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What `cryptography` raises for certificates that an authority may well have signed."""
 
 
 class CertificateRule:
@@ -79,6 +67,16 @@ class CertificateRule:
         return found.pop()
 
     def _names(self, certificate: bytes) -> list[str]:
+        from cryptography import x509
+
+        # What it raises for certificates that an authority may well have signed.
+        unreadable = (
+            ValueError,
+            x509.DuplicateExtension,
+            x509.ExtensionNotFound,
+            x509.InvalidVersion,
+            x509.UnsupportedGeneralNameType,
+        )
         try:
             if certificate.lstrip().startswith(b"-----"):
                 parsed = x509.load_pem_x509_certificate(certificate)
@@ -88,5 +86,5 @@ class CertificateRule:
             if self._is_uri:
                 return list(names.get_values_for_type(x509.UniformResourceIdentifier))
             return [name.lower() for name in names.get_values_for_type(x509.DNSName)]
-        except _UNREADABLE:
+        except unreadable:
             raise Refused(Reason.CERTIFICATE) from None

@@ -77,6 +77,13 @@ class Refused(Unauthenticated):
         self.reason = reason
 
 
+class UnknownKey(Refused):
+    """No key of the set is the one that a token names: the set may be out of date."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.UNKNOWN_KEY)
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """A caller who was recognised."""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     Flag("metrics.frontend", "--metrics", metavar="HOST:PORT"),
     *LOG_FLAGS,
     process="frontend",
-    supervised=True,
 )
 def frontend(settings: Settings, *, json: Json = False) -> None:
     """Run a gRPC front-end of a shard until SIGTERM or SIGINT."""

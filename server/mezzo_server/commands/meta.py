@@ -50,7 +50,6 @@ def register_meta(app: typer.Typer) -> None:
     Flag("metrics.metadata", "--metrics", metavar="HOST:PORT"),
     *LOG_FLAGS,
     process="metadata",
-    supervised=True,
 )
 def serve(settings: Settings, *, json: Ready = False) -> None:
     """Run a metadata service over an engine until SIGTERM or SIGINT."""

@@ -5,9 +5,8 @@ A command names the keys that it wants as flags:
     @takes_settings(Flag("shard.devices", "--device"), Flag("shard.depth"))
     def shard(settings: Settings, *, json: Json = False) -> None: ...
 
-and gets ``settings`` from defaults, ``--config``, the environment and its flags.  `mezzo serve` starts
-its processes with ``--resolved``: they take the settings that it has resolved from their standard
-input, so that the file is read once, and end with it (``--parent``).
+and gets ``settings`` from defaults, ``--config``, the environment and its flags.  The processes that `mezzo serve`
+starts are no commands: `mezzo_server.supervisor.process`.
 """
 
 from __future__ import annotations
@@ -15,22 +14,16 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
-from mezzo.errors import InvalidArgument
 from mezzo_server.config import Key, Loaded, NodeConfig, keys, load_with_origins
 from mezzo_server.config.loading import nested
 from mezzo_server.logs import configure_logs
-from mezzo_server.supervisor.parent import die_with, run_on
-
-RESOLVED_BYTES_MAX = 1024 * 1024
 
 METAVARS = {
     "bytes": "SIZE",
@@ -66,8 +59,6 @@ class Settings:
     """What a command runs with."""
 
     loaded: Loaded
-    resolved: bool
-    """they came from `mezzo serve`, which says on its own that they are in force"""
 
     @property
     def node(self) -> NodeConfig:
@@ -78,13 +69,10 @@ class Settings:
 LOG_FLAGS = (Flag("log.level", "--log-level"), Flag("log.format", "--log-format"))
 
 
-def takes_settings(
-    *flags: Flag, process: str = "", supervised: bool = False
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_settings(*flags: Flag, process: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that gives a command ``--config``, these flags, and ``settings`` made from them.
 
-    ``process`` is its name in logs, which are set up if it has one; ``supervised`` lets `mezzo serve`
-    start it.
+    ``process`` is its name in logs, which are set up if it has one.
     """
     table = keys()
     parameters = {"f_" + flag.option.strip("-").replace("-", "_"): (flag, table[flag.key]) for flag in flags}
@@ -95,30 +83,18 @@ def takes_settings(
         @functools.wraps(command)
         def run(**given: Any) -> None:
             values = {key.name: _given(key, given.pop(name)) for name, (_, key) in parameters.items()}
-            parent, resolved = given.pop("parent", None), given.pop("resolved", False)
-            name, cores = given.pop("name", None), given.pop("cores", None)
             path = given.pop("config")
-            if parent is not None:
-                die_with(parent)
-            if resolved:
-                settings = Settings(_resolved(), True)
-            else:
-                settings = Settings(
-                    load_with_origins(path, os.environ, nested(values), names, process or "supervisor"),
-                    False,
-                )
+            settings = Settings(
+                load_with_origins(path, os.environ, nested(values), names, process or "supervisor")
+            )
             if process:
-                configure_logs(settings.node.log, name or process)
-            if cores:
-                run_on(cores)
+                configure_logs(settings.node.log, process)
             command(settings, **given)
 
         own = [
             p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"
         ]
         made = [_config_parameter(), *(_parameter(n, flag, key) for n, (flag, key) in parameters.items())]
-        if supervised:
-            made += _supervised_parameters()
         return signed(run, [*made, *own])
 
     return decorate
@@ -180,31 +156,8 @@ def _config_parameter() -> inspect.Parameter:
     )
 
 
-def _supervised_parameters() -> list[inspect.Parameter]:
-    parent = typer.Option("--parent", hidden=True, help="End with the process of this id.")
-    resolved = typer.Option("--resolved", hidden=True, help="Read settings as JSON from standard input.")
-    name = typer.Option("--name", hidden=True, help="What it is called in logs.")
-    cores = typer.Option("--cores", hidden=True, help="Run on these cores only.")
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return [
-        inspect.Parameter("parent", kind, default=None, annotation=Annotated[int | None, parent]),
-        inspect.Parameter("resolved", kind, default=False, annotation=Annotated[bool, resolved]),
-        inspect.Parameter("name", kind, default=None, annotation=Annotated[str | None, name]),
-        inspect.Parameter("cores", kind, default=None, annotation=Annotated[str | None, cores]),
-    ]
-
-
 def _given(key: Key, value: Any) -> object:
     """The value of a flag; None: it was not given."""
     if key.is_list:
         return list(value) if value else None
     return value
-
-
-def _resolved() -> Loaded:
-    raw = sys.stdin.buffer.read(RESOLVED_BYTES_MAX + 1)
-    try:
-        config = msgspec.json.decode(raw, type=NodeConfig)
-    except msgspec.MsgspecError as error:
-        raise InvalidArgument(f"--resolved: standard input has no settings: {error}") from None
-    return Loaded(config, dict.fromkeys(keys(), "mezzo serve"))

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     Flag("metrics.shard", "--metrics", metavar="HOST:PORT"),
     *LOG_FLAGS,
     process="shard",
-    supervised=True,
 )
 def shard(settings: Settings, *, json: Json = False) -> None:
     """Run a shard: store KV chunks on devices and serve them until SIGTERM or SIGINT."""
@@ -54,19 +53,11 @@ def shard(settings: Settings, *, json: Json = False) -> None:
             announce,
             progress,
             settings.node.metrics,
-            _tell_devices if settings.resolved else None,
+            None,
             tls=settings.node.tls,
             authenticated=authenticates(settings.node),
             node=settings.node,
         )
-
-
-def _tell_devices(names: list[str]) -> None:
-    """Let the supervisor know, for the next start, which devices the store has by now."""
-    try:
-        json_result(msgspec.json.encode({"devices": names}))
-    except OSError:
-        pass  # it has ended, and we are about to
 
 
 def _show(readiness: Readiness) -> None:

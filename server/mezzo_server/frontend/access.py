@@ -6,20 +6,22 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mezzo import Ticket
 from mezzo_server.access.authentication import Anonymous, Authentication, Certificates
-from mezzo_server.access.jwt import JwtRules
 from mezzo_server.access.keyring import KeyRing
 from mezzo_server.access.mtls import CertificateRule
 from mezzo_server.access.principal import NO_TENANT, Principal, Reason, Scopes, scopes_of
 from mezzo_server.access.tokens import unwelcome
 from mezzo_server.config import NodeConfig
 from mezzo_server.frontend.gate import Gate
-from mezzo_server.frontend.key_source import KeySource
 from mezzo_server.frontend.ticket_office import Keys, TicketOffice
 from mezzo_server.tenancy.catalog import Catalog
+
+if TYPE_CHECKING:
+    from mezzo_server.access.jwt import JwtRules
+    from mezzo_server.frontend.key_source import KeySource
 
 OURSELVES = "frontend"
 """the credential in tickets for our own connections to the shard"""
@@ -56,6 +58,8 @@ class Access:
             ring = KeyRing(pod=access.pod, key_s=access.key_s, ticket_s=session_s, random_bytes=os.urandom)
             self.office = TicketOffice(ring, keys, ticket_s=session_s, now=time.monotonic, now_s=time.time)
             if access.jwt.keys:
+                from mezzo_server.frontend.key_source import KeySource
+
                 self._key_source = KeySource(access.jwt.keys, refresh_s=access.jwt.refresh_s)
             self.authentication = Authentication(
                 catalog,
@@ -117,6 +121,8 @@ def _jwt_rules(config: NodeConfig) -> JwtRules | None:
     jwt = config.access.jwt
     if not jwt.keys:
         return None
+    from mezzo_server.access.jwt import JwtRules
+
     return JwtRules(
         algorithms=tuple(jwt.algorithms),
         audience=jwt.audience,

@@ -15,7 +15,6 @@ import resource
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -162,6 +161,9 @@ class Host:
 
     def version(self, distribution: str) -> str | None:
         """Version of an installed distribution."""
+        # Late: it brings a reader of mails along.
+        from importlib import metadata
+
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:

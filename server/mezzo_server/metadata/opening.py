@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 
 from mezzo_server.metadata.engine import Engine
-from mezzo_server.metadata.etcd.engine import EtcdEngine
 from mezzo_server.metadata.etcd.place import is_etcd, parse_place
 from mezzo_server.metadata.memory import MemoryEngine
-from mezzo_server.metadata.remote.engine import ServiceEngine
 from mezzo_server.metadata.remote.place import is_service, parse_service
 from mezzo_server.metadata.sqlite import SqliteEngine
 from mezzo_server.metadata.urls import MEMORY, SQLITE, check_url
@@ -27,7 +25,12 @@ def make_engine(url: str, *, create: bool = True) -> Engine:
     if url == MEMORY:
         return MemoryEngine(time.monotonic)
     if is_etcd(url):
+        # gRPC takes longer to import than all that a node without an etcd needs.
+        from mezzo_server.metadata.etcd.engine import EtcdEngine
+
         return EtcdEngine(parse_place(url))
     if is_service(url):
+        from mezzo_server.metadata.remote.engine import ServiceEngine
+
         return ServiceEngine(parse_service(url))
     return SqliteEngine(Path(url.removeprefix(SQLITE)), time.time, create=create)

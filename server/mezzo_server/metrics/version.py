@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import metadata
 
 
 @cache
 def version() -> str:
     """Of the installed distribution; ``unknown`` in a tree that is not installed."""
+    from importlib import metadata
+
     try:
         return metadata.version("mezzo")
     except metadata.PackageNotFoundError:

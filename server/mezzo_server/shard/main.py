@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import Struct
@@ -44,7 +45,6 @@ from mezzo_server.shard.device_changes import DeviceChanges
 from mezzo_server.shard.device_opening import open_configured
 from mezzo_server.shard.following import MetadataFollower
 from mezzo_server.shard.listener import UnixRules, open_listeners
-from mezzo_server.shard.pod import PodMember
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
 from mezzo_server.shard.tls_server import TlsServer
@@ -52,6 +52,9 @@ from mezzo_server.staging import StagingPool, bytes_for_piece
 from mezzo_server.tenancy.keys import read_master_keys
 from mezzo_server.tenancy.standing import standing_of
 from mezzo_server.workers import ThreadWorkers, open_workers
+
+if TYPE_CHECKING:
+    from mezzo_server.shard.pod import PodMember
 
 DESCRIPTORS_MAX = 65536
 STAGING_EXTRA_BYTES = 8 << 20
@@ -211,6 +214,9 @@ class Shard:
             self._stopping = False
             self._pod: PodMember | None = None
             if node.pod.enabled:
+                # Late: its links to other shards are clients, which a shard by itself need not wait for.
+                from mezzo_server.shard.pod import PodMember
+
                 listening = [str(listener.address) for listener in self._listeners]
                 self._pod = PodMember(node, self.service, listening, self._runtime.from_thread, self._loop)
                 stack.callback(self._pod.close)

@@ -32,6 +32,8 @@ from mezzo_server.supervisor.looking import devices_of
 from mezzo_server.supervisor.plan import Action, PartReport, Plan
 from mezzo_server.supervisor.settings import FRONTEND, METADATA, ProcessSettings
 
+PROCESS = "mezzo_server.supervisor.process"
+
 log = structlog.get_logger("mezzo.supervisor")
 
 READY_EVENT = "a process is ready"
@@ -62,20 +64,19 @@ def default_commands(config: NodeConfig, dealt: Dealt | None = None) -> dict[str
     cores = _cores(config, dealt)
     commands = {}
     if config.metadata_service.enabled:
-        commands[METADATA] = _command(METADATA, "meta", "serve")
+        commands[METADATA] = _command(METADATA, METADATA)
     for number, own in enumerate(cores):
         name = shard_name(number, count)
-        commands[name] = _command(name, "shard")
+        commands[name] = _command("shard", name)
         if own is not None:
-            commands[name] += ["--cores", format_cores(own)]
+            commands[name].append(format_cores(own))
     if config.frontend.enabled:
         commands[FRONTEND] = _command(FRONTEND, FRONTEND)
     return commands
 
 
-def _command(name: str, *command: str) -> list[str]:
-    shared = ["--json", "--resolved", "--parent", str(os.getpid()), "--name", name]
-    return [sys.executable, "-m", "mezzo_server", *command, *shared]
+def _command(command: str, name: str) -> list[str]:
+    return [sys.executable, "-m", PROCESS, command, str(os.getpid()), name]
 
 
 def _cores(config: NodeConfig, dealt: Dealt | None) -> list[frozenset[int] | None]:

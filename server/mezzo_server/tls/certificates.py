@@ -13,13 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from mezzo.errors import InvalidArgument
 from mezzo_server.config import TlsConfig
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 log = structlog.get_logger("mezzo.tls")
 
@@ -171,6 +173,9 @@ def _read(name: str, path: str) -> bytes:
 
 
 def _check(config: TlsConfig, files: tuple[bytes, ...], now_s: float) -> Identity:
+    # Who has no certificate (most shards) need not wait for what reads them.
+    from cryptography.hazmat.primitives import serialization
+
     chain, key, client_ca = files
     certificates = _certificates("tls.certificate", config.certificate, chain)
     try:
@@ -200,6 +205,8 @@ def _check(config: TlsConfig, files: tuple[bytes, ...], now_s: float) -> Identit
 
 
 def _certificates(name: str, path: str, pem: bytes) -> list[x509.Certificate]:
+    from cryptography import x509
+
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
@@ -207,6 +214,8 @@ def _certificates(name: str, path: str, pem: bytes) -> list[x509.Certificate]:
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
+    from cryptography import x509
+
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -217,6 +226,8 @@ def _names(certificate: x509.Certificate) -> list[str]:
 def _public(key: object) -> bytes:
     if not hasattr(key, "public_bytes"):
         return b""
+    from cryptography.hazmat.primitives import serialization
+
     encoded: bytes = key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

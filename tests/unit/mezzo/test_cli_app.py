@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint
 import pytest
 import typer
 
-from mezzo.cli.app import OWN_COMMANDS, PANELS, make_app, missing, run
+from mezzo.cli.app import OWN_COMMANDS, PANELS, SERVER_COMMANDS, make_app, missing, run
 from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable
 
 
@@ -58,9 +58,19 @@ def test_a_command_of_ours_needs_no_other(command: str, capsys: pytest.CaptureFi
 
 
 def test_whatever_else_is_wanted_brings_all(capsys: pytest.CaptureFixture[str]) -> None:
+    # Of the server's, "tenant", nothing is installed here.
     for wanted in ("", "--help", "nothing", "tenant"):
         app = make_app([], wanted=wanted)
         assert len(app.registered_commands) + len(app.registered_groups) == len(OWN_COMMANDS)
+
+
+@pytest.mark.parametrize("command", SERVER_COMMANDS)
+def test_a_command_of_the_servers_needs_no_other(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = make_app(wanted=command)
+    names = {one.name for one in [*alone.registered_commands, *alone.registered_groups]}
+    assert names in ({command}, {"pod", "locate"})
+    assert run(lambda: alone, [command, "--help"]) == 0
+    assert f"mezzo {command}" in capsys.readouterr().out
 
 
 def test_help_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +111,7 @@ def test_without_the_server_extra_its_commands_say_what_to_install(
 
 
 def test_what_registered_before_an_import_failed_stays(capsys: pytest.CaptureFixture[str]) -> None:
-    def register(app: typer.Typer) -> None:
+    def register(app: typer.Typer, wanted: str) -> None:
         @app.command("doctor")
         def doctor() -> None:
             sys.stdout.write("here\n")
