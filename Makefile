@@ -13,6 +13,7 @@ MEZZO_TRACES ?= $(wildcard ../shared/traces)
 export MEZZO_TRACES
 # A guard against what hangs; on two quiet cores the suite takes a few minutes.
 TEST_SECONDS ?= 900
+TEST_LONG_SECONDS ?= 3500
 # Many tests wait for processes more than they compute, so two at a time take half as long on two cores.
 TEST_PROCESSES ?= 2
 
@@ -21,13 +22,14 @@ NATIVE := setup.py $(filter-out %/ring.c %/pool.c %/rendezvous.c,$(wildcard $(ad
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-pod test lint format bench build clean distclean native proto proto-lint
+.PHONY: help demo demo-pod test test-long lint format bench build clean distclean native proto proto-lint
 
 help:
 	@echo "make demo    start a node, replay a trace through it, kill its shard, check what is left"
 	@echo "             (TRACE=file for a trace of yours; without one, a workload fitted to a real one)"
 	@echo "make demo-pod  the same with an etcd and a pod of two nodes, of which one is killed and comes back"
 	@echo "make test    the test suite (ARGS for pytest)"
+	@echo "make test-long  what takes minutes: tests marked long (ARGS for pytest; docs/testing.md)"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix"
 	@echo "make proto   generate client/mezzo/v1 from proto/; make proto-lint runs buf on it"
@@ -44,6 +46,11 @@ demo-pod: $(VENV)/.stamp-demo $(VENV)/.stamp-install
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	@.ci/etcd $(VENV)/etcd >/dev/null || echo "tests of the metadata engine on etcd are skipped"
 	timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+
+test-long: $(VENV)/.stamp-dev $(VENV)/.stamp-install
+	@.ci/etcd $(VENV)/etcd >/dev/null || echo "tests with an etcd are skipped"
+	timeout --kill-after=10 $(TEST_LONG_SECONDS) \
+	    $(BIN)/python -m pytest -m long -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	$(BIN)/ruff check .

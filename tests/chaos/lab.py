@@ -1,0 +1,310 @@
+"""A pod of real processes to be hurt: an etcd of three members, two nodes of two shards, two more front-ends.
+
+Node "a" is reached over TCP only, and only through links that can be cut; node "b" over shared memory as well.  Both nodes
+reach the metadata through links of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mezzo import Client
+from mezzo.errors import MezzoError, Unavailable
+from mezzo.frontend.via import Via
+from mezzo.placement.slots import namespace_seed, slot_of
+from mezzo_server.metadata.opening import make_engine
+from mezzo_server.pod.operating import PodOperator, PodSeen
+from mezzo_server.tenancy.registry import Registry
+from mezzo_server.testing import RunningFrontend, RunningNode, running_frontend, running_node
+from tests.chaos.cutting import Cutter, Link, cutting
+from tests.chaos.epochs import Watcher
+from tests.integration.etcd_members import Cluster, Member, free_ports, running_etcd
+from tests.patience import eventually
+
+T = TypeVar("T")
+LEASE_S = 4
+SLOTS_LOG2 = 8
+ASKED_S = 2
+SHARDS = 2
+CAPACITY_BYTES = 128 << 20
+NODES = ("a", "b")
+FOLDER = "pod"
+ERASABLE = "erasable"
+
+
+class Node:
+    """A node, with the links between it and the rest."""
+
+    def __init__(self, name: str, process: RunningNode, engine: list[Link], shards: list[Link]) -> None:
+        self.name = name
+        self.process = process
+        self.engine = engine
+        """to each member of the etcd"""
+        self.shards = shards
+        """to its shards; none where clients reach them directly"""
+
+    def __repr__(self) -> str:
+        return f"node {self.name}"
+
+    def pid_of(self, part: str) -> int:
+        """Of the process that was ready last under this name."""
+        return self.process._last_ready(part)
+
+    def signal(self, part: str, number: signal.Signals) -> bool:
+        """Send a signal to a part; whether it was there."""
+        try:
+            os.kill(self.pid_of(part), number)
+        except (ProcessLookupError, MezzoError):
+            return False
+        return True
+
+
+class Lab:
+    """The pod. Made by `running_lab`."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.cutter: Cutter = stack.enter_context(cutting())
+        self.etcd: Cluster = stack.enter_context(running_etcd(folder / "etcd", 3))
+        self.url = self.etcd.url(FOLDER)
+        ports = {name: two_ports() for name in NODES}
+        made: list[Any] = []
+
+        def enter(manager: Any) -> Any:
+            process = manager.__enter__()
+            made.append(manager)
+            return process
+
+        stack.callback(lambda: at_once([lambda each=each: each.__exit__(None, None, None) for each in made]))  # type: ignore[misc]
+        config = self._config(self.url)
+        *self.nodes, one, two = at_once(
+            [
+                *(lambda name=name: self._node(name, ports[name], enter) for name in NODES),  # type: ignore[misc]
+                *(
+                    lambda name=name: enter(running_frontend(f"tcp://127.0.0.1:{ports[name]}", config=config))
+                    for name in NODES
+                ),  # type: ignore[misc]
+            ]
+        )
+        self.frontends: list[RunningFrontend] = [one, two]
+        self._reviving: list[threading.Thread] = []
+        stack.callback(self._end)
+        # Known to everybody before anything is hurt.
+        for namespace in ("default", ERASABLE):
+            with self.client("direct", namespace=namespace) as client:
+                eventually(lambda: _is_there(client), f"the namespace {namespace}")
+
+    # Making it.
+
+    def _config(self, url: str) -> str:
+        return (
+            f'[metadata]\nengine = "{url}"\n[supervisor]\nbackoff_s_max = 0.5\n'
+            f"[pod]\nenabled = true\nlease_s = {LEASE_S}\nslots_log2 = {SLOTS_LOG2}\nramp_s = 0\nasked_s = {ASKED_S}\n"
+        )
+
+    def _node(self, name: str, port: int, enter: Callable[[Any], Any]) -> Node:
+        folder = self.folder / name
+        folder.mkdir()
+        engine = [self.cutter.link(int(member.endpoint.rpartition(":")[2])) for member in self.etcd.members]
+        places = ",".join(f"{link.host}:{link.port}" for link in engine)
+        told, grpc = two_ports(), two_ports()
+        config = self._config(f"etcd://{places}/{FOLDER}") + f'node = "{name}"\n'
+        listen = [f"tcp://127.0.0.1:{port}"]
+        links: list[Link] = []
+        if name == "a":
+            links = [self.cutter.link(port + n, port=told + n) for n in range(SHARDS)]
+            config += f'advertise = ["tcp://127.0.0.1:{told}"]\n'
+        else:
+            listen.append(f"unix://{folder}/s")
+        manager = running_node(
+            devices=[str(folder / "chunks")],
+            capacity=str(CAPACITY_BYTES),
+            listen=listen,
+            config=config,
+            arguments=["--shards", str(SHARDS), "--grpc", f"127.0.0.1:{grpc}"],
+        )
+        return Node(name, enter(manager), engine, links)
+
+    # What clients need.
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of all front-ends, in an order of chance that is always the same."""
+        return [*(each.grpc for each in self.frontends), *(node.process.grpc for node in self.nodes)]
+
+    def client(self, via: Via, *, first: int = 0, namespace: str = "default") -> Client:
+        """A client of all front-ends, which begins with this one."""
+        addresses = self.addresses[first:] + self.addresses[:first]
+        return Client(addresses, namespace=namespace, via=via)
+
+    # What the metadata say.
+
+    def do(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Something with an engine that nobody cuts off."""
+
+        async def run() -> T:
+            engine = make_engine(self.url)
+            try:
+                return await work(engine)
+            finally:
+                await engine.close()
+
+        return asyncio.run(run())
+
+    def watcher(self) -> Watcher:
+        """Looks at the metadata while the pod is hurt."""
+        return Watcher(lambda: make_engine(self.url))
+
+    def look(self) -> PodSeen:
+        """The pod as it is."""
+        return self.do(lambda engine: PodOperator(engine, time.time).look())
+
+    def is_whole(self) -> bool:
+        """Every shard serves, by the present map."""
+        try:
+            seen = self.look()
+        except MezzoError:
+            return False
+        serving = [shard for shard in seen.shards if shard.state == "serving"]
+        return len(serving) == len(NODES) * SHARDS and not seen.behind
+
+    def slots(self) -> Callable[[bytes], int]:
+        """What says the slot of a key of the namespace "default"."""
+
+        async def ids(engine: Any) -> tuple[bytes, bytes]:
+            registry = Registry(engine, time.time, os.urandom)
+            tenant = await registry.tenant("default")
+            return tenant.id, (await registry.namespace(tenant.id, "default")).id
+
+        seed = namespace_seed(*self.do(ids))
+        return lambda key: slot_of(key, seed, SLOTS_LOG2)
+
+    def purge(self) -> None:
+        """Empty the namespace `ERASABLE`. Raises MezzoError."""
+
+        async def work(engine: Any) -> None:
+            registry = Registry(engine, time.time, os.urandom)
+            await registry.purge_namespace((await registry.tenant("default")).id, ERASABLE)
+
+        self.do(work)
+
+    # Healing.
+
+    def resume(self) -> None:
+        """Whoever stands goes on, and whatever is cut is open."""
+        for node in self.nodes:
+            for link in (*node.engine, *node.shards):
+                link.heal()
+            for part in (*(f"shard-{n}" for n in range(SHARDS)), "frontend"):
+                node.signal(part, signal.SIGCONT)
+            if node.process.is_alive():
+                os.kill(node.process.pid, signal.SIGCONT)
+        for frontend in self.frontends:
+            with suppress(MezzoError, ProcessLookupError):
+                os.kill(frontend.pid, signal.SIGCONT)
+        for member in self.etcd.members:
+            member.signal(signal.SIGCONT)
+
+    def revive(self, frontend: RunningFrontend) -> None:
+        """Start a front-end again, without waiting for it: without the metadata it does not come up."""
+
+        def start() -> None:
+            with suppress(MezzoError):
+                frontend.start()
+
+        thread = threading.Thread(target=start, name="revive")
+        self._reviving.append(thread)
+        thread.start()
+
+    def heal(self) -> float:
+        """Have everything there again, and wait until the pod is whole; how long that took."""
+        began = time.monotonic()
+        self.resume()
+        for member in self.etcd.members:
+            restart(member)
+        while self._reviving:
+            self._reviving.pop().join()
+        for process in (*(node.process for node in self.nodes), *self.frontends):
+            if not process.is_alive():
+                process.kill()  # it is to be waited for
+                process.start()
+        eventually(self.is_whole, "the pod is whole")
+        return time.monotonic() - began
+
+    def _end(self) -> None:
+        """At once: where a pod ends as a whole, shards would wait in vain for others to take over."""
+        self.resume()
+        for thread in self._reviving:
+            thread.join()
+        for process in (*(node.process for node in self.nodes), *self.frontends):
+            process.kill()
+
+    def used_bytes(self) -> dict[str, int]:
+        """What each shard's device takes on the disk."""
+        files = [path for node in NODES for path in (self.folder / node).glob("chunks*")]
+        return {str(path.relative_to(self.folder)): path.stat().st_blocks * 512 for path in files}
+
+    def logs(self) -> str:
+        """The last of what the processes said, for who reads a failure."""
+        told = []
+        for process in (*(node.process for node in self.nodes), *self.frontends):
+            lines = process.log.read_text(errors="replace").splitlines()
+            told.append("\n".join([f"== {process!r}", *lines[-40:]]))
+        return "\n".join(told)
+
+
+def at_once(works: Sequence[Callable[[], T]]) -> list[T]:
+    """Do all of it in threads; the results, in order. Raises what the first that failed raised, once all have ended."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        return [done.result() for done in [pool.submit(work) for work in works]]
+
+
+def _is_there(client: Client) -> bool:
+    try:
+        return client.lookup([b"key"]).prefix == 0
+    except Unavailable:
+        return False
+
+
+def restart(member: Member) -> None:
+    """Start a member of the etcd unless it runs."""
+    if member.process is None or member.process.poll() is not None:
+        member.kill()
+        member.start()
+
+
+def two_ports() -> int:
+    """The first of two free ports that follow one another."""
+    while True:
+        (port,) = free_ports(1)
+        try:
+            for each in (port, port + 1):
+                socket.create_server(("127.0.0.1", each)).close()
+        except OSError:
+            continue
+        return port
+
+
+@contextmanager
+def running_lab() -> Iterator[Lab]:
+    """The pod, whole; every process ends with the block, and the folder goes."""
+    folder = Path(tempfile.mkdtemp(prefix="mezzo-chaos-"))
+    try:
+        with ExitStack() as stack:
+            lab = Lab(folder, stack)
+            eventually(lab.is_whole, "the pod is whole")
+            yield lab
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
