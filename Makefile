@@ -16,13 +16,17 @@ TEST_SECONDS ?= 900
 TEST_LONG_SECONDS ?= 3500
 # Many tests wait for processes more than they compute, so two at a time take half as long on two cores.
 TEST_PROCESSES ?= 2
+# make simulate SEEDS=1000 SEED=0; SIMULATE_SECONDS: begin no other seed after so long, 0: play all.
+SEEDS ?= 1000
+SEED ?= 0
+SIMULATE_SECONDS ?= 0
 
 NATIVE_FOLDER := server/mezzo_server/_native
 NATIVE := setup.py $(filter-out %/ring.c %/pool.c %/rendezvous.c,$(wildcard $(addprefix $(NATIVE_FOLDER)/*.,pyx pxd c h)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-pod test test-long lint format bench build clean distclean native proto proto-lint
+.PHONY: help simulate demo demo-pod test test-long lint format bench build clean distclean native proto proto-lint
 
 help:
 	@echo "make demo    start a node, replay a trace through it, kill its shard, check what is left"
@@ -30,6 +34,7 @@ help:
 	@echo "make demo-pod  the same with an etcd and a pod of two nodes, of which one is killed and comes back"
 	@echo "make test    the test suite (ARGS for pytest)"
 	@echo "make test-long  what takes minutes: tests marked long (ARGS for pytest; docs/testing.md)"
+	@echo "make simulate SEEDS=1000  a whole pod in virtual time, with faults from so many seeds (docs/simulation.md)"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format and fix"
 	@echo "make proto   generate client/mezzo/v1 from proto/; make proto-lint runs buf on it"
@@ -51,6 +56,9 @@ test-long: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	@.ci/etcd $(VENV)/etcd >/dev/null || echo "tests with an etcd are skipped"
 	timeout --kill-after=10 $(TEST_LONG_SECONDS) \
 	    $(BIN)/python -m pytest -m long -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+
+simulate: $(VENV)/.stamp-dev $(VENV)/.stamp-install
+	@$(BIN)/mezzo simulate faults --seed $(SEED) --seeds $(SEEDS) --jobs $(TEST_PROCESSES) --stop-after $(SIMULATE_SECONDS) $(ARGS)
 
 lint: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	$(BIN)/ruff check .

@@ -88,7 +88,7 @@ SERVER_COMMANDS = {
     "meta": "Look after the metadata engine.",
     "pod": "Look at a pod; empty a shard, and take it back.",
     "locate": "Tell which shard has a chunk.",
-    "simulate": "Compare policies by replay of traces, without a node.",
+    "simulate": "Play policies, or a whole pod with faults, without a node.",
 }
 
 PLACES = {name: (panel, rank) for panel, names in PANELS.items() for rank, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""`mezzo simulate`: policies compared by replay of a trace, without a node."""
+"""`mezzo simulate`: policies compared by replay of a trace, and a whole pod with faults, without a node."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from mezzo.cli.options import size
 from mezzo.cli.output import console, json_result, progress, remark, result
 from mezzo.errors import InvalidArgument
+from mezzo_server.commands.simulate_faults import faults
 
 POLICIES = "density,fifo,lru,s3fifo,sieve"
 BUDGETS = "1.0,1.1,1.25"
@@ -18,10 +19,13 @@ RUNS_MAX = 10_000
 
 
 def register_simulate(app: typer.Typer) -> None:
-    """Add `mezzo simulate` and the command below it."""
-    group = typer.Typer(help="Compare policies by replay of traces, without a node.", no_args_is_help=True)
+    """Add `mezzo simulate` and the commands below it."""
+    group = typer.Typer(
+        help="Play policies, or a whole pod with faults, without a node.", no_args_is_help=True
+    )
     group.callback()(lambda: None)
     group.command("policies")(policies)
+    group.command("faults")(faults)
     app.add_typer(group, name="simulate")
 
 

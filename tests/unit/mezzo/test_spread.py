@@ -528,3 +528,21 @@ def test_what_such_an_owner_cannot_have_yet_is_got_from_who_had_it_before():
     got = pod.perform(get(pod.context, KEYS, [bytearray(1) for _ in KEYS], None))
     assert (got.count, got.unanswered, len(pod.paused)) == (len(KEYS), 0, 1)
     assert pod.perform(lookup(pod.context, KEYS)).prefix == len(KEYS)
+
+
+def test_a_map_that_comes_in_force_meanwhile_does_not_mix_up_who_is_asked():
+    """Another call may follow a later map while this one waits for answers: shards have other numbers then."""
+
+    class Overtaken(FakePod):
+        def take(self, step, shard):
+            if isinstance(step, Together) and not self.sent:
+                few = PodMap(bytes(16), 2, SLOTS_LOG2, self.pod_map.shards[:1], [0] * (1 << SLOTS_LOG2), {})
+                self.router = Router(few, TENANT, NAMESPACE)
+            return super().take(step, shard)
+
+    pod = Overtaken([3] * (1 << SLOTS_LOG2), dict.fromkeys(range(1 << SLOTS_LOG2), 2), 4)
+    for number in (2, 3):
+        pod.shards[number].chunks.update(dict.fromkeys(KEYS[number : number + 1], b"x"))
+    pod.shards[0].chunks[KEYS[3]] = b"x"
+    found = pod.perform(lookup(pod.context, KEYS[2:4][::-1]))
+    assert found.prefix == 1, "as the later map has it, by which all was asked again"

@@ -162,6 +162,11 @@ class FaultyDevice(Device):
         self._medium.contents.extend(bytes(size_bytes - self.size_bytes))
         self.size_bytes = size_bytes
 
+    def strike(self, faults: Iterable[Fault]) -> None:
+        """Other rules are in force for what is submitted from now on; of stale data, for what is written from now on."""
+        self._plan = FaultPlan(faults, self._random)
+        self._medium.keep_former(self._plan.injects(FaultKind.STALE_READ))
+
     def kill(self, *, seed: int | None = None, faults: Iterable[Fault] = ()) -> FaultyDevice:
         """The process dies: a new device with what landed. This one gives nothing back any more."""
         randomness = self._random if seed is None else random.Random(seed)

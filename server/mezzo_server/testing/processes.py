@@ -1,4 +1,4 @@
-"""Real shards and nodes for tests, tools and benchmarks."""
+"""Real shards and nodes in processes of their own."""
 
 from __future__ import annotations
 

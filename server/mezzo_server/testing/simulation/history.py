@@ -1,0 +1,113 @@
+"""What clients put, got and deleted, and which bytes may hence be answered.
+
+Each put has bytes of its own, so an answer tells which put it came from.  A miss is always legal.  Else:
+
+- *No wrong bytes*: what comes is, byte for byte, what some put of that key had, and was begun before.
+- *What is deleted stays so*: a version whose put was acknowledged before an acknowledged delete began is never
+  seen by a get that begins after that, as long as its slot has had one and the same owner since before it was put,
+  whose device does not lie
+  (design: linearizable within an epoch, best effort across a change).
+- *One version at a time*: a put that was told `stored` found nothing, so a version that was acknowledged before it
+  began is never seen again by a get that begins after it, on the same condition, and if its shard's device did
+  not lose power or lie meanwhile.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from mezzo_server.testing.simulation.placement import Placement
+from mezzo_server.testing.simulation.violation import Violation
+
+LENGTHS = (1, 100, 4096, 4097, 9_000, 20_000, 40_000)
+
+
+@dataclass(slots=True)
+class Version:
+    """One put of one key."""
+
+    number: int
+    data: bytes
+    began: float
+    stored: float = float("inf")
+    """when its put was told `stored`"""
+
+
+@dataclass(slots=True)
+class KeyHistory:
+    """All that happened to one key."""
+
+    slot: int
+    versions: list[Version] = field(default_factory=list)
+    deletes: list[tuple[float, float]] = field(default_factory=list)
+    """acknowledged ones: when each began and ended"""
+
+
+class History:
+    """Owner of what is known of each key."""
+
+    def __init__(self, seed: str, placement: Placement) -> None:
+        self._seed = seed
+        self.placement = placement
+        self._keys: dict[bytes, KeyHistory] = {}
+        self.gets = 0
+        self.hits = 0
+        self.puts_stored = 0
+        self.deletes = 0
+
+    def of(self, key: bytes) -> KeyHistory:
+        """What is known of a key."""
+        known = self._keys.get(key)
+        if known is None:
+            known = self._keys[key] = KeyHistory(self.placement.slot(key))
+        return known
+
+    def put(self, key: bytes, now: float, length: int) -> Version:
+        """A put begins; its version."""
+        known = self.of(key)
+        number = len(known.versions)
+        name = f"{self._seed}/{key.hex()}/{number}"
+        version = Version(number, random.Random(name).randbytes(length), now)
+        known.versions.append(version)
+        return version
+
+    def stored(self, version: Version, now: float) -> None:
+        """Its put was told `stored`."""
+        version.stored = now
+        self.puts_stored += 1
+
+    def deleted(self, key: bytes, began: float, now: float) -> None:
+        """A delete was acknowledged."""
+        self.of(key).deletes.append((began, now))
+        self.deletes += 1
+
+    def got(self, key: bytes, data: bytes, began: float, now: float) -> Version:
+        """A get that began at ``began`` was answered with these bytes; which version they are.
+
+        Raises:
+            Violation: it may not be.
+        """
+        known = self.of(key)
+        self.hits += 1
+        version = next((one for one in known.versions if one.data == data), None)
+        if version is None:
+            raise Violation(f"wrong bytes: {len(data)} bytes of {key!r} are of no put of it")
+        settled = self.placement.settled_since(known.slot)
+        if not settled < version.began or self.placement.lies(known.slot):
+            return version
+        for start, end in known.deletes:
+            if version.stored < start and end < began:
+                raise Violation(
+                    f"{key!r}: version {version.number}, stored at {version.stored:.3f}, was deleted from "
+                    f"{start:.3f} to {end:.3f} and got at {now:.3f} (slot {known.slot} is settled since {settled:.3f})"
+                )
+        if self.placement.lost_since(known.slot, version.began):
+            return version
+        for later in known.versions:
+            if version.stored < later.began and later.stored < began:
+                raise Violation(
+                    f"{key!r}: version {version.number} was got at {now:.3f} although version {later.number} was "
+                    f"stored from {later.began:.3f} to {later.stored:.3f}"
+                )
+        return version

@@ -1,0 +1,91 @@
+"""Who had which slot when, by the plans that were written: what only the simulator knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from mezzo.placement.pod_map import PodMap
+from mezzo.placement.slots import hash_key, namespace_seed
+from mezzo_server.blockstore.api import Scope
+
+NEVER = float("-inf")
+
+
+class Placement:
+    """Owner of the maps of all epochs, and of since when each slot has its owner."""
+
+    def __init__(self, slots_log2: int, scope: Scope, now: Callable[[], float]) -> None:
+        self.maps: dict[int, PodMap] = {}
+        self.epoch = 0
+        """of the plan in force"""
+        self._slots_log2 = slots_log2
+        self._seed = namespace_seed(scope.tenant, scope.namespace)
+        self._now = now
+        self._settled: list[float] = [float("inf")] * (1 << slots_log2)
+        self._moving: dict[int, int] = {}
+        """slots that move, and the epoch in which they have arrived"""
+        self._losses: dict[bytes, float] = {}
+        """when a shard's device last lost power or lied"""
+        self._liars: set[bytes] = set()
+
+    def slot(self, key: bytes) -> int:
+        """Of a key of the namespace that all clients use."""
+        return hash_key(key, self._seed) >> (64 - self._slots_log2)
+
+    @property
+    def pod_map(self) -> PodMap | None:
+        """In force."""
+        return self.maps.get(self.epoch)
+
+    def planned(self, pod_map: PodMap) -> None:
+        """Another plan was written."""
+        before = self.pod_map
+        for slot in range(len(pod_map.table)):
+            was = None if before is None else before.owner(slot)
+            owner = pod_map.owner(slot)
+            if was is None or owner is None or was.id != owner.id:
+                self._settled[slot] = float("inf")
+                self._moving[slot] = pod_map.epoch
+        self.maps[pod_map.epoch] = pod_map
+        self.epoch = pod_map.epoch
+
+    def acted_by(self, epochs: Iterable[int]) -> None:
+        """The epochs by which shards that serve act at this moment."""
+        oldest = min(epochs, default=0)
+        now = self._now()
+        arrived = [slot for slot, epoch in self._moving.items() if epoch <= oldest]
+        for slot in arrived:
+            del self._moving[slot]
+            self._settled[slot] = now
+
+    def settled_since(self, slot: int) -> float:
+        """Since when a slot has had its owner, and everybody has known it; infinity: it moves."""
+        return self._settled[slot]
+
+    def lost(self, shard: bytes, *, lies: bool = False) -> None:
+        """A shard's device loses power, or lies from now on."""
+        self._losses[shard] = self._now()
+        if lies:
+            self._liars.add(shard)
+
+    def lies(self, slot: int) -> bool:
+        """Whether the device of a slot's owner lied at any time: it may have lost what says that a chunk is deleted."""
+        owner = None if self.pod_map is None else self.pod_map.owner(slot)
+        return owner is None or owner.id in self._liars
+
+    def lost_since(self, slot: int, since: float) -> bool:
+        """Whether the owner of a slot lost something since then."""
+        owner = None if self.pod_map is None else self.pod_map.owner(slot)
+        return owner is None or self._losses.get(owner.id, NEVER) >= since
+
+    def owns(self, shard: bytes, epoch: int, slot: int) -> bool:
+        """Whether a slot is a shard's by the map of an epoch."""
+        pod_map = self.maps.get(epoch)
+        owner = None if pod_map is None else pod_map.owner(slot)
+        return owner is not None and owner.id == shard
+
+    def had(self, shard: bytes, epoch: int, slot: int) -> bool:
+        """Whether a shard is said to have had a slot before, by the map of an epoch."""
+        pod_map = self.maps.get(epoch)
+        before = None if pod_map is None else pod_map.owner_before(slot)
+        return before is not None and before.id == shard

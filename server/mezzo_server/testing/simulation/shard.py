@@ -1,0 +1,340 @@
+"""A simulated shard: the real service, store and membership, in lives that begin, crash, lose power and end well.
+
+Two processes, as the threads of a real one: the loop, which serves, and the one that follows the pod.  What outlives
+them is the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from mezzo_server.blockstore.devices.faults import Fault
+from mezzo_server.blockstore.devices.faulty import FaultyDevice
+from mezzo_server.blockstore.format.superblock import DATA_OFFSET
+from mezzo_server.blockstore.options import Durability, StoreOptions
+from mezzo_server.blockstore.store import BlockStore
+from mezzo_server.config import Limits
+from mezzo_server.pod.handover import Handover
+from mezzo_server.pod.membership import Membership
+from mezzo_server.pod.records import MemberRecord
+from mezzo_server.pod.standing import NEVER, Situation, Standing
+from mezzo_server.shard.service import Service
+from mezzo_server.staging import StagingPool
+from mezzo_server.testing.simulation.clockwork import Clockwork, Process
+from mezzo_server.testing.simulation.connection import Connection, Watcher
+from mezzo_server.testing.simulation.device import TimedDevice
+from mezzo_server.testing.simulation.metadata import Driver, FarEngine, Metadata
+from mezzo_server.testing.simulation.network import End, Host, Network
+from mezzo_server.workers import InlineWorkers
+
+SEGMENT_BYTES = 256 << 10
+CHUNK_BYTES_MAX = 64 << 10
+STAGING_BYTES = 1 << 20
+TICK_S, TICK_IDLE_S = 0.05, 0.5
+START_S = 0.3
+HANDED_OVER_S = 0.05
+LIMITS = Limits(
+    staging_bytes=STAGING_BYTES,
+    staging_connection_bytes_max=STAGING_BYTES // 2,
+    chunk_bytes_max=CHUNK_BYTES_MAX,
+    requests_max=32,
+    lease_ms_max=5_000,
+)
+
+
+class Life:
+    """One run of a shard's processes. Owner of all that is in its memory."""
+
+    def __init__(self, shard: Shard, number: int) -> None:
+        clockwork = shard.clockwork
+        self._shard = shard
+        self._random = random.Random(f"{shard.seed}/{shard.name}/{number}")
+        rate = 1.0 + shard.random.uniform(-0.0005, 0.0005)
+        clocks = {"rate": rate, "offset": 1000.0 + shard.random.random() * 1e4, "wall": shard.wall_off_s}
+        self.loop = Process(clockwork, f"{shard.name}.{number}", **clocks)
+        self.thread = Process(clockwork, f"{shard.name}.{number}p", **clocks)
+        self.loop.now = self.thread.now = shard.boot_s  # type: ignore[method-assign]
+        self.device = TimedDevice(shard.device, self.loop.now, self._pump_in, self._random)
+        self.device.slowness = shard.slowness
+        self.staging = StagingPool(LIMITS.staging_bytes, wait_s=LIMITS.staging_wait_s, now=self.loop.now)
+        self.store_staging = StagingPool(shard.options.staging_bytes, now=self.loop.now)
+        self.store = BlockStore.open(
+            [self.device],
+            InlineWorkers(),
+            self.store_staging,
+            shard.options,
+            now=self.loop.now,
+            entropy=self._random.randbytes,
+        )
+        self.device.timed = True
+        incarnation = hashlib.blake2b(f"{shard.seed}{shard.name}{number}".encode(), digest_size=16).digest()
+        self.service = Service(
+            self.store,
+            self.staging,
+            LIMITS,
+            block_bytes=4096,
+            incarnation=incarnation,
+            now=self.loop.now,
+            poke=self.poke,
+            one_of_several=True,
+        )
+        self.watcher: Watcher = shard.watcher
+        self.standing = Standing(self.loop.now, self.loop.now)
+        self.service.standing = self.standing
+        record = MemberRecord(shard.host.name, "", (shard.address,), self.store.capacity_bytes, incarnation)
+        self.id = self.store.store_id
+        self.membership = Membership(self.id, record, shard.lease_s, self._random.random)
+        self.connections: dict[int, Connection] = {}
+        self._accepted = 0
+        self._pumping = False
+        self._handed = Situation()
+        self._renewed_at = NEVER
+        self._said = (0, False)
+        self.stopping = self._gone = False
+        self._handover: Handover | None = None
+        engine = FarEngine(shard.metadata, self.thread, shard.host)
+        self.driver = Driver(self.thread, self.membership, engine, self._moved)
+        shard.network.listen(shard.address, self.loop, shard.host, self._accept)
+        self._tick()
+
+    # -- what its parts ask
+
+    def poke(self) -> None:
+        """Work was queued in the store."""
+        if not self._pumping:
+            self._pumping = True
+            self.loop.soon(self._pump)
+
+    def later(self, step: Callable[[], None]) -> None:
+        """See `connection.Turns`."""
+        self.loop.soon(step)
+
+    def forget(self, connection: Connection) -> None:
+        """See `connection.Turns`."""
+        self.connections.pop(connection.number, None)
+
+    # -- ends
+
+    def end(self) -> None:
+        """The processes are gone, with all they had."""
+        self.loop.end()
+        self.thread.end()
+        self._shard.network.ended(self.loop)
+
+    def stop(self) -> None:
+        """A clean stop: hand the slots over, then serve nothing, give the membership up, close the store."""
+        self.stopping = True
+        self._handover = Handover(self.standing.share, self.loop.now())
+        self.driver.call(self.membership.retire)
+        self._go_when_handed_over()
+
+    def _go_when_handed_over(self) -> None:
+        standing, handover = self.standing, self._handover
+        if handover is not None and not handover.is_over(standing.share, standing.serving, self.loop.now()):
+            self.loop.after(HANDED_OVER_S, self._go_when_handed_over)
+            return
+        self._gone = True
+        self.standing.end()
+        self.driver.call(self.membership.leave)
+        for connection in list(self.connections.values()):
+            connection.shut_down()
+        self.loop.after(0.2, self._close)
+
+    def _close(self) -> None:
+        for connection in list(self.connections.values()):
+            connection.close()
+        self.device.timed = False
+        self.store.close()
+        self.device.timed = True
+        self._wait_for_end(30)
+
+    def _wait_for_end(self, tries: int) -> None:
+        if self.driver.ended or not tries:
+            self._shard.ended_well(self)
+        else:
+            self.loop.after(0.1, self._wait_for_end, tries - 1)
+
+    # -- in the loop
+
+    def _accept(self, end: End) -> None:
+        if self._gone:
+            end.close()
+            return
+        self._accepted += 1
+        self.connections[self._accepted] = Connection(self, end, self._accepted)
+
+    def _pump_in(self, seconds: float) -> None:
+        self.loop.after(seconds, self._pump_now)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        self._pump_now()
+
+    def _pump_now(self) -> None:
+        self.store.pump()
+        if self.store.eager:
+            self.poke()
+
+    def _tick(self) -> None:
+        if self._gone:
+            return
+        store = self.store
+        store.tick()
+        self.poke()
+        self.service.tick()
+        now = self.loop.now()
+        for connection in list(self.connections.values()):
+            connection.check_time(now)
+        self.loop.after(TICK_S if store.busy else TICK_IDLE_S, self._tick)
+
+    def _take(self, situation: Situation) -> None:
+        self.standing.take(situation)
+        epoch = situation.share.epoch
+        said = epoch, self.standing.serving
+        if said != self._said:
+            self._said = said
+            self._shard.say(f"follows epoch {epoch}" if said[1] else f"serves nothing: {situation.reason}")
+        self.driver.call(lambda: self.membership.followed(epoch))
+        self._shard.on_follow()
+
+    def _alive(self) -> None:
+        now = self.loop.now()
+        self.driver.call(lambda: self.membership.heard(now))
+
+    # -- in the thread that follows the pod
+
+    def _moved(self) -> None:
+        membership = self.membership
+        if membership.renewed_at != self._renewed_at:
+            self._renewed_at = membership.renewed_at
+            self.loop.soon(self._alive)
+        situation = membership.situation
+        if situation != self._handed:
+            self._handed = situation
+            self.loop.soon(partial(self._take, situation))
+
+
+class Shard:
+    """What stays of a shard from life to life. Owner of its device."""
+
+    def __init__(
+        self,
+        name: str,
+        clockwork: Clockwork,
+        network: Network,
+        metadata: Metadata,
+        *,
+        seed: str,
+        lease_s: float,
+        segments: int,
+        durability: Durability,
+    ) -> None:
+        self.name = name
+        self.seed = seed
+        self.clockwork = clockwork
+        self.network = network
+        self.metadata = metadata
+        self.watcher: Watcher
+        self.lease_s = lease_s
+        self.host = Host(name)
+        self.address = f"tcp://{name}:7700"
+        self.random = random.Random(f"{seed}/{name}")
+        self.wall_off_s = self.random.uniform(-0.05, 0.05)
+        self.slowness = 1.0
+        self.options = StoreOptions(
+            durability=durability,
+            chunk_bytes_max=CHUNK_BYTES_MAX,
+            segment_bytes=SEGMENT_BYTES,
+            staging_bytes=STAGING_BYTES,
+            put_wait_s=2.0,
+            scrub_bytes_per_s=0,
+            open_segments_max=2,
+        )
+        size = DATA_OFFSET + segments * SEGMENT_BYTES
+        self.device = FaultyDevice(size, seed=self.random.getrandbits(32), name=name)
+        self.life: Life | None = None
+        self.lives = 0
+        self.id = b""
+        self.wanted = True
+        """whether it is to be started again"""
+        self.left = False
+        self.on_start: Callable[[Shard], None] = lambda shard: None
+        self.on_follow: Callable[[], None] = lambda: None
+        self._boot_rate = 1.0 + self.random.uniform(-0.0005, 0.0005)
+        self._boot_offset = self.random.random() * 1e5
+
+    def boot_s(self) -> float:
+        """The machine's clock that never jumps: the same for all of its processes."""
+        return self._boot_offset + self.clockwork.now * self._boot_rate
+
+    def say(self, what: str) -> None:
+        """A line of the trace."""
+        self.clockwork.trace.add(self.clockwork.now, self.name, what)
+
+    def start(self) -> None:
+        """Begin another life, unless there is one."""
+        if self.life is not None or not self.wanted or not self.host.up:
+            return
+        self.lives += 1
+        self.life = Life(self, self.lives)
+        self.id = self.life.id
+        self.say(f"life {self.lives}: {self.life.store.report().chunks} chunks")
+        self.on_start(self)
+
+    def start_later(self, seconds: float = START_S) -> None:
+        """As a supervisor does it."""
+        self.clockwork.after(seconds, self.start)
+
+    def kill(self, faults: Iterable[Fault] = ()) -> None:
+        """SIGKILL."""
+        life, self.life = self.life, None
+        if life is not None:
+            self.say("killed")
+            life.end()
+            self.device = life.device.kill(faults)
+
+    def cut_power(self, faults: Iterable[Fault] = ()) -> None:
+        """The host loses power, and with it what was not flushed."""
+        life, self.life = self.life, None
+        self.say("power cut")
+        self.host.up = False
+        if life is not None:
+            life.end()
+            self.device = life.device.power_cut(faults)
+        else:
+            self.device = self.device.power_cut(faults=faults)
+
+    def power_on(self) -> None:
+        """The host is there again; its shard starts a moment later."""
+        self.host.up = True
+        self.network.flow()
+        self.start_later()
+
+    def stop(self, *, for_good: bool = False) -> None:
+        """A clean stop."""
+        if for_good:
+            self.wanted, self.left = False, True
+        if self.life is not None and not self.life.stopping:
+            self.say("stops")
+            self.life.stop()
+
+    def lie(self, faults: Iterable[Fault]) -> None:
+        """From now on the device does what these say."""
+        self.device.strike(faults)
+
+    def be_honest(self) -> None:
+        """The device does what it is told, from now on."""
+        self.device.strike(())
+
+    def ended_well(self, life: Life) -> None:
+        """A life has come to its end by itself."""
+        if self.life is life:
+            self.life = None
+            life.end()
+            self.device = life.device.kill()
+            self.say("has stopped")
+            if self.wanted:
+                self.start_later()
