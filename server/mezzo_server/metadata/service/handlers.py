@@ -14,6 +14,7 @@ from mezzo_server.frontend.calls import Calls, Context, parse, send
 from mezzo_server.metadata.engine import Change, Check, Compacted, Engine, Entry, Write
 from mezzo_server.metadata.remote.calls import SERVICE
 from mezzo_server.metadata.service.gate import check_writes
+from mezzo_server.metadata.service.hub import Hubs
 
 PAGE_ENTRIES = 1024
 PAGE_BYTES = 1 << 20
@@ -31,6 +32,7 @@ class MetadataHandlers:
     def __init__(self, engine: Engine, away: Callable[[], str], stall_s: float) -> None:
         """``away``: why the engine cannot be reached at this moment; empty: it can."""
         self._engine = engine
+        self._hubs = Hubs(engine)
         self._away = away
         self._stall_s = stall_s
         self._scans = asyncio.Semaphore(SCANS_MAX)
@@ -95,7 +97,7 @@ class MetadataHandlers:
         """Changes, until whoever watches ends it."""
         request = parse(api.WatchEntriesRequest, data)
         self._check()
-        changes: Any = self._engine.watch(request.prefix, request.after)
+        changes = self._hubs.watch(request.prefix, request.after)
         ended = asyncio.ensure_future(self._ending.wait())
         coming: asyncio.Future[Sequence[Change]] | None = None
         self.watches += 1
