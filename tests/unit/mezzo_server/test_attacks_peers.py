@@ -27,7 +27,8 @@ from mezzo.protocol.messages import (
 from mezzo_server.access.peers import CONNECTION_S, GOOD_S, NONCES_MAX, PeerDoor, PeerKey
 from mezzo_server.access.principal import Reason, Refused
 from mezzo_server.access.tickets import SKEW_S
-from mezzo_server.shard.admission import NEEDS, PEERS
+from mezzo_server.shard.admission import EXPIRED_S_MAX, NEEDS, PEERS, TicketAdmission
+from mezzo_server.tenancy.model import Tenant
 from tests.unit.mezzo_server.moving_rig import (
     NAMESPACE,
     OTHER_NAMESPACE,
@@ -37,6 +38,7 @@ from tests.unit.mezzo_server.moving_rig import (
     UNIX_S,
     Pair,
     a_pair,
+    catalog,
     refusal_of,
 )
 
@@ -255,3 +257,21 @@ def test_where_nothing_moves_nobody_is_let_in(pair):
     link = pair.old.client()
     assert isinstance(link.ask(Kind.PULL, ASKED, ErrorReply), ErrorReply)
     assert {Kind.PULL} == PEERS
+
+
+def test_shards_stay_whatever_becomes_of_tenants_and_refusals_are_counted(pair):
+    service = pair.old.shard.service
+    service.admission = TicketAdmission(
+        lambda: service.catalog, pod="pod", anonymous=None, now=pair.clock, now_s=lambda: UNIX_S
+    )
+    link = pair.new.peers.link(pair.old)
+    service.catalog_is(catalog(Tenant(id=TENANT, name="t", weight=3)))
+    assert None not in link.ask(Kind.PULL, ASKED, Pulled).chunks
+    service.catalog_is(catalog(Tenant(id=TENANT, name="t", deleted=True)))
+    assert link.ask(Kind.PULL, ASKED, Pulled).chunks == [None] * 3
+    assert reason_of(pair, pair.new.credential(pair.old, pod=bytes(16))) is Reason.POD
+    assert service.numbers()["tickets_refused_pod"] == 1
+    # Long after its time was over the connection ends, as a client's whose ticket nobody renews.
+    pair.clock.now += CONNECTION_S + EXPIRED_S_MAX + 1
+    service.admission.sweep(service.sessions)
+    assert isinstance(link.refused, Refused)

@@ -25,6 +25,7 @@ from mezzo.protocol.messages import (
     Lookup,
     Ping,
     Pong,
+    Pull,
     Put,
     Release,
     Released,
@@ -368,3 +369,10 @@ def test_a_shard_without_tenants_checks_nothing() -> None:
     assert "bytes_live" in client.ask(Kind.SHARD_STAT, ShardStat(), ShardStated).numbers
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(TicketRenewed())) == [0]
     shard.close()
+
+
+def test_what_shards_ask_of_each_other_no_ticket_is_good_for(door: Door) -> None:
+    body = Pull(A, b"n" * 16, 0, 0, KEYS)
+    for ticket in (door.ticket(), door.ticket(NO_TENANT, OPERATOR)):
+        told = door.enter(ticket).fails(Kind.PULL, body)
+        assert (told.code, told.message) == (ErrorCode.DENIED, "PULL is not for clients")
