@@ -223,22 +223,27 @@ class Moves:
         waits = [backoff.not_before - now for backoff in self._sources.values() if backoff.not_before > now]
         return min([*waits, LATE_S])
 
-    def ended(self, pull: Pull, now: float, *, failed: bool) -> None:
-        """A pull has ended; each of its chunks was `settled`. ``failed``: the source was not reached, or refused."""
+    def ended(self, pull: Pull, now: float, *, failed: bool) -> bool:
+        """A pull has ended; each of its chunks was `settled`. ``failed``: the source was not reached, or refused.
+
+        True: it is the first failure of this source after it was well, or was not known: worth a word.
+        """
         self._under_way.discard(pull)
         left = self._pulls.pop(pull.source) - 1
         if left:
             self._pulls[pull.source] = left
         if not failed:
             self._sources.pop(pull.source, None)
-            return
+            return False
         backoff = self._sources.get(pull.source)
+        first = backoff is None
         if backoff is None:
             if len(self._sources) >= SOURCES_MAX:
                 self._sources.pop(next(iter(self._sources)))
             backoff = Backoff(self._random, first_s=BACKOFF_S_MIN, max_s=BACKOFF_S_MAX)
             self._sources[pull.source] = backoff
         backoff.failed(now)
+        return first
 
     def settled(self, wanted: Wanted, outcome: Drop | int, now: float) -> None:
         """What became of one chunk of a pull: bytes that came, or why none did."""

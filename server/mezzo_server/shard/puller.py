@@ -190,19 +190,22 @@ class Puller:
             if left.pop(wanted.id, None) is not None:
                 self._moves.settled(wanted, outcome, self._service.now())
 
-        failed = True
+        failed, reason = True, ""
         try:
             async with asyncio.timeout(PULL_S_MAX):
                 await self._have(pull, settle)
             failed = False
-        except (MezzoError, TimeoutError) as error:
-            log.debug("chunks could not be moved here", source=pull.source.hex(), reason=str(error))
+        except MezzoError as error:
+            reason = str(error)
+        except TimeoutError:
+            reason = f"it did not come within {PULL_S_MAX:g} s"
         except Exception:  # a fault of ours must be seen, and must not end what moves chunks
             log.exception("a fault while chunks were moved here")
         finally:
             for wanted in tuple(left.values()):
                 settle(wanted, Drop.FAILED)
-            self._moves.ended(pull, self._service.now(), failed=failed)
+            if self._moves.ended(pull, self._service.now(), failed=failed) and reason and not self._stopped:
+                log.warning("chunks cannot be moved here", source=pull.source.hex(), reason=reason)
             self._begin_soon()
 
     async def _have(self, pull: Pull, settle: Callable[[Wanted, Drop | int], None]) -> None:

@@ -35,10 +35,10 @@ def keys(count: int, name: str = "k") -> list[bytes]:
     return [b"%s-%d" % (name.encode(), number) for number in range(count)]
 
 
-def end(known: Moves, pull: Pull, now: float, outcome: Drop | int = 10, *, failed: bool = False) -> None:
+def end(known: Moves, pull: Pull, now: float, outcome: Drop | int = 10, *, failed: bool = False) -> bool:
     for wanted in pull.wanted:
         known.settled(wanted, outcome, now)
-    known.ended(pull, now, failed=failed)
+    return known.ended(pull, now, failed=failed)
 
 
 def taken(pull: Pull | None) -> list[bytes]:
@@ -108,14 +108,15 @@ def test_what_waits_too_long_is_dropped():
 def test_a_source_that_fails_is_left_alone_longer_each_time():
     known = moves()
     now, gaps = 0.0, []
-    for _ in range(12):
+    for number in range(12):
         known.want(A, [b"k"], HERE, Why.READ, now)
         while (pull := known.next(now)) is None:
             wait_s = known.wait_s(now)
             gaps.append(round(wait_s, 6))
             now += wait_s
             known.want(A, [b"k"], HERE, Why.READ, now)
-        end(known, pull, now, Drop.FAILED, failed=True)
+        # The first time it is worth a word, and no more before it is well again.
+        assert end(known, pull, now, Drop.FAILED, failed=True) is (number == 0)
     assert gaps == sorted(gaps)
     assert gaps[-1] <= BACKOFF_S_MAX
     # Others are not; and one that is well again is asked at once.
