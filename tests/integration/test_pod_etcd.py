@@ -9,21 +9,24 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 import pytest
+from msgspec.structs import replace
 
 from mezzo import AsyncClient, Client
-from mezzo.errors import Unavailable, WrongEpoch
+from mezzo.errors import OverQuota, Unavailable, WrongEpoch
 from mezzo.frontend.via import Via
 from mezzo.placement.pod_map import PodMap, apply, decode_difference, decode_map
 from mezzo.testing.blocking import Blocking
 from mezzo.v1 import session_pb2
+from mezzo_server.commands.pod_parts import parts_report
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.operating import PodOperator, PodSeen
+from mezzo_server.tenancy.model import Limit, Quota, Tenant
 from mezzo_server.tenancy.registry import Registry
 from mezzo_server.testing import RunningFrontend, RunningShard, running_frontend, running_shard
 from tests.integration.etcd_members import Cluster, find_etcd, running_etcd
@@ -189,6 +192,9 @@ def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
         pod.etcd.members[0].signal(signal.SIGCONT)
         assert pod.becomes(one="serving", two="serving", three="serving").epoch == grown.epoch
 
+        quota_goes_where_it_is_wanted(pod, direct, map_of(frontends[0]), frontends[1])
+        assert direct.put(keys, chunks).failed == 0
+
         # One is emptied: it keeps what it had for those who ask, and then refuses.
         run_mezzo("pod", "drain", "two", "--config", str(pod.file))
         pod.becomes(one="serving", two="draining", three="serving")
@@ -226,6 +232,48 @@ def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
         pod.becomes(one="serving")
         located = run_mezzo("locate", keys[0].decode(), "--json", "--config", str(pod.file))
         assert json.loads(located.stdout)["node"] == "one"
+
+
+def quota_goes_where_it_is_wanted(
+    pod: Pod, client: Client, pod_map: PodMap, frontend: RunningFrontend
+) -> None:
+    """A tenant fills one shard of three up to more than that shard's part of its quota."""
+    said = run_mezzo("credential", "issue", "--operator", "--json", "--config", str(pod.file)).stdout
+
+    def limit(nbytes: int) -> Tenant:
+        quota = Quota(capacity_bytes=Limit(0, nbytes))
+
+        async def change(engine: Any) -> Tenant:
+            registry = Registry(engine, time.time, os.urandom)
+            return await registry.set_tenant("default", lambda tenant: replace(tenant, quota=quota))
+
+        return pod.do(change)
+
+    tenant = limit(8 << 20)
+    of_three = pod.keys(pod_map, "three", 90)
+    pieces = [of_three[at : at + 15] for at in range(0, 90, 15)]
+    together, report = [], None
+
+    def all_kept() -> bool:
+        nonlocal report
+        for piece in pieces:
+            with suppress(OverQuota):
+                client.put(piece, [b"q" * (64 << 10)] * len(piece))
+        view = pod.do(lambda engine: PodOperator(engine, time.time).view())
+        report = parts_report(view, tenant, Quota())
+        together.append(sum(shard.part for shard in report.limits[0].shards))
+        return client.lookup(of_three).prefix == 90
+
+    eventually(all_kept, "the shard's part becomes what is wanted")
+    assert max(together) <= 1 + 1 / 16 + 1e-3
+    assert report is not None
+    parts = {shard.node: shard.part for shard in report.limits[0].shards}
+    assert report.limits[0].weighed
+    assert parts["three"] >= 90 * 64 / 8192 > 2 * parts["two"]
+    credential = ("--admin", frontend.admin, "--token", json.loads(said)["token"])
+    shown = run_mezzo("tenant", "show", "default", "--json", *credential)
+    assert 90 * (64 << 10) <= json.loads(shown.stdout)["usage"]["bytes"] <= 8 << 20
+    limit(0)
 
 
 def alone_has(client: Client, key: bytes) -> bool:

@@ -19,6 +19,7 @@ from mezzo.errors import InvalidArgument
 from mezzo.placement.pod_map import ShardPlace, encode_map
 from mezzo_server.admin.opening import audit_of
 from mezzo_server.commands import operator as op
+from mezzo_server.commands.pod_parts import PartsReport, parts_report, parts_table
 from mezzo_server.commands.pod_reports import (
     LocateReport,
     PodReport,
@@ -64,6 +65,7 @@ def register_pod(app: typer.Typer) -> None:
     group.command("map")(show_map)
     group.command("drain")(drain)
     group.command("join")(join)
+    group.command("parts")(parts)
     app.add_typer(group, name="pod")
     app.command("locate")(locate)
 
@@ -109,6 +111,32 @@ def show_map(
         json_result(msgspec.json.encode(report))
     else:
         result(map_table(report, places))
+
+
+def parts(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Its name.", show_default=False)],
+    *,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show which part of a tenant's quota each shard enforces, and what those near their part use of it."""
+
+    async def work(node: NodeConfig, pod: PodOperator, engine: Engine) -> PartsReport:
+        from mezzo_server.quota.defaults import default_quota
+        from mezzo_server.tenancy.registry import Registry
+
+        of = await Registry(engine, time.time, os.urandom).tenant(tenant)
+        return parts_report(await pod.view(), of, default_quota(node.shard.quota))
+
+    report = _with_engine(config, work)
+    if json:
+        json_result(msgspec.json.encode(report))
+        return
+    result(parts_table(report))
+    if not report.limits:
+        remark("the tenant has no quota, and there is none by default")
+    if report.behind:
+        remark(f"{report.behind} shards do not enforce this division yet; there is no other before")
 
 
 def drain(

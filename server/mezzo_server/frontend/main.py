@@ -13,7 +13,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 import grpc.aio
@@ -116,6 +116,8 @@ class Frontend:
         self._namespaces = Namespaces(
             self._namespace_client, settings.namespaces_max, ensure, several=several
         )
+        self._everywhere = None if self.pod is None else self._namespace_client(OPERATOR, NUMBERS_NAMESPACE)
+        """a connection to all shards of the pod, that may ask for numbers"""
         self._servers: list[grpc.aio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics = config.metrics
@@ -188,6 +190,8 @@ class Frontend:
         if self.administration is not None:
             await self.administration.stop()
         await self._namespaces.close()
+        if self._everywhere is not None:
+            await self._everywhere.close()
         await self.shards.close()
         await self.access.stop()
         if self.pod is not None:
@@ -280,10 +284,14 @@ class Frontend:
             audit_of(self._node),
             now=time.monotonic,
             now_s=time.time,
-            usage=lambda tenant_id: usage_of(tenant_id, metadata.registry, self.shards.clients),
+            usage=lambda tenant_id: usage_of(tenant_id, metadata.registry, self._asked()),
             changed=metadata.refresh,
             new_key=tenant_keys_of(self._node),
         )
+
+    def _asked(self) -> Sequence[AsyncClient]:
+        """Whom to ask what a tenant uses: all shards of the pod, or of the node."""
+        return self.shards.clients if self._everywhere is None else (self._everywhere,)
 
     async def _attend(self) -> None:
         """What is to be done from time to time, until cancelled."""

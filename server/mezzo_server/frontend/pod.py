@@ -17,6 +17,7 @@ from mezzo.pod import MapHad, MapTold
 from mezzo_server.config import NodeConfig
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.driving import Driver, machine_seconds
+from mezzo_server.pod.membership import KEEP
 from mezzo_server.pod.planning import Planning
 from mezzo_server.pod.records import Settings
 
@@ -66,7 +67,7 @@ class FrontendPod:
     def __init__(self, config: NodeConfig) -> None:
         pod, url = config.pod, config.metadata.engine
         settings = Settings(os.urandom(16), pod.slots_log2, pod.ramp_s, pod.asked_s, pod.remembered_s)
-        self._planning = Planning(settings, self._complain, random.random)
+        self._planning = Planning(settings, self._complain, random.random, pod.lease_s * KEEP)
         self._driver = Driver(self._planning, lambda: make_engine(url), self._moved, name="mezzo-plan")
         self._known: PodKnown | None = None
         self._bases: deque[PodMap] = deque(maxlen=BASES_MAX)

@@ -18,7 +18,7 @@ from mezzo_server.metadata.engine import Change, Check, Outcome, Scan, Write
 from mezzo_server.pod.plan import Plan, due, next_plan, renumbered
 from mezzo_server.pod.plan_format import encode_plan
 from mezzo_server.pod.records import PARTS, PLAN, POD, ROSTER, SETTINGS, Settings, encode
-from mezzo_server.pod.rounds import Rounds
+from mezzo_server.pod.rounds import ROUND_S, Rounds
 from mezzo_server.pod.standing import NEVER
 from mezzo_server.pod.steps import Commit, Look, Step, Wait, Watch
 from mezzo_server.pod.view import Complain, PodView
@@ -60,8 +60,16 @@ NOTHING_PLANNED: Mapping[str, int | float] = {
 class Planning:
     """A `Machine`. Owner of a view of the pod; `view` is what it knows, while the engine is away too."""
 
-    def __init__(self, settings: Settings | None, complain: Complain, random: Callable[[], float]) -> None:
-        """``settings``: what the pod is made with, if there is none yet; None: it is waited for that somebody makes one."""
+    def __init__(
+        self,
+        settings: Settings | None,
+        complain: Complain,
+        random: Callable[[], float],
+        round_s: float = ROUND_S,
+    ) -> None:
+        """``settings``: what the pod is made with, if there is none yet; None: it is waited for that somebody makes one.
+        ``round_s``: from one weighing of quotas to the next.
+        """
         self._settings = settings
         self._complain = complain
         self._random = random
@@ -79,7 +87,7 @@ class Planning:
         """a plan is"""
         self._complained = ""
         self._seen_at: float | None = None
-        self._rounds = Rounds(complain, random)
+        self._rounds = Rounds(complain, random, round_s)
         self.view = PodView(complain)
         self.failures = 0
         self.plans_written = 0

@@ -1,7 +1,7 @@
 """When the parts of quotas are found anew, and written: a part of `planning`. No I/O, no clock.
 
 A round is due at once when shards came or left, when the map is another, or when the last round was half of a way;
-else every `ROUND_S`, if `sharing` then finds that it is worth one.  So metadata are written by the clock and by what
+else after `round_s`, if `sharing` then finds that it is worth one.  So metadata are written by the clock and by what
 happens to shards, however many chunks and requests there are.
 """
 
@@ -20,7 +20,7 @@ from mezzo_server.pod.steps import Commit
 from mezzo_server.pod.view import Complain, PodView
 
 ROUND_S = 10.0
-"""from one round to the next, if there is nothing that hurries"""
+"""From one round to the next, if there is nothing that hurries: as often as shards renew their leases."""
 AGAIN_S = 1.0
 """until it is looked again where there is, and nothing was found to do"""
 SPREAD_S = 0.5
@@ -30,7 +30,8 @@ SPREAD_S = 0.5
 class Rounds:
     """Finds the next parts. Owner of when it last looked; driven by `Planning`, in its thread."""
 
-    def __init__(self, complain: Complain, random: Callable[[], float]) -> None:
+    def __init__(self, complain: Complain, random: Callable[[], float], round_s: float) -> None:
+        self._round_s = round_s
         self._complain = complain
         self._random = random
         self._plan: Plan | None = None
@@ -64,9 +65,9 @@ class Rounds:
         if self.behind:
             return None, None
         hurries = urgent(view.parts, known)
-        not_before = max(self._tried_at + AGAIN_S, NEVER if hurries else self._seen_at + ROUND_S)
+        not_before = max(self._tried_at + AGAIN_S, NEVER if hurries else self._seen_at + self._round_s)
         if not hurries:
-            not_before = max(not_before, self._tried_at + ROUND_S)
+            not_before = max(not_before, self._tried_at + self._round_s)
         if now < not_before:
             return None, not_before - now
         if self._due_at is None:
@@ -78,13 +79,13 @@ class Rounds:
         found = next_parts(view.parts, known)
         if found is None:
             self._tried_at = now
-            return None, AGAIN_S if hurries else ROUND_S
+            return None, AGAIN_S if hurries else self._round_s
         try:
             data = encode_parts(found)
         except TooLarge as error:
             self._complain(PARTS, str(error))
             self._tried_at = now
-            return None, ROUND_S
+            return None, self._round_s
         self.writing = True
         checks = [Check(PARTS, view.parts_revision), Check(ROSTER, view.roster_revision)]
         return Commit(checks, [Write(PARTS, data)]), None

@@ -2,7 +2,8 @@
 
 Told are the limits that were weighed for this shard (`Part.exceptions`), and of the others those of which a tenant uses
 `NEAR` of its part or more, or was refused something: as many as fit, the fullest first.  Accounts are looked at some at
-a time, so that the loop is never held; a pass over all of them begins every `LOOK_S`.
+a time, so that the loop is never held; passes over all of them begin `look_s` apart, give or take a quarter, so that many
+shards do not write at a time.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from mezzo_server.quota.account import LIMITS, Account
 from mezzo_server.quota.accounts import Accounts
 from mezzo_server.quota.part import BYTES_AT, CAPACITY_AT, HOT_AT, LEASED_AT, POINTS, REQUESTS_AT, Part
 
-LOOK_S = 10.0
-"""from one pass to the next, give or take a quarter: so many shards do not write at a time"""
-SOON_S = 1.0
-"""after another part came: there may be rows to be told of"""
+SOON_SHARE = 10
+"""After another part came the next pass begins within a tenth of the time: there may be rows to be told of."""
 STEP_ACCOUNTS = 64
 NEAR = 0.75
 FULL = 15 / 16
@@ -47,8 +46,11 @@ class _Before:
 class Wants:
     """Looks at the accounts of a shard. Owner of what they were at the last pass; belongs to their thread."""
 
-    def __init__(self, accounts: Accounts, random: Callable[[], float], told_max: int) -> None:
+    def __init__(
+        self, accounts: Accounts, random: Callable[[], float], *, told_max: int, look_s: float
+    ) -> None:
         """``random``: between 0 and 1; ``told_max``: rows that are told at most."""
+        self._look_s = look_s
         self._accounts = accounts
         self._random = random
         self._told_max = told_max
@@ -62,7 +64,7 @@ class Wants:
 
     def soon(self, now: float) -> None:
         """Another part is enforced: look at all of them again before long."""
-        self._next_at = min(self._next_at, now + SOON_S * self._random())
+        self._next_at = min(self._next_at, now + self._look_s / SOON_SHARE * self._random())
 
     def tick(self, now: float) -> list[Told] | None:
         """Go on; what is to be told, where a pass has ended with something new."""
@@ -70,7 +72,7 @@ class Wants:
         if self._walk is None:
             if now < self._next_at:
                 return None
-            self._next_at = now + LOOK_S * (0.75 + self._random() / 2)
+            self._next_at = now + self._look_s * (0.75 + self._random() / 2)
             self._walk, self._part = iter(accounts), accounts.part
             self._found, self._after = {}, {}
         for _ in range(STEP_ACCOUNTS):

@@ -19,7 +19,7 @@ from mezzo_server.config import NodeConfig
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.driving import Driver, machine_seconds
 from mezzo_server.pod.handover import Handover
-from mezzo_server.pod.membership import Membership
+from mezzo_server.pod.membership import KEEP, Membership
 from mezzo_server.pod.moving import NOTHING_MOVED, Moves
 from mezzo_server.pod.parts import ROWS_MAX
 from mezzo_server.pod.place import node_name, reached_at
@@ -71,7 +71,9 @@ class PodMember:
         self._driver = Driver(
             self._membership, lambda: make_engine(node.metadata.engine), self._moved, name="mezzo-pod"
         )
-        self._wants = Wants(service.accounts, random.random, ROWS_MAX)
+        self._wants = Wants(
+            service.accounts, random.random, told_max=ROWS_MAX, look_s=node.pod.lease_s * KEEP
+        )
         service.standing, service.pod_numbers = self.standing, self.numbers
         service.pod_tick = self.tick
         if self._key is not None:

@@ -40,6 +40,7 @@ from mezzo_server.metrics.calls import metadata_sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.gathering import LoopGatherer
 from mezzo_server.pod.driving import Driver, machine_seconds
+from mezzo_server.pod.membership import KEEP
 from mezzo_server.pod.planning import Planning
 from mezzo_server.tls.certificates import opened
 
@@ -88,7 +89,7 @@ class MetadataService:
             answer_s=LOOK_S_MAX,
         )
         self.handlers = MetadataHandlers(self._engine, lambda: self._health.reason, settings.stall_s)
-        self._planning = Planning(None, _complain, random.random)
+        self._planning = Planning(None, _complain, random.random, config.pod.lease_s * KEEP)
         self._planner = Driver(self._planning, lambda: make_engine(url), self._moved, name="mezzo-plan")
         self._epoch = 0
         self._plans = engine is None and url != MEMORY  # which another engine would know nothing of

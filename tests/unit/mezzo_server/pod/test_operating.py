@@ -123,6 +123,15 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     out, _ = mezzo("pod", "status")
     assert "01010101" in out
     assert "serving" in out
+    told = json.loads(mezzo("pod", "parts", "default", "--json")[0])
+    assert (told["round"], told["settled"], told["limits"]) == (1, True, [])
+    assert "no quota" in mezzo("pod", "parts", "default")[1]
+    mezzo("tenant", "set", "default", "--capacity", "1GiB", "--requests", "100:200")
+    capacity, requests = json.loads(mezzo("pod", "parts", "default", "--json")[0])["limits"]
+    assert (capacity["limit"], capacity["hard"], capacity["weighed"]) == ("capacity_bytes", 1 << 30, False)
+    assert sum(shard["part"] for shard in requests["shards"]) == pytest.approx(17 / 16, abs=0.001)
+    out, _ = mezzo("pod", "parts", "default")
+    assert "capacity_bytes (by slots)" in out
     file = tmp_path / "pod.map"
     out, err = mezzo("pod", "map", "--out", str(file))
     assert "tcp://n2:7700" in out
@@ -138,6 +147,6 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert "'n7'" in mezzo("pod", "drain", "n7", status=2)[1]
     audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [(line["event"], line["outcome"]) for line in audit] == [
-        ("pod.drain", "done"), ("pod.join", "done"), ("pod.drain", "refused"),
+        ("tenant.set", "done"), ("pod.drain", "done"), ("pod.join", "done"), ("pod.drain", "refused"),
     ]  # fmt: skip
     assert run(lambda: MEZZO, ["pod", "status"]) == 2

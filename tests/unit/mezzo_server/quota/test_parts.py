@@ -8,12 +8,13 @@ from mezzo.errors import OverQuota
 from mezzo_server.quota.account import LIMITS
 from mezzo_server.quota.accounts import STEP_ACCOUNTS, Accounts
 from mezzo_server.quota.part import NEWCOMER, POINTS, WHOLE, Part, default_points, equal_part
-from mezzo_server.quota.wants import LOOK_S, Told, Wants
 from mezzo_server.quota.wants import STEP_ACCOUNTS as LOOKED_AT_ONCE
+from mezzo_server.quota.wants import Told, Wants
 from mezzo_server.tenancy.model import Limit, Quota, Tenant
 
 A, B = b"a" * 16, b"b" * 16
 MIB = 1 << 20
+LOOK_S = 10.0
 QUARTER = Part(POINTS // 4)
 
 
@@ -145,7 +146,7 @@ def passes(wants: Wants, node: Node, seconds: float = 2 * LOOK_S) -> list[Told] 
 
 def test_told_is_who_is_near_his_part_and_then_who_changes() -> None:
     node = Node(capacity_bytes=Limit(0, 4 * MIB))
-    wants = Wants(node.accounts, lambda: 0.5, 100)
+    wants = Wants(node.accounts, lambda: 0.5, told_max=100, look_s=LOOK_S)
     node.used = {A: MIB // 2, B: MIB // 2}
     for one in (A, B):
         node.accounts.of(one)
@@ -164,13 +165,13 @@ def test_told_is_who_is_near_his_part_and_then_who_changes() -> None:
 
 def test_what_was_weighed_is_told_even_if_it_is_nothing() -> None:
     node = Node(Part(POINTS // 4, {A: {0: POINTS // 3}, B: {4: 7}}), capacity_bytes=Limit(0, 4 * MIB))
-    wants = Wants(node.accounts, lambda: 0.5, 100)
+    wants = Wants(node.accounts, lambda: 0.5, told_max=100, look_s=LOOK_S)
     assert sorted(passes(wants, node) or []) == [(A, 0, 0, 0), (B, 4, 0, 0)]
 
 
 def test_refusals_and_rates_are_what_more_is_wanted_for() -> None:
     node = Node(requests_per_s=Limit(0, 400), leased_bytes=Limit(0, 4 * MIB))
-    wants = Wants(node.accounts, lambda: 0.5, 100)
+    wants = Wants(node.accounts, lambda: 0.5, told_max=100, look_s=LOOK_S)
     account = node.accounts.of(A)
     passes(wants, node)
     account.refusals[LIMITS[2]] += 1
@@ -195,7 +196,7 @@ def test_many_accounts_are_looked_at_some_at_a_time_and_the_fullest_are_told() -
     node.accounts.used_bytes = lambda tenant: int(MIB * (0.8 + int.from_bytes(tenant, "big") / 1e4))
     for number in range(5 * LOOKED_AT_ONCE):
         node.accounts.of(number.to_bytes(16, "big"))
-    wants = Wants(node.accounts, lambda: 0.5, 10)
+    wants = Wants(node.accounts, lambda: 0.5, told_max=10, look_s=LOOK_S)
     turns, told = 0, None
     while told is None:
         told = wants.tick(node.clock.now)
@@ -206,7 +207,7 @@ def test_many_accounts_are_looked_at_some_at_a_time_and_the_fullest_are_told() -
 
 def test_another_part_is_told_of_soon() -> None:
     node = Node(capacity_bytes=Limit(0, 4 * MIB))
-    wants = Wants(node.accounts, lambda: 0.5, 100)
+    wants = Wants(node.accounts, lambda: 0.5, told_max=100, look_s=LOOK_S)
     passes(wants, node)
     node.part_is(Part(POINTS // 4, {A: {0: POINTS // 3}}))
     wants.soon(node.clock.now)
