@@ -16,12 +16,13 @@ from __future__ import annotations
 from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from mezzo.errors import FormatError
+from mezzo.errors import FormatError, Unsupported
 from mezzo.placement.pod_map import ADDRESSES_MAX, Epoch, Id, Name, SlotsLog2
 from mezzo.placement.slots import SLOTS_LOG2
 from mezzo_server.pod.plan import Member, Pace
+from mezzo_server.stored import Stored, decode_stored, encode_stored
 
 POD = "pod/"
 SETTINGS = POD + "settings"
@@ -38,7 +39,7 @@ Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class Settings(Struct, frozen=True):
+class Settings(Stored, frozen=True):
     """What a pod is made with, and keeps."""
 
     pod: Id
@@ -53,7 +54,7 @@ class Settings(Struct, frozen=True):
         return Pace(self.ramp_s, self.asked_s, self.remembered_s)
 
 
-class MemberRecord(Struct, frozen=True):
+class MemberRecord(Stored, frozen=True):
     """A shard that is there, as it says itself. Its id is in the key."""
 
     node: Name
@@ -75,7 +76,7 @@ class MemberRecord(Struct, frozen=True):
         return Member(shard, self.node, self.rack, self.addresses, self.capacity_bytes, draining)
 
 
-class Drain(Struct, frozen=True):
+class Drain(Stored, frozen=True):
     """An operator's wish that a shard be emptied."""
 
     since_s: Seconds
@@ -118,16 +119,18 @@ def shard_of(key: str) -> bytes:
 
 def encode(record: Settings | MemberRecord | Drain) -> bytes:
     """A record as it is stored."""
-    return msgspec.json.encode(record)
+    return encode_stored(record)
 
 
 def decode(kind: type[Record], key: str, value: bytes) -> Record:
-    """A record of this kind; fields that this release does not know are left aside.
+    """A record of this kind; fields that this release does not know are kept, and ignored.
 
     Raises:
-        FormatError: it is malformed; the message names its key.
+        FormatError: it is malformed, or only a later release may act by it; the message names its key.
     """
     try:
-        return msgspec.json.decode(value, type=kind)
+        return decode_stored(kind, value)
+    except Unsupported as error:
+        raise FormatError(f"the metadata record {key} is a later release's: {error}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"the metadata record {key} is malformed: {error}") from None

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import msgspec
 
-from mezzo.errors import InternalError
+from mezzo.errors import InternalError, Unsupported
+from mezzo_server.stored import decode_stored, encode_stored
 from mezzo_server.tenancy.model import Credential, Namespace, Tenant, TenantKey, TicketKey
 
 Record = Tenant | Namespace | Credential | TicketKey | TenantKey
@@ -83,7 +84,7 @@ def key_of(record: Record) -> str:
 
 def encode(record: Record) -> bytes:
     """A record as it is stored."""
-    return msgspec.json.encode(record)
+    return encode_stored(record)
 
 
 def decode(kind: type[R], key: str, value: bytes) -> R:
@@ -91,10 +92,13 @@ def decode(kind: type[R], key: str, value: bytes) -> R:
 
     Raises:
         InternalError: it is malformed; the message names its key.
+        Unsupported: only a later release may act by it.
     """
     try:
-        record = msgspec.json.decode(value, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        record = decode_stored(kind, value)
+    except Unsupported as error:
+        raise Unsupported(f"the metadata record {key} is a later release's: {error}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InternalError(f"the metadata record {key} is malformed: {error}") from None
     if key_of(record) != key:
         raise InternalError(f"the metadata record {key} has another's id")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from mezzo.errors import InternalError
+from mezzo.errors import InternalError, Unsupported
 from mezzo_server.metadata.engine import Change, Scan
 from mezzo_server.tenancy.catalog import Catalog
 from mezzo_server.tenancy.entries import (
@@ -28,8 +28,8 @@ N = TypeVar("N", Tenant, Namespace)
 class CatalogLoader:
     """Follows the records under `CATALOG`. Owner of them; `catalog` makes an immutable copy.
 
-    A record that is malformed, or of a kind that a newer release has, is told to ``complain`` (its key, and
-    why) and left out: what one record says must not take the others away.
+    A record that is malformed, or of a kind that a newer release has, or that only that may act by, is told to
+    ``complain`` (its key, and why) and left out: what one record says must not take the others away.
     """
 
     def __init__(self, complain: Callable[[str, str], None]) -> None:
@@ -105,7 +105,7 @@ class CatalogLoader:
         if change.value is not None:
             try:
                 after = decode(kind, change.key, change.value)
-            except InternalError as error:
+            except (InternalError, Unsupported) as error:
                 # What cannot be read is not known any more either: what it said may have been taken back.
                 self._complain(change.key, str(error))
         if after == before:

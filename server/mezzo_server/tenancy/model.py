@@ -1,4 +1,7 @@
-"""What is kept of tenants, namespaces, credentials and ticket keys. Immutable; stored as JSON of msgspec.
+"""What is kept of tenants, namespaces, credentials and ticket keys. Immutable; stored as JSON (`mezzo_server.stored`).
+
+Fields that a later release adds are kept by an older one, and ignored; but an `Identity` has no field that may be
+ignored, so that one of a later release is not read.
 
 Ids of tenants and namespaces are 128 random bits, drawn once and never used again.  A generation is
 raised to erase all that was stored before.  A record of what was deleted stays, so that its id keeps
@@ -13,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mezzo.identity import Identity as Identity  # noqa: PLC0414 - one definition for both sides
+from mezzo_server.stored import Stored
 
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -28,7 +32,7 @@ SCOPES = ("read", "write", "admin")
 DEFAULT_NAMESPACE = "default"
 
 
-class Limit(Struct, frozen=True, forbid_unknown_fields=True):
+class Limit(Struct, frozen=True):
     """A quota's two limits; 0: none.
 
     Over ``soft`` the tenant is over its share: its chunks go first and its requests come last while others
@@ -39,7 +43,7 @@ class Limit(Struct, frozen=True, forbid_unknown_fields=True):
     hard: Natural = 0
 
 
-class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Quota(Struct, frozen=True, kw_only=True):
     """What one tenant may use of a pod, or of a node that is of none."""
 
     capacity_bytes: Limit = Limit()
@@ -53,7 +57,7 @@ class Quota(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     requests_per_s: Limit = Limit()
 
 
-class Lifetime(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Lifetime(Struct, frozen=True, kw_only=True):
     """How long chunks live, seconds; 0: without end."""
 
     ttl_s_default: Natural = 0
@@ -62,7 +66,7 @@ class Lifetime(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """the longest that a put may ask for; a longer wish, and none, get this"""
 
 
-class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Tenant(Stored, frozen=True, kw_only=True):
     """Who is isolated, limited and accounted."""
 
     id: Id
@@ -79,7 +83,7 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     deleted: bool = False
 
 
-class Namespace(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Namespace(Stored, frozen=True, kw_only=True):
     """A tenant's namespace."""
 
     id: Id
@@ -94,7 +98,7 @@ class Namespace(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     deleted: bool = False
 
 
-class Credential(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Credential(Stored, frozen=True, kw_only=True):
     """A static token, of which only a hash is kept."""
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
@@ -111,7 +115,7 @@ class Credential(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     note: Annotated[str, Meta(max_length=NOTE_CHARACTERS_MAX)] = ""
 
 
-class TicketKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TicketKey(Stored, frozen=True, kw_only=True):
     """A front-end's public key, with which shards check its tickets."""
 
     id: Annotated[bytes, Meta(min_length=8, max_length=8)]
@@ -121,7 +125,7 @@ class TicketKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Unix time; no ticket that it signed is good for longer"""
 
 
-class TenantKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TenantKey(Stored, frozen=True, kw_only=True):
     """The key with which a tenant's chunks are encrypted, wrapped with a master key (`tenancy.keys`)."""
 
     tenant_id: Id

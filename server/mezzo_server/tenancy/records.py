@@ -9,8 +9,9 @@ from typing import Generic, TypeVar
 import msgspec
 import structlog
 
-from mezzo.errors import Busy, InternalError, InvalidArgument, MezzoError
+from mezzo.errors import Busy, InternalError, InvalidArgument, MezzoError, Unsupported
 from mezzo_server.metadata.engine import OPERATIONS_MAX, Check, Engine, Write
+from mezzo_server.stored import decode_stored
 from mezzo_server.tenancy.entries import R, Record, decode, encode, key_of
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ class Records:
         for entry in (await self.engine.scan(prefix)).entries:
             try:
                 found.append(Found(decode(kind, entry.key, entry.value), entry.revision))
-            except InternalError as error:
+            except (InternalError, Unsupported) as error:
                 log.error("a record is left out", reason=str(error))
         return found
 
@@ -111,7 +112,7 @@ def _checked(record: Record) -> bytes:
     """A record's bytes, once they were seen to be readable. Raises InvalidArgument: a field is out of range."""
     try:
         data = encode(record)
-        msgspec.json.decode(data, type=type(record))
+        decode_stored(type(record), data)
     except (msgspec.ValidationError, UnicodeError) as error:
         # What a command line gives for bytes that are no text cannot be encoded.
         raise InvalidArgument(f"{type(record).__name__.lower()}: {error}") from None

@@ -173,7 +173,7 @@ class Registry:
             if found is None:
                 raise InvalidArgument("the tenant's chunks are not encrypted, and cannot be from now on")
             plan = Plan(None)
-            plan.put(key, found.revision)
+            plan.put(replace(key, rest=found.record.rest), found.revision)
             return plan
 
         await self._records.change(think)
