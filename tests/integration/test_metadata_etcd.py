@@ -130,10 +130,16 @@ def test_a_lease_that_nobody_keeps_ends(etcd):
     asyncio.run(main())
 
 
-def test_what_was_removed_is_nowhere_in_the_history(etcd):
+def test_what_was_removed_is_nowhere_in_the_history_unless_it_is_left_to_etcd(etcd):
     async def main() -> None:
-        engine = make_engine(etcd.url("gone"))
+        engine = make_engine(etcd.url("gone", query="?compact=no"))
         revision = await put(engine, "key", b"secret")
+        await engine.transact([], [Write("key", None)])
+        watch = engine.watch("", revision - 1)
+        assert [change.value for change in await take(watch, 2)] == [b"secret", None]
+        await engine.close()
+        engine = make_engine(etcd.url("gone"))
+        await put(engine, "key", b"again")
         await engine.transact([], [Write("key", None)])
         await engine.close()
         channel = grpc.insecure_channel(etcd.members[0].endpoint)

@@ -3,8 +3,8 @@
 Revisions are etcd's.  Others may write to the same etcd outside of our folder, so of two writes of ours the later
 has the higher revision, and there may be revisions between them.
 
-Invariant: what was removed is compacted away before `transact` returns, or owed until a later call does it: etcd
-keeps old values otherwise, and would give them to any watch.  (Its file keeps freed pages until it is
+Invariant: what was removed is compacted away before `transact` returns, or owed until a later call does it, unless
+the place says ``compact=no``: etcd keeps old values otherwise, and would give them to any watch.  (Its file keeps freed pages until it is
 defragmented; docs/metadata.md says so.)
 """
 
@@ -55,6 +55,7 @@ class EtcdEngine(Engine):
         """``call_s``: after so long without any member a call raises Unavailable."""
         self._calls = EtcdCalls(place, call_s)
         self._base = f"{place.folder}/".encode()
+        self._compacts = place.compacts
         self._owed = 0
         """what has to be compacted up to this revision still; 0: nothing"""
 
@@ -93,7 +94,7 @@ class EtcdEngine(Engine):
             ) from None
         revision = answer.header.revision
         removed = any(response.response_delete_range.deleted for response in answer.responses)
-        if removed:
+        if removed and self._compacts:
             self._owed = max(self._owed, revision)
         if self._owed:
             await self._compact()

@@ -13,7 +13,7 @@ FORM = Form(
     port=2379,
     example="etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mezzo",
     files=(*TRUST, "password_file"),
-    words={},
+    words={"compact": ("no",)},
 )
 
 
@@ -34,6 +34,8 @@ class EtcdPlace:
     user: str = ""
     """empty: etcd asks for none"""
     password_file: str = ""
+    compacts: bool = True
+    """whether it is compacted, as a whole, when something of ours was removed"""
 
 
 def is_etcd(url: str) -> bool:
@@ -52,4 +54,6 @@ def parse_place(url: str) -> EtcdPlace:
         raise FORM.wrong(url, "after the members comes the folder of the keys, as in /mezzo")
     if bool(parts.user) is not ("password_file" in parts.files):
         raise FORM.wrong(url, "a user needs a password_file, and a password_file a user")
-    return EtcdPlace(parts.endpoints, parts.folder, parts.tls, user=parts.user, **parts.files)
+    return EtcdPlace(
+        parts.endpoints, parts.folder, parts.tls, user=parts.user, compacts=not parts.words, **parts.files
+    )
