@@ -15,6 +15,7 @@ import typer
 
 from mezzo.cli.keys import format_key, parse_key
 from mezzo.cli.output import json_result, remark, result
+from mezzo.durations import parse_duration
 from mezzo.errors import InvalidArgument
 from mezzo.placement.pod_map import ShardPlace, encode_map
 from mezzo_server.admin.opening import audit_of
@@ -22,9 +23,12 @@ from mezzo_server.commands import operator as op
 from mezzo_server.commands.pod_parts import PartsReport, parts_report, parts_table
 from mezzo_server.commands.pod_reports import (
     LocateReport,
+    PaceReport,
     PodReport,
     locate_table,
     map_table,
+    pace_line,
+    pace_report,
     pod_report,
     shown_left,
     status_table,
@@ -66,6 +70,7 @@ def register_pod(app: typer.Typer) -> None:
     group.command("drain")(drain)
     group.command("join")(join)
     group.command("parts")(parts)
+    group.command("pace")(pace)
     app.add_typer(group, name="pod")
     app.command("locate")(locate)
 
@@ -157,6 +162,50 @@ def join(shard: ShardName, *, config: Config = None, json: Json = False) -> None
     """Take a shard back that was to be emptied. (A new one joins by itself when it starts.)"""
     shard_id = _act(config, lambda node, pod: _audited(node, "pod.join", shard, lambda: pod.join(shard)))
     _told(config, shard_id, wait=False, json=json, done=f"shard {shard_id.hex()[:8]} is to have its share")
+
+
+def pace(
+    *,
+    ramp: Annotated[
+        str | None, typer.Option(metavar="TIME", help="A new shard takes its share in steps over so long.")
+    ] = None,
+    asked: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="For so long after a slot moved its former owner is asked."),
+    ] = None,
+    remembered: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="For so long a shard that left gets its slots back at once."),
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show how fast a pod changes, and change that: it counts from the next map on."""
+    given = {"ramp_s": ramp, "asked_s": asked, "remembered_s": remembered}
+    change = {name: _duration(name, text) for name, text in given.items() if text is not None}
+
+    async def work(node: NodeConfig, pod: PodOperator) -> PaceReport:
+        if not change:
+            return pace_report(await pod.pace({}))
+        from mezzo_server.admin.local import audited
+
+        actor = op.local_actor()
+        return pace_report(
+            await audited(audit_of(node), actor, "pod.pace", lambda: pod.pace(change), lambda _: {}, **change)
+        )
+
+    report = _act(config, work)
+    if json:
+        json_result(msgspec.json.encode(report))
+    else:
+        result(pace_line(report))
+
+
+def _duration(name: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"--{name.removesuffix('_s')}: {error}") from None
 
 
 def locate(

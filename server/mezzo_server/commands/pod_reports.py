@@ -11,6 +11,7 @@ from rich.table import Table
 from mezzo.placement.pod_map import ShardPlace
 from mezzo.sizes import about_size
 from mezzo_server.pod.operating import PodSeen, ShardSeen
+from mezzo_server.pod.records import Settings
 
 
 class ShardReport(msgspec.Struct, frozen=True):
@@ -37,6 +38,14 @@ class PodReport(msgspec.Struct, frozen=True):
     moved: int
     behind: int
     shards: list[ShardReport]
+
+
+class PaceReport(msgspec.Struct, frozen=True):
+    """How fast a pod changes."""
+
+    ramp_s: float
+    asked_s: float
+    remembered_s: float
 
 
 class LocateReport(msgspec.Struct, frozen=True):
@@ -140,3 +149,16 @@ def shown_left(shard: ShardReport) -> str:
         return "-"
     minutes, seconds = divmod(round(shard.left_s), 60)
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def pace_report(settings: Settings) -> PaceReport:
+    """Of a pod's settings."""
+    return PaceReport(settings.ramp_s, settings.asked_s, settings.remembered_s)
+
+
+def pace_line(report: PaceReport) -> str:
+    """A pod's pace, for people."""
+    return (
+        f"a new shard takes its share over {report.ramp_s:g} s; former owners are asked for {report.asked_s:g} s; "
+        f"shards that left are remembered for {report.remembered_s:g} s"
+    )

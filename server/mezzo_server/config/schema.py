@@ -381,7 +381,8 @@ class PodConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lease_s: Annotated[float, Meta(ge=3, le=3600)] = 90.0
     """a shard that the metadata have not heard of for so long has left; it stops serving a fifteenth of it earlier"""
     slots_log2: Annotated[int, Meta(ge=4, le=18)] = 16
-    """of the number of slots that chunks are spread over; counts when the pod is made, as do those that follow"""
+    """of the number of slots that chunks are spread over; counts when the pod is made, as do those that follow, which
+    `mezzo pod pace` changes later"""
     ramp_s: Annotated[float, Meta(ge=0)] = 600.0
     """a new shard takes its share in steps over so long; 0: at once"""
     asked_s: Annotated[float, Meta(ge=0)] = 3600.0

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from mezzo.errors import InvalidArgument, Unavailable
 from mezzo.placement.pod_map import ShardState
 from mezzo_server.metadata.engine import Check, Engine, Write
 from mezzo_server.pod.plan import Plan
-from mezzo_server.pod.records import POD, Drain, Settings, drain_key, encode
+from mezzo_server.pod.records import POD, SETTINGS, Drain, Settings, decode, drain_key, encode
 from mezzo_server.pod.view import PodView
 
 ID_DIGITS_MIN = 4
 ATTEMPTS = 5
+PACE_S_MAX = 366 * 86_400.0
+NO_POD = "no pod was made on these metadata: start shards and a front-end with pod.enabled = true"
+CONTENDED = "others change the same: try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +75,7 @@ class PodOperator:
         view = PodView(lambda key, why: None)
         view.load(await self._engine.scan(POD))
         if view.settings is None:
-            raise InvalidArgument(
-                "no pod was made on these metadata: start shards and a front-end with pod.enabled = true"
-            )
+            raise InvalidArgument(NO_POD)
         return view
 
     async def look(self) -> PodSeen:
@@ -91,6 +94,32 @@ class PodOperator:
         """Take a shard back that was to be emptied. Raises as `drain`."""
         return await self._wish(text, None)
 
+    async def pace(self, change: Mapping[str, float]) -> Settings:
+        """Change how fast the pod changes: fields of `Settings`, in seconds; the settings that are in force then.
+
+        Planners heed it with their next map.
+
+        Raises:
+            InvalidArgument: there is no pod, or a time is none.
+            FormatError: the settings cannot be read.
+            Unavailable: others change them at the same time.
+        """
+        for _ in range(ATTEMPTS):
+            entry = await self._engine.get(SETTINGS)
+            if entry is None:
+                raise InvalidArgument(NO_POD)
+            stored = decode(Settings, SETTINGS, entry.value)
+            if all(getattr(stored, name) == value for name, value in change.items()):
+                return stored
+            for name, value in change.items():
+                if not 0 <= value <= PACE_S_MAX:
+                    raise InvalidArgument(f"{name} is 0 to {PACE_S_MAX:g} s, not {value:g}")
+            changed = replace(stored, **change)
+            writes = [Write(SETTINGS, encode(changed))]
+            if (await self._engine.transact([Check(SETTINGS, entry.revision)], writes)).done:
+                return changed
+        raise Unavailable(CONTENDED)
+
     async def _wish(self, text: str, value: bytes | None) -> bytes:
         for _ in range(ATTEMPTS):
             shard = find_shard(await self.view(), text)
@@ -101,7 +130,7 @@ class PodOperator:
             revision = 0 if entry is None else entry.revision
             if (await self._engine.transact([Check(key, revision)], [Write(key, value)])).done:
                 return shard
-        raise Unavailable("others change the same: try again")
+        raise Unavailable(CONTENDED)
 
 
 def find_shard(view: PodView, text: str) -> bytes:

@@ -70,6 +70,39 @@ def test_a_drain_by_any_of_its_names(world):
     assert {shard.state for shard in at_once(operator(world).look()).shards} == {"serving"}
 
 
+def test_the_pace_of_a_pod_is_changed_while_it_changes(world):
+    world.shard(1)
+    world.run(5)
+    world.shard(2)
+    world.run(5)
+    assert {shard.state for shard in at_once(operator(world).look()).shards} == {"serving", "joining"}
+    changed = at_once(operator(world).pace({"ramp_s": 20.0, "asked_s": 60.0}))
+    assert (changed.ramp_s, changed.asked_s, changed.remembered_s) == (
+        20.0,
+        60.0,
+        world.settings.remembered_s,
+    )
+    assert at_once(operator(world).pace({})) == changed
+    world.run(30)
+    assert {shard.state for shard in at_once(operator(world).look()).shards} == {"serving"}
+    world.run(60)
+    pod = at_once(operator(world).look())
+    assert (pod.id, pod.moved) == (POD, 0)
+    for change in ({"ramp_s": -1.0}, {"asked_s": float("nan")}, {"remembered_s": 1e12}):
+        with pytest.raises(InvalidArgument, match="is 0 to"):
+            at_once(operator(world).pace(change))
+    with pytest.raises(InvalidArgument, match="no pod was made"):
+        at_once(operator(World()).pace({}))
+
+
+def test_what_a_later_release_says_of_a_pod_stays_when_its_pace_is_changed(world):
+    at_once(world.engine.transact([], [Write(SETTINGS, encode(world.settings)[:-1] + b',"later":[1]}')]))
+    at_once(operator(world).pace({"asked_s": 7}))
+    entry = at_once(world.engine.get(SETTINGS))
+    assert entry is not None
+    assert json.loads(entry.value)["later"] == [1]
+
+
 def test_names_that_mean_none_or_several_are_refused(world):
     world.shard(1, node="n")
     world.shard(2, node="n")
@@ -145,8 +178,12 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert "to be emptied" in mezzo("pod", "drain", "n1")[0]
     assert "its share" in mezzo("pod", "join", "n1")[0]
     assert "'n7'" in mezzo("pod", "drain", "n7", status=2)[1]
+    assert "over 600 s" in mezzo("pod", "pace")[0]
+    assert json.loads(mezzo("pod", "pace", "--ramp", "5min", "--json")[0])["ramp_s"] == 300
+    assert "--asked: 'x' is no duration" in mezzo("pod", "pace", "--asked", "x", status=2)[1]
     audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [(line["event"], line["outcome"]) for line in audit] == [
         ("tenant.set", "done"), ("pod.drain", "done"), ("pod.join", "done"), ("pod.drain", "refused"),
+        ("pod.pace", "done"),
     ]  # fmt: skip
     assert run(lambda: MEZZO, ["pod", "status"]) == 2
