@@ -3,7 +3,7 @@
 A chunk is *wanted* when a read missed it that a former owner may have (`Why.READ`), or when this shard is to have a
 second copy (`Why.COPY`).  Nobody waits for it: what was asked for was a miss, and is one until the chunk has come.
 
-- Bounded: so many keys in the queue (one tenant has half of it), so many pulls under way, so many bytes a second.
+- Bounded: so many keys in the queue (one tenant has half of it), so many pulls under way, so many bytes and keys a second.
   Over the first a key is dropped; a key that is asked for again is wanted again.
 - Fair: tenants take turns.
 - A source that failed is left alone for a while, longer each time.
@@ -27,6 +27,9 @@ QUEUE_KEYS_MAX = 8192
 BATCH_KEYS_MAX = 32
 BATCH_LOOKED_MAX = 256
 """Keys of one tenant's queue that are looked at for those that go with its first."""
+KEYS_PER_S = 5000.0
+"""Keys that sources are asked for, at most: 15 us of the loop for each, so less than a tenth of it, however many are read
+that nobody has."""
 PULLS_MAX = 4
 """Under way at a time."""
 PULLS_OF_SOURCE_MAX = 2
@@ -152,6 +155,7 @@ class Moves:
     ) -> None:
         self._random = random
         self._bucket = Bucket(bytes_per_s, max(1.0, bytes_per_s * BURST_S), now)
+        self._asked = Bucket(KEYS_PER_S, KEYS_PER_S * BURST_S, now)
         self._queue_keys_max = queue_keys_max
         self._queues: OrderedDict[bytes, deque[Wanted]] = OrderedDict()
         """by tenant; the first has its turn"""
@@ -200,7 +204,7 @@ class Moves:
 
     def next(self, now: float) -> Pull | None:
         """What is to be pulled now; None: nothing, see `wait_s`. To be ended with `ended`."""
-        if len(self._under_way) >= PULLS_MAX:
+        if len(self._under_way) >= PULLS_MAX or self._asked.wait_s(BATCH_KEYS_MAX, now) > 0:
             return None
         for tenant in tuple(self._queues):
             queue = self._queues[tenant]
@@ -213,6 +217,7 @@ class Moves:
             if pull is not None:
                 self._pulls[pull.source] = self._pulls.get(pull.source, 0) + 1
                 self._under_way.add(pull)
+                self._asked.take(len(pull.wanted), now)
                 return pull
         return None
 
@@ -220,6 +225,9 @@ class Moves:
         """When to ask `next` again although nothing has happened, seconds; None: not before something does."""
         if not self._queued or len(self._under_way) >= PULLS_MAX:
             return None
+        asked_s = self._asked.wait_s(BATCH_KEYS_MAX, now)
+        if asked_s > 0:
+            return asked_s
         waits = [backoff.not_before - now for backoff in self._sources.values() if backoff.not_before > now]
         return min([*waits, LATE_S])
 

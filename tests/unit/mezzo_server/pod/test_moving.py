@@ -11,7 +11,9 @@ from mezzo_server.pod.moving import (
     ABSENT_S,
     BACKOFF_S_MAX,
     BATCH_KEYS_MAX,
+    BURST_S,
     FORGET_S,
+    KEYS_PER_S,
     LATE_S,
     PULLS_MAX,
     PULLS_OF_SOURCE_MAX,
@@ -185,6 +187,19 @@ def test_refusals_beyond_what_can_be_told_apart_are_of_everything():
     again.note("other", 10)
     assert again.refuses("k", 14.9)
     assert not again.refuses("k", 15)
+
+
+def test_what_nobody_has_takes_a_bounded_part_of_the_loop():
+    known = moves()
+    now, asked = 0.0, 0
+    for number in range(400):
+        known.want(A, keys(BATCH_KEYS_MAX, f"absent-{number}"), HERE, Why.READ, now)
+        while (pull := known.next(now)) is None:
+            now += known.wait_s(now) + 1e-9
+        asked += len(pull.wanted)
+        end(known, pull, now, Drop.ABSENT)
+        assert asked <= KEYS_PER_S * (now + BURST_S) + 1
+    assert now > asked / KEYS_PER_S - BURST_S - 0.01
 
 
 def test_what_is_cancelled_says_why():
