@@ -14,8 +14,10 @@ export MEZZO_TRACES
 # A guard against what hangs; on two quiet cores the suite takes a few minutes.
 TEST_SECONDS ?= 900
 TEST_LONG_SECONDS ?= 3500
-# Many tests wait for processes more than they compute, so two at a time take half as long on two cores.
-TEST_PROCESSES ?= 2
+# Many tests wait for processes more than they compute, so more at a time than there are cores.
+TEST_PROCESSES ?= 3
+# Of what keeps its cores busy by itself.
+LONG_PROCESSES ?= 2
 # make simulate SEEDS=1000 SEED=0; SIMULATE_SECONDS: begin no other seed after so long, 0: play all.
 SEEDS ?= 1000
 SEED ?= 0
@@ -50,15 +52,16 @@ demo-pod: $(VENV)/.stamp-demo $(VENV)/.stamp-install
 
 test: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	@.ci/etcd $(VENV)/etcd >/dev/null || echo "tests of the metadata engine on etcd are skipped"
-	timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@# In the order of the folders: what takes long (integration) comes first, and the many quick files fill up the end.
+	timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	@.ci/etcd $(VENV)/etcd >/dev/null || echo "tests with an etcd are skipped"
 	timeout --kill-after=10 $(TEST_LONG_SECONDS) \
-	    $(BIN)/python -m pytest -m long -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	    $(BIN)/python -m pytest -m long -n $(LONG_PROCESSES) --dist loadfile $(ARGS)
 
 simulate: $(VENV)/.stamp-dev $(VENV)/.stamp-install
-	@$(BIN)/mezzo simulate faults --seed $(SEED) --seeds $(SEEDS) --jobs $(TEST_PROCESSES) --stop-after $(SIMULATE_SECONDS) $(ARGS)
+	@$(BIN)/mezzo simulate faults --seed $(SEED) --seeds $(SEEDS) --jobs $(LONG_PROCESSES) --stop-after $(SIMULATE_SECONDS) $(ARGS)
 
 lint: $(VENV)/.stamp-dev $(VENV)/.stamp-install
 	$(BIN)/ruff check .

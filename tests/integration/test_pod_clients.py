@@ -240,7 +240,8 @@ def test_tickets_are_renewed_at_each_shard(tmp_path):
         while time.monotonic() < until:
             for client in clients:
                 targets = [bytearray(2) for _ in KEYS]
-                assert client.get(KEYS, targets).count == 60
+                # A shard that does not answer at once, on a machine that stands still, keeps nobody waiting.
+                eventually(lambda: client.get(KEYS, targets).count == 60, "both answer")  # noqa: B023
                 assert [int(target) for target in targets] == list(range(60))
         assert [client.statistics().connections for client in clients] == [2, 2, 1, 2]
         with pytest.raises(mezzo.Unauthenticated), those.client("revoked") as revoked:

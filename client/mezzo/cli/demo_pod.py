@@ -164,12 +164,17 @@ def demo_pod(
         rides_out=True,
     )
     results = opt.results_folder(out, "mezzo-pod")
-    with terminable(), tempfile.TemporaryDirectory(prefix="mezzo-pod-", dir=base) as scratch:
+    with (
+        terminable(),
+        tempfile.TemporaryDirectory(prefix="mezzo-pod-", dir=base) as scratch,
+        # The paths of sockets are short, whatever --dir is.
+        tempfile.TemporaryDirectory(prefix="mezzo-") as sockets,
+    ):
         settings = PodSettings(
             etcd=program, nodes=nodes, shards=shards, node_bytes=capacity_bytes // nodes,
             hot_bytes=hot_bytes // shards // HOT_ARENA_BYTES * HOT_ARENA_BYTES * shards,
         )  # fmt: skip
-        shown, served = _demo(loaded, options, settings, Path(scratch), results)
+        shown, served = _demo(loaded, options, settings, Path(scratch), Path(sockets), results)
     (results / "pod.json").write_bytes(msgspec.json.format(msgspec.json.encode(shown), indent=2) + b"\n")
     if plot:
         from mezzo.replay.loss_plot import write_loss_plot
@@ -246,13 +251,13 @@ class _Loss:
 
 
 def _demo(
-    trace: Trace, options: ReplayOptions, settings: PodSettings, scratch: Path, results: Path
+    trace: Trace, options: ReplayOptions, settings: PodSettings, scratch: Path, sockets: Path, results: Path
 ) -> tuple[PodShown, list[Served]]:
     from mezzo.replay.demo_pod import DemoPod
     from mezzo.replay.runner import Replay
 
     remark("starting etcd, " + f"{settings.nodes} nodes of {settings.shards} shards, and a front-end apart")
-    with DemoPod(settings, folder=scratch, logs=results) as pod:
+    with DemoPod(settings, folder=scratch, sockets=sockets, logs=results) as pod:
         hot = f", a hot tier of {format_size(settings.hot_bytes)}" if settings.hot_bytes else ""
         remark(
             f"each node has {format_size(settings.node_bytes)} on files{hot}; front-ends: {', '.join(pod.frontends)}"

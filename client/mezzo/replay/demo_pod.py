@@ -150,10 +150,13 @@ class PodNode:
 class DemoPod:
     """The whole of it. Used as a context manager: at its end everything is stopped that runs."""
 
-    def __init__(self, settings: PodSettings, *, folder: Path, logs: Path) -> None:
-        """``folder``: for devices, sockets and settings; ``logs`` takes what the processes write."""
+    def __init__(self, settings: PodSettings, *, folder: Path, sockets: Path, logs: Path) -> None:
+        """``folder``: for devices and settings; ``sockets``: for sockets, with a short path; ``logs`` takes what
+        the processes write.
+        """
         self._settings = settings
         self._folder = folder
+        self._sockets = sockets
         self._logs = logs
         self._stack = ExitStack()
         self._gate: Program | None = None
@@ -255,9 +258,10 @@ class DemoPod:
     def _node(self, etcd: Etcd, name: str) -> PodNode:
         settings = self._settings
         (self._folder / name).mkdir()
+        path = f"unix://{self._sockets}/{name}"
         config = self._write(name, self._of_all(etcd, name) | {
             "shard": {
-                "listen": [f"unix://{self._folder}/{name}/s"],
+                "listen": [path],
                 "devices": [f"{self._folder}/{name}/chunks"],
                 "capacity_bytes": settings.node_bytes,
             },
@@ -269,7 +273,6 @@ class DemoPod:
             name, server_command("serve", "--json", "--config", str(config)),
             log=self._logs / f"{name}.log", own_group=True,
         )  # fmt: skip
-        path = f"unix://{self._folder}/{name}/s"
         several = settings.shards > 1
         sockets = [f"{path}.{number}" if several else path for number in range(settings.shards)]
         return PodNode(name, program, sockets)
