@@ -105,6 +105,7 @@ class TimedShard:
         options: dict[str, object] | None = None,
         workers_bytes_per_s: float = float("inf"),
         hot_bytes: int = 0,
+        devices: int = 1,
     ) -> None:
         self.now = 1000.0
         self.random = random.Random(seed)
@@ -121,7 +122,11 @@ class TimedShard:
             staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB, chunk_bytes_max=4 * MIB
         )
         # Formatted on a device that takes no time.
-        self.device = TimedDevice(device_bytes, self.clock, bytes_per_s=float("inf"), latency_s=0.0)
+        self.devices = [
+            TimedDevice(device_bytes, self.clock, bytes_per_s=float("inf"), latency_s=0.0)
+            for _ in range(devices)
+        ]
+        self.device = self.devices[0]
         self.workers = TimedWorkers(self.clock)
         self.hot: HotTier | None = None
         if hot_bytes:
@@ -141,7 +146,7 @@ class TimedShard:
             **(options or {}),
         }
         self.store = BlockStore.open(
-            [self.device],
+            self.devices,
             self.workers,
             self.store_staging,
             StoreOptions(**chosen),  # type: ignore[arg-type]
@@ -162,7 +167,7 @@ class TimedShard:
         )
         self.tenants = tenants
         self.accounts.tenants_are({tenant.id: tenant for tenant in tenants.values()})
-        self.device.bytes_per_s, self.device.latency_s = bytes_per_s, latency_s
+        self._are(bytes_per_s, latency_s)
         self.workers.bytes_per_s = workers_bytes_per_s
         self._tick()
 
@@ -258,7 +263,8 @@ class TimedShard:
         until = self.now + seconds
         while True:
             self.settle()
-            when = min(self._events[0][0], self.device.next_at, self.workers.next_at)
+            ends = [device.next_at for device in self.devices]
+            when = min(self._events[0][0], self.workers.next_at, *ends)
             if when > until:
                 self.now = until
                 return
@@ -294,15 +300,20 @@ class TimedShard:
         jobs_rate, self.workers.bytes_per_s = self.workers.bytes_per_s, float("inf")
         rate, latency = self.device.bytes_per_s, self.device.latency_s
         self.accounts.tenants_are({})
-        self.device.bytes_per_s, self.device.latency_s = float("inf"), 0.0
+        self._are(float("inf"), 0.0)
         yield
         self.accounts.tenants_are({one.id: one for one in self.tenants.values()})
-        self.device.bytes_per_s, self.device.latency_s = rate, latency
-        self.device._free_at = self.now
+        self._are(rate, latency)
         self.workers.bytes_per_s = jobs_rate
         for log in self.store._context.logs:
             # what was learnt of it was of another device
             log.schedule = Schedule(self._device_queue_s, 0.2, self.now)
+
+    def _are(self, bytes_per_s: float, latency_s: float) -> None:
+        """All devices are like this, and free."""
+        for device in self.devices:
+            device.bytes_per_s, device.latency_s = bytes_per_s, latency_s
+            device._free_at = self.now
 
     def close(self) -> None:
         """Everything is given back."""
@@ -310,7 +321,7 @@ class TimedShard:
             client.close()
         self.run(30.0)
         assert not self.store.busy
-        self.device.bytes_per_s, self.device.latency_s = float("inf"), 0.0
+        self._are(float("inf"), 0.0)
         self.store.close()
         if self.hot is not None:
             self.hot.close()

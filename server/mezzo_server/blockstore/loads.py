@@ -202,19 +202,19 @@ class Loads:
         self.told_at = [self.now()] * kinds
         """when a load of each kind last told something; -inf: it told that what is believed is far too slow"""
         self._looked_at = float("-inf")
-        self._devices = 1
         self._byte_s = self._latency_s = 0.0
         self.observe: Callable[[Tier, float], None] = lambda tier, ratio: None
         """told of each load that came whole: its time over what was expected"""
 
     def estimate(
-        self, tenant: bytes, hot: int, cold: int, network: Pace | None, one_device: bool
+        self, tenant: bytes, hot: int, cold: int, network: Pace | None, slowest: Pace | None
     ) -> Estimate:
         """What a load of so many bytes would take; ``network``: of its connection, if they go over a stream.
 
-        ``one_device``: of several devices, all of the cold ones lie on one.
+        ``slowest``: of the one of several devices on which all of the cold ones lie, or of one that takes far longer
+        than the others, if some lie on it.
         """
-        kind, raw_s, hot_s, device_s, wait_s = self._raw(tenant, hot, cold, network, one_device)
+        kind, raw_s, hot_s, device_s, wait_s = self._raw(tenant, hot, cold, network, slowest)
         median = self._median[kind].value
         high = self._high[kind].value
         return Estimate(
@@ -226,10 +226,10 @@ class Loads:
         )
 
     def microseconds(
-        self, tenant: bytes, hot: int, cold: int, network: Pace | None, one_device: bool
+        self, tenant: bytes, hot: int, cold: int, network: Pace | None, slowest: Pace | None
     ) -> tuple[int, int, int, int, int]:
         """`estimate` for every lookup: hot, device, all, high and wait, in whole microseconds."""
-        kind, raw_s, hot_s, device_s, wait_s = self._raw(tenant, hot, cold, network, one_device)
+        kind, raw_s, hot_s, device_s, wait_s = self._raw(tenant, hot, cold, network, slowest)
         median = self._median[kind].value * 1e6
         high = self._high[kind].value * 1e6
         return (
@@ -240,13 +240,13 @@ class Loads:
             int(wait_s * median),
         )
 
-    def begin(self, tenant: bytes, hot: int, cold: int, network: Pace | None, one_device: bool) -> Load:
+    def begin(self, tenant: bytes, hot: int, cold: int, network: Pace | None, slowest: Pace | None) -> Load:
         """Such a load begins."""
-        kind, raw_s, _, _, _ = self._raw(tenant, hot, cold, network, one_device)
+        kind, raw_s, _, _, _ = self._raw(tenant, hot, cold, network, slowest)
         return Load(self, tenant, hot, cold, kind, raw_s, raw_s * self._median[kind].value)
 
     def _raw(
-        self, tenant: bytes, hot: int, cold: int, network: Pace | None, one_device: bool
+        self, tenant: bytes, hot: int, cold: int, network: Pace | None, slowest: Pace | None
     ) -> tuple[int, float, float, float, float]:
         """Kind and, uncorrected, seconds: in all, of hot bytes, of the others, and before the first byte."""
         size = hot + cold
@@ -255,7 +255,7 @@ class Loads:
             return kind, 0.0, 0.0, 0.0, 0.0
         device_s = wait_s = 0.0
         if cold:
-            device_s, wait_s = self._device_s(tenant, cold, one_device)
+            device_s, wait_s = self._device_s(tenant, cold, slowest)
         if network is not None:
             # A piece is sent while the next one is read.
             raw_s = network.seconds(size)
@@ -271,18 +271,19 @@ class Loads:
             return kind + DEVICE, hot_s + device_s, hot_s, device_s, wait_s
         return kind + HOT, hot_s, hot_s, 0.0, self.hot.seconds(0)
 
-    def _device_s(self, tenant: bytes, size: int, one_device: bool) -> tuple[float, float]:
+    def _device_s(self, tenant: bytes, size: int, slowest: Pace | None) -> tuple[float, float]:
         """Seconds of a load from the devices, and of these before its first byte."""
         now = self.now()
         if now - self._looked_at > LOOK_S:
             self._looked_at = now
             logs = [log for log in self._context.logs if log.fenced is None] or self._context.logs
-            self._devices = len(logs)
             self._byte_s = 1 / sum([log.pace.rate for log in logs])
             self._latency_s = logs[0].pace.latency_s
         byte_s, latency_s = self._byte_s, self._latency_s
-        if one_device:
-            size *= self._devices
+        if slowest is not None:
+            # In bytes of all devices together, which is what the rest is counted in.
+            latency_s = slowest.latency_s
+            size = int(size / (slowest.rate * byte_s))
         writing = self._puts.waiting_bytes
         ahead = self.queued + writing
         own = self._queued.get(tenant, 0) if self.queued else 0

@@ -18,12 +18,16 @@ MEMORY_BATCHES = 12
 LATENCY_WEIGHT = 0.05
 OUTLIER = 8.0
 """A batch counts as at most so many times slower or faster than what is known."""
+SLOW = 16.0
+"""What takes so many times longer than another of its kind is to be avoided."""
+OUTLIERS_MAX = 3
+"""So many in a row, all slower or all faster, are no stall and no burst: what was known is forgotten."""
 
 
 class Pace:
     """See the module. Fed by `begin` and `moved`."""
 
-    __slots__ = ("_batch", "_bytes", "_fresh", "_seconds", "_since", "latency_s", "queued")
+    __slots__ = ("_batch", "_bytes", "_fresh", "_late", "_seconds", "_since", "_slow", "latency_s", "queued")
 
     def __init__(self, rate: float, latency_s: float) -> None:
         """``rate`` and ``latency_s``: what is believed before anything has ended."""
@@ -35,6 +39,8 @@ class Pace:
         self._seconds = self._bytes / rate
         self._since = 0.0
         self._batch = 0
+        self._slow = self._late = 0
+        """batches, and lone pieces of work, in a row that were outliers: slower ones, or, negative, faster ones"""
         self._fresh = True
         """nothing has ended since there was nothing queued"""
 
@@ -46,6 +52,10 @@ class Pace:
     def seconds(self, nbytes: float) -> float:
         """Until all that are queued and ``nbytes`` more will have ended."""
         return self.latency_s + (self.queued + nbytes) * self._seconds / self._bytes
+
+    def lone_s(self, nbytes: float) -> float:
+        """Of a piece of work with nothing queued ahead of it."""
+        return self.latency_s + nbytes * self._seconds / self._bytes
 
     def idle_s(self, now: float) -> float:
         """Since when nothing has told anything; 0 before the first."""
@@ -69,14 +79,23 @@ class Pace:
         batch, lone = self._batch, self._fresh
         self._since, self._batch, self._fresh = now, 0, False
         if lone and batch <= SMALL_BYTES:
-            sample = min(seconds - batch / self.rate, OUTLIER * self.latency_s)
-            self.latency_s += LATENCY_WEIGHT * (max(sample, self.latency_s / OUTLIER) - self.latency_s)
+            waited_s, known_s = seconds - batch / self.rate, self.latency_s
+            self._late = _in_a_row(self._late, waited_s, known_s)
+            if abs(self._late) >= OUTLIERS_MAX and waited_s > 0:
+                self._late, self.latency_s = 0, waited_s
+                return
+            sample = min(max(waited_s, known_s / OUTLIER), known_s * OUTLIER)
+            self.latency_s += LATENCY_WEIGHT * (sample - known_s)
             return
         if batch <= SMALL_BYTES:
             return  # the end of a queue of small pieces: too little to tell
         expected = batch / self.rate
         if lone:
             seconds = max(seconds - self.latency_s, seconds / 4)
+        self._slow = _in_a_row(self._slow, seconds, expected)
+        if abs(self._slow) >= OUTLIERS_MAX:
+            self._slow, self._bytes, self._seconds = 0, float(batch), seconds
+            return
         keep = max(0.5 ** (batch / MEMORY_BYTES), 0.5 ** (1 / MEMORY_BATCHES))
         self._bytes = keep * self._bytes + batch
         self._seconds = keep * self._seconds + min(max(seconds, expected / OUTLIER), expected * OUTLIER)
@@ -86,3 +105,12 @@ class Pace:
         self.queued -= nbytes
         if not self.queued:
             self._since, self._fresh, self._batch = now, True, 0
+
+
+def _in_a_row(count: int, seconds: float, expected: float) -> int:
+    """How many outliers there were in a row, all slower (positive) or all faster, with this one."""
+    if seconds > expected * OUTLIER:
+        return max(0, count) + 1
+    if seconds < expected / OUTLIER:
+        return min(0, count) - 1
+    return 0

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from mezzo_server.blockstore.api import EventSink, Scope
 from mezzo_server.blockstore.context import Context
 from mezzo_server.blockstore.index import NamespaceIndex
+from mezzo_server.blockstore.pace import BATCH_BYTES, SLOW, Pace
 from mezzo_server.blockstore.sealing import plain_length
 from mezzo_server.blockstore.segment import life_of, number_of
 from mezzo_server.hot.slots import State
 
-Sizes = tuple[int, int, int, int, bool]
-"""What there would be to load: keys of the prefix, bytes, leading keys that are hot, bytes that are hot, and whether,
-of several devices, all of it is probably on one."""
-NO_SIZES: Sizes = (0, 0, 0, 0, False)
+Sizes = tuple[int, int, int, int, Pace | None]
+"""What there would be to load: keys of the prefix, bytes, leading keys that are hot, bytes that are hot, and, of several
+devices, the pace of that on which all of it probably is, or of one that takes far longer than others."""
+NO_SIZES: Sizes = (0, 0, 0, 0, None)
 
 
 class Telling:
@@ -55,7 +56,7 @@ class Telling:
             return NO_SIZES
         hot = context.hot is not None and namespace.hot.count
         if not (hot or rest) and len(context.logs) == 1:
-            return count, nbytes, 0, 0, False
+            return count, nbytes, 0, 0, None
         wanted = keys if count == len(keys) or rest else keys[:count]
         hot_count = hot_bytes = 0
         if hot:
@@ -68,13 +69,18 @@ class Telling:
             lives = context.lives
             found = [place for place in namespace.get_all(keys[count:]) if place is not None]
             nbytes += sum([plain_length(lives[life_of(place)].table, number_of(place)) for place in found])
-        return count, nbytes, hot_count, hot_bytes, self._on_one_device(namespace, wanted)
+        return count, nbytes, hot_count, hot_bytes, self._slowest(namespace, wanted)
 
-    def _on_one_device(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> bool:
+    def _slowest(self, namespace: NamespaceIndex, keys: Sequence[bytes]) -> Pace | None:
+        """By the first and the last: of the device on which all lie, or of one of them that takes far longer."""
         lives, first, last = self._context.lives, namespace.get(keys[0]), namespace.get(keys[-1])
         if len(self._context.logs) == 1 or first is None or last is None:
-            return False
-        return lives[life_of(first)].log is lives[life_of(last)].log
+            return None
+        one, other = lives[life_of(first)].log.pace, lives[life_of(last)].log.pace
+        if one is other:
+            return one
+        slow, fast = (one, other) if one.rate < other.rate else (other, one)
+        return slow if slow.lone_s(BATCH_BYTES) > SLOW * fast.lone_s(BATCH_BYTES) else None
 
     def count(self, scope: Scope) -> int:
         """Chunks present in a namespace."""

@@ -18,6 +18,7 @@ from mezzo_server.blockstore.format import record
 from mezzo_server.blockstore.format.block import BLOCK_BYTES, blocks_of
 from mezzo_server.blockstore.io import DeviceTime, Op, Transfer
 from mezzo_server.blockstore.options import Durability
+from mezzo_server.blockstore.pace import BATCH_BYTES, SLOW
 from mezzo_server.blockstore.schedule import BACKGROUND
 from mezzo_server.blockstore.segment import Purpose, Segment
 from mezzo_server.blockstore.spans import SPANS_PER_TRANSFER_MAX, total
@@ -26,6 +27,8 @@ from mezzo_server.memory import PAGE_BYTES, Span
 
 TRANSFER_BYTES = 1 << 20
 """A record's payloads go out in transfers of about this size, never splitting a chunk's span."""
+TRIED_S = 10.0
+"""A slow device of which nothing was heard for so long may be as fast as ever."""
 SPARE_BLOCKS = 16
 """of a segment, for its header and table: what is larger is not tried where segments are small"""
 
@@ -175,7 +178,7 @@ class Writer:
             self._context.later.add(lambda: write.done(failure))
             return True
         blocks = write.blocks
-        for log in sorted(serving, key=_load) if len(serving) > 1 else serving:
+        for log in self._in_order(serving) if len(serving) > 1 else serving:
             try:
                 place = log.allocate(write.purpose, write.scope, blocks, write.entries, write.lane)
             except FormatError as error:
@@ -205,6 +208,17 @@ class Writer:
             # All others failed: better on a device that is being drained than nowhere.
             return [log for log in logs if log.fenced is None and log.role is Role.DRAINING]
         return serving
+
+    def _in_order(self, serving: Sequence[DeviceLog]) -> list[DeviceLog]:
+        """The best first. One that has become far slower than others comes last, but is tried now and then."""
+        now, times = self._context.now(), [log.pace.lone_s(BATCH_BYTES) for log in serving]
+        bound_s = SLOW * min(times)
+        slow = {
+            log
+            for log, seconds in zip(serving, times, strict=True)
+            if seconds > bound_s and log.pace.idle_s(now) < TRIED_S
+        }
+        return sorted(serving, key=lambda log: (log in slow, *_load(log)))
 
     def _begin(self, write: RecordWrite, log: DeviceLog, segment: Segment, block: int, blocks: int) -> None:
         context = self._context

@@ -20,11 +20,11 @@ def tell_load(session: Session, keys: Sequence[bytes], known: tuple[int, int] | 
     """
     store = session.service.store
     scope = session.scope
-    prefix, nbytes, hot_prefix, hot, one_device = store.sizes(scope, keys, known=known)
+    prefix, nbytes, hot_prefix, hot, slowest = store.sizes(scope, keys, known=known)
     if not prefix:
         return NOTHING
     cold = nbytes - hot if hot < nbytes else 0
     hot_us, device_us, load_us, high_us, wait_us = store.loads.microseconds(
-        scope.tenant, hot, cold, session.network if session.streams else None, one_device
+        scope.tenant, hot, cold, session.network if session.streams else None, slowest
     )
     return LookedUp(prefix, nbytes, load_us, hot_prefix, hot, hot_us, device_us, high_us, wait_us)

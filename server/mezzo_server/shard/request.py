@@ -101,10 +101,10 @@ class Request(DeviceTime):
         """
         session = self.session
         store = session.service.store
-        _, nbytes, _, hot, one_device = store.sizes(session.scope, keys, beyond=True)
+        _, nbytes, _, hot, slowest = store.sizes(session.scope, keys, beyond=True)
         nbytes = min(nbytes, bytes_max)
         hot = min(hot, nbytes)
-        load = store.loads.begin(session.scope.tenant, hot, nbytes - hot, network, one_device)
+        load = store.loads.begin(session.scope.tenant, hot, nbytes - hot, network, slowest)
         seconds = load.seconds
         late = self.deadline is not None and session.service.now() + seconds > self.deadline
         if late and not load.is_worth_trying(network):

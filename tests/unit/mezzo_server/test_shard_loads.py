@@ -237,18 +237,18 @@ def test_another_tenants_flood_counts_by_its_share(made: list[Played]) -> None:
     played = Played(MIB, 4)
     made.append(played)
     loads = played.shard.store.loads
-    alone = loads.estimate(b"me", 0, 4 * MIB, None, False).seconds
+    alone = loads.estimate(b"me", 0, 4 * MIB, None, None).seconds
     loads.queue(b"flood", 1000 * MIB)
-    shared = loads.estimate(b"me", 0, 4 * MIB, None, False).seconds
+    shared = loads.estimate(b"me", 0, 4 * MIB, None, None).seconds
     assert 1.8 * alone < shared < 2.2 * alone
     played.shard.store.shares = Weights({b"me": 3.0})
     played.shard.clock.now += 1.0
-    heavy = loads.estimate(b"me", 0, 4 * MIB, None, False).seconds
+    heavy = loads.estimate(b"me", 0, 4 * MIB, None, None).seconds
     assert 1.25 * alone < heavy < 1.45 * alone
-    own = loads.estimate(b"flood", 0, 4 * MIB, None, False).seconds
+    own = loads.estimate(b"flood", 0, 4 * MIB, None, None).seconds
     assert own > 200 * alone
     loads.queue(b"flood", -1000 * MIB)
-    assert loads.estimate(b"me", 0, 4 * MIB, None, False).seconds == pytest.approx(alone)
+    assert loads.estimate(b"me", 0, 4 * MIB, None, None).seconds == pytest.approx(alone)
 
 
 def test_hot_chunks_have_an_estimate_of_their_own(made: list[Played]) -> None:

@@ -381,7 +381,7 @@ def test_a_slow_device_does_not_make_hot_chunks_slow() -> None:
         pace.moved(1 << 20, rig.time)
 
     def estimate(hot: int, cold: int) -> float:
-        return loads.estimate(SCOPE.tenant, hot, cold, None, False).seconds
+        return loads.estimate(SCOPE.tenant, hot, cold, None, None).seconds
 
     before = estimate(0, 180_000)
     assert before > 0.05
