@@ -102,7 +102,8 @@ def next_parts(parts: Parts, known: Known) -> Parts | None:
             if row in parts.rows and not changed and parts.settled and not _worth(own, now, target, members):
                 target = now
         following = step(now, target)
-        settled = settled and following == target
+        # Nobody loses what he has for one of whom it is not known yet what he needs: who comes new may need little.
+        settled = settled and following == target and all(shard in own for shard in members)
         if target is not wanted_default or following != default:
             rows[row] = tuple(following)
     found = Parts(parts.number + 1, members, tuple(default), rows, settled)

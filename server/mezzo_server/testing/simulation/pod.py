@@ -20,6 +20,7 @@ from mezzo_server.blockstore.options import Durability
 from mezzo_server.metadata.engine import Write
 from mezzo_server.pod.plan_format import decode_plan
 from mezzo_server.pod.records import PLAN, Settings, member_key
+from mezzo_server.quota.part import NEWCOMER_POINTS, POINTS, SLACK_POINTS
 from mezzo_server.shard.directory import SEVERAL_SHARDS, Directory
 from mezzo_server.testing.simulation.client import Client
 from mezzo_server.testing.simulation.clockwork import Clockwork, Process, Task
@@ -219,8 +220,11 @@ class Pod:
         self._followed()
 
     def _followed(self) -> None:
-        serving = [s.life.standing for s in self.shards if s.life is not None and s.life.standing.serving]
-        self.placement.acted_by(standing.epoch for standing in serving)
+        serving = [s.life for s in self.shards if s.life is not None and s.life.standing.serving]
+        self.placement.acted_by(life.standing.epoch for life in serving)
+        parts = [life.service.accounts.part.default for life in serving]
+        if sum(parts) > POINTS + SLACK_POINTS + NEWCOMER_POINTS * len(parts):
+            raise Violation(f"parts of quotas are together {sum(parts) / POINTS:.3f} of them")
 
     # -- the end
 
@@ -232,7 +236,7 @@ class Pod:
             life = shard.life
             if life is None or not life.standing.serving or life.standing.epoch != epoch:
                 return False
-            if not self.metadata.holds(member_key(shard.id)):
+            if not self.metadata.holds(member_key(shard.id)) or not life.service.accounts.part.settled:
                 return False
         pod_map = self.placement.pod_map
         there = {shard.id for shard in self.shards if not shard.left}

@@ -21,6 +21,8 @@ from mezzo_server.pod.handover import Handover
 from mezzo_server.pod.membership import Membership
 from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import NEVER, Situation, Standing
+from mezzo_server.quota.accounts import Accounts
+from mezzo_server.quota.part import NEWCOMER
 from mezzo_server.shard.service import Service
 from mezzo_server.staging import StagingPool
 from mezzo_server.testing.simulation.clockwork import Clockwork, Process
@@ -79,6 +81,7 @@ class Life:
             incarnation=incarnation,
             now=self.loop.now,
             poke=self.poke,
+            accounts=Accounts(self.loop.now, part=NEWCOMER),
             one_of_several=True,
         )
         self.watcher: Watcher = shard.watcher
@@ -198,6 +201,9 @@ class Life:
             self._said = said
             self._shard.say(f"follows epoch {epoch}" if said[1] else f"serves nothing: {situation.reason}")
         self.driver.call(lambda: self.membership.followed(epoch))
+        part, accounts = situation.part, self.service.accounts
+        if situation.until != NEVER and part is not accounts.part:
+            accounts.part_is(part, lambda: self.driver.call(lambda: self.membership.enforces(part.mark)))
         self._shard.on_follow()
 
     def _alive(self) -> None:

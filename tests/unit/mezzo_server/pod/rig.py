@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from mezzo.errors import FormatError, MezzoError, Unavailable
@@ -244,6 +244,7 @@ class Shard(Actor):
         self._renewed_at = NEVER
         self.part = NEWCOMER
         """of quotas, which the loop enforces"""
+        self.rows: Mapping[tuple[bytes, int], tuple[int, int]] = {}
         self.loop_stands = False
         self.crashed = False
         self.retired = False
@@ -274,7 +275,15 @@ class Shard(Actor):
                 if situation.until != NEVER and situation.part is not self.part:
                     self.part = situation.part
                     self.membership.enforces(self.part.mark)
+                    self.tells(self.rows)
         return bool(handed)
+
+    def tells(self, rows: Mapping[tuple[bytes, int], tuple[int, int]]) -> None:
+        """What tenants use and want, beside which all rows are told of that are weighed."""
+        self.rows = rows
+        weighed = [(tenant, limit) for tenant, limits in self.part.exceptions.items() for limit in limits]
+        told = dict.fromkeys(weighed, (0, 0)) | dict(rows)
+        self.membership.uses([(*row, *points) for row, points in told.items()])
 
     def leave(self) -> None:
         """A clean stop."""

@@ -107,7 +107,7 @@ class PodMachine(RuleBasedStateMachine):
     def a_tenant_uses_and_wants(self, number: int, limit: int, used: int, wanted: int) -> None:
         shard = self.shards[number]
         if shard is not None:
-            shard.membership.uses([(TENANT, limit, used, max(used, wanted))])
+            shard.tells({(TENANT, limit): (used, max(used, wanted))})
 
     @rule(number=NUMBERS)
     def a_shard_starts(self, number: int) -> None:

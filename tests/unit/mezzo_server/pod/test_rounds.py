@@ -8,6 +8,7 @@ from mezzo_server.metadata.engine import Write
 from mezzo_server.pod.parts import UsedRow, decode_parts
 from mezzo_server.pod.records import PARTS, USES
 from mezzo_server.pod.rounds import ROUND_S
+from mezzo_server.pod.steps import Commit
 from mezzo_server.quota.part import NEWCOMER_POINTS, POINTS
 from tests.unit.mezzo_server.pod.rig import LEASE_S, Shard, World, at_once
 
@@ -28,7 +29,7 @@ def begun(world: World, count: int, planners: int = 1) -> list[Shard]:
 
 
 def says(shard: Shard, used: float, wanted: float = 0.0) -> None:
-    shard.membership.uses([(TENANT, 0, int(used * POINTS), int(max(used, wanted) * POINTS))])
+    shard.tells({(TENANT, 0): (int(used * POINTS), int(max(used, wanted) * POINTS))})
 
 
 def parts_of(shards: list[Shard]) -> list[float]:
@@ -102,6 +103,38 @@ def test_a_shard_that_is_cut_off_keeps_its_part_until_its_lease_has_ended(world:
             little.append(shards[2].part.default)
     assert little[-1] > 0.25 * POINTS
     assert sum(parts_of(shards)) <= 17 / 16
+
+
+def test_what_was_found_without_one_that_comes_back_meanwhile_is_not_written(world: World) -> None:
+    """It has read the parts before, and has its own of them."""
+    shards = begun(world, 3)
+    planner = world.actors.pop(0)
+    shards[2].cut = True
+    world.run(LEASE_S + 10, 2)
+    assert not shards[2].serves
+    says(shards[0], 0.35, 0.8)
+    says(shards[1], 0.05)
+    for _ in range(100):
+        did = planner.turn()
+        step = planner.step
+        if isinstance(step, Commit) and any(write.key == PARTS for write in step.writes):
+            break
+        if not did:
+            world.now += 0.1
+    else:
+        pytest.fail("it divides nothing")
+    shards[2].cut = False
+    world.run(5)
+    assert shards[2].serves
+    before = world.view().parts.number
+    planner.turn()  # it reaches the metadata only now
+    assert world.view().parts.number == before
+    world.actors.append(planner)
+    for _ in range(300):
+        did = [actor.turn() for actor in tuple(world.actors)]
+        assert sum(parts_of(shards)) <= 17 / 16
+        if True not in did:
+            world.now += 0.1
 
 
 def test_one_that_joins_gets_its_part_in_two_rounds(world: World) -> None:

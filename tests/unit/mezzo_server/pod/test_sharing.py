@@ -61,8 +61,12 @@ class Pod:
         self.uses[shard(number)] = Use(before.mark, (*rows, told))
 
     def heard(self) -> None:
+        """All enforce what is stored, and tell of all rows."""
         mark = self.known.mark
-        self.uses = {member: Use(mark, self.uses.get(member, Use()).rows) for member in self.members}
+        for member in self.members:
+            rows = {(row.tenant, row.limit): row for row in self.uses.get(member, Use()).rows}
+            rows = {row: UsedRow(*row, 0, 0) for row in self.parts.rows} | rows
+            self.uses[member] = Use(mark, tuple(rows.values()))
 
     def round(self) -> bool:
         """One more, which all hear of; False: there is none."""
@@ -181,8 +185,29 @@ def test_one_that_comes_back_is_weighed_as_if_it_used_its_share_until_it_says_wh
     del pod.uses[gone]
     pod.settle()
     pod.members.append(gone)
+    pod.parts = next_parts(pod.parts, pod.known) or pod.parts
+    assert not pod.parts.settled
+    pod.say(3, 0.25, 0.375)
+    pod.heard()
     pod.settle()
+    assert pod.parts.settled
     assert pod.shares()[3] >= 0.24
+
+
+def test_one_that_comes_new_and_empty_makes_nobody_lose_what_he_has() -> None:
+    pod = Pod(1)
+    pod.say(0, 0.95, 1.0)
+    pod.settle()
+    pod.members.append(shard(1))
+    pod.weights[shard(1)] = 25
+    seen = []
+    for _ in range(6):
+        pod.parts = next_parts(pod.parts, pod.known) or pod.parts
+        seen.append((pod.parts.settled, pod.shares()[0]))
+        pod.heard()
+    assert all(part >= 0.95 for settled, part in seen if settled)
+    assert seen[-1][0]
+    assert seen[0][1] < 0.95, "until it has told that it is empty it might need its share"
 
 
 def test_as_many_rows_as_fit_and_the_neediest_first() -> None:
