@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from mezzo_server.config import NodeConfig, load_with_origins
 from mezzo_server.metadata.engine import Engine
-from mezzo_server.metadata.opening import make_engine
-from mezzo_server.metadata.remote.place import FORM
+from mezzo_server.metadata.remote.engine import ServiceEngine
+from mezzo_server.metadata.remote.place import FORM, parse_service
 from mezzo_server.metadata.service.main import MetadataService
 from tests.contract.metadata import Rig
 from tests.patience import PATIENCE_S
@@ -71,10 +71,8 @@ class ServiceRig(Rig):
         here = [replica.endpoint for replica in self.replicas[:2]]
         if changes_max != 10_000:
             here = here[:1]
-        elif self.opened % 2:
-            here.reverse()
         self.opened += 1
-        return make_engine(FORM.plain + ",".join(here))
+        return ServiceEngine(parse_service(FORM.plain + ",".join(here)), first=self.opened)
 
     def _under(self, changes_max: int = 10_000) -> Engine:
         engine = self.inner.open(changes_max)

@@ -83,7 +83,7 @@ def replicas(count: int, engine: Engine, config: NodeConfig | None = None) -> It
 def reached(*made: Replica, query: str = "", call_s: float = 6.0) -> ServiceEngine:
     scheme = made[0].url.partition("://")[0]
     places = ",".join(replica.endpoint for replica in made)
-    return ServiceEngine(parse_service(f"{scheme}://{places}{query}"), call_s)
+    return ServiceEngine(parse_service(f"{scheme}://{places}{query}"), call_s, first=0)
 
 
 def run(work: Any, *engines: Engine) -> None:
@@ -132,6 +132,34 @@ def test_a_write_whose_answer_is_lost_is_not_sent_again() -> None:
     with replicas(2, beneath) as made:
         engine = reached(*made)
         run(work(engine), engine)
+
+
+def test_who_finds_a_replica_full_goes_to_another() -> None:
+    async def work(crowd: Engine, late: Engine, full: Replica) -> None:
+        after = await put(crowd, "a")
+        watch = crowd.watch("", after)
+        waiting = asyncio.ensure_future(take(watch, 1))
+        await asyncio.to_thread(eventually, lambda: full.service.handlers.watches == 1, "it watches")
+        assert await late.get("a") is not None
+        assert full.service.numbers.refused
+        await put(late, "b")
+        assert [change.key for change in await waiting] == ["b"]
+
+    beneath = Failing()
+    with replicas(1, beneath, service_config(calls_max=1)) as (full,), replicas(1, beneath) as (other,):
+        crowd, late = reached(full), reached(full, other)
+        run(work(crowd, late, full), crowd, late)
+
+
+def test_the_first_replica_is_not_everybodys() -> None:
+    async def work(*engines: Engine) -> None:
+        await asyncio.gather(*(engine.get("a") for engine in engines))
+
+    with replicas(2, Failing()) as made:
+        place = parse_service("mezzo://" + ",".join(replica.endpoint for replica in made))
+        engines = [ServiceEngine(place) for _ in range(20)]
+        run(work(*engines), *engines)
+        assert all(replica.service.numbers.calls["GetEntry"] for replica in made)
 
 
 def test_while_the_engine_is_away_calls_fail_at_once_and_heal() -> None:

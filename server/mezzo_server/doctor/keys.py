@@ -1,16 +1,20 @@
-"""Checks of the key files that a configuration names: of encryption at rest, and of JSON Web Tokens."""
+"""Checks of the key files that a configuration names: of encryption at rest, of JSON Web Tokens, and of the pod."""
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from mezzo.errors import InvalidArgument
 from mezzo_server.config import NodeConfig
 from mezzo_server.doctor.finding import Finding, State
+from mezzo_server.metadata.remote.place import is_service, parse_service
+from mezzo_server.metadata.remote.secrets import parse_secrets
 
 MASTER_KEY = "encryption"
 JWKS = "access.jwt.keys"
+SECRETS = "metadata_service"
 
 
 def examine_keys(config: NodeConfig) -> Iterator[Finding]:
@@ -19,6 +23,12 @@ def examine_keys(config: NodeConfig) -> Iterator[Finding]:
     source = config.access.jwt.keys
     if source and "://" not in source:
         yield _token_keys(Path(source))
+    service = config.metadata_service
+    paths = [service.secret_file, service.shard_secret_file] if service.enabled else []
+    if is_service(config.metadata.engine):
+        paths.append(parse_service(config.metadata.engine).secret_file)
+    for path in dict.fromkeys(filter(None, paths)):
+        yield _secrets(Path(path))
 
 
 def _master_keys(current: str, former: list[str]) -> Iterator[Finding]:
@@ -49,6 +59,21 @@ def _token_keys(path: Path) -> Finding:
     except InvalidArgument as error:
         return _no_token_keys(f"{path}: {error}")
     return Finding(JWKS, State.GOOD, f"{path} has {len(keys)} that can be of use")
+
+
+def _secrets(path: Path) -> Finding:
+    """Of the pod, for its metadata service."""
+    try:
+        count, mode = len(parse_secrets(path.read_bytes())), path.stat().st_mode
+    except OSError as error:
+        seen = f"cannot read {path}: {error.strerror}"
+        return Finding(SECRETS, State.BROKEN, seen, "docs/metadata.md says how to make one")
+    except InvalidArgument as error:
+        return Finding(SECRETS, State.BROKEN, f"{path}: {error}", "docs/metadata.md says how to make one")
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        seen = f"{path}: others on this host can read it, and whoever has it has the pod"
+        return Finding(SECRETS, State.BETTER, seen, f"chmod 600 {path}")
+    return Finding(SECRETS, State.GOOD, f"{path} has {'a secret' if count == 1 else f'{count} secrets'}")
 
 
 def _no_token_keys(seen: str) -> Finding:

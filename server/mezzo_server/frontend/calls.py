@@ -62,14 +62,17 @@ class Calls:
         *,
         needs: Mapping[str, Need] = NEEDS,
         of: str = "frontend",
+        elsewhere: bool = False,
     ) -> None:
         """Without a ``gate`` everybody passes, as where there is no metadata engine.
 
-        ``needs``: what each method needs; ``of``: the table of settings that has ``calls_max``.
+        ``needs``: what each method needs; ``of``: the table of settings that has ``calls_max``; ``elsewhere``: who finds no
+        room goes to another server of the same, and does not wait for this one.
         """
         self._gate = gate or Gate(None)
         self._needs = needs
         self._setting = f"{of}.calls_max"
+        self._elsewhere = elsewhere
         self._under_way: dict[asyncio.Task[Any], Principal] = {}
         self._unwelcome: set[asyncio.Task[Any]] = set()
         self.draining = False
@@ -138,7 +141,9 @@ class Calls:
         if numbers.calls_in_flight >= self._calls_max:
             numbers.refused += 1
             numbers.count_error("BUSY")
-            raise Busy(f"{self._calls_max} calls are under way ({self._setting})")
+            raise (Unavailable if self._elsewhere else Busy)(
+                f"{self._calls_max} calls are under way ({self._setting})"
+            )
         numbers.begin()
         return time.monotonic()
 

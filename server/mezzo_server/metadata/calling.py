@@ -102,9 +102,11 @@ class MemberCalls(ABC):
     of_streams: Metadata = NOTHING
     """metadata of calls that are streams"""
 
-    def __init__(self, what: str, endpoints: Sequence[str], trust: Trust | None, call_s: float) -> None:
+    def __init__(
+        self, what: str, endpoints: Sequence[str], trust: Trust | None, call_s: float, first: int = 0
+    ) -> None:
         """``what``: all of them together, in words; ``trust`` None: without TLS; ``call_s``: how long a call may take, all
-        its attempts together.
+        its attempts together; ``first``: which one is asked first.
         """
         self.what = what
         self.call_s = call_s
@@ -114,7 +116,7 @@ class MemberCalls(ABC):
         self._lock = threading.Lock()
         self._members: list[Member] = []
         self._streams: set[Any] = set()
-        self._first = 0
+        self._first = first
 
     @abstractmethod
     def meaning(self, error: grpc.RpcError, endpoint: str) -> Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from mezzo_server.metadata.calling import CALL_S
 from mezzo_server.metadata.engine import Engine
 from mezzo_server.metadata.etcd.place import is_etcd, parse_place
 from mezzo_server.metadata.memory import MemoryEngine
@@ -15,8 +16,10 @@ from mezzo_server.metadata.urls import MEMORY, SQLITE, check_url
 __all__ = ["SQLITE", "make_engine"]
 
 
-def make_engine(url: str, *, create: bool = True) -> Engine:
+def make_engine(url: str, *, create: bool = True, call_s: float = CALL_S) -> Engine:
     """The engine that ``url`` names; its first call reaches it, and makes the file if ``create``.
+
+    ``call_s``: after so long without a member or replica a call raises Unavailable, if it has such.
 
     Raises:
         InvalidArgument: it names none.
@@ -28,9 +31,9 @@ def make_engine(url: str, *, create: bool = True) -> Engine:
         # gRPC takes longer to import than all that a node without an etcd needs.
         from mezzo_server.metadata.etcd.engine import EtcdEngine
 
-        return EtcdEngine(parse_place(url))
+        return EtcdEngine(parse_place(url), call_s)
     if is_service(url):
         from mezzo_server.metadata.remote.engine import ServiceEngine
 
-        return ServiceEngine(parse_service(url))
+        return ServiceEngine(parse_service(url), call_s)
     return SqliteEngine(Path(url.removeprefix(SQLITE)), time.time, create=create)

@@ -1,11 +1,17 @@
-"""`mezzo doctor` looks at key files: of encryption at rest, and of JSON Web Tokens."""
+"""`mezzo doctor` looks at key files: of encryption at rest, of JSON Web Tokens, of the pod."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from mezzo_server.config import AccessConfig, EncryptionConfig, NodeConfig
+from mezzo_server.config import (
+    AccessConfig,
+    EncryptionConfig,
+    MetadataConfig,
+    MetadataServiceConfig,
+    NodeConfig,
+)
 from mezzo_server.config.schema import JwtConfig
 from mezzo_server.doctor.finding import State
 from mezzo_server.doctor.keys import examine_keys
@@ -54,3 +60,30 @@ def test_a_node_runs_without_the_keys_of_tokens_and_refuses_them(tmp_path: Path)
     path.write_text(json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": coordinate, "kid": "a"}]}))
     (good,) = examine_keys(tokens(str(path)))
     assert (good.state, "has 1 that" in good.seen) == (State.GOOD, True)
+
+
+def test_secrets_of_the_pod_are_looked_at_where_they_are_asked_for_and_where_they_are_shown(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "pod.secret"
+    asks = MetadataServiceConfig(enabled=True, secret_file=str(path))
+    shows = MetadataConfig(engine=f"mezzo://127.0.0.1?secret_file={path}")
+    for config in (
+        NodeConfig(metadata_service=asks),
+        NodeConfig(metadata=shows),
+        NodeConfig(metadata=shows, metadata_service=asks),
+    ):
+        path.unlink(missing_ok=True)
+        (missing,) = examine_keys(config)
+        assert (missing.state, "cannot read" in missing.seen) == (State.BROKEN, True)
+        path.write_text("short")
+        (short,) = examine_keys(config)
+        assert (short.state, "32 to 512" in short.seen) == (State.BROKEN, True)
+        path.write_text("a" * 64)
+        path.chmod(0o644)
+        (readable,) = examine_keys(config)
+        assert (readable.state, readable.advice) == (State.BETTER, f"chmod 600 {path}")
+        path.chmod(0o600)
+        (good,) = examine_keys(config)
+        assert (good.state, "has a secret" in good.seen) == (State.GOOD, True)
+    assert list(examine_keys(NodeConfig(metadata_service=MetadataServiceConfig(secret_file=str(path))))) == []

@@ -191,8 +191,15 @@ def test_a_client_that_puts_it_meanwhile_wins(pair, put):
     assert pair.new.numbers()["pod_moves_dropped_there"] == 1
 
 
-@pytest.mark.parametrize("what", ["namespace purged", "namespace deleted", "tenant purged", "tenant deleted"])
-@pytest.mark.parametrize("with_bytes", [False, True])
+@pytest.mark.parametrize(
+    ("what", "with_bytes"),
+    [
+        ("namespace purged", True),
+        ("namespace deleted", False),
+        ("tenant purged", False),
+        ("tenant deleted", True),
+    ],
+)
 def test_what_is_erased_does_not_come(pair, what, with_bytes):
     pair.put(*KEYS)
     pair.moves()
@@ -222,8 +229,9 @@ def test_what_is_erased_does_not_come(pair, what, with_bytes):
         assert pair.new.shard.store.report().chunks == 0
 
 
-@pytest.mark.parametrize("lost", ["slot", "membership", "it stops"])
-@pytest.mark.parametrize("with_bytes", [False, True])
+@pytest.mark.parametrize(
+    ("lost", "with_bytes"), [("slot", True), ("slot", False), ("membership", True), ("it stops", False)]
+)
 def test_who_is_not_to_have_it_any_more_does_not_take_it(pair, lost, with_bytes):
     pair.put(*KEYS)
     pair.moves()

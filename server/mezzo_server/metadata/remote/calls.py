@@ -59,10 +59,10 @@ class ServiceCalls(MemberCalls):
     fresh_s = 1.5
     beats = True
 
-    def __init__(self, place: ServicePlace, call_s: float) -> None:
-        """``call_s``: how long a call may take, all its attempts together."""
+    def __init__(self, place: ServicePlace, call_s: float, first: int) -> None:
+        """``call_s``: how long a call may take, all its attempts together; ``first``: which replica is asked first."""
         trust = Trust(place.ca, place.certificate, place.key) if place.tls else None
-        super().__init__(WHAT, place.endpoints, trust, call_s)
+        super().__init__(WHAT, place.endpoints, trust, call_s, first)
         self._secret_file = place.secret_file
         self._secret = ""
 

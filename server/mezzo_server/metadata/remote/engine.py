@@ -7,6 +7,7 @@ lease is kept, at another one than it was begun at.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -38,9 +39,14 @@ TRANSACTION_BYTES_MAX = 4 << 20
 class ServiceEngine(Engine):
     """What a metadata service looks after. Owner of its connections."""
 
-    def __init__(self, place: ServicePlace, call_s: float = CALL_S) -> None:
-        """``call_s``: after so long without any replica a call raises Unavailable."""
-        self._calls = ServiceCalls(place, call_s)
+    def __init__(self, place: ServicePlace, call_s: float = CALL_S, first: int | None = None) -> None:
+        """``call_s``: after so long without any replica a call raises Unavailable.
+
+        ``first``: the number of the replica that is asked first; None: any, so that all of them have callers.
+        """
+        if first is None:
+            first = random.randrange(len(place.endpoints))
+        self._calls = ServiceCalls(place, call_s, first)
 
     async def get(self, key: str) -> Entry | None:
         check_key(key)

@@ -47,8 +47,10 @@ from mezzo_server.tls.certificates import opened
 log = structlog.get_logger("mezzo.metadata")
 
 MESSAGE_BYTES_MAX = TRANSACTION_BYTES_MAX + (64 << 10)
-LOOK_S_MAX = 4.0
+ENGINE_S = 3.5
 """An engine that does not answer in this time is away: long enough for it to try another member."""
+LOOK_S_MAX = 4.0
+"""It says why itself, if it can."""
 PLANNER_STOP_S = 5.0
 
 
@@ -76,10 +78,12 @@ class MetadataService:
         self._node = config
         settings = self._settings = config.metadata_service
         url = service_engine(config)
-        self._engine = make_engine(url) if engine is None else engine
+        self._engine = make_engine(url, call_s=ENGINE_S) if engine is None else engine
         self._gate = PodGate(settings.secret_file, settings.shard_secret_file)
         self.numbers = CallNumbers(NEEDS)
-        self.calls = Calls(self.numbers, settings.calls_max, self._gate, needs=NEEDS, of="metadata_service")
+        self.calls = Calls(
+            self.numbers, settings.calls_max, self._gate, needs=NEEDS, of="metadata_service", elsewhere=True
+        )
         self._health = Health(
             self._ask,
             self.numbers,
