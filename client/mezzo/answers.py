@@ -42,6 +42,8 @@ class Prefix(NamedTuple):
     told: Callable[[Answer], LookupResult]
     unanswered: int
     """keys whose shard did not answer"""
+    failed: list[Answer]
+    """of those who were asked first"""
 
     def share(self, answer: Answer) -> Share:
         """As `routing` wants it."""
@@ -59,13 +61,25 @@ def unanswered(answers: Sequence[Answer], among: int = 0) -> list[int]:
     Raises:
         MezzoError: the call is wrong, or the client was closed; or no shard has answered at all.
     """
+    raise_wrong(answers)
     failed = [answer for answer in answers if answer.failed]
-    for answer in failed:
-        if isinstance(answer.outcome, CallerError | ClientClosed):
-            raise answer.outcome
     if failed and len(failed) == len(answers) and not among and not any(answer.lags for answer in failed):
         raise failed[0].outcome
-    return [index for answer in failed for index in answer.indexes]
+    return list(dict.fromkeys([index for answer in failed for index in answer.indexes]))
+
+
+def raise_wrong(answers: Iterable[Answer]) -> None:
+    """Raises MezzoError: the call is wrong, or the client was closed."""
+    for answer in answers:
+        if isinstance(answer.outcome, CallerError | ClientClosed):
+            raise answer.outcome
+
+
+def raise_failed(answers: Iterable[Answer]) -> None:
+    """Raises MezzoError: what one of them failed with."""
+    for answer in answers:
+        if answer.failed:
+            raise answer.outcome
 
 
 def added(told: Sequence[TenantStated]) -> TenantStated:

@@ -48,6 +48,10 @@ class Terms(NamedTuple):
     priority: int
 
 
+Heard = Callable[[list[bytes]], None]
+"""Told of keys that another shard has too."""
+
+
 class GetArguments(NamedTuple):
     """A get's arguments, checked."""
 
@@ -55,6 +59,7 @@ class GetArguments(NamedTuple):
     targets: list[Place]
     part: tuple[int, int]
     """(0, 0): all parts"""
+    heard: Heard | None = None
 
 
 class PutArguments(NamedTuple):
@@ -173,7 +178,7 @@ def _get(context: Context, arguments: GetArguments) -> Call[GetResult]:
     link: Link = yield CONNECT
     if link.spread is not None:
         return (yield from link.spread.get(context, arguments))
-    keys, targets, part = arguments
+    keys, targets, part, heard = arguments
     session = link.session
     found = [False] * len(keys)
     lengths = [0] * len(keys)
@@ -188,6 +193,8 @@ def _get(context: Context, arguments: GetArguments) -> Call[GetResult]:
         unanswered += operation.unanswered
         for index, there, length in zip(batch.indexes, operation.found, operation.lengths, strict=True):
             found[index], lengths[index] = there, length
+        if operation.popular and heard is not None:
+            heard([key for key, popular in zip(operation.keys, operation.popular, strict=True) if popular])
 
     batches = _batches(context, keys, targets, [], session, in_order=False)
     yield from _direct(link, [batch for batch in batches if not batch.staged], targets, make, take)

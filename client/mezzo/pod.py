@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from mezzo.address import Address, parse
+from mezzo.copies import Copies
 from mezzo.credentials import Ticket
 from mezzo.errors import FormatError, InvalidArgument, Unavailable
 from mezzo.placement.pod_map import PodMap, apply, decode_difference, decode_map
@@ -66,6 +67,8 @@ class KnownPod:
         self._behind_s = AGAIN_S
         self._ask_at = -math.inf
         self._whole = False
+        self.copies = Copies(threading.Lock())
+        """second copies, and which of two is asked"""
         self._encoded = encoded
         self._map = pod_map
         self._ids: tuple[bytes, bytes] | None = None
@@ -101,6 +104,7 @@ class KnownPod:
             self._map = pod_map
             names = {shard.id for shard in pod_map.shards}
             self._limits = {shard: limits for shard, limits in self._limits.items() if shard in names}
+            self.copies.follow(names)
             self._route()
 
     @property
@@ -160,6 +164,7 @@ class KnownPod:
         """A shard answered our hello."""
         with self._lock:
             self._limits[shard] = limits
+            self.copies.met(limits)
             ids = limits.tenant_id, limits.namespace_id
             if ids != self._ids:
                 self._ids = ids

@@ -305,6 +305,7 @@ class ToShard(Reaching):
     def _new_session(self, address: Address) -> Session:
         session = super()._new_session(address)
         session.hear_epoch = self._known.hear
+        session.hear_copies = self._known.copies.hear
         return session
 
     def _fetch_ticket(self) -> Opens[Ticket]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mezzo.placement.pod_map import PodMap
+from mezzo.placement.rendezvous import NOBODY
 from mezzo.placement.slots import hash_key, namespace_seed
 from mezzo.results import LookupResult
 
@@ -40,6 +41,11 @@ class Router:
         """Whose each key is."""
         table, seed, shift = self.pod_map.table, self._seed, self._shift
         return [table[hash_key(key, seed) >> shift] for key in keys]
+
+    def seconds(self, keys: Iterable[bytes]) -> list[int]:
+        """Who would have a second copy of each key; `NOBODY`: nobody."""
+        table, seed, shift = self.pod_map.seconds, self._seed, self._shift
+        return [table[hash_key(key, seed) >> shift] if table else NOBODY for key in keys]
 
     def split(self, keys: Sequence[bytes], indexes: Iterable[int] | None = None) -> dict[int, list[int]]:
         """The indexes of each owner's keys, in the caller's order; of these keys only, if ``indexes`` says which."""

@@ -88,6 +88,8 @@ class Session:
         self.outgoing = SendQueue()
         self.watch_region: Callable[[Region], None] = _ignore
         """the driver's: called for each region that is registered, to hear of its closing"""
+        self.hear_copies: Callable[[int], None] = _ignore
+        """told of the number of copies that are kept, when that has changed"""
         self.hear_epoch: Callable[[int], None] = _ignore
         """the pod's: called with the epoch that the shard says it follows"""
         self.finished: list[Operation] = []
@@ -301,6 +303,8 @@ class Session:
                 self._send_waiting()
         elif isinstance(body, Epoch):
             self.hear_epoch(body.epoch)
+            if body.copies:
+                self.hear_copies(body.copies)
         elif isinstance(body, Refuse):
             self.refused = _refused(body, greeted=self._order.welcome is not None)
         elif isinstance(body, Welcome):

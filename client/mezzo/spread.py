@@ -9,64 +9,39 @@ wrong anywhere, or what all shards answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from mezzo import calls, moves, shard_calls
-from mezzo.answers import Answer, Prefix, added, asked_by, leases_of, unanswered
-from mezzo.calls import Call, CatchUp, Context, Follow, Grant, Link, Pause, Together
+from mezzo.answers import Answer, Prefix, added, asked_by, leases_of, raise_failed, unanswered
+from mezzo.asking import Asking, Make
+from mezzo.calls import Call, Context, Grant
 from mezzo.errors import (
-    CallerError,
-    ClientClosed,
     InvalidArgument,
-    MezzoError,
     TooLarge,
     Unsupported,
-    WrongEpoch,
 )
 from mezzo.in_place import LeasedPlaces, SpreadPlaces
 from mezzo.moves import GetArguments, PutArguments
 from mezzo.placement.rendezvous import NOBODY
 from mezzo.protocol.messages import ChunkStat, InPlace, TenantStated
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState, Stats
-from mezzo.routing import Router, grouped, merged, prefix_of, sums
+from mezzo.routing import Router, merged, prefix_of, sums
 
 T = TypeVar("T")
 
 PUT_PAUSES_S = (0.02, 0.05, 0.1, 0.2)
 """A put waits so long for a new owner that has not heard of it: nobody else takes it. Who had it before is read from."""
-NO_OWNER = "no shard of the pod has these keys now"
+FORGOTTEN_S = 60.0
+"""Between telling a slot's second that chunks are deleted and its owner: over it the second is told again. A shard takes
+none of them from others for longer (`mezzo_server.pod.moving`)."""
 ONE_SHARD_ONLY = (
     "{} is a shard's own, and there are several: use a client of the shard's address (the node tells it when it is "
     "ready, and mezzo pod map those of a pod)"
 )
 
 
-class Pod(Protocol):
-    """What the calls know of the pod."""
-
-    @property
-    def router(self) -> Router:
-        """Of the map in force; another one after `Follow`."""
-
-    @property
-    def behind(self) -> bool:
-        """Whether a shard said that it follows a later map."""
-
-    @property
-    def chunk_bytes_max(self) -> int:
-        """Bytes of the largest chunk that the shards take."""
-
-
-Make = Callable[[list[int]], Call[Any]]
-"""The call that a shard gets for the keys at these indexes."""
-
-
-class Spread:
-    """The calls. Has nothing of its own: ``link`` stands for all shards, ``pod`` says whose a key is."""
-
-    def __init__(self, link: Link, pod: Pod) -> None:
-        self._link = link
-        self._pod = pod
+class Spread(Asking):
+    """The calls."""
 
     @property
     def chunk_bytes_max(self) -> int:
@@ -77,36 +52,47 @@ class Spread:
 
     def get(self, context: Context, arguments: GetArguments) -> Call[GetResult]:
         """See `moves.get`."""
-        keys, targets, part = arguments
+        keys, targets, part, _ = arguments
         count = len(keys)
         found, lengths = [False] * count, [0] * count
+        copies = self._pod.copies
+
+        def heard(popular: list[bytes]) -> None:
+            copies.are_popular(popular, context.now())
 
         def make(indexes: list[int]) -> Call[GetResult]:
             own = GetArguments(
-                [keys[index] for index in indexes], [targets[index] for index in indexes], part
+                [keys[index] for index in indexes], [targets[index] for index in indexes], part, heard
             )
             return moves.got(context, own)
 
-        def take(answers: Iterable[Answer]) -> None:
+        def take(answers: Iterable[Answer]) -> list[int]:
             for answer in answers:
                 if not answer.failed:
                     got: GetResult = answer.outcome
                     for index, there, length in zip(answer.indexes, got.found, got.lengths, strict=True):
                         found[index], lengths[index] = there, length
+            return [index for index in range(count) if not found[index]]
 
         epoch = yield from self._keep_up()
-        answers = yield from self._ask(keys, make)
+        router = self._pod.router
+        seconds = copies.seconds(router, keys, context.now())
+        if seconds is None:
+            answers = yield from self._ask(keys, make)
+        else:
+            holders = copies.choose(router, keys, router.owners(keys), seconds, context.now())
+            answers = yield from self._ask(keys, make, (router, holders), timed=context)
+            answers += yield from self._ask_rest(context, keys, make, answers, take)
         silent = unanswered(answers)
-        take(answers)
-        missing = [index for index in range(count) if not found[index]]
+        missing = take(answers)
         if missing:
-            take((yield from self._ask_before(keys, missing, make)))
-            missing = [index for index in missing if not found[index]]
+            missing = take((yield from self._ask_before(keys, missing, make)))
         if missing and (yield from self._overtaken(asked_by(answers, epoch))):
             answers = yield from self._ask(keys, make, indexes=missing)
+            if seconds is not None:
+                answers += yield from self._ask_rest(context, keys, make, answers, take)
             silent = unanswered(answers, among=count)
-            take(answers)
-            missing = [index for index in missing if not found[index]]
+            missing = take(answers)
             take((yield from self._ask_before(keys, missing, make)))
         missing = [index for index in silent if not found[index]]
         return GetResult(tuple(found), sum(found), tuple(lengths), sum(lengths), len(missing))
@@ -221,18 +207,72 @@ class Spread:
         told: Callable[[Answer], LookupResult],
         drop: Callable[[Sequence[Answer]], Call[None]],
     ) -> Call[Prefix]:
+        """How far a prefix goes, and what shards said of it.
+
+        Owners are asked. Where it ends at a key that another shard may have a copy of, that is asked for it, and if it
+        has it, all from there on are looked for one by one.
+        """
+        copies = self._pod.copies
+        router, holders, silent = yield from self._holders(context, keys)
+        seconds = copies.seconds(router, keys, context.now())
+        if seconds is None:
+            return (yield from self._counted(keys, router, holders, silent, make, told, drop))
+        holders = copies.answering(router, holders, seconds[: len(holders)], context.now())
+        others = seconds[0] != NOBODY
+        prefix = yield from self._counted(keys, router, holders, silent, make, told, drop, others=others)
+        first = prefix.length
+        self._note(context, prefix.failed)
+        if first == len(keys) or seconds[first] == NOBODY:
+            return prefix
+        other = seconds[first]
+        if first < len(holders) and holders[first] == other:
+            other = router.owners([keys[first]])[0]
+        chunks: list[ChunkStat | None] = [None] * len(keys)
+
+        def at(indexes: list[int]) -> Call[tuple[ChunkStat | None, ...]]:
+            return calls.stat(context, [keys[index] for index in indexes])
+
+        answers = yield from self._ask_these(router, {other: [first]}, at)
+        self._note(context, answers)
+        unanswered(answers, among=len(prefix.answers))
+        if answers[0].failed or answers[0].outcome[0] is None:
+            return prefix
+        elsewhere, silent = yield from self._stats(context, keys, range(first, len(keys)), chunks)
+        end = next((index for index in range(first, len(keys)) if chunks[index] is None), len(keys))
+        owners = router.owners(keys[first:end])
+        holders = holders[:first] + [
+            elsewhere.get(index, owner) for index, owner in enumerate(owners, start=first)
+        ]
+        silent = [index for index in silent if index <= end]
+        longer = yield from self._counted(keys, router, holders, silent, make, told, drop, others=True)
+        yield from drop(prefix.answers)
+        return longer
+
+    def _counted(
+        self,
+        keys: list[bytes],
+        router: Router,
+        holders: Sequence[int],
+        silent: list[int],
+        make: Make,
+        told: Callable[[Answer], LookupResult],
+        drop: Callable[[Sequence[Answer]], Call[None]],
+        *,
+        others: bool = False,
+    ) -> Call[Prefix]:
         """Ask each shard for its keys of a prefix until what all of them count ends at one and the same key.
 
         Behind the first key that is missing anywhere nothing counts, and only its shard knows how much that is: one
         that counted further is asked again, for what counts, and its first answer is dropped.
+        ``silent``: keys whose shard did not answer before; ``others``: there are more to be asked besides.
         """
-        router, holders, silent = yield from self._holders(context, keys)
         answers = yield from self._ask(keys[: len(holders)], make, (router, holders))
-        silent += unanswered(answers, among=len(silent))
+        failed = [answer for answer in answers if answer.failed]
+        silent = silent + unanswered(answers, among=len(silent) + others)
         answers = [answer for answer in answers if not answer.failed]
         absent = [index for index in silent if index < len(holders)]
         while True:
-            prefix = Prefix(0, answers, told, len(silent))
+            prefix = Prefix(0, answers, told, len(silent), failed)
             shares = [prefix.share(answer) for answer in answers]
             length = prefix_of(len(holders), shares, absent)
             beyond = [
@@ -265,10 +305,13 @@ class Spread:
         return Stats.of(chunks, len(silent))
 
     def delete(self, context: Context, keys: list[bytes]) -> Call[DeleteResult]:
-        """See `calls.delete`. What a slot's owner before still has is deleted as well.
+        """See `calls.delete`. What a slot's second has, and its owner before, is deleted as well.
+
+        Against the way that chunks go: first the second, which gets them from the owner, then that, then who was it
+        before. Each takes none of them for a while afterwards, so none comes back.
 
         Raises:
-            MezzoError: a shard did not say that it has deleted its chunks; the others have.
+            MezzoError: a shard did not say that it has deleted its chunks; others have.
         """
         epoch = yield from self._keep_up()
         deleted = yield from self._delete_by_map(context, keys)
@@ -282,14 +325,19 @@ class Spread:
             return calls.delete(context, [keys[index] for index in indexes])
 
         deleted = [False] * len(keys)
-        answers = yield from self._ask(keys, make)
-        for answer in answers:
-            if answer.failed:
-                raise answer.outcome
+        began = context.now()
+        answers = yield from self._ask_seconds(keys, make)
+        told_first = bool(answers)
+        raise_failed(answers)
+        answers += yield from self._ask(keys, make)
+        raise_failed(answers)
+        if told_first and context.now() - began > FORGOTTEN_S:
+            # Who was told first may have begun to take them again before the owner had deleted them.
+            answers += yield from self._ask_seconds(keys, make)
+            raise_failed(answers)
         for answer in [*answers, *(yield from self._ask_before(keys, range(len(keys)), make))]:
-            if not answer.failed:
-                for index, flag in zip(answer.indexes, answer.outcome.deleted, strict=True):
-                    deleted[index] = deleted[index] or flag
+            for index, flag in zip(answer.indexes, answer.outcome.deleted, strict=True):
+                deleted[index] = deleted[index] or flag
         return deleted
 
     # What is asked of all shards.
@@ -313,100 +361,7 @@ class Spread:
         """The error for what only one shard can be asked."""
         return Unsupported(ONE_SHARD_ONLY.format(what))
 
-    # Asking.
-
-    def _keep_up(self) -> Call[int]:
-        """Go by the map that shards were heard to follow, if another call does not get it just now; its epoch."""
-        if self._pod.behind:
-            yield CatchUp(self._link, wait=False)
-        return self._pod.router.epoch
-
-    def _overtaken(self, epoch: int) -> Call[bool]:
-        """Whether there is a later map than that of ``epoch``: what was put by it, those who were asked may not have.
-
-        A shard tells by which map it answers before it answers, so that nobody believes a miss of who had a slot once.
-        """
-        if self._pod.behind:
-            yield CatchUp(self._link, wait=True)
-        return self._pod.router.epoch != epoch
-
-    def _ask(
-        self,
-        keys: Sequence[bytes],
-        make: Make,
-        holders: tuple[Router, Sequence[int]] | None = None,
-        indexes: Sequence[int] | None = None,
-        pauses_s: Sequence[float] = (0.02,),
-    ) -> Call[list[Answer]]:
-        """Ask the owners of keys (of those at ``indexes`` only, if given), or who is said to hold them.
-
-        Who has another map than ours is asked once more, by the one in force then; who has not come to ours yet is
-        asked again after pauses: all shards follow a map within moments, in any order.
-        """
-        if holders is None:
-            router = self._pod.router
-            shares = router.split(keys, indexes)
-        else:
-            router, shares = holders[0], grouped(enumerate(holders[1]))
-        answers = yield from self._ask_these(router, shares, make)
-        refused = [answer for answer in answers if isinstance(answer.outcome, WrongEpoch)]
-        pauses, followed = iter(pauses_s), False
-        while refused:
-            if all(answer.lags for answer in refused):
-                pause_s = next(pauses, 0.0)
-                if not pause_s:
-                    break
-                yield Pause(pause_s)
-            elif followed:
-                break
-            else:
-                yield Follow(self._link, router.epoch)
-                followed = True
-            answers = [answer for answer in answers if answer not in refused]
-            again = sorted([index for answer in refused for index in answer.indexes])
-            router = self._pod.router
-            more = yield from self._ask_these(router, router.split(keys, again), make)
-            refused = [answer for answer in more if isinstance(answer.outcome, WrongEpoch)]
-            answers += more
-        return answers
-
-    def _ask_these(self, router: Router, shares: dict[int, list[int]], make: Make) -> Call[list[Answer]]:
-        nobodys = shares.pop(NOBODY, None)
-        parts = [(router.shard_id(shard), indexes) for shard, indexes in shares.items()]
-        answers: list[Answer] = yield from self._together(parts, make, router.epoch)
-        if nobodys is not None:
-            answers.append(Answer(b"", nobodys, WrongEpoch(NO_OWNER), router.epoch))
-        return answers
-
-    def _together(
-        self, parts: Sequence[tuple[bytes, list[int]]], make: Make, epoch: int
-    ) -> Call[list[Answer]]:
-        if not parts:
-            return []
-        outcomes = yield Together(self._link, [(shard, make(indexes)) for shard, indexes in parts])
-        return [Answer(*part, outcome, epoch) for part, outcome in zip(parts, outcomes, strict=True)]
-
-    def _ask_before(self, keys: Sequence[bytes], indexes: Iterable[int], make: Make) -> Call[list[Answer]]:
-        """Ask those who had the slots of keys before, as far as these moved lately. What fails is left out."""
-        router = self._pod.router
-        shares = router.split_before(keys, indexes)
-        if not shares:
-            return []
-        answers = yield from self._ask_these(router, shares, make)
-        for answer in answers:
-            if isinstance(answer.outcome, ClientClosed):
-                raise answer.outcome
-        return [answer for answer in answers if not answer.failed]
-
-    def _ask_all(self, make: Callable[[], Call[T]]) -> Call[list[T]]:
-        """Ask all shards. Raises what one of them said if none has an answer."""
-        parts = [(shard.id, make()) for shard in self._pod.router.pod_map.shards]
-        outcomes = yield Together(self._link, parts)
-        errors = [outcome for outcome in outcomes if isinstance(outcome, MezzoError)]
-        for error in errors:
-            if isinstance(error, CallerError | ClientClosed) or len(errors) == len(outcomes):
-                raise error
-        return [outcome for outcome in outcomes if not isinstance(outcome, MezzoError)]
+    # Where a prefix is.
 
     def _holders(self, context: Context, keys: list[bytes]) -> Call[tuple[Router, list[int], list[int]]]:
         """Who has each key, as far as the prefix can go, by which map; and the indexes of keys whose shard did not answer.
@@ -435,8 +390,8 @@ class Spread:
     def _stats(
         self, context: Context, keys: list[bytes], indexes: Iterable[int], chunks: list[ChunkStat | None]
     ) -> Call[tuple[dict[int, int], list[int]]]:
-        """What is known of some keys, into ``chunks``; who had it before of those that only he has, and the indexes
-        of those whose shard did not answer.
+        """What is known of some keys, into ``chunks``; who has those that their owner does not, and the indexes of
+        those of which a shard that may have them did not answer.
         """
         wanted = list(indexes)
         own = [keys[index] for index in wanted]
@@ -444,14 +399,25 @@ class Spread:
         def make(places: list[int]) -> Call[Stats]:
             return calls.stat(context, [own[place] for place in places])
 
-        answers = yield from self._ask(own, make)
-        silent = [wanted[place] for place in unanswered(answers, among=len(keys) - len(wanted))]
-        for answer in answers:
-            if not answer.failed:
-                for place, chunk in zip(answer.indexes, answer.outcome, strict=True):
-                    chunks[wanted[place]] = chunk
-        missing = [place for place, index in enumerate(wanted) if chunks[index] is None]
+        def take(answers: Iterable[Answer]) -> list[int]:
+            for answer in answers:
+                if not answer.failed:
+                    for place, chunk in zip(answer.indexes, answer.outcome, strict=True):
+                        chunks[wanted[place]] = chunks[wanted[place]] or chunk
+            return [place for place, index in enumerate(wanted) if chunks[index] is None]
+
+        router, copies = self._pod.router, self._pod.copies
+        seconds = copies.seconds(router, own, context.now())
         before: dict[int, int] = {}
+        if seconds is None:
+            answers = yield from self._ask(own, make)
+        else:
+            asked = copies.answering(router, router.owners(own), seconds, context.now())
+            answers = yield from self._ask(own, make, (router, asked))
+            answers += yield from self._ask_rest(context, own, make, answers, take)
+            before = self._elsewhere(own, wanted, answers)
+        silent = [wanted[place] for place in unanswered(answers, among=len(keys) - len(wanted))]
+        missing = take(answers)
         holders = {
             place: shard
             for shard, places in self._pod.router.split_before(own, missing).items()
@@ -463,6 +429,21 @@ class Spread:
                     chunks[wanted[place]] = chunk
                     before[wanted[place]] = holders[place]
         return before, [index for index in silent if chunks[index] is None]
+
+    def _elsewhere(
+        self, own: Sequence[bytes], wanted: Sequence[int], answers: Sequence[Answer]
+    ) -> dict[int, int]:
+        """Who has each key of those that another shard than the owner said it has."""
+        router = self._pod.router
+        numbers = {shard.id: number for number, shard in enumerate(router.pod_map.shards)}
+        owners = router.owners(own)
+        found: dict[int, int] = {}
+        for answer in answers:
+            number = numbers.get(answer.shard, NOBODY)
+            for place, chunk in zip(answer.indexes, () if answer.failed else answer.outcome, strict=False):
+                if chunk is not None and number not in (owners[place], NOBODY):
+                    found[wanted[place]] = number
+        return found
 
 
 def _nothing(answers: Sequence[Answer]) -> Call[None]:

@@ -144,6 +144,8 @@ class Get(Transfer):
         self.part = part
         self.found: tuple[bool, ...] = (False,) * len(keys)
         self.lengths: tuple[int, ...] = (0,) * len(keys)
+        self.popular: tuple[bool, ...] = ()
+        """what another shard has too; empty: nothing"""
         self._scope = scope
         self._counters = counters
         self._sinks: dict[int, CheckedSink] = {}
@@ -200,6 +202,8 @@ class Get(Transfer):
             found.append(there)
             lengths.append(length)
         self.found, self.lengths = tuple(found), tuple(lengths)
+        if got.popular:
+            self.popular = unpack(got.popular, len(self.keys))
 
     def renew(self) -> None:
         """See `Operation.renew`."""

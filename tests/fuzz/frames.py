@@ -37,6 +37,8 @@ from mezzo.protocol.messages import (
     LeaseRenew,
     LeaseRenewed,
     LookedUp,
+    Offer,
+    Offered,
     Pull,
     Pulled,
     PulledChunk,
@@ -54,7 +56,7 @@ from mezzo.statistics import Counters
 from mezzo.transfers import Get as GetOperation
 from mezzo.transfers import Put as PutOperation
 from mezzo_server.blockstore.api import Scope
-from mezzo_server.shard.peer_client import PullChunks
+from mezzo_server.shard.peer_client import OfferChunks, PullChunks
 
 BODY_BYTES_MAX = 1 << 16
 PAYLOAD_BYTES_MAX = 1 << 16
@@ -79,6 +81,7 @@ def from_client() -> Frames:
         encode(Kind.EVENTS, 6, Events(bytes(16), 3, 100, 1000)),
         encode(Kind.EVENTS, 7, Events(part=1, parts=2)),
         encode(Kind.PULL, 8, Pull(bytes(16), bytes(16), 0, 3, KEYS[:2], [100, 200])),
+        encode(Kind.OFFER, 9, Offer(bytes(16), bytes(16), KEYS[:2], 1000, [100, 200])),
         encode(Kind.PUT_DATA, 4, PutData(1, [3]), 30000) + bytes(30000),
     ]
 
@@ -102,6 +105,7 @@ def from_server() -> Frames:
         encode(Kind.CANCELLED, 4, Cancelled()),
         encode(Kind.GET_DATA, 10, GetData(0, 0, [4, 5], [1, 2]), 9) + b"123456789",
         encode(Kind.PULLED, 10, Pulled([PulledChunk([4, 5], 1000, 7, 3), None])),
+        encode(Kind.OFFERED, 11, Offered(1, b"\1")),
     ]
 
 
@@ -209,6 +213,7 @@ def ask(stream: bytes, chance: random.Random) -> None:
         Renew(1, 5),
         ReadEvents(Events()),
         PullChunks(Scope(bytes(16), bytes(16)), KEYS[:2], places_of_pull),
+        OfferChunks(Scope(bytes(16), bytes(16)), KEYS[:2]),
     ]
     begun = False
 

@@ -168,10 +168,11 @@ def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
         clients = (direct, proxied)
         assert direct.put(keys, chunks).stored == len(keys)
         assert [client.lookup(keys).prefix for client in clients] == [len(keys)] * 2
-        # Each has its own, and refuses what is the other's.
+        # Each has its own; of the other's it is second, but takes no puts.
         assert alone.lookup(of_one).prefix == len(of_one)
+        assert alone.lookup(of_two).prefix == 0
         with pytest.raises(WrongEpoch) as caught:
-            alone.lookup(of_two)
+            alone.put(of_two, chunks[: len(of_two)])
         assert caught.value.epoch == first.epoch
 
         # A third joins in steps; what it took over is with its former owners still, for a while.
@@ -219,7 +220,7 @@ def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
             paused.lookup(of_three)
             os.kill(three.pid, signal.SIGSTOP)
             late = thread.submit(paused.put, of_three, chunks[:20])
-            left = [key for key in keys if alone_has(alone, key)]
+            left = owned(alone, now, "one", keys)
             assert [client.lookup(left).prefix for client in clients] == [len(left)] * 2
             pod.becomes(one="serving")
             assert alone.put(keys, chunks).failed == 0
@@ -228,8 +229,31 @@ def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
             with pytest.raises((Unavailable, WrongEpoch)):
                 late.result()
         pod.becomes(one="serving", three="serving")
-        three.kill()
+
+        # Two copies are asked for: one of the two is lost, and nothing is missing.
+        run_mezzo("tenant", "set", "default", "--copies", "2", "--config", str(pod.file))
+        now = eventually(lambda: (here := map_of(frontends[0])).epoch == pod.look().epoch and here, "the map")
+        of_three = pod.keys(now, "three", 400)[380:]
+        values = [b"%02d" % number * 1000 for number in range(20)]
+        eventually(lambda: {copies_told(one), copies_told(three)} == {2}, "both shards have heard of it")
+        with Client(frontends[0].grpc) as two_copies, Client(frontends[1].grpc, via="proxy") as by_proxy:
+            assert two_copies.put(of_three, values).stored == 20
+            eventually(lambda: all(alone_has(alone, key) for key in of_three), "its second has them too")
+            # What is deleted is at neither.
+            assert two_copies.delete(of_three[:3]).count == 3
+            assert not any(alone_has(alone, key) for key in of_three[:3])
+            assert by_proxy.lookup(of_three[3:]).prefix == 17
+            three.kill()
+            targets = [bytearray(len(value)) for value in values[3:]]
+            assert two_copies.get(of_three[3:], targets).count == 17
+            assert [bytes(target) for target in targets] == values[3:]
+            for client in (two_copies, by_proxy):
+                assert client.lookup(of_three[3:]).prefix == 17
+            with two_copies.acquire(of_three[3:], ttl_s=5.0) as lease:
+                assert lease.prefix == 17
         pod.becomes(one="serving")
+        # Its slots are the other's, whose second copies are its own now.
+        assert alone.put(of_three[3:], values[3:]).exists == 17
         located = run_mezzo("locate", keys[0].decode(), "--json", "--config", str(pod.file))
         assert json.loads(located.stdout)["node"] == "one"
 
@@ -274,6 +298,14 @@ def quota_goes_where_it_is_wanted(
     shown = run_mezzo("tenant", "show", "default", "--json", *credential)
     assert 90 * (64 << 10) <= json.loads(shown.stdout)["usage"]["bytes"] <= 8 << 20
     limit(0)
+
+
+def copies_told(shard: RunningShard) -> int:
+    """How many copies are kept, by what a shard says at the hello."""
+    with Client(shard.unix) as client:
+        client.ping()
+        assert client.welcome is not None
+        return client.welcome.copies
 
 
 def alone_has(client: Client, key: bytes) -> bool:

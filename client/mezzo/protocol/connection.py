@@ -46,6 +46,7 @@ ANSWERS: dict[Kind, frozenset[Kind]] = {
     Kind.EVENTS: frozenset({Kind.EVENTS_ARE}),
     Kind.TENANT_STAT: frozenset({Kind.TENANT_STATED}),
     Kind.PULL: frozenset({Kind.PULLED}),
+    Kind.OFFER: frozenset({Kind.OFFERED}),
 }
 """Which frames end a request; ``ERROR`` ends any."""
 

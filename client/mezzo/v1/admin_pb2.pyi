@@ -201,6 +201,7 @@ class Tenant(_message.Message):
     CREATED_S_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     id: _builtins.bytes
     """16 random bytes, never used again."""
     name: _builtins.str
@@ -214,6 +215,8 @@ class Tenant(_message.Message):
     created_s: _builtins.int
     """Unix time."""
     deleted: _builtins.bool
+    copies: _builtins.int
+    """That a pod keeps of its chunks, 1 or 2."""
     @_builtins.property
     def quota(self) -> Global___Quota: ...
     @_builtins.property
@@ -235,10 +238,11 @@ class Tenant(_message.Message):
         created_s: _builtins.int = ...,
         deleted: _builtins.bool = ...,
         usage: Global___Usage | None = ...,
+        copies: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "quota", b"quota", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_s", b"created_s", "deleted", b"deleted", "encrypted", b"encrypted", "generation", b"generation", "id", b"id", "lifetime", b"lifetime", "name", b"name", "quota", b"quota", "usage", b"usage", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "created_s", b"created_s", "deleted", b"deleted", "encrypted", b"encrypted", "generation", b"generation", "id", b"id", "lifetime", b"lifetime", "name", b"name", "quota", b"quota", "usage", b"usage", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -325,6 +329,7 @@ class Namespace(_message.Message):
     CREATED_S_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     id: _builtins.bytes
     """16 random bytes, never used again."""
     tenant: _builtins.str
@@ -335,6 +340,8 @@ class Namespace(_message.Message):
     created_s: _builtins.int
     """Unix time."""
     deleted: _builtins.bool
+    copies: _builtins.int
+    """That a pod keeps of its chunks, 1 or 2; 0: as many as of the tenant's."""
     @_builtins.property
     def identity(self) -> _namespace_pb2.Identity:
         """None: whoever opened it said nothing of its bytes."""
@@ -359,10 +366,11 @@ class Namespace(_message.Message):
         created_s: _builtins.int = ...,
         deleted: _builtins.bool = ...,
         usage: Global___NamespaceUsage | None = ...,
+        copies: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "lifetime", b"lifetime", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_s", b"created_s", "deleted", b"deleted", "generation", b"generation", "id", b"id", "identity", b"identity", "lifetime", b"lifetime", "name", b"name", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "created_s", b"created_s", "deleted", b"deleted", "generation", b"generation", "id", b"id", "identity", b"identity", "lifetime", b"lifetime", "name", b"name", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,10 +385,13 @@ class CreateTenantRequest(_message.Message):
     QUOTA_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
     ENCRYPTED_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     weight: _builtins.int
     """0: 1."""
     encrypted: _builtins.bool
+    copies: _builtins.int
+    """0: 1."""
     @_builtins.property
     def quota(self) -> Global___Quota: ...
     @_builtins.property
@@ -393,10 +404,11 @@ class CreateTenantRequest(_message.Message):
         quota: Global___Quota | None = ...,
         lifetime: Global___Lifetime | None = ...,
         encrypted: _builtins.bool = ...,
+        copies: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encrypted", b"encrypted", "lifetime", b"lifetime", "name", b"name", "quota", b"quota", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "encrypted", b"encrypted", "lifetime", b"lifetime", "name", b"name", "quota", b"quota", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -511,8 +523,11 @@ class SetTenantRequest(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     weight: _builtins.int
+    """0: as it is."""
+    copies: _builtins.int
     """0: as it is."""
     @_builtins.property
     def quota(self) -> Global___Quota:
@@ -529,10 +544,11 @@ class SetTenantRequest(_message.Message):
         weight: _builtins.int = ...,
         quota: Global___Quota | None = ...,
         lifetime: Global___Lifetime | None = ...,
+        copies: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "quota", b"quota", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "lifetime", b"lifetime", "name", b"name", "quota", b"quota", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -917,8 +933,11 @@ class SetNamespaceRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     name: _builtins.str
+    copies: _builtins.int
+    """None: as it is; 0: as many as of the tenant's."""
     @_builtins.property
     def lifetime(self) -> Global___Lifetime:
         """Values that are there are set; others stay."""
@@ -929,12 +948,15 @@ class SetNamespaceRequest(_message.Message):
         tenant: _builtins.str = ...,
         name: _builtins.str = ...,
         lifetime: Global___Lifetime | None = ...,
+        copies: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_copies", b"_copies", "copies", b"copies", "lifetime", b"lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_copies", b"_copies", "copies", b"copies", "lifetime", b"lifetime", "name", b"name", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__copies: _TypeAlias = _typing.Literal["copies"]  # noqa: Y015
+    _WhichOneofArgType__copies: _TypeAlias = _typing.Literal["_copies", b"_copies"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__copies) -> _WhichOneofReturnType__copies | None: ...
 
 Global___SetNamespaceRequest: _TypeAlias = SetNamespaceRequest  # noqa: Y015
 

@@ -90,6 +90,7 @@ class TenantChange:
     quota: Mapping[str, Limit] = field(default_factory=dict)
     """by the name of a field of `Quota`"""
     lifetime: LifetimeChange = LifetimeChange()
+    copies: int | None = None
 
     def of(self, was: Tenant) -> Tenant:
         """The tenant as it is then."""
@@ -98,6 +99,24 @@ class TenantChange:
             weight=was.weight if self.weight is None else self.weight,
             quota=replace(was.quota, **self.quota),
             lifetime=self.lifetime.of(was.lifetime),
+            copies=was.copies if self.copies is None else self.copies,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceChange:
+    """What is to be different."""
+
+    lifetime: LifetimeChange = LifetimeChange()
+    copies: int | None = None
+    """0: as the tenant's"""
+
+    def of(self, was: Namespace) -> Namespace:
+        """The namespace as it is then."""
+        return replace(
+            was,
+            lifetime=self.lifetime.of(was.lifetime),
+            copies=was.copies if self.copies is None else self.copies,
         )
 
 
@@ -111,7 +130,7 @@ class Admin(ABC):
 
     @abstractmethod
     async def create_tenant(
-        self, name: str, *, weight: int, quota: Quota, lifetime: Lifetime, encrypted: bool
+        self, name: str, *, weight: int, quota: Quota, lifetime: Lifetime, encrypted: bool, copies: int = 1
     ) -> Tenant:
         """A new tenant, and its namespace ``default``."""
 
@@ -162,7 +181,7 @@ class Admin(ABC):
         """One, and what it uses; None: the shard cannot be asked."""
 
     @abstractmethod
-    async def set_namespace(self, tenant: str, name: str, change: LifetimeChange) -> Namespace:
+    async def set_namespace(self, tenant: str, name: str, change: NamespaceChange) -> Namespace:
         """The namespace, changed."""
 
     @abstractmethod

@@ -20,6 +20,7 @@ from mezzo_server.admin.api import (
     CredentialInfo,
     IssuedCredential,
     LifetimeChange,
+    NamespaceChange,
     NamespaceUsage,
     TenantChange,
     TenantUsage,
@@ -64,9 +65,9 @@ class LocalAdmin(Admin):
     # -- tenants
 
     async def create_tenant(
-        self, name: str, *, weight: int, quota: Quota, lifetime: Lifetime, encrypted: bool
+        self, name: str, *, weight: int, quota: Quota, lifetime: Lifetime, encrypted: bool, copies: int = 1
     ) -> Tenant:
-        about = {"tenant": name, "weight": weight, "encrypted": encrypted}
+        about = {"tenant": name, "weight": weight, "encrypted": encrypted, "copies": copies}
 
         async def create() -> Tenant:
             if encrypted and self._new_key is None:
@@ -74,7 +75,12 @@ class LocalAdmin(Admin):
                     "no chunks can be encrypted without a master key (docs/encryption.md says how to make one)"
                 )
             return await self._registry.create_tenant(
-                name, weight=weight, quota=quota, lifetime=lifetime, key=self._new_key if encrypted else None
+                name,
+                weight=weight,
+                quota=quota,
+                lifetime=lifetime,
+                key=self._new_key if encrypted else None,
+                copies=copies,
             )
 
         return await self._change(
@@ -119,6 +125,7 @@ class LocalAdmin(Admin):
             weight=change.weight,
             quota={field: asdict(limit) for field, limit in change.quota.items()} or None,
             lifetime=_lifetime(change.lifetime),
+            copies=change.copies,
         )
 
     async def rotate_tenant(self, name: str, overlap_s: int) -> list[IssuedCredential]:
@@ -199,13 +206,18 @@ class LocalAdmin(Admin):
             return namespace, None
         return namespace, usage.namespaces.get(namespace.id, NamespaceUsage(0, 0))
 
-    async def set_namespace(self, tenant: str, name: str, change: LifetimeChange) -> Namespace:
+    async def set_namespace(self, tenant: str, name: str, change: NamespaceChange) -> Namespace:
         async def work() -> Namespace:
             owner = await self._registry.tenant(tenant)
             return await self._registry.set_namespace(owner.id, name, change.of)
 
         return await self._change(
-            "namespace.set", work, tenant=tenant, namespace=name, lifetime=_lifetime(change)
+            "namespace.set",
+            work,
+            tenant=tenant,
+            namespace=name,
+            lifetime=_lifetime(change.lifetime),
+            copies=change.copies,
         )
 
     async def purge_namespace(self, tenant: str, name: str) -> Namespace:

@@ -9,6 +9,7 @@ from mezzo_server.admin.api import (
     CredentialInfo,
     IssuedCredential,
     LifetimeChange,
+    NamespaceChange,
     NamespaceUsage,
     TenantChange,
     Usage,
@@ -76,6 +77,15 @@ def tenant_change_of(request: admin_pb2.SetTenantRequest) -> TenantChange:
         weight=request.weight or None,
         quota=limits_of(request.quota),
         lifetime=lifetime_change_of(request.lifetime),
+        copies=request.copies or None,
+    )
+
+
+def namespace_change_of(request: admin_pb2.SetNamespaceRequest) -> NamespaceChange:
+    """What of a namespace is to be different."""
+    return NamespaceChange(
+        lifetime=lifetime_change_of(request.lifetime),
+        copies=request.copies if request.HasField("copies") else None,
     )
 
 
@@ -104,6 +114,7 @@ def tenant_message(tenant: Tenant, usage: Usage | None = None) -> admin_pb2.Tena
         created_s=tenant.created_s,
         deleted=tenant.deleted,
         usage=None if usage is None else usage_message(usage),
+        copies=tenant.copies,
     )
 
 
@@ -119,6 +130,7 @@ def tenant_of(message: admin_pb2.Tenant) -> Tenant:
         encrypted=message.encrypted,
         created_s=message.created_s,
         deleted=message.deleted,
+        copies=message.copies or 1,  # a front-end of an earlier release says nothing of it
     )
 
 
@@ -141,6 +153,7 @@ def namespace_message(
         created_s=namespace.created_s,
         deleted=namespace.deleted,
         usage=None if usage is None else admin_pb2.NamespaceUsage(chunks=usage.chunks, bytes=usage.bytes),
+        copies=namespace.copies,
     )
 
 
@@ -155,6 +168,7 @@ def namespace_of(message: admin_pb2.Namespace) -> Namespace:
         lifetime=lifetime_of(message.lifetime),
         created_s=message.created_s,
         deleted=message.deleted,
+        copies=message.copies,
     )
 
 

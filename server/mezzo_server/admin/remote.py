@@ -24,7 +24,7 @@ from mezzo_server.admin.api import (
     Admin,
     CredentialInfo,
     IssuedCredential,
-    LifetimeChange,
+    NamespaceChange,
     NamespaceUsage,
     TenantChange,
     Usage,
@@ -101,7 +101,7 @@ class RemoteAdmin(Admin):
         self._transport = transport
 
     async def create_tenant(
-        self, name: str, *, weight: int, quota: Quota, lifetime: Lifetime, encrypted: bool
+        self, name: str, *, weight: int, quota: Quota, lifetime: Lifetime, encrypted: bool, copies: int = 1
     ) -> Tenant:
         request = pb.CreateTenantRequest(
             name=name,
@@ -109,6 +109,7 @@ class RemoteAdmin(Admin):
             quota=quota_message(quota),
             lifetime=lifetime_message(lifetime),
             encrypted=encrypted,
+            copies=copies,
         )
         return tenant_of((await self._call("CreateTenant", request, pb.CreateTenantResponse)).tenant)
 
@@ -129,6 +130,7 @@ class RemoteAdmin(Admin):
             weight=change.weight or 0,
             quota=changed_quota_message(dict(change.quota)),
             lifetime=lifetime_message(change.lifetime),
+            copies=change.copies or 0,
         )
         return tenant_of((await self._call("SetTenant", request, pb.SetTenantResponse)).tenant)
 
@@ -173,8 +175,10 @@ class RemoteAdmin(Admin):
         found = (await self._call("GetNamespace", request, pb.GetNamespaceResponse)).namespace
         return namespace_of(found), namespace_usage_of(found.usage) if found.HasField("usage") else None
 
-    async def set_namespace(self, tenant: str, name: str, change: LifetimeChange) -> Namespace:
-        request = pb.SetNamespaceRequest(tenant=tenant, name=name, lifetime=lifetime_message(change))
+    async def set_namespace(self, tenant: str, name: str, change: NamespaceChange) -> Namespace:
+        request = pb.SetNamespaceRequest(
+            tenant=tenant, name=name, lifetime=lifetime_message(change.lifetime), copies=change.copies
+        )
         return namespace_of((await self._call("SetNamespace", request, pb.SetNamespaceResponse)).namespace)
 
     async def purge_namespace(self, tenant: str, name: str) -> Namespace:

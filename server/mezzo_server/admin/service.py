@@ -13,8 +13,8 @@ from mezzo_server.admin.api import Admin
 from mezzo_server.admin.messages import (
     credential_message,
     issued_message,
-    lifetime_change_of,
     lifetime_of,
+    namespace_change_of,
     namespace_message,
     quota_of,
     tenant_change_of,
@@ -31,6 +31,7 @@ async def _create_tenant(admin: Admin, request: pb.CreateTenantRequest) -> Messa
         quota=quota_of(request.quota),
         lifetime=lifetime_of(request.lifetime),
         encrypted=request.encrypted,
+        copies=request.copies or 1,
     )
     return pb.CreateTenantResponse(tenant=tenant_message(tenant))
 
@@ -92,8 +93,7 @@ async def _get_namespace(admin: Admin, request: pb.GetNamespaceRequest) -> Messa
 
 
 async def _set_namespace(admin: Admin, request: pb.SetNamespaceRequest) -> Message:
-    change = lifetime_change_of(request.lifetime)
-    namespace = await admin.set_namespace(request.tenant, request.name, change)
+    namespace = await admin.set_namespace(request.tenant, request.name, namespace_change_of(request))
     return pb.SetNamespaceResponse(namespace=namespace_message(namespace, request.tenant))
 
 

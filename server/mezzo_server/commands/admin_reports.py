@@ -38,6 +38,7 @@ class TenantReport(msgspec.Struct, frozen=True):
     created_s: int
     deleted: bool
     usage: dict[str, int] | None = None
+    copies: int = 1
 
 
 class CredentialReport(msgspec.Struct, frozen=True):
@@ -72,6 +73,8 @@ class NamespaceReport(msgspec.Struct, frozen=True):
     created_s: int
     deleted: bool
     usage: dict[str, int] | None = None
+    copies: int = 0
+    """0: as many as of its tenant's"""
 
 
 def tenant_report(tenant: Tenant, usage: Usage | None = None) -> TenantReport:
@@ -87,6 +90,7 @@ def tenant_report(tenant: Tenant, usage: Usage | None = None) -> TenantReport:
         tenant.created_s,
         tenant.deleted,
         _usage(usage),
+        tenant.copies,
     )
 
 
@@ -109,6 +113,7 @@ def namespace_report(
         namespace.created_s,
         namespace.deleted,
         _usage(usage),
+        namespace.copies,
     )
 
 
@@ -118,7 +123,8 @@ def tenants_table(tenants: Sequence[Tenant]) -> Table:
     for column in table.columns[1:7]:
         column.justify = "right"
     for one in tenants:
-        remarks = [text for text, true in (("encrypted", one.encrypted), ("deleted", one.deleted)) if true]
+        facts = (("encrypted", one.encrypted), ("2 copies", one.copies > 1), ("deleted", one.deleted))
+        remarks = [text for text, true in facts if true]
         table.add_row(
             escape(one.name),
             str(one.weight),
@@ -146,6 +152,7 @@ def tenant_table(tenant: Tenant, usage: Usage | None, namespaces: int, credentia
         table.add_row(name, _limit_words(shown_limit(getattr(tenant.quota, field), unit=unit)))
     _add_lifetime(table, tenant.lifetime, "no end")
     table.add_row("encrypted at rest", "yes" if tenant.encrypted else "no")
+    table.add_row("copies in a pod", str(tenant.copies))
     table.add_row("namespaces", str(namespaces))
     table.add_row("credentials in force", str(credentials))
     _add_usage(table, usage)
@@ -185,7 +192,7 @@ def namespaces_table(namespaces: Sequence[Namespace]) -> Table:
             shown_seconds(one.lifetime.ttl_s_default),
             shown_seconds(one.lifetime.ttl_s_max),
             str(one.generation),
-            "deleted" if one.deleted else "",
+            " ".join([f"copies {one.copies}"] * bool(one.copies) + ["deleted"] * one.deleted),
         )
     return table
 
@@ -204,6 +211,7 @@ def namespace_table(namespace: Namespace, tenant: str, usage: NamespaceUsage | N
         for name, value in asdict(namespace.identity).items():
             table.add_row(name, f"{value:,}" if isinstance(value, int) else escape(value) or "-")
     _add_lifetime(table, namespace.lifetime, "as the tenant's")
+    table.add_row("copies in a pod", str(namespace.copies or "as the tenant's"))
     _add_usage(table, usage)
     return table
 

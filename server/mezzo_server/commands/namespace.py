@@ -15,10 +15,16 @@ from mezzo.cli.options import size
 from mezzo.cli.output import json_result, result
 from mezzo.errors import InvalidArgument
 from mezzo.identity import Identity, make_identity
+from mezzo_server.admin.api import NamespaceChange
 from mezzo_server.commands import operator as op
 from mezzo_server.commands.admin_reports import namespace_report, namespace_table, namespaces_table
+from mezzo_server.tenancy.model import COPIES_MAX
 
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Name of the tenant.", show_default=False)]
+Copies = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBER", help="That a pod keeps of its chunks, 1 or 2; none: as of the tenant's."),
+]
 Name = Annotated[str, typer.Argument(metavar="NAMESPACE", help="Name of the namespace.", show_default=False)]
 
 
@@ -128,12 +134,18 @@ def show(way: op.Way, tenant: TenantName, name: Name) -> None:
 
 @op.takes_way
 def set_namespace(
-    way: op.Way, tenant: TenantName, name: Name, *, ttl: op.Ttl = None, ttl_max: op.TtlMax = None
+    way: op.Way,
+    tenant: TenantName,
+    name: Name,
+    *,
+    ttl: op.Ttl = None,
+    ttl_max: op.TtlMax = None,
+    copies: Copies = None,
 ) -> None:
-    """Change how long chunks live that are put from now on; `none` is as the tenant's."""
-    change = op.lifetime(ttl, ttl_max)
-    if not change:
-        raise InvalidArgument("say what is to be different: --ttl, --ttl-max")
+    """Change how long chunks live that are put from now on, and how many copies are kept; `none` is as the tenant's."""
+    change = NamespaceChange(op.lifetime(ttl, ttl_max), _copies(copies))
+    if change == NamespaceChange():
+        raise InvalidArgument("say what is to be different: --ttl, --ttl-max, --copies")
     namespace = way.act(lambda to: to.set_namespace(tenant, name, change))
     if way.json:
         json_result(msgspec.json.encode(namespace_report(namespace, tenant)))
@@ -161,3 +173,12 @@ def delete(way: op.Way, tenant: TenantName, name: Name, *, yes: op.Yes = False) 
         json_result(msgspec.json.encode(namespace_report(namespace, tenant)))
     else:
         sys.stdout.write(f"deleted {name}; shards follow within seconds, and its space comes back\n")
+
+
+def _copies(text: str | None) -> int | None:
+    """How many copies; 0 for none, None if it was not given. Raises InvalidArgument."""
+    if text is None or text == op.NONE:
+        return None if text is None else 0
+    if not text.isdecimal() or not 1 <= int(text) <= COPIES_MAX:
+        raise InvalidArgument(f"--copies is from 1 to {COPIES_MAX}, or {op.NONE}, not {text}")
+    return int(text)

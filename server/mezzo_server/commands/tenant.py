@@ -24,7 +24,7 @@ from mezzo_server.commands.admin_reports import (
     token_lines,
 )
 from mezzo_server.tenancy.credentials import check_scopes
-from mezzo_server.tenancy.model import WEIGHT_MAX, Lifetime, Limit, Quota, Tenant
+from mezzo_server.tenancy.model import COPIES_MAX, WEIGHT_MAX, Lifetime, Limit, Quota, Tenant
 
 OVERLAP = "1h"
 
@@ -40,6 +40,15 @@ Hot = Annotated[str | None, typer.Option(metavar="LIMIT", help="Bytes of a shard
 Leased = Annotated[str | None, typer.Option(metavar="LIMIT", help="Bytes under leases.")]
 Bandwidth = Annotated[str | None, typer.Option(metavar="LIMIT", help="Bytes put and got in a second.")]
 Requests = Annotated[str | None, typer.Option(metavar="LIMIT", help="Requests in a second.")]
+Copies = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=COPIES_MAX,
+        help="That a pod keeps of its chunks, unless a namespace says otherwise.",
+        show_default="1",
+    ),
+]
 Scopes = Annotated[str, typer.Option(help="What the token is good for: read, write, admin.")]
 
 
@@ -74,6 +83,7 @@ def create(
     requests: Requests = None,
     ttl: op.Ttl = None,
     ttl_max: op.TtlMax = None,
+    copies: Copies = None,
     encrypted: Annotated[
         bool, typer.Option("--encrypted", help="Encrypt its chunks at rest, with a key of its own.")
     ] = False,
@@ -89,7 +99,12 @@ def create(
 
     async def work(to: Admin) -> tuple[Tenant, IssuedCredential | None]:
         tenant = await to.create_tenant(
-            name, weight=weight or 1, quota=quota, lifetime=lifetime, encrypted=encrypted
+            name,
+            weight=weight or 1,
+            quota=quota,
+            lifetime=lifetime,
+            encrypted=encrypted,
+            copies=copies or 1,
         )
         if not token_too:
             return tenant, None
@@ -158,12 +173,14 @@ def set_tenant(
     requests: Requests = None,
     ttl: op.Ttl = None,
     ttl_max: op.TtlMax = None,
+    copies: Copies = None,
 ) -> None:
     """Change what is given, and leave the rest as it is. Shards follow within seconds."""
     change = TenantChange(
         weight=weight,
         quota=_limits(capacity, hot, leased, bandwidth, requests),
         lifetime=op.lifetime(ttl, ttl_max),
+        copies=copies,
     )
     if change == TenantChange():
         raise InvalidArgument("say what is to be different (--help lists it)")

@@ -60,6 +60,7 @@ REQUEST_KINDS = (
     Kind.TENANT_STAT,
     Kind.CANCEL,
     Kind.PULL,
+    Kind.OFFER,
 )
 """Everything that a client, or another shard, may ask; PUT_DATA belongs to its PUT."""
 TRANSFER_KINDS = (Kind.GET, Kind.PUT, Kind.DELETE)

@@ -28,8 +28,8 @@ SHARD_POD_METRICS: tuple[Metric, ...] = (
     ),
     SHARD.gauge(
         "pod_slots",
-        "Slots that the shard owns, and those that it had lately and is asked for still.",
-        by({"owned": "pod_slots", "before": "pod_slots_before"}),
+        "Slots that the shard owns, those that it had lately and is asked for still, and those that it is second for.",
+        by({"owned": "pod_slots", "before": "pod_slots_before", "second": "pod_slots_second"}),
         ("held",),
     ),
     SHARD.counter(
@@ -91,6 +91,33 @@ SHARD_POD_METRICS: tuple[Metric, ...] = (
         "pod_pulled_chunks", "Chunks that moved from here to other shards.", one("pod_pulled_chunks")
     ),
     SHARD.counter("pod_pulled_bytes", "Their bytes.", one("pod_pulled_bytes")),
+    SHARD.counter(
+        "pod_offers", "Chunks that other shards were told to have a second copy of.", one("pod_offers")
+    ),
+    SHARD.gauge("pod_offers_queued", "Chunks that they are to be told of.", one("pod_offers_queued")),
+    SHARD.counter(
+        "pod_offers_dropped",
+        "Chunks that they were not told of: too many at a time, not in time, or not theirs any more.",
+        one("pod_offers_dropped"),
+        advice="These have one copy until they are read at the second, or put again. Lasting: a second cannot be reached.",
+    ),
+    SHARD.counter("pod_offers_failed", "Attempts to tell them that failed.", one("pod_offers_failed")),
+    SHARD.gauge(
+        "pod_popular_chunks",
+        "Chunks of this shard that another has a copy of since they are got often, and that readers are told so of.",
+        one("pod_popular_chunks"),
+    ),
+    SHARD.gauge(
+        "pod_popular_bytes",
+        "Copies of other shards' popular chunks that were taken in here, bytes.",
+        one("pod_popular_bytes"),
+        advice="At pod.popular_bytes no more are taken: `mezzo_shard_pod_popular_refused_total` counts them.",
+    ),
+    SHARD.counter(
+        "pod_popular_refused",
+        "Copies of other shards' popular chunks that were not taken in, for want of room.",
+        one("pod_popular_refused"),
+    ),
     SHARD.counter("pod_plans_read", "Maps of the pod that the shard took over.", one("pod_plans_read")),
     SHARD.gauge(
         "pod_part",

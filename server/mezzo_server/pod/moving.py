@@ -59,6 +59,8 @@ class Why(StrEnum):
     """a read missed it, and the slot's former owner may have it"""
     COPY = "copy"
     """this shard is to have a second copy"""
+    POPULAR = "popular"
+    """this shard is to have a second copy for a while, since the chunk is got often"""
 
 
 class Drop(StrEnum):
@@ -109,9 +111,11 @@ NOTHING_MOVED: Mapping[str, int | float] = {
 class Wanted:
     """One chunk that is wanted. Made by `Moves.want`, and its own until `Moves.settled`."""
 
-    __slots__ = ("_cancelled", "key", "scope", "since", "source", "why")
+    __slots__ = ("_cancelled", "key", "lives_ms", "scope", "since", "source", "why")
 
-    def __init__(self, scope: Scope, key: bytes, source: bytes, why: Why, since: float) -> None:
+    def __init__(
+        self, scope: Scope, key: bytes, source: bytes, why: Why, since: float, lives_ms: int = 0
+    ) -> None:
         self.scope = scope
         """with the generations of when it was wanted"""
         self.key = key
@@ -119,6 +123,8 @@ class Wanted:
         """the shard to pull it from"""
         self.why = why
         self.since = since
+        self.lives_ms = lives_ms
+        """and is the first to go; 0: as at the source"""
         self._cancelled: Drop | None = None
 
     def __repr__(self) -> str:
@@ -173,14 +179,25 @@ class Moves:
 
     # -- what is wanted
 
-    def want(self, scope: Scope, keys: Iterable[bytes], source: bytes, why: Why, now: float) -> int:
+    def want(
+        self,
+        scope: Scope,
+        keys: Iterable[bytes],
+        source: bytes,
+        why: Why,
+        now: float,
+        *,
+        told: bool = False,
+        lives_ms: int = 0,
+    ) -> int:
         """Chunks of a scope are to be pulled from ``source``; how many of them are wanted from now on.
 
-        Those that are wanted already, were deleted lately or are not there are left out.
+        Those that are wanted already, were deleted lately or are not there are left out; ``told``: the source says
+        that they are.  ``lives_ms``: as of `Wanted`.
         """
         taken = 0
         for key in keys:
-            wanted = Wanted(scope, key, source, why, now)
+            wanted = Wanted(scope, key, source, why, now, lives_ms)
             name = wanted.id
             if name in self._known:
                 continue
@@ -189,7 +206,8 @@ class Moves:
                 continue
             absent = (source, *name)
             # Were all refused, then for want of memory only: one question in vain is no harm.
-            if self._absent.refuses(absent, now) and not self._absent.all_refused(now):
+            refused = not told and self._absent.refuses(absent, now)
+            if refused and not self._absent.all_refused(now):
                 continue
             queue = self._queues.setdefault(scope.tenant, deque())
             if self._queued >= self._queue_keys_max or len(queue) >= self._queue_keys_max // 2:

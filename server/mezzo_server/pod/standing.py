@@ -15,13 +15,14 @@ from mezzo.placement.pod_map import PodMap
 from mezzo.placement.slots import hash_key, namespace_seed
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.pod.moving import NOTHING_MOVED
+from mezzo_server.pod.offers import NOTHING_COPIED
 from mezzo_server.quota.part import NEWCOMER, Part
 
 NEVER = float("-inf")
 
-OWNED, BEFORE, GAINED = 1, 2, 3
+OWNED, BEFORE, GAINED, SECOND = 1, 2, 3, 4
 """What a shard has to do with a slot: it owns it; it had it before, and is asked for it still; it owns it and another
-had it before, who may have what it lacks. 0: nothing."""
+had it before, who may have what it lacks; it has second copies of another's, alone or with `BEFORE`. 0: nothing."""
 
 OF_NO_POD: Mapping[str, int | float] = {
     **dict.fromkeys(
@@ -31,6 +32,7 @@ OF_NO_POD: Mapping[str, int | float] = {
             "pod_serves_s",
             "pod_slots",
             "pod_slots_before",
+            "pod_slots_second",
             "pod_wrong_epoch",
             "pod_not_serving",
             "pod_writes_withheld",
@@ -43,6 +45,7 @@ OF_NO_POD: Mapping[str, int | float] = {
     ),
     "pod_lease_age_s": -1.0,
     **NOTHING_MOVED,
+    **NOTHING_COPIED,
     "pod_part": 1.0,
     "pod_part_settled": 1,
 }
@@ -56,7 +59,7 @@ class Share:
     epoch: int
     slots_log2: int
     answers: bytes
-    """for each slot: `OWNED`, `BEFORE`, `GAINED` or 0"""
+    """for each slot: `OWNED`, `BEFORE`, `GAINED`, `SECOND`, `SECOND` + `BEFORE` or 0"""
     alone: bool = False
     """whether the map has no shard of another node"""
     pod_map: PodMap | None = field(default=None, compare=False, repr=False)
@@ -85,14 +88,18 @@ class Share:
                 elif answers[slot] == OWNED:
                     answers[slot] = GAINED
                     gains = True
+            for slot, second in enumerate(pod_map.seconds):
+                if second == me:
+                    answers[slot] |= SECOND
         nodes = {place.node for place in pod_map.shards}
         alone = me is None or nodes == {pod_map.shards[me].node}
         return cls(pod_map.epoch, pod_map.slots_log2, bytes(answers), alone, pod_map, gains)
 
     def may_pull(self, peer: bytes, slot: int) -> bool:
-        """Whether a shard may pull chunks of a slot: by this map it owns it."""
-        owner = None if self.pod_map is None else self.pod_map.owner(slot)
-        return owner is not None and owner.id == peer
+        """Whether a shard may pull chunks of a slot: by this map it owns it, or is its second."""
+        pod_map = self.pod_map
+        places = () if pod_map is None else (pod_map.owner(slot), pod_map.second(slot))
+        return any(place is not None and place.id == peer for place in places)
 
 
 NOTHING = Share(0, 0, b"\0")
@@ -187,7 +194,29 @@ class Standing:
         if not share.epoch or not self.serving:
             return False
         slot = hash_key(key, namespace_seed(scope.tenant, scope.namespace)) >> (64 - share.slots_log2)
-        return share.answers[slot] in (OWNED, GAINED)
+        return share.answers[slot] not in (0, BEFORE)
+
+    def owner_of(self, scope: Scope, keys: Sequence[bytes]) -> list[bytes | None]:
+        """For each key of whose slot we are second the id of its owner; None for the others."""
+        share = self._share
+        if share.pod_map is None or not share.pod_map.seconds or not self.serving:
+            return [None] * len(keys)
+        answers, owner, shift = share.answers, share.pod_map.owner, 64 - share.slots_log2
+        seed = namespace_seed(scope.tenant, scope.namespace)
+        slots = [hash_key(key, seed) >> shift for key in keys]
+        owners = [owner(slot) if answers[slot] & SECOND else None for slot in slots]
+        return [None if each is None else each.id for each in owners]
+
+    def second_of(self, scope: Scope, key: bytes, *, on_other_node: bool = False) -> bytes | None:
+        """The shard that has the second copy of a key of ours, if it has one; None: nobody, or it is not ours."""
+        share = self._share
+        if share.pod_map is None or not self.serving:
+            return None
+        slot = hash_key(key, namespace_seed(scope.tenant, scope.namespace)) >> (64 - share.slots_log2)
+        second, owner = share.pod_map.second(slot), share.pod_map.owner(slot)
+        if second is None or owner is None or not share.answers[slot] & OWNED:
+            return None
+        return None if on_other_node and second.node == owner.node else second.id
 
     def check_pull(self, peer: bytes, scope: Scope, keys: Sequence[bytes]) -> None:
         """Whether another shard may pull these from here: we have or had them, and it is to have them.
@@ -232,7 +261,10 @@ class Standing:
             "pod_serving": int(self.serving),
             "pod_serves_s": max(0.0, left_s) if self.serving else 0.0,
             "pod_slots": self._share.answers.count(OWNED) + self._share.answers.count(GAINED),
-            "pod_slots_before": self._share.answers.count(BEFORE),
+            "pod_slots_before": self._share.answers.count(BEFORE)
+            + self._share.answers.count(BEFORE | SECOND),
+            "pod_slots_second": self._share.answers.count(SECOND)
+            + self._share.answers.count(BEFORE | SECOND),
             "pod_wrong_epoch": self.wrong_epoch,
             "pod_not_serving": self.not_serving,
             "pod_writes_withheld": self.withheld,
@@ -247,7 +279,7 @@ class Standing:
         if not keys:
             return None
         slots = [answers[hash_key(key, seed) >> shift] for key in keys]
-        if share.epoch and 0 not in slots and not (to_put and BEFORE in slots):
+        if share.epoch and 0 not in slots and (not to_put or all(slot & OWNED for slot in slots)):
             return None
         return WrongEpoch(
             f"by the map of epoch {share.epoch} another shard has what was asked for", share.epoch

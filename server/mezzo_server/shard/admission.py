@@ -59,9 +59,10 @@ NEEDS: dict[Kind, Scopes] = {
     Kind.DEVICE_CHANGE: Scopes.ADMIN,
     # No credential of a client's is enough for it, whatever its scopes (`PEERS`).
     Kind.PULL: Scopes.NONE,
+    Kind.OFFER: Scopes.NONE,
 }
 """The scope that each request needs. A kind that is not here is allowed to nobody."""
-PEERS = frozenset({Kind.PULL})
+PEERS = frozenset({Kind.PULL, Kind.OFFER})
 """Requests that another shard of the pod makes, and nobody else."""
 OPERATORS = frozenset({Kind.TENANT_STAT, Kind.DEVICES, Kind.DEVICE_CHANGE})
 """Requests that concern no tenant, and are an operator's alone."""

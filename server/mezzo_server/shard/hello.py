@@ -12,11 +12,13 @@ from mezzo_server.access.peers import is_peer_credential
 from mezzo_server.access.principal import MAY_BE_NEW, Refused
 from mezzo_server.quota.account import half
 from mezzo_server.shard.charging import Meter
-from mezzo_server.shard.directory import NoSuchNamespace
+from mezzo_server.shard.directory import NoSuchNamespace, Place
 from mezzo_server.shard.naming import identity_in
+from mezzo_server.tenancy.model import copies_of
 
 if TYPE_CHECKING:
     from mezzo_server.shard.admission import Guest
+    from mezzo_server.shard.service import Service
     from mezzo_server.shard.session import Session
 
 SERVER_NAME = "mezzo"
@@ -80,6 +82,7 @@ class Greeting:
             self._check_room(guest.principal.tenant)
         session.place, session.guest = place, guest
         session.scope, session.identity = session.place.scope, session.place.identity
+        session.copies = copies_at(place, service)
         session.meter = Meter(session, service.accounts.of(session.scope.tenant))
         if service.catalog is not None:
             session.share.owner = session.scope.tenant
@@ -114,6 +117,8 @@ class Greeting:
                 block_bytes=service.block_bytes,
                 shm=session.shm,
                 shard_id=service.store.store_id,
+                copies=session.copies,
+                popular=service.copies is not None and service.copies.counts_gets,
             ),
         )
 
@@ -124,6 +129,13 @@ class Greeting:
         guests = [known.guest for known in session.service.sessions if known.guest is not None]
         if sum([guest.principal.tenant == tenant for guest in guests]) >= most:
             raise Busy(f"the tenant has {most} connections (half of connections_max): close some", 1.0)
+
+
+def copies_at(place: Place, service: Service) -> int:
+    """How many copies are kept of the chunks of a session's namespace."""
+    if service.copies is None or place.tenant is None or place.namespace is None:
+        return 1
+    return copies_of(place.tenant, place.namespace)
 
 
 def settle_again(session: Session) -> None:
@@ -140,5 +152,6 @@ def settle_again(session: Session) -> None:
         return
     moved = place.scope != session.scope
     session.place, session.scope = place, place.scope
+    session.tell_copies(copies_at(place, session.service))
     if moved:
         session.service.leases.expire_owner(session)

@@ -10,9 +10,10 @@ from mezzo.address import Address, parse
 from mezzo.calls import CONNECT, Call, Link, Run
 from mezzo.credentials import Ticket
 from mezzo.errors import InvalidArgument, MezzoError, ProtocolError, Unavailable
-from mezzo.operations import expect
+from mezzo.operations import Operation, expect
 from mezzo.places import Place
 from mezzo.protocol import messages
+from mezzo.protocol.bitmap import unpack
 from mezzo.protocol.messages import Body, Kind, PulledChunk
 from mezzo.reaching import Opens, Reached
 from mezzo.statistics import Counters
@@ -91,6 +92,27 @@ class PullChunks(Get):
         self.found = tuple(found)
 
 
+class OfferChunks(Operation):
+    """OFFER: what another is to pull from here. ``there``: what it has of it."""
+
+    kind = Kind.OFFER
+
+    def __init__(
+        self, scope: Scope, keys: Sequence[bytes], lives_ms: int = 0, lengths: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        self._offer = messages.Offer(scope.tenant, scope.namespace, list(keys), lives_ms, list(lengths))
+        self.there: tuple[bool, ...] = (False,) * len(keys)
+
+    def body(self, deadline_ms: int) -> Body:
+        """See `Operation.body`."""
+        return self._offer
+
+    def answer(self, body: Body) -> None:
+        """See `Operation.answer`."""
+        self.there = unpack(expect(body, messages.Offered).there, len(self.there))
+
+
 class PeerClient(AsyncClient):
     """Reaches one shard of the pod, at whichever of its addresses it answers."""
 
@@ -119,7 +141,7 @@ class PeerClient(AsyncClient):
         self._shard = shard
         self._known = known
 
-    async def pull(self, operation: PullChunks) -> None:
+    async def ask(self, operation: Operation) -> None:
         """Have it done. Raises MezzoError."""
         await self._perform(_run(operation), None)
 
@@ -139,7 +161,7 @@ class PeerClient(AsyncClient):
         return link.session.limits.shard_id == self._shard
 
 
-def _run(operation: PullChunks) -> Call[None]:
+def _run(operation: Operation) -> Call[None]:
     link: Link = yield CONNECT
     yield Run(link, (operation,))
 

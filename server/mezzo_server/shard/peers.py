@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 
 from mezzo.errors import Busy, DeadlineExceeded, MezzoError, Unavailable, WrongEpoch
+from mezzo.operations import Operation
 from mezzo.tls import TLS
 from mezzo_server.access.peers import CONNECTION_S, GOOD_S, PeerCredential, PeerKey
 from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import Standing
 from mezzo_server.shard.peer_admission import RECORD_AGAIN_S, Members
-from mezzo_server.shard.peer_client import PeerClient, PullChunks
+from mezzo_server.shard.peer_client import OfferChunks, PeerClient, PullChunks
 
 IDLE_S = 60.0
 """A way that was not gone for so long is closed."""
@@ -58,10 +59,17 @@ class PeerWays:
 
     async def pull(self, shard: bytes, operation: PullChunks) -> None:
         """See `puller.Peers`."""
+        await self._ask(shard, operation)
+
+    async def offer(self, shard: bytes, operation: OfferChunks) -> None:
+        """See `copies.Peers`."""
+        await self._ask(shard, operation)
+
+    async def _ask(self, shard: bytes, operation: Operation) -> None:
         way = await self._way(shard)
         way.users += 1
         try:
-            await way.client.pull(operation)
+            await way.client.ask(operation)
         except (Busy, WrongEpoch, DeadlineExceeded):
             raise
         except MezzoError:

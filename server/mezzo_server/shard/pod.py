@@ -19,14 +19,17 @@ from mezzo_server.config import NodeConfig
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.driving import Driver, machine_seconds
 from mezzo_server.pod.handover import Handover
+from mezzo_server.pod.heat import Heat
 from mezzo_server.pod.membership import KEEP, Membership
 from mezzo_server.pod.moving import NOTHING_MOVED, Moves
+from mezzo_server.pod.offers import NOTHING_COPIED
 from mezzo_server.pod.parts import ROWS_MAX
 from mezzo_server.pod.place import node_name, reached_at
 from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import NEVER, Situation, Standing
 from mezzo_server.quota.part import POINTS, Part
 from mezzo_server.quota.wants import Wants
+from mezzo_server.shard.copies import SecondCopies
 from mezzo_server.shard.members import MemberRecords
 from mezzo_server.shard.peer_admission import PeerAdmission
 from mezzo_server.shard.peers import PeerWays
@@ -90,6 +93,11 @@ class PodMember:
         ways = PeerWays(shard, key, members, standing, trust, service.now)
         moves = Moves(bytes_per_s, random.random, service.now())
         service.puller = Puller(service, standing, moves, ways, bytes_per_s, loop)
+        pod = self._node.pod
+        heat = Heat(pod.popular_gets_per_s, random.random, service.now()) if pod.popular_gets_per_s else None
+        service.copies = SecondCopies(
+            service, standing, service.puller, ways, heat, pod.popular_bytes, random.random, loop
+        )
 
     def start(self) -> None:
         """Register, and serve once that is done."""
@@ -118,6 +126,8 @@ class PodMember:
 
     async def stop_moving(self) -> None:
         """Pull nothing any more. In the loop, before the store is closed."""
+        if self._service.copies is not None:
+            await self._service.copies.stop()
         if self._service.puller is not None:
             await self._service.puller.stop()
 
@@ -137,11 +147,12 @@ class PodMember:
     def numbers(self) -> Mapping[str, int | float]:
         """How it stands."""
         part = self._service.accounts.part
-        puller = self._service.puller
+        puller, copies = self._service.puller, self._service.copies
         return {
             **self.standing.numbers(),
             **self._membership.numbers(machine_seconds()),
             **(NOTHING_MOVED if puller is None else puller.numbers()),
+            **(NOTHING_COPIED if copies is None else copies.numbers()),
             "pod_part": part.default / POINTS,
             "pod_parts_weighed": sum(map(len, part.exceptions.values())),
             "pod_part_settled": int(part.settled),
@@ -190,6 +201,8 @@ class PodMember:
         standing.take(situation)
         if self._service.puller is not None and (epoch != followed or not standing.serving):
             self._service.puller.standing_changed()
+            if self._service.copies is not None:
+                self._service.copies.standing_changed()
         if standing.serving and epoch and (epoch != followed or not before):
             log.info(
                 "the shard follows the map of the pod", epoch=epoch, slots=standing.numbers()["pod_slots"]

@@ -87,17 +87,28 @@ class Puller:
 
     # -- what is wanted, and what not any more
 
-    def want(self, tenant: bytes, namespace: bytes, keys: Iterable[bytes], source: bytes, why: Why) -> int:
+    def want(
+        self,
+        tenant: bytes,
+        namespace: bytes,
+        keys: Iterable[bytes],
+        source: bytes,
+        why: Why,
+        *,
+        told: bool = False,
+        lives_ms: int = 0,
+    ) -> int:
         """Pull chunks of a tenant's namespace (ids) from the shard ``source`` in the background; returns at once.
 
         The source gives only what this shard is to have by the map that the source follows (`Share.may_pull`), and
         only what this shard may hold is committed (`Standing.holds`).  Returns how many keys are wanted from now
         on: those that were already, were deleted here lately, or for which there is no room in the queue, are not.
+        ``told`` and ``lives_ms``: as of `Moves.want`.
         """
         scope = self._service.directory.scope_of(tenant, namespace)
         if scope is None or self._stopped or not self._standing.serving:
             return 0
-        taken = self._moves.want(scope, keys, source, why, self._service.now())
+        taken = self._moves.want(scope, keys, source, why, self._service.now(), told=told, lives_ms=lives_ms)
         if taken:
             self._begin_soon()
         return taken
@@ -431,7 +442,10 @@ def _chunk(
     asked_ms: int,
 ) -> PutChunk:
     """The put of it. Its life ends no later than at the source: that counted what is left after we asked."""
-    expiry_ms = asked_ms + chunk.ttl_ms if chunk.ttl_ms >= 0 else 0
+    expiry_ms, priority = asked_ms + chunk.ttl_ms if chunk.ttl_ms >= 0 else 0, chunk.priority
+    if wanted.lives_ms:
+        ends_ms = asked_ms + wanted.lives_ms
+        expiry_ms, priority = min(expiry_ms or ends_ms, ends_ms), 0
     return PutChunk(
         wanted.key,
         tuple(chunk.parts),
@@ -439,7 +453,7 @@ def _chunk(
         chunk.position,
         checksums,
         expiry_ms,
-        chunk.priority,
+        priority,
         admitted=True,
     )
 

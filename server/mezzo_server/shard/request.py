@@ -72,6 +72,11 @@ class Request(DeviceTime):
         """Keys that it puts or deletes."""
         return ()
 
+    @property
+    def got(self) -> Sequence[bytes]:
+        """Keys that it gets."""
+        return ()
+
     def finish(self, kind: Kind, body: Body) -> None:
         """It is answered."""
         load, self.load = self.load, None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mezzo_server.blockstore.put import PutTicket
     from mezzo_server.blockstore.store import BlockStore
     from mezzo_server.hot.tier import HotTier
+    from mezzo_server.shard.copies import SecondCopies
     from mezzo_server.shard.device_changes import DeviceChanges
     from mezzo_server.shard.peer_admission import PeerAdmission
     from mezzo_server.shard.puller import Puller
@@ -164,6 +165,8 @@ class Service:
         """lets other shards of the pod in; None: nothing moves"""
         self.puller: Puller | None = None
         """moves chunks here from other shards of the pod; None: nothing moves"""
+        self.copies: SecondCopies | None = None
+        """second copies, here and elsewhere; None: there are none"""
         self.pod_numbers: Callable[[], Mapping[str, int | float]] = lambda: OF_NO_POD
         self.pod_tick: Callable[[], None] = _nothing
         """what its membership of a pod has to do now and then"""
@@ -294,6 +297,8 @@ class Service:
             waiter.tick(now)
         self.events.tick()
         self.staging.tick()
+        if self.copies is not None:
+            self.copies.tick()
         leases, hot = self.leases, self.store.hot
         self.accounts.tick()
         self.pod_tick()

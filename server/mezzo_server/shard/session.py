@@ -39,6 +39,7 @@ from mezzo_server.blockstore.pace import Pace
 from mezzo_server.metrics.measures import SECONDS
 from mezzo_server.quota.account import Account
 from mezzo_server.shard import (
+    copies,
     device_requests,
     event_requests,
     lease_requests,
@@ -124,6 +125,8 @@ class Session:
         self.meter = Meter(self, Account(NOWHERE.tenant))
         self.identity: Identity | None = None
         """what the bytes of its namespace are, if that is known"""
+        self.copies = 1
+        """that are kept of its namespace's chunks"""
         self.guest: Guest | None = None
         """whom it belongs to, from HELLO on"""
         self.looked_for = False
@@ -172,6 +175,7 @@ class Session:
             Kind.TICKET_RENEW: partial(ticket_requests.renew, self),
             Kind.CANCEL: self._cancel,
             Kind.PULL: partial(peer_requests.pull, self),
+            Kind.OFFER: partial(copies.offer, self),
         }
         service.sessions.add(self)
 
@@ -225,6 +229,12 @@ class Session:
         if place is not None and place.tenant is not None and place.namespace is not None:
             life_ms = ttl_ms(wish_ms, place.tenant.lifetime, place.namespace.lifetime)
         return self.service.store.now_ms + life_ms if life_ms else 0
+
+    def tell_copies(self, copies: int) -> None:
+        """So many copies are kept of its chunks from now on: told with the next request, if that is new."""
+        told, self.copies = self.copies, copies
+        if copies != told and self.epoch_told != EPOCHS_UNTOLD:
+            self.epoch_told = -1
 
     def turn_ended(self) -> None:
         """All frames that had come were received: what was gathered goes to the store together."""
@@ -284,6 +294,8 @@ class Session:
             self.meter.moved(request.moved_bytes)
             self._send_cancelled(request)
             return
+        if self.service.copies is not None:
+            body = self.service.copies.answered(self, request, body)
         if isinstance(body, Got):
             transport = "tcp" if request.region is None else "shm"
             nbytes = sum(body.lengths)
@@ -358,6 +370,8 @@ class Session:
 
     def _get(self, request_id: int, body: Get) -> None:
         self.check_read(body.keys)
+        if self.service.copies is not None:
+            self.service.copies.asked(self.scope, body.keys)
         if body.region == 0:
             if body.targets:
                 raise InvalidArgument("targets need a region")
@@ -391,6 +405,8 @@ class Session:
         request = DeleteRequest(self, request_id, body.keys)
         if self.service.puller is not None:
             self.service.puller.forget(self.scope, body.keys)
+        if self.service.copies is not None:
+            self.service.copies.forget(self.scope, body.keys)
 
         def done(deleted: list[bool], error: Exception | None) -> None:
             if error is not None:
@@ -437,7 +453,7 @@ class Session:
         if standing is not None:
             if standing.epoch > self.epoch_told:
                 self.epoch_told = standing.epoch
-                self.send(Kind.EPOCH, 0, Epoch(self.epoch_told))
+                self.send(Kind.EPOCH, 0, Epoch(self.epoch_told, self.copies))
             standing.check(self.scope, keys, to_put=to_put)
 
     def check_read(self, keys: Sequence[bytes]) -> None:
@@ -446,6 +462,8 @@ class Session:
         puller = self.service.puller
         if puller is not None:
             puller.missed(self.scope, keys)
+        if self.copies > 1 and self.service.copies is not None:
+            self.service.copies.missed(self.scope, keys)
 
     def _forget(self, request: Request) -> None:
         del self.requests[request.id]

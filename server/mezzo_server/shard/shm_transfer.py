@@ -93,6 +93,11 @@ class ShmGet(ShmRequest):
 
     __slots__ = ("first_part", "lengths", "part_count")
 
+    @property
+    def got(self) -> Sequence[bytes]:
+        """See `Request.got`."""
+        return self.keys
+
     def __init__(self, session: Session, request_id: int, body: Get, region: Region) -> None:
         super().__init__(session, request_id, Kind.GET, body.keys, body.targets, region, body.deadline_ms)
         self.first_part = body.first_part

@@ -7,7 +7,7 @@ store for the next piece, and gives the piece back once it was sent.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from mezzo.errors import InvalidArgument, MezzoError, TooLarge
@@ -178,6 +178,11 @@ class TcpGet(Request):
         self._busy = False
         self._queued_bytes = 0
         self._unsent = 0
+
+    @property
+    def got(self) -> Sequence[bytes]:
+        """See `Request.got`."""
+        return self._body.keys
 
     def start(self) -> None:
         """Begin: check that all fits, then queue for output."""

@@ -29,6 +29,9 @@ NOTE_CHARACTERS_MAX = 256
 SCOPES = ("read", "write", "admin")
 """what a credential may allow"""
 
+COPIES_MAX = 2
+"""of a chunk that a pod keeps"""
+
 DEFAULT_NAMESPACE = "default"
 
 
@@ -81,6 +84,8 @@ class Tenant(Stored, frozen=True, kw_only=True):
     created_s: Natural = 0
     """Unix time"""
     deleted: bool = False
+    copies: Annotated[int, Meta(ge=1, le=COPIES_MAX)] = 1
+    """that a pod keeps of its chunks"""
 
 
 class Namespace(Stored, frozen=True, kw_only=True):
@@ -96,6 +101,13 @@ class Namespace(Stored, frozen=True, kw_only=True):
     """zeros: as the tenant's"""
     created_s: Natural = 0
     deleted: bool = False
+    copies: Annotated[int, Meta(ge=0, le=COPIES_MAX)] = 0
+    """that a pod keeps of its chunks; 0: as many as of its tenant's"""
+
+
+def copies_of(tenant: Tenant, namespace: Namespace) -> int:
+    """How many copies a pod keeps of a namespace's chunks."""
+    return namespace.copies or tenant.copies
 
 
 class Credential(Stored, frozen=True, kw_only=True):

@@ -77,6 +77,7 @@ class Registry:
         quota: Quota = Quota(),  # noqa: B008 - immutable
         lifetime: Lifetime = Lifetime(),  # noqa: B008 - immutable
         key: Callable[[bytes], TenantKey] | None = None,
+        copies: int = 1,
     ) -> Tenant:
         """A new tenant, and its namespace ``default``.
 
@@ -96,6 +97,7 @@ class Registry:
             lifetime=lifetime,
             encrypted=key is not None,
             created_s=int(self._now()),
+            copies=copies,
         )
         _check_quota(quota)
         _check_lifetime(lifetime)
@@ -141,7 +143,7 @@ class Registry:
         )
 
     async def set_tenant(self, name: str, change: Callable[[Tenant], Tenant]) -> Tenant:
-        """The tenant, changed: weight, quota and lifetime. ``change`` may be called more than once.
+        """The tenant, changed: weight, quota, lifetime and copies. ``change`` may be called more than once.
 
         Raises:
             InvalidArgument: there is none, a value is out of range, or something else would change.
@@ -150,8 +152,9 @@ class Registry:
         async def think() -> Plan[Tenant]:
             found = await self._tenant(name)
             was, new = found.record, change(found.record)
-            if replace(new, weight=was.weight, quota=was.quota, lifetime=was.lifetime) != was:
-                raise InvalidArgument("of a tenant only weight, quota and lifetime can be changed")
+            back = replace(new, weight=was.weight, quota=was.quota, lifetime=was.lifetime, copies=was.copies)
+            if back != was:
+                raise InvalidArgument("of a tenant only weight, quota, lifetime and copies can be changed")
             _check_quota(new.quota)
             _check_lifetime(new.lifetime)
             plan = Plan(new)
@@ -242,19 +245,21 @@ class Registry:
         return sorted(kept, key=lambda namespace: (namespace.name, namespace.created_s, namespace.id))
 
     async def set_namespace(
-        self, tenant_id: bytes, name: str, change: Callable[[Lifetime], Lifetime]
+        self, tenant_id: bytes, name: str, change: Callable[[Namespace], Namespace]
     ) -> Namespace:
-        """The namespace, whose chunks that are put from now on live so long. ``change`` may be called more
+        """The namespace, changed: lifetime and copies of chunks that are put from now on. ``change`` may be called more
         than once.
 
         Raises:
-            InvalidArgument: there is none, or a value is out of range.
+            InvalidArgument: there is none, a value is out of range, or something else would change.
         """
 
         def changed(was: Namespace) -> Namespace:
-            lifetime = change(was.lifetime)
-            _check_lifetime(lifetime)
-            return replace(was, lifetime=lifetime)
+            new = change(was)
+            if replace(new, lifetime=was.lifetime, copies=was.copies) != was:
+                raise InvalidArgument("of a namespace only lifetime and copies can be changed")
+            _check_lifetime(new.lifetime)
+            return new
 
         return await self._change_namespace(tenant_id, name, changed)
 

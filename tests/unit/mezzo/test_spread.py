@@ -25,6 +25,7 @@ from mezzo.calls import (
     renew,
     stat,
 )
+from mezzo.copies import Copies
 from mezzo.errors import ConnectionLost, DeadlineExceeded, InvalidArgument, Unavailable, WrongEpoch
 from mezzo.moves import get, put
 from mezzo.operations import Acquire, Delete, Lookup, Release, Renew, Stat
@@ -72,12 +73,17 @@ class Shard:
     leases: dict[int, list[bytes]] = field(default_factory=dict)
     asked: list[bytes] = field(default_factory=list)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
+    popular: set[bytes] = field(default_factory=set)
+    """what it says that another has as well"""
+    before_run: Any = None
     session = FakeSession()
     spread = None
 
     def run(self, operations):
         if self.error is not None:
             raise self.error
+        if self.before_run is not None:
+            self.before_run()
         for operation in operations:
             keys = getattr(operation, "keys", [])
             self.asked += keys
@@ -109,6 +115,8 @@ class Shard:
                     if key in self.chunks:
                         place.views[0][: len(self.chunks[key])] = self.chunks[key]
                 operation.found = tuple(present)
+                if self.popular:
+                    operation.popular = tuple(key in self.popular for key in keys)
                 operation.lengths = tuple(len(self.chunks.get(key, b"")) for key in keys)
             else:
                 states = []
@@ -130,6 +138,7 @@ class FakePod:
         self.later = later and PodMap(bytes(16), 2, SLOTS_LOG2, places, later, {})
         self.router = Router(self.pod_map, TENANT, NAMESPACE)
         self.chunk_bytes_max = 1 << 20
+        self.copies = Copies()
         self.spread = Spread(self, self)
         self.context = Context(lambda: 0.0, Counters(), None, False, None)
         self.followed = 0

@@ -256,7 +256,7 @@ def test_where_nothing_moves_nobody_is_let_in(pair):
     assert refusal_of(pair.old, pair.new.credential(pair.old)) is not None
     link = pair.old.client()
     assert isinstance(link.ask(Kind.PULL, ASKED, ErrorReply), ErrorReply)
-    assert {Kind.PULL} == PEERS
+    assert {Kind.PULL, Kind.OFFER} == PEERS
 
 
 def test_shards_stay_whatever_becomes_of_tenants_and_refusals_are_counted(pair):

@@ -112,7 +112,7 @@ def test_what_namespace_and_tenant_say() -> None:
     tenant = node.tenant.id
     node.do(node.registry.set_tenant("acme", lambda was: replace(was, lifetime=Lifetime(ttl_s_max=100))))
     life = Lifetime(ttl_s_default=10, ttl_s_max=50)
-    node.do(node.registry.set_namespace(tenant, "default", lambda was: life))
+    node.do(node.registry.set_namespace(tenant, "default", lambda was: replace(was, lifetime=life)))
     node.tell()
     put(client, keys=[b"default"])
     put(client, keys=[b"wish"], ttl_ms=20_000)

@@ -56,7 +56,15 @@ from mezzo.protocol.messages.leases import (
     Release,
     Released,
 )
-from mezzo.protocol.messages.peers import PULL_KEYS_MAX, Pull, Pulled, PulledChunk
+from mezzo.protocol.messages.peers import (
+    OFFER_KEYS_MAX,
+    PULL_KEYS_MAX,
+    Offer,
+    Offered,
+    Pull,
+    Pulled,
+    PulledChunk,
+)
 from mezzo.protocol.messages.regions import (
     RegionAdd,
     RegionAdded,
@@ -154,6 +162,8 @@ BODIES: dict[Kind, type[Body]] = {
     Kind.TENANT_STATED: TenantStated,
     Kind.PULL: Pull,
     Kind.PULLED: Pulled,
+    Kind.OFFER: Offer,
+    Kind.OFFERED: Offered,
 }
 
 __all__ = [
@@ -205,6 +215,9 @@ __all__ = [
     "NAMESPACES_ASKED_MAX",
     "Name",
     "NamespaceUse",
+    "OFFER_KEYS_MAX",
+    "Offer",
+    "Offered",
     "PARTS_LISTED_MAX",
     "PARTS_MAX",
     "PLACE_NUMBERS",

@@ -86,6 +86,8 @@ class Got(Body, frozen=True):
     found: Bitmap
     lengths: Annotated[list[U], Meta(max_length=KEYS_MAX)]
     """bytes delivered for each key, 0 for a miss"""
+    popular: Bitmap = b""
+    """those that the slot's second has too, for as long as they are got often; empty: none"""
 
 
 class Put(Body, frozen=True):

@@ -56,3 +56,5 @@ class Kind(IntEnum):
     TENANT_STATED = 70
     PULL = 71
     PULLED = 72
+    OFFER = 73
+    OFFERED = 74

@@ -1,4 +1,6 @@
-"""Bodies between two shards of a pod: chunks that move from one to the other, asked for by who wants them."""
+"""Bodies between two shards of a pod: chunks that move from one to the other, asked for by who wants them; and what an
+owner tells of what there is to be wanted.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from msgspec import Meta
 from mezzo.protocol.messages.types import (
     PRIORITY_DEFAULT,
     U32,
+    Bitmap,
     Body,
     Id16,
     Key,
@@ -19,6 +22,7 @@ from mezzo.protocol.messages.types import (
 
 PULL_KEYS_MAX = 64
 """Keys in one `Pull`: the answer may have the lengths of 256 parts for each."""
+OFFER_KEYS_MAX = 256
 
 
 class Pull(Body, frozen=True):
@@ -52,3 +56,25 @@ class Pulled(Body, frozen=True):
     """End of a pull: one entry for each key. None: a miss, or its bytes were asked for and did not come right."""
 
     chunks: Annotated[list[PulledChunk | None], Meta(max_length=PULL_KEYS_MAX)]
+
+
+class Offer(Body, frozen=True):
+    """The owner of these chunks tells the second of their slots of them, to be pulled as far as it does not have them.
+
+    Only a peer may tell.
+    """
+
+    tenant: Id16
+    namespace: Id16
+    keys: Annotated[list[Key], Meta(min_length=1, max_length=OFFER_KEYS_MAX)]
+    lives_ms: U = 0
+    """for so long at most, since they are popular, and first of all to go; 0: as long as the first copy"""
+    lengths: Annotated[list[U], Meta(max_length=OFFER_KEYS_MAX)] = []
+    """bytes of each, with ``lives_ms``"""
+
+
+class Offered(Body, frozen=True):
+    """It was heard. Bit i of ``there``: it has ``keys[i]``. What it does not have it pulls, if it can; it does not say."""
+
+    count: U32
+    there: Bitmap

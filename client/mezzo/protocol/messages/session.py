@@ -49,6 +49,10 @@ class Welcome(Body, frozen=True):
     """whether this connection may register regions (a Unix socket)"""
     shard_id: Id16 = bytes(16)
     """of the shard's store: what a pod's map calls it, however often it starts; zeros: an older release does not say"""
+    copies: U32 = 1
+    """of each chunk of the namespace that the pod keeps"""
+    popular: bool = False
+    """whether other shards may have second copies of what is got often (`Got.popular`)"""
 
 
 class Refuse(Body, frozen=True):
@@ -93,10 +97,12 @@ class Pong(Body, frozen=True):
 class Epoch(Body, frozen=True):
     """Answers nothing: the shard follows the map of this epoch. Before the first answer that it gives by it.
 
-    From protocol version 2 on.
+    From protocol version 2 on.  Sent too when the namespace's number of copies has changed.
     """
 
     epoch: U
+    copies: U32 = 0
+    """as in `Welcome`; 0: it is not said"""
 
 
 class Cancel(Body, frozen=True):

@@ -16,6 +16,7 @@ from mezzo_server.admin.api import (
     OPERATORS,
     Admin,
     LifetimeChange,
+    NamespaceChange,
     NamespaceUsage,
     TenantChange,
     TenantUsage,
@@ -102,9 +103,11 @@ def test_the_life_of_a_tenant(rig: Rig) -> None:
     made = rig.create(weight=3, quota=quota, lifetime=Lifetime(ttl_s_max=9))
     assert (made.name, made.weight, made.quota, made.lifetime.ttl_s_max) == ("acme", 3, quota, 9)
     change = TenantChange(
-        weight=5, quota={"hot_bytes": Limit(0, 7)}, lifetime=LifetimeChange(ttl_s_default=4)
+        weight=5, quota={"hot_bytes": Limit(0, 7)}, lifetime=LifetimeChange(ttl_s_default=4), copies=2
     )
     changed = rig.do(lambda admin: admin.set_tenant("acme", change))
+    assert (made.copies, changed.copies) == (1, 2)
+    assert rig.do(lambda admin: admin.set_tenant("acme", TenantChange(weight=5))) == changed
     assert changed.quota == Quota(capacity_bytes=Limit(1, 2), hot_bytes=Limit(0, 7))
     assert changed.lifetime == Lifetime(ttl_s_default=4, ttl_s_max=9)
     assert rig.do(lambda admin: admin.tenant("acme")) == (changed, None)
@@ -114,7 +117,7 @@ def test_the_life_of_a_tenant(rig: Rig) -> None:
     assert rig.do(lambda admin: admin.tenants(deleted=True)) == [gone]
     told = rig.told()
     assert [(line["event"], line["outcome"]) for line in told] == [
-        ("tenant.create", "done"), ("tenant.set", "done"), ("tenant.delete", "done"),
+        ("tenant.create", "done"), ("tenant.set", "done"), ("tenant.set", "done"), ("tenant.delete", "done"),
     ]  # fmt: skip
     assert all(line["tenant"] == "acme" and line["who"] == "user:test" for line in told)
     assert told[0]["quota"] == {"capacity_bytes": {"soft": 1, "hard": 2}}
@@ -174,18 +177,27 @@ def test_the_life_of_a_namespace(rig: Rig) -> None:
     assert rig.do(lambda admin: admin.add_namespace("acme", "prod", IDENTITY)) == named
     derived = rig.do(lambda admin: admin.add_namespace("acme", "", IDENTITY))
     assert derived.name == derived_name(IDENTITY)
-    changed = rig.do(lambda admin: admin.set_namespace("acme", "prod", LifetimeChange(ttl_s_max=5)))
+    changed = rig.do(
+        lambda admin: admin.set_namespace("acme", "prod", NamespaceChange(LifetimeChange(ttl_s_max=5)))
+    )
     assert changed.lifetime == Lifetime(ttl_s_max=5)
-    changed = rig.do(lambda admin: admin.set_namespace("acme", "prod", LifetimeChange(ttl_s_default=3)))
+    changed = rig.do(
+        lambda admin: admin.set_namespace("acme", "prod", NamespaceChange(LifetimeChange(ttl_s_default=3)))
+    )
     assert changed.lifetime == Lifetime(ttl_s_default=3, ttl_s_max=5)
+    for copies in (2, 0):
+        changed = rig.do(
+            lambda admin, copies=copies: admin.set_namespace("acme", "prod", NamespaceChange(copies=copies))
+        )
+        assert (changed.copies, changed.lifetime.ttl_s_max) == (copies, 5)
     assert rig.do(lambda admin: admin.purge_namespace("acme", "prod")).generation == 1
     assert rig.do(lambda admin: admin.delete_namespace("acme", "prod")).deleted
     assert [one.name for one in rig.do(lambda admin: admin.namespaces("acme"))] == ["default", derived.name]
     assert len(rig.do(lambda admin: admin.namespaces("acme", deleted=True))) == 3
     told = rig.told()
     assert [line["event"] for line in told[1:]] == [
-        "namespace.open", "namespace.open", "namespace.open", "namespace.set", "namespace.set", "namespace.purge",
-        "namespace.delete",
+        "namespace.open", "namespace.open", "namespace.open", "namespace.set", "namespace.set", "namespace.set", "namespace.set",
+        "namespace.purge", "namespace.delete",
     ]  # fmt: skip
     assert told[1]["identity"]["chunk_bytes"] == 4096
 
@@ -213,7 +225,7 @@ REFUSED: list[tuple[str, Callable[[Admin], Awaitable[Any]]]] = [
     ("credential.revoke", lambda admin: admin.revoke_credential("0" * 16)),
     ("namespace.open", lambda admin: admin.add_namespace("absent", "x", None)),
     ("namespace.open", lambda admin: admin.add_namespace("acme", "", None)),
-    ("namespace.set", lambda admin: admin.set_namespace("acme", "absent", LifetimeChange(1))),
+    ("namespace.set", lambda admin: admin.set_namespace("acme", "absent", NamespaceChange(LifetimeChange(1)))),
     ("namespace.purge", lambda admin: admin.purge_namespace("acme", "absent")),
     ("namespace.delete", lambda admin: admin.delete_namespace("acme", "default")),
 ]  # fmt: skip
@@ -279,11 +291,13 @@ def test_two_operators_change_the_same_namespace(tmp_path: Path) -> None:
 
     async def quicker(tenant_id: bytes, name: str, change: Any) -> Any:
         # Another operator's change comes between what this one read and what it writes.
-        await default(tenant_id, name, LifetimeChange(ttl_s_default=3).of)
+        await default(tenant_id, name, NamespaceChange(LifetimeChange(ttl_s_default=3)).of)
         return await default(tenant_id, name, change)
 
     rig.registry.set_namespace = quicker  # type: ignore[method-assign]
-    changed = rig.do(lambda admin: admin.set_namespace("acme", "default", LifetimeChange(ttl_s_max=5)))
+    changed = rig.do(
+        lambda admin: admin.set_namespace("acme", "default", NamespaceChange(LifetimeChange(ttl_s_max=5)))
+    )
     assert changed.lifetime == Lifetime(ttl_s_default=3, ttl_s_max=5)
 
 

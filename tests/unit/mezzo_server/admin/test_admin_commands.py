@@ -180,6 +180,9 @@ def test_namespaces(shell: Shell) -> None:
     assert "tp 1/2" in shell.mezzo("namespace", "list", "acme")[0]
     assert re.search(r"chunk_bytes +33,554,432", shell.mezzo("namespace", "show", "acme", "prod")[0])
     assert shell.json("namespace", "set", "acme", "prod", "--ttl", "1h")["lifetime"]["ttl_s_default"] == 3600
+    assert shell.json("namespace", "set", "acme", "prod", "--copies", "2")["copies"] == 2
+    assert shell.json("namespace", "set", "acme", "prod", "--copies", "none")["copies"] == 0
+    assert shell.json("tenant", "set", "acme", "--copies", "2")["copies"] == 2
     assert shell.json("namespace", "purge", "acme", "prod", "--yes")["generation"] == 1
     assert "purged prod" in shell.mezzo("namespace", "purge", "acme", "prod", "--yes")[0]
     shell.mezzo("namespace", "delete", "acme", "prod", "--yes")

@@ -14,7 +14,7 @@ from mezzo_server.pod.membership import Membership
 from mezzo_server.pod.plan import Plan
 from mezzo_server.pod.planning import Planning
 from mezzo_server.pod.records import ROSTER, MemberRecord, Settings, drain_key, encode, shard_of
-from mezzo_server.pod.standing import NEVER, Situation, Standing
+from mezzo_server.pod.standing import NEVER, SECOND, Situation, Standing
 from mezzo_server.pod.steps import Commit, End, Grant, Keep, Look, Machine, Step, Wait
 from mezzo_server.pod.view import PodView
 from mezzo_server.quota.part import NEWCOMER
@@ -299,11 +299,12 @@ class Shard(Actor):
         return self.standing.serving
 
     def slots(self) -> set[int]:
-        """Slots of which it would acknowledge a write at this moment."""
+        """Slots of which it would acknowledge a write at this moment; not those that it is only second for."""
         return {
             slot
             for slot, key in enumerate(KEYS)
             if self.standing.objection(SCOPE, [key], float("-inf")) is None
+            and self.standing.share.answers[slot] != SECOND
         }
 
 

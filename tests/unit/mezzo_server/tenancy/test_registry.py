@@ -13,7 +13,7 @@ from mezzo_server.metadata.engine import Outcome, Write
 from mezzo_server.metadata.memory import MemoryEngine
 from mezzo_server.tenancy import credentials, registry
 from mezzo_server.tenancy.entries import tenant_key
-from mezzo_server.tenancy.model import Lifetime, Limit, Quota, TenantKey, TicketKey
+from mezzo_server.tenancy.model import Lifetime, Limit, Quota, TenantKey, TicketKey, copies_of
 from mezzo_server.tenancy.tokens import proves, split_token
 from tests.unit.mezzo_server.tenancy.rig import Tenancy, identity
 
@@ -214,8 +214,27 @@ def test_purge_and_deletion_raise_the_generation(tenancy):
 def test_a_namespace_has_a_lifetime(tenancy):
     do, reg = tenancy.do, tenancy.registry
     tenant = do(reg.create_tenant("acme"))
-    do(reg.set_namespace(tenant.id, "default", lambda was: Lifetime(ttl_s_default=5)))
+    do(reg.set_namespace(tenant.id, "default", lambda was: replace(was, lifetime=Lifetime(ttl_s_default=5))))
     assert do(reg.namespace(tenant.id, "default")).lifetime.ttl_s_default == 5
+
+
+def test_a_tenant_and_a_namespace_may_ask_for_two_copies(tenancy):
+    do, reg = tenancy.do, tenancy.registry
+    tenant = do(reg.create_tenant("acme"))
+    default = do(reg.namespace(tenant.id, "default"))
+    assert copies_of(tenant, default) == 1
+    tenant = do(reg.set_tenant("acme", lambda was: replace(was, copies=2)))
+    assert copies_of(tenant, default) == 2
+    default = do(reg.set_namespace(tenant.id, "default", lambda was: replace(was, copies=1)))
+    assert copies_of(tenant, default) == 1
+    assert do(reg.create_tenant("other", copies=2)).copies == 2
+    for copies in (0, 3):
+        with pytest.raises(InvalidArgument, match="copies"):
+            do(reg.set_tenant("acme", lambda was, copies=copies: replace(was, copies=copies)))
+    with pytest.raises(InvalidArgument, match="copies"):
+        do(reg.set_namespace(tenant.id, "default", lambda was: replace(was, copies=3)))
+    with pytest.raises(InvalidArgument, match="only lifetime and copies"):
+        do(reg.set_namespace(tenant.id, "default", lambda was: replace(was, generation=7)))
 
 
 @pytest.mark.parametrize("field", ["ttl_s_default", "ttl_s_max"])
@@ -225,7 +244,7 @@ def test_no_lifetime_is_longer_than_what_can_be_stored(tenancy, field):
     for change in (
         lambda: reg.create_tenant("other", lifetime=endless),
         lambda: reg.set_tenant("acme", lambda was: replace(was, lifetime=endless)),
-        lambda: reg.set_namespace(tenant.id, "default", lambda was: endless),
+        lambda: reg.set_namespace(tenant.id, "default", lambda was: replace(was, lifetime=endless)),
     ):
         with pytest.raises(InvalidArgument, match=field):
             do(change())

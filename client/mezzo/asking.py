@@ -1,0 +1,233 @@
+"""Asking the shards of a pod, each for its keys, and those who may have what others did not: as generators. No I/O.
+
+What is asked, and what is made of the answers, is the matter of `spread`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from mezzo.answers import Answer, raise_wrong
+from mezzo.calls import Call, CatchUp, Context, Follow, Link, Pause, Together
+from mezzo.copies import Copies
+from mezzo.errors import CallerError, ClientClosed, MezzoError, WrongEpoch
+from mezzo.placement.rendezvous import NOBODY
+from mezzo.routing import Router, grouped
+
+T = TypeVar("T")
+
+PAUSES_S = (0.02,)
+"""A call waits so long for shards that have not heard of a map yet: all do within moments, in any order."""
+NO_OWNER = "no shard of the pod has these keys now"
+
+
+class Pod(Protocol):
+    """What the calls know of the pod."""
+
+    @property
+    def router(self) -> Router:
+        """Of the map in force; another one after `Follow`."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether a shard said that it follows a later map."""
+
+    @property
+    def chunk_bytes_max(self) -> int:
+        """Bytes of the largest chunk that the shards take."""
+
+    @property
+    def copies(self) -> Copies:
+        """Which chunks have a second one, and which of two is asked."""
+
+
+Make = Callable[[list[int]], Call[Any]]
+"""The call that a shard gets for the keys at these indexes."""
+
+
+class Asking:
+    """Has nothing of its own: ``link`` stands for all shards, ``pod`` says whose a key is."""
+
+    def __init__(self, link: Link, pod: Pod) -> None:
+        self._link = link
+        self._pod = pod
+
+    def _keep_up(self) -> Call[int]:
+        """Go by the map that shards were heard to follow, if another call does not get it just now; its epoch."""
+        if self._pod.behind:
+            yield CatchUp(self._link, wait=False)
+        return self._pod.router.epoch
+
+    def _overtaken(self, epoch: int) -> Call[bool]:
+        """Whether there is a later map than that of ``epoch``: what was put by it, those who were asked may not have.
+
+        A shard tells by which map it answers before it answers, so that nobody believes a miss of who had a slot once.
+        """
+        if self._pod.behind:
+            yield CatchUp(self._link, wait=True)
+        return self._pod.router.epoch != epoch
+
+    def _ask(
+        self,
+        keys: Sequence[bytes],
+        make: Make,
+        holders: tuple[Router, Sequence[int]] | None = None,
+        indexes: Sequence[int] | None = None,
+        pauses_s: Sequence[float] = PAUSES_S,
+        timed: Context | None = None,
+    ) -> Call[list[Answer]]:
+        """Ask the owners of keys (of those at ``indexes`` only, if given), or who is said to hold them.
+
+        Who has another map than ours is asked once more, by the one in force then; who has not come to ours yet is
+        asked again after pauses: all shards follow a map within moments, in any order.
+        ``timed``: what it takes is to be known for the choice between two copies.
+        """
+        if holders is None:
+            router = self._pod.router
+            shares = router.split(keys, indexes)
+        else:
+            router, shares = holders[0], grouped(enumerate(holders[1]))
+        answers = yield from self._ask_these(router, shares, make, timed)
+        refused = [answer for answer in answers if isinstance(answer.outcome, WrongEpoch)]
+        pauses, followed = iter(pauses_s), False
+        while refused:
+            if all(answer.lags for answer in refused):
+                pause_s = next(pauses, 0.0)
+                if not pause_s:
+                    break
+                yield Pause(pause_s)
+            elif followed:
+                break
+            else:
+                yield Follow(self._link, router.epoch)
+                followed = True
+            answers = [answer for answer in answers if answer not in refused]
+            again = sorted([index for answer in refused for index in answer.indexes])
+            router = self._pod.router
+            more = yield from self._ask_these(router, router.split(keys, again), make)
+            refused = [answer for answer in more if isinstance(answer.outcome, WrongEpoch)]
+            answers += more
+        return answers
+
+    def _ask_these(
+        self, router: Router, shares: dict[int, list[int]], make: Make, timed: Context | None = None
+    ) -> Call[list[Answer]]:
+        nobodys = shares.pop(NOBODY, None)
+        parts = [(router.shard_id(shard), indexes) for shard, indexes in shares.items()]
+        answers: list[Answer] = yield from self._together(parts, make, router.epoch, timed)
+        if nobodys is not None:
+            answers.append(Answer(b"", nobodys, WrongEpoch(NO_OWNER), router.epoch))
+        return answers
+
+    def _together(
+        self,
+        parts: Sequence[tuple[bytes, list[int]]],
+        make: Make,
+        epoch: int,
+        timed: Context | None = None,
+    ) -> Call[list[Answer]]:
+        if not parts:
+            return []
+        if timed is None:
+            own = [(shard, make(indexes)) for shard, indexes in parts]
+        else:
+            own = [
+                (shard, self._timed(timed, shard, len(indexes), make(indexes))) for shard, indexes in parts
+            ]
+        outcomes = yield Together(self._link, own)
+        return [Answer(*part, outcome, epoch) for part, outcome in zip(parts, outcomes, strict=True)]
+
+    def _timed(self, context: Context, shard: bytes, chunks: int, call: Call[T]) -> Call[T]:
+        began, copies = context.now(), self._pod.copies
+        copies.begin(shard, chunks)
+        try:
+            return (yield from call)
+        finally:
+            copies.end(shard, chunks, context.now() - began)
+
+    def _note(self, context: Context, answers: Iterable[Answer]) -> None:
+        """Remember who did not answer: others are asked for a while, where they have a copy."""
+        for answer in answers:
+            if answer.failed and not isinstance(answer.outcome, CallerError | ClientClosed | WrongEpoch):
+                self._pod.copies.silent(answer.shard, context.now())
+
+    def _ask_rest(
+        self,
+        context: Context,
+        keys: Sequence[bytes],
+        make: Make,
+        answers: Sequence[Answer],
+        missing: Callable[[Iterable[Answer]], list[int]],
+    ) -> Call[list[Answer]]:
+        """Ask for what is missing after these answers who else may have a copy; what they said.
+
+        ``missing`` takes answers in, and gives the indexes of keys that nobody had so far.
+        """
+        copies = self._pod.copies
+        more: list[Answer] = []
+        asked: set[tuple[bytes, int]] = set()
+        while True:
+            self._note(context, answers)
+            raise_wrong(answers)
+            asked.update([(answer.shard, index) for answer in answers for index in answer.indexes])
+            left, router = missing(answers), self._pod.router
+            own = [keys[index] for index in left]
+            seconds = copies.seconds(router, own, context.now()) or [NOBODY] * len(left)
+            holders = [
+                (index, holder)
+                for index, both in zip(left, zip(router.owners(own), seconds, strict=True), strict=True)
+                for holder in both
+                if holder != NOBODY and (router.shard_id(holder), index) not in asked
+            ]
+            if not holders:
+                return more
+            # One at a time: both would write to the same memory.
+            answers = yield from self._ask_these(router, grouped(dict(holders).items()), make)
+            more += answers
+
+    def _ask_seconds(self, keys: Sequence[bytes], make: Make) -> Call[list[Answer]]:
+        """Ask whoever may have second copies of these, and is to be told: nobody, where chunks have none.
+
+        Who has another map than ours is asked again, as by `_ask`, but everybody is: seconds may be others now.
+        """
+        pauses, followed = iter(PAUSES_S), False
+        said: list[Answer] = []
+        while True:
+            router = self._pod.router
+            shares = grouped(enumerate(self._pod.copies.doomed(router, keys)))
+            shares.pop(NOBODY, None)
+            answers = yield from self._ask_these(router, shares, make)
+            refused = [answer for answer in answers if isinstance(answer.outcome, WrongEpoch)]
+            lags = all(answer.lags for answer in refused)
+            pause_s = next(pauses, 0.0) if refused and lags else 0.0
+            if not refused or (lags and not pause_s) or (not lags and followed):
+                return said + answers
+            said += [answer for answer in answers if not answer.failed]
+            if lags:
+                yield Pause(pause_s)
+            else:
+                yield Follow(self._link, router.epoch)
+                followed = True
+
+    def _ask_before(self, keys: Sequence[bytes], indexes: Iterable[int], make: Make) -> Call[list[Answer]]:
+        """Ask those who had the slots of keys before, as far as these moved lately. What fails is left out."""
+        router = self._pod.router
+        shares = router.split_before(keys, indexes)
+        if not shares:
+            return []
+        answers = yield from self._ask_these(router, shares, make)
+        for answer in answers:
+            if isinstance(answer.outcome, ClientClosed):
+                raise answer.outcome
+        return [answer for answer in answers if not answer.failed]
+
+    def _ask_all(self, make: Callable[[], Call[T]]) -> Call[list[T]]:
+        """Ask all shards. Raises what one of them said if none has an answer."""
+        parts = [(shard.id, make()) for shard in self._pod.router.pod_map.shards]
+        outcomes = yield Together(self._link, parts)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, MezzoError)]
+        for error in errors:
+            if isinstance(error, CallerError | ClientClosed) or len(errors) == len(outcomes):
+                raise error
+        return [outcome for outcome in outcomes if not isinstance(outcome, MezzoError)]
