@@ -14,6 +14,7 @@ from mezzo_server.commands.options import LOG_FLAGS, Flag, Json, Settings, takes
 from mezzo_server.commands.shard import describe
 
 if TYPE_CHECKING:
+    from mezzo_server.config import NodeConfig
     from mezzo_server.supervisor.main import NodeReadiness
 
 
@@ -44,7 +45,7 @@ def serve(settings: Settings, *, json: Json = False) -> None:
         if json:
             json_result(msgspec.json.encode(readiness))
         else:
-            sys.stdout.write("\n".join(_lines(readiness)) + "\n")
+            sys.stdout.write("\n".join(_lines(readiness, settings.node)) + "\n")
             sys.stdout.flush()
 
     status = run(settings.node, announce)
@@ -52,11 +53,14 @@ def serve(settings: Settings, *, json: Json = False) -> None:
         raise typer.Exit(status)
 
 
-def _lines(readiness: NodeReadiness) -> list[str]:
+def _lines(readiness: NodeReadiness, node: NodeConfig) -> list[str]:
+    from mezzo_server.config.memory import node_memory, told
     from mezzo_server.config.several import shard_name
     from mezzo_server.shard.main import Readiness
 
     lines = [f"mezzo node ready in {readiness.start_s:.2f} s (process {readiness.pid})"]
+    if len(readiness.shards) > 1:
+        lines.append(f"  memory      {told(node_memory(node))}")
     # Where metrics are comes once, at the end, for all processes.
     for number, said in enumerate(readiness.shards):
         name = shard_name(number, len(readiness.shards))

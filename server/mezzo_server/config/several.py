@@ -30,6 +30,9 @@ from mezzo_server.config.schema import (
     TlsConfig,
 )
 
+HUGE_PAGE_BYTES = 2 << 20
+"""of x86-64, and of Arm with pages of 4 KiB"""
+
 
 def shard_name(number: int, count: int) -> str:
     """What a shard is called in logs and metrics."""
@@ -75,12 +78,18 @@ def part(total: int, count: int, least: int = 1) -> int:
     return max(total // count, least) if total else 0
 
 
+def part_of_memory(total_bytes: int, count: int, least_bytes: int = 1) -> int:
+    """As `part`, in whole huge pages where it is larger than one: what is left of one is made of small pages."""
+    each = part(total_bytes, count, least_bytes)
+    return max(each // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES, least_bytes) if each > HUGE_PAGE_BYTES else each
+
+
 def _shard(shard: ShardConfig, number: int, count: int) -> ShardConfig:
     return replace(
         shard,
         listen=[numbered(text, number) for text in shard.listen],
         workers=part(shard.workers, count),
-        store_staging_bytes=part(shard.store_staging_bytes, count),
+        store_staging_bytes=part_of_memory(shard.store_staging_bytes, count),
         scrub_bytes_per_s=part(shard.scrub_bytes_per_s, count),
         drain_bytes_per_s=part(shard.drain_bytes_per_s, count),
         limits=_limits(shard.limits, count),
@@ -91,7 +100,7 @@ def _shard(shard: ShardConfig, number: int, count: int) -> ShardConfig:
 
 def _limits(limits: Limits, count: int) -> Limits:
     # A chunk of the largest size must fit, or it could never be put.
-    staging_bytes = part(limits.staging_bytes, count, least=limits.chunk_bytes_max)
+    staging_bytes = part_of_memory(limits.staging_bytes, count, limits.chunk_bytes_max)
     return replace(
         limits,
         staging_bytes=staging_bytes,

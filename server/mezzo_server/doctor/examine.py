@@ -92,6 +92,7 @@ def _run(check: Check, host: Host) -> list[Finding]:
 def _configuration(host: Host, path: Path, *, write: bool) -> list[Section]:
     from mezzo_server.config import load
     from mezzo_server.config.several import shard_settings
+    from mezzo_server.doctor.memory import examine_memory
     from mezzo_server.supervisor.looking import devices_of
     from mezzo_server.supervisor.settings import ProcessSettings
 
@@ -115,6 +116,8 @@ def _configuration(host: Host, path: Path, *, write: bool) -> list[Section]:
     except InvalidArgument as error:
         findings.append(Finding("shard.devices", State.BROKEN, str(error), f"mend {path}"))
         return sections
+    devices = () if dealt is None else dealt.devices
+    findings += _run(lambda host: examine_memory(host, config, devices), host)
     if dealt is None:
         return sections + [_device(host, device, config, write=write) for device in config.shard.devices]
     settings = ProcessSettings(config, dealt)

@@ -24,10 +24,10 @@ from mezzo_server.blockstore.devices.opening import probe
 from mezzo_server.blockstore.io import Device
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.recovery import Progress
-from mezzo_server.blockstore.sealed_stream import staging_bytes_max
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.config import MetricsConfig, NodeConfig, ShardConfig, TlsConfig
 from mezzo_server.config.access import unix_mode, unix_users
+from mezzo_server.config.memory import check_hot, store_staging_bytes
 from mezzo_server.hot.arena import Arena
 from mezzo_server.hot.tier import HotTier
 from mezzo_server.machine.clock import machine_clock
@@ -48,7 +48,7 @@ from mezzo_server.shard.listener import UnixRules, open_listeners
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
 from mezzo_server.shard.tls_server import TlsServer
-from mezzo_server.staging import StagingPool, bytes_for_piece
+from mezzo_server.staging import StagingPool
 from mezzo_server.tenancy.keys import read_master_keys
 from mezzo_server.tenancy.standing import standing_of
 from mezzo_server.workers import ThreadWorkers, open_workers
@@ -57,9 +57,6 @@ if TYPE_CHECKING:
     from mezzo_server.shard.pod import PodMember
 
 DESCRIPTORS_MAX = 65536
-STAGING_EXTRA_BYTES = 8 << 20
-"""Staging beyond what the stream of the longest encrypted chunk needs, so that others find some meanwhile."""
-
 HANDED_OVER_S = 0.05
 """between two looks at whether a shard that stops has handed over"""
 
@@ -157,10 +154,8 @@ class Shard:
             self._ciphers = ThreadWorkers(config.workers)
             stack.callback(self._ciphers.close)
             # Two pools: what waits in one for the store must never hold what the store needs.
-            longest = bytes_for_piece(staging_bytes_max(config.limits.chunk_bytes_max))
             wait_s = config.limits.staging_wait_s
-            store_bytes = max(config.store_staging_bytes, longest + STAGING_EXTRA_BYTES)
-            self._store_staging = StagingPool(store_bytes, wait_s=wait_s)
+            self._store_staging = StagingPool(store_staging_bytes(config), wait_s=wait_s)
             stack.callback(self._store_staging.close)
             self._staging = StagingPool(config.limits.staging_bytes, wait_s=wait_s)
             stack.callback(self._staging.close)
@@ -402,15 +397,7 @@ def _new_loop(name: str) -> asyncio.AbstractEventLoop:
 def _hot_tier(config: ShardConfig) -> HotTier | None:
     if not config.hot.bytes:
         return None
-    memory = memory_seen(Host())
-    if config.hot.bytes > memory.usable_bytes > 0:
-        # it is allocated for good and never swapped to a device of ours: the kernel would kill processes
-        whose = (
-            "this machine has" if memory.limit_bytes is None else "this machine or its control group gives"
-        )
-        raise InvalidArgument(
-            f"shard.hot.bytes: {config.hot.bytes} bytes are more memory than {whose} ({memory.usable_bytes})"
-        )
+    check_hot(config.hot.bytes, memory_seen(Host()))
     return HotTier(
         bytes_max=config.hot.bytes,
         arena_bytes=config.hot.arena_bytes,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from mezzo.errors import FormatError
 from mezzo_server.blockstore.format import superblock
 from mezzo_server.blockstore.format.block import BLOCK_BYTES
 from mezzo_server.config import NodeConfig
 from mezzo_server.config.schema import SHARDS_MAX
+from mezzo_server.machine.cores import node_of_device, numa_nodes, siblings
 from mezzo_server.machine.host import Host
+from mezzo_server.supervisor.cores import Cores, deal_cores
 from mezzo_server.supervisor.devices import NOT_SEEN, Dealt, Kind, Sight, check_single, deal
 
 
@@ -47,3 +51,14 @@ def devices_of(config: NodeConfig, host: Host) -> Dealt | None:
     # In a pod a new shard takes its slots step by step, and their former owners are asked for what they have.
     may_grow = shard.format or config.pod.enabled
     return deal(shard.devices, count, seen, count_max=SHARDS_MAX, accept_loss=may_grow)
+
+
+def cores_of(
+    config: NodeConfig, devices: Sequence[Sequence[str]], host: Host, usable: Iterable[int]
+) -> list[Cores | None]:
+    """The cores of each shard that has these ``devices``, of those that may be used; None: all."""
+    homes = [
+        next((node for device in own if (node := node_of_device(host, device)) is not None), None)
+        for own in devices
+    ]
+    return deal_cores(config.supervisor.pin, homes, numa_nodes(host), siblings(host, usable))

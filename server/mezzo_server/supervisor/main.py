@@ -18,17 +18,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mezzo_server.config import NodeConfig
+from mezzo_server.config.memory import check_hot, node_memory, told
 from mezzo_server.config.several import shard_name
 from mezzo_server.logs import log_format
-from mezzo_server.machine.cores import format_cores, node_of_device, numa_nodes, siblings
+from mezzo_server.machine.cores import format_cores
 from mezzo_server.machine.host import Host
+from mezzo_server.machine.memory import memory_seen
 from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.endpoint import Endpoint
 from mezzo_server.metrics.parts import supervisor_sample
 from mezzo_server.supervisor.child import Child, describe_status, start
-from mezzo_server.supervisor.cores import deal_cores
 from mezzo_server.supervisor.devices import Dealt
-from mezzo_server.supervisor.looking import devices_of
+from mezzo_server.supervisor.looking import cores_of, devices_of
 from mezzo_server.supervisor.plan import Action, PartReport, Plan
 from mezzo_server.supervisor.settings import FRONTEND, METADATA, ProcessSettings
 
@@ -83,13 +84,7 @@ def _cores(config: NodeConfig, dealt: Dealt | None) -> list[frozenset[int] | Non
     """The cores of each shard; None: all."""
     if dealt is None:
         return [None]
-    host = Host()
-    homes = [
-        next((node for device in devices if (node := node_of_device(host, device)) is not None), None)
-        for devices in dealt.devices
-    ]
-    groups = siblings(host, os.sched_getaffinity(0))
-    return deal_cores(config.supervisor.pin, homes, numa_nodes(host), groups)
+    return cores_of(config, dealt.devices, Host(), os.sched_getaffinity(0))
 
 
 class Supervisor:
@@ -108,6 +103,8 @@ class Supervisor:
             InvalidArgument: the devices do not fit the number of shards.
         """
         dealt = devices_of(config, Host())
+        # Each shard sees its own part only.
+        check_hot(config.shard.hot.bytes, memory_seen(Host()))
         # Its processes write to a pipe of ours, so they are told what our standard error is.
         told = replace(config, log=replace(config.log, format=log_format(config.log)))
         self._settings = ProcessSettings(told, dealt)
@@ -285,4 +282,6 @@ def serve(config: NodeConfig, announce: Callable[[NodeReadiness], None]) -> int:
             stack.callback(endpoint.close)
             address = endpoint.address
         supervisor = Supervisor(config, announce, metrics_address=address)
+        if config.supervisor.shards > 1:
+            log.info("memory", of_the_node=told(node_memory(config)))
         return asyncio.run(supervisor.run())

@@ -259,6 +259,70 @@ def test_each_shard_of_a_node_is_looked_at(host: PlayedHost, tmp_path: Path) -> 
     assert "there already" in divided.seen
 
 
+def about_memory(host: PlayedHost, tmp_path: Path, text: str) -> dict[str, Finding]:
+    path = tmp_path / "mezzo.toml"
+    path.write_text(text)
+    found = [f for s in examine(host, Subject(config=path)).sections for f in s.findings]
+    return {f.name: f for f in found if "memory of" in f.name}
+
+
+FOUR = """[supervisor]
+shards = 4
+[shard]
+listen = ["unix:///tmp/m.sock"]
+devices = ["/dev/a", "/dev/b", "/dev/c", "/dev/d"]
+[shard.hot]
+bytes = "8GiB"
+"""
+
+
+def four_disks(host: PlayedHost) -> None:
+    for name in "abcd":
+        host.add_disk(name, Blob(GIB))
+
+
+def test_the_memory_of_all_shards_must_be_there(host: PlayedHost, tmp_path: Path) -> None:
+    four_disks(host)
+    found = about_memory(host, tmp_path, FOUR)
+    assert {name: one.state for name, one in found.items()} == {"memory of the node": State.GOOD}
+    assert "each of 4 shards" in found["memory of the node"].seen
+    # Each shard by itself would fit.
+    host.add_memory(8)
+    [short] = about_memory(host, tmp_path, FOUR).values()
+    assert (short.state, "shard.hot.bytes" in short.advice) == (State.BROKEN, True)
+    host.add_memory(10.4)
+    [tight] = about_memory(host, tmp_path, FOUR).values()
+    assert (tight.state, "little is left" in tight.seen) == (State.BETTER, True)
+    # What was set aside as huge pages is nobody's of ours.
+    host.add_memory(16)
+    host.files["/proc/meminfo"] += "HugePages_Total: 4096\nHugepagesize: 2048 kB\n"
+    [reserved] = about_memory(host, tmp_path, FOUR).values()
+    assert (reserved.state, "are set aside as huge pages" in reserved.seen) == (State.BROKEN, True)
+
+
+def test_what_shards_of_one_user_lock_is_counted_together(host: PlayedHost, tmp_path: Path) -> None:
+    four_disks(host)
+    host.limits[8] = (4 * GIB, 4 * GIB)
+    found = about_memory(host, tmp_path, FOUR)
+    assert "locked memory of the node" in found
+    assert found["locked memory of the node"].state is State.BETTER
+    host.limits[8] = (64 * GIB, 64 * GIB)
+    assert "locked memory of the node" not in about_memory(host, tmp_path, FOUR)
+
+
+def test_shards_want_their_memory_near_to_their_cores(host: PlayedHost, tmp_path: Path) -> None:
+    four_disks(host)
+    for number in (0, 1):
+        folder = f"/sys/devices/system/node/node{number}"
+        host.files[f"{folder}/cpulist"] = f"{8 * number}-{8 * number + 7}"
+        host.files[f"{folder}/meminfo"] = f"Node {number} MemTotal:       {(32 - 30 * number) << 20} kB"
+    found = about_memory(host, tmp_path, FOUR)
+    near, far = found["memory of NUMA node 0"], found["memory of NUMA node 1"]
+    assert (near.state, far.state) == (State.GOOD, State.BETTER)
+    assert "2 shards run there" in far.seen
+    assert "far from them" in far.seen
+
+
 def test_a_check_that_fails_is_a_finding(host: PlayedHost) -> None:
     def fail() -> str:
         raise OSError(errno.EIO, "Input/output error")

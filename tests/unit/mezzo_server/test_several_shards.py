@@ -17,9 +17,11 @@ from mezzo_server.config import (
     SupervisorConfig,
     TlsConfig,
 )
+from mezzo_server.config.memory import check_hot, node_memory, told
 from mezzo_server.config.rules import check_together
 from mezzo_server.config.several import numbered, shard_settings
 from mezzo_server.config.shards import parse_shard
+from mezzo_server.machine.memory import MemorySeen
 from mezzo_server.supervisor.devices import Dealt
 from mezzo_server.supervisor.settings import ProcessSettings
 
@@ -75,6 +77,41 @@ def test_a_shard_always_has_memory_for_a_chunk():
     limits = shard_settings(config, 63).shard.limits
     assert limits.staging_bytes == limits.staging_connection_bytes_max == limits.chunk_bytes_max
     check_together(replace(shard_settings(config, 63), supervisor=SupervisorConfig()), "shard")
+
+
+def test_parts_of_memory_are_whole_huge_pages():
+    limits = Limits(staging_bytes=500 * MIB, staging_connection_bytes_max=64 * MIB)
+    shard = ShardConfig(store_staging_bytes=100 * MIB, limits=limits)
+    one = shard_settings(node(3, shard=shard), 0).shard
+    assert one.limits.staging_bytes == 166 * MIB
+    assert one.store_staging_bytes == 32 * MIB
+    # What is smaller than one is as small as it is.
+    small = replace(shard, store_staging_bytes=3 * MIB)
+    assert shard_settings(node(2, shard=small), 0).shard.store_staging_bytes == 3 * MIB // 2
+
+
+def test_what_the_settings_let_a_node_take_is_the_sum_of_what_its_shards_take():
+    hot = HotConfig(bytes=1024 * MIB, arena_bytes=64 * MIB)
+    shard = ShardConfig(hot=hot, limits=Limits(staging_bytes=512 * MIB, events_bytes_max=64 * MIB))
+    memory = node_memory(node(3, shard=shard))
+    one = memory.shards[0]
+    assert memory.shards == (one,) * 3
+    assert one.hot_bytes == 5 * 64 * MIB, "whole arenas"
+    assert one.staging_bytes == 170 * MIB
+    # Not a third of 64 MiB: room for the longest chunk, encrypted, however many shards there are.
+    assert one.store_bytes == 136 * MIB
+    assert one.events_bytes == 64 * MIB // 3
+    assert memory.total_bytes > 3 * one.total_bytes > 3 * one.registered_bytes
+    assert memory.registered_bytes == 3 * (320 + 170 + 136) * MIB
+    assert "each of 3 shards" in told(memory)
+    assert told(node_memory(node(1))).startswith("the shard ")
+
+
+def test_the_hot_tiers_of_all_shards_are_not_more_than_there_is():
+    check_hot(4 * MIB, MemorySeen(4 * MIB, 4 * MIB, None))
+    check_hot(4 * MIB, MemorySeen(0, 0, None))
+    with pytest.raises(InvalidArgument, match="more memory than this machine or its control group gives"):
+        check_hot(4 * MIB, MemorySeen(8 * MIB, 8 * MIB, 3 * MIB))
 
 
 def test_one_shard_gets_the_settings_as_they_are():
