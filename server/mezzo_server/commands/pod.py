@@ -30,15 +30,19 @@ from mezzo_server.commands.pod_reports import (
     pace_line,
     pace_report,
     pod_report,
-    shown_left,
+    rebalance_report,
+    rebalance_table,
+    rebalance_words,
     status_table,
 )
+from mezzo_server.commands.pod_waiting import Change, emptied, followed, shares, shown
 from mezzo_server.config import NodeConfig, load_with_origins
 from mezzo_server.logs import configure_logs
 
 if TYPE_CHECKING:
     from mezzo_server.metadata.engine import Engine
     from mezzo_server.pod.operating import PodOperator
+    from mezzo_server.pod.rebalancing import Rebalance
 
 T = TypeVar("T")
 
@@ -64,11 +68,14 @@ ShardName = Annotated[
 
 def register_pod(app: typer.Typer) -> None:
     """Add `mezzo pod` with the commands below it, and `mezzo locate`."""
-    group = typer.Typer(help="Look at a pod; empty a shard, and take it back.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Look at a pod; empty a shard, take it back, make shares even.", no_args_is_help=True
+    )
     group.command("status")(status)
     group.command("map")(show_map)
     group.command("drain")(drain)
     group.command("join")(join)
+    group.command("rebalance")(rebalance)
     group.command("parts")(parts)
     group.command("pace")(pace)
     app.add_typer(group, name="pod")
@@ -155,13 +162,65 @@ def drain(
 ) -> None:
     """Empty a shard: from the next map on it owns nothing, and is asked for a while for what it has."""
     shard_id = _act(config, lambda node, pod: _audited(node, "pod.drain", shard, lambda: pod.drain(shard)))
-    _told(config, shard_id, wait=wait, json=json, done=f"shard {shard_id.hex()[:8]} is to be emptied")
+    report, over = _waited(config, emptied(shard_id.hex()), wait=wait)
+    _told(report, json=json, done=f"shard {shard_id.hex()[:8]} is to be emptied")
+    if over and wait and not json:
+        sys.stdout.write("nobody asks it for anything any more: it may be stopped\n")
 
 
-def join(shard: ShardName, *, config: Config = None, json: Json = False) -> None:
-    """Take a shard back that was to be emptied. (A new one joins by itself when it starts.)"""
+def join(
+    shard: ShardName,
+    *,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Return when the shard has all of its share, and all follow that map."),
+    ] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Take a shard back that was to be emptied. (A new one joins by itself when it starts; --wait waits for that, too.)"""
     shard_id = _act(config, lambda node, pod: _audited(node, "pod.join", shard, lambda: pod.join(shard)))
-    _told(config, shard_id, wait=False, json=json, done=f"shard {shard_id.hex()[:8]} is to have its share")
+    report, over = _waited(config, shares(shard_id.hex()), wait=wait)
+    _told(report, json=json, done=f"shard {shard_id.hex()[:8]} is to have its share")
+    if over and wait and not json:
+        sys.stdout.write("it has its share\n")
+
+
+def rebalance(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would move, and change nothing.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when all shards follow the new map.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Make shares as even as may be, and let shards that are joining have all of theirs at once.
+
+    Who comes, goes, or has another capacity is heeded by itself, in steps; this is for who does not want to wait for them.
+    """
+
+    async def work(node: NodeConfig, pod: PodOperator) -> Rebalance:
+        from mezzo_server.admin.local import audited
+
+        if dry_run:
+            return await pod.rebalance(dry_run=True)
+        return await audited(
+            audit_of(node),
+            op.local_actor(),
+            "pod.rebalance",
+            pod.rebalance,
+            lambda told: {"epoch": told.epoch, "moves": told.moves},
+        )
+
+    told = rebalance_report(_act(config, work))
+    if told.made and wait:
+        _waited(config, followed(told.epoch), wait=True)
+    if json:
+        json_result(msgspec.json.encode(told))
+        return
+    result(rebalance_table(told))
+    result(rebalance_words(told))
 
 
 def pace(
@@ -248,25 +307,23 @@ def locate(
         result(locate_table(report))
 
 
-def _told(config: Path | None, shard_id: bytes, *, wait: bool, json: bool, done: str) -> None:
-    """What became of a wish, as far as it has come."""
-    while True:
-        report = pod_report(_act(config, lambda node, pod: pod.look()))
-        shard = next((one for one in report.shards if one.id == shard_id.hex()), None)
-        over = shard is None or (shard.state == "draining" and not shard.slots_before and not shard.slots)
-        if over or not wait:
-            break
-        if shard is not None:
-            remark(
-                f"epoch {report.epoch}: {shard.slots_before} slots still asked for, {shown_left(shard)} left"
-            )
-        time.sleep(WAIT_S)
+def _waited(config: Path | None, change: Change, *, wait: bool) -> tuple[PodReport, bool]:
+    """How the pod is, and whether a change has come to its end; ``wait``: when it has."""
+    with shown() as show:
+        while True:
+            report = pod_report(_act(config, lambda node, pod: pod.look()))
+            stand = change(report)
+            if stand.over or not wait:
+                return report, stand.over
+            show(stand)
+            time.sleep(WAIT_S)
+
+
+def _told(report: PodReport, *, json: bool, done: str) -> None:
     if json:
         json_result(msgspec.json.encode(report))
     else:
         sys.stdout.write(done + "\n")
-        if over and wait:
-            sys.stdout.write("nobody asks it for anything any more: it may be stopped\n")
 
 
 def _remark_behind(report: PodReport) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from mezzo.placement.pod_map import ShardPlace
 from mezzo.sizes import about_size
 from mezzo_server.pod.operating import PodSeen, ShardSeen
+from mezzo_server.pod.rebalancing import Rebalance
 from mezzo_server.pod.records import Settings
 
 
@@ -26,6 +27,7 @@ class ShardReport(msgspec.Struct, frozen=True):
     slots: int
     slots_before: int
     epoch: int
+    done: float
     left_s: float
 
 
@@ -62,6 +64,89 @@ class LocateReport(msgspec.Struct, frozen=True):
     """who had the slot, and is asked still; empty: nobody"""
 
 
+class ChangeReport(msgspec.Struct, frozen=True):
+    """What a rebalancing does to one shard."""
+
+    id: str
+    node: str
+    slots: int
+    slots_after: int
+    gains: int
+    loses: int
+    off: float
+    off_after: float
+
+
+class RebalanceReport(msgspec.Struct, frozen=True):
+    """A rebalancing, thought out or made."""
+
+    epoch: int
+    slots: int
+    moves: int
+    bytes_max: int
+    joined: list[str]
+    made: bool
+    shards: list[ChangeReport]
+
+
+def rebalance_report(told: Rebalance) -> RebalanceReport:
+    """For JSON."""
+    return RebalanceReport(
+        told.epoch,
+        told.slots,
+        told.moves,
+        told.bytes_max,
+        [shard.hex() for shard in told.joined],
+        told.made,
+        [
+            ChangeReport(
+                shard.id.hex(),
+                shard.node,
+                shard.slots,
+                shard.slots_after,
+                shard.gains,
+                shard.loses,
+                round(shard.off, 4),
+                round(shard.off_after, 4),
+            )
+            for shard in told.shards
+        ],
+    )
+
+
+def rebalance_table(report: RebalanceReport) -> Table:
+    """For people."""
+    table = Table("shard", "node", box=None, pad_edge=False)
+    for name in ("share", "after", "off by", "after", "gains", "loses"):
+        table.add_column(name, justify="right")
+    for shard in report.shards:
+        to_be_empty = not shard.slots_after
+        table.add_row(
+            shard.id[:8],
+            escape(shard.node),
+            f"{shard.slots / report.slots:.2%}",
+            f"{shard.slots_after / report.slots:.2%}",
+            "-" if to_be_empty else f"{shard.off:+.1%}",
+            "-" if to_be_empty else f"{shard.off_after:+.1%}",
+            str(shard.gains) if shard.gains else "-",
+            str(shard.loses) if shard.loses else "-",
+        )
+    return table
+
+
+def rebalance_words(report: RebalanceReport) -> str:
+    """What it comes to, for people."""
+    if not report.moves:
+        return "nothing is to be moved: shares are as even as they may be"
+    moved = (
+        f"{report.moves} of {report.slots} slots ({report.moves / report.slots:.2%}), with "
+        f"{about_size(report.bytes_max)} of chunks at most"
+    )
+    if report.made:
+        return f"epoch {report.epoch} moves {moved}; former owners are asked meanwhile"
+    return f"it would move {moved}; nothing was changed"
+
+
 def pod_report(seen: PodSeen) -> PodReport:
     """A pod, for JSON."""
     shards = [_shard_report(shard) for shard in seen.shards]
@@ -79,6 +164,7 @@ def _shard_report(shard: ShardSeen) -> ShardReport:
         shard.slots,
         shard.slots_before,
         shard.epoch,
+        round(shard.done, 4),
         round(shard.left_s, 1),
     )
 
@@ -93,6 +179,7 @@ def status_table(report: PodReport) -> Table:
         "asked for",
         "capacity",
         "follows",
+        "done",
         "left",
         box=None,
         pad_edge=False,
@@ -106,7 +193,8 @@ def status_table(report: PodReport) -> Table:
             f"{shard.slots_before / report.slots:.1%}" if shard.slots_before else "-",
             about_size(shard.capacity_bytes) if shard.capacity_bytes else "-",
             str(shard.epoch) if shard.epoch else "-",
-            shown_left(shard),
+            f"{shard.done:.0%}" if shard.state in ("joining", "draining") else "-",
+            shown_left(shard.left_s),
         )
     table.title = f"pod {report.pod[:8]}, epoch {report.epoch}"
     table.title_justify = "left"
@@ -143,11 +231,14 @@ def locate_table(report: LocateReport) -> Table:
     return table
 
 
-def shown_left(shard: ShardReport) -> str:
+def shown_left(left_s: float) -> str:
     """How long a change still takes, for people."""
-    if not shard.left_s:
+    if not left_s:
         return "-"
-    minutes, seconds = divmod(round(shard.left_s), 60)
+    minutes, seconds = divmod(round(left_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 

@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 
 from msgspec.structs import replace
 
-from mezzo.errors import InvalidArgument, Unavailable
+from mezzo.errors import Busy, FormatError, InvalidArgument, Unavailable
 from mezzo.placement.pod_map import ShardState
 from mezzo_server.metadata.engine import Check, Engine, Write
 from mezzo_server.pod.plan import Plan
-from mezzo_server.pod.records import POD, SETTINGS, Drain, Settings, decode, drain_key, encode
+from mezzo_server.pod.plan_format import encode_plan
+from mezzo_server.pod.rebalancing import Rebalance, changes, due_slots, rebalanced, units_of
+from mezzo_server.pod.records import (
+    PLAN,
+    POD,
+    ROSTER,
+    SETTINGS,
+    Drain,
+    Settings,
+    decode,
+    drain_key,
+    encode,
+)
 from mezzo_server.pod.view import PodView
 
 ID_DIGITS_MIN = 4
@@ -39,6 +52,9 @@ class ShardSeen:
     """that it had, and is asked for still"""
     epoch: int
     """that it follows; 0: none yet"""
+    done: float
+    """of a change that is under way, 0 to 1: of its share, what it has, if it is joining; of the time for which it is
+    asked, what has passed, if it is draining and owns nothing any more; else 1"""
     left_s: float
     """until it has its whole share, if it is joining; until nobody asks it any more, if it is draining; else 0"""
 
@@ -120,6 +136,42 @@ class PodOperator:
                 return changed
         raise Unavailable(CONTENDED)
 
+    async def rebalance(self, *, dry_run: bool = False) -> Rebalance:
+        """Make the shares even at once, and end the steps of shards that are joining; ``dry_run``: tell what it would do.
+
+        Raises:
+            Busy: the shards do not all follow the present map yet, so there is no other before; or one is away.
+            InvalidArgument: there is no map.
+            FormatError: a record of the pod cannot be read.
+            TooLarge: the metadata do not take the plan.
+        """
+        for _ in range(ATTEMPTS):
+            view = await self.view()
+            plan, settings = view.plan, view.settings
+            if plan is None or settings is None:
+                raise InvalidArgument("the pod has no map yet")
+            if view.unreadable:
+                raise FormatError(
+                    f"the metadata record {min(view.unreadable)} cannot be read by this release"
+                )
+            away = [place for place in plan.pod_map.shards if place.id not in view.records]
+            if away and not dry_run:
+                raise Busy(
+                    f"the shard of {away[0].node} is away: its slots pass to others first, or it comes back",
+                    5.0,
+                )
+            members = view.members()
+            after = rebalanced(plan, members, self._now_s(), settings.pace)
+            told = changes(plan, members, after)
+            if dry_run or after is None:
+                return told
+            if view.behind():
+                raise Busy(f"{len(view.behind())} shards do not follow the present map yet", 1.0)
+            checks = [Check(PLAN, view.plan_revision), Check(ROSTER, view.roster_revision)]
+            if (await self._engine.transact(checks, [Write(PLAN, encode_plan(after))])).done:
+                return replaced(told, made=True)
+        raise Unavailable(CONTENDED)
+
     async def _wish(self, text: str, value: bytes | None) -> bytes:
         for _ in range(ATTEMPTS):
             shard = find_shard(await self.view(), text)
@@ -161,6 +213,7 @@ def seen(view: PodView, now_s: float) -> PodSeen:
         raise InvalidArgument("no pod was made on these metadata")
     pod_map = plan.pod_map
     owned, before = Counter(pod_map.table), Counter(pod_map.previous.values())
+    units = units_of(view.members())
     shards = []
     for index, place in enumerate(pod_map.shards):
         record = view.records.get(place.id)
@@ -175,6 +228,7 @@ def seen(view: PodView, now_s: float) -> PodSeen:
                 owned[index],
                 before[index],
                 0 if record is None else record.epoch,
+                _done(plan, settings, index, owned[index], units, now_s),
                 _left_s(plan, settings, index, now_s),
             )
         )
@@ -183,7 +237,17 @@ def seen(view: PodView, now_s: float) -> PodSeen:
         if shard not in placed:
             shards.append(
                 ShardSeen(
-                    shard, new.node, new.rack, new.addresses, "new", new.capacity_bytes, 0, 0, new.epoch, 0.0
+                    shard,
+                    new.node,
+                    new.rack,
+                    new.addresses,
+                    "new",
+                    new.capacity_bytes,
+                    0,
+                    0,
+                    new.epoch,
+                    0.0,
+                    0.0,
                 )
             )
     return PodSeen(
@@ -194,6 +258,19 @@ def seen(view: PodView, now_s: float) -> PodSeen:
         len(view.behind()),
         tuple(shards),
     )
+
+
+def _done(
+    plan: Plan, settings: Settings, index: int, owned: int, units: Mapping[bytes, int], now_s: float
+) -> float:
+    place = plan.pod_map.shards[index]
+    if place.state is ShardState.JOINING:
+        due = due_slots(place.id, units, len(plan.pod_map.table))
+        return min(1.0, owned / due) if due else 0.0
+    if place.state is ShardState.DRAINING:
+        left_s = _left_s(plan, settings, index, now_s)
+        return 0.0 if owned else 1.0 - left_s / settings.asked_s if settings.asked_s else 1.0
+    return 1.0
 
 
 def _left_s(plan: Plan, settings: Settings, index: int, now_s: float) -> float:

@@ -17,7 +17,7 @@ from mezzo.placement.pod_map import PodMap, ShardPlace, ShardState
 from mezzo.placement.rendezvous import NOBODY
 from mezzo.placement.seconds import domains
 from mezzo_server.pod.table import make_seconds
-from mezzo_server.pod.tuning import CAPACITY_MAX, TUNING_ONE, contenders, tune
+from mezzo_server.pod.tuning import CAPACITY_MAX, TOLERANCE, TUNING_ONE, contenders, tune
 
 STEPS = (0.25, 0.5, 0.75, 1.0)
 """Parts of its capacity that a new shard takes, one after the other."""
@@ -73,12 +73,19 @@ def empty_plan(pod: bytes, slots_log2: int) -> Plan:
 
 
 def next_plan(
-    plan: Plan, members: Sequence[Member], now: float, pace: Pace, *, seconds: bool = False
+    plan: Plan,
+    members: Sequence[Member],
+    now: float,
+    pace: Pace,
+    *,
+    seconds: bool = False,
+    tolerance: float = TOLERANCE,
 ) -> Plan | None:
     """The plan that should follow; None: this one is right. Of the same arguments always the same.
 
     ``now`` is seconds of a clock that all who plan share; one that was set back makes steps come later.
     ``seconds``: the map is to say who has second copies. Whether one that has them should not is no reason for another.
+    ``tolerance``: how far off its share a shard may be; one that is less than the usual is a reason for another map.
     """
     members = sorted(members, key=lambda member: member.id)
     known = {shard.id: shard for shard in plan.pod_map.shards}
@@ -100,10 +107,14 @@ def next_plan(
     while len(left) > REMEMBERED_MAX:
         del left[min(left, key=lambda shard: (left[shard], shard))]
     began = {shard: at for shard, at in began.items() if shard in here}
-    if tuple(shards) == plan.pod_map.shards and (plan.pod_map.seconds or not seconds or first):
+    same = tuple(shards) == plan.pod_map.shards
+    if same and tolerance < TOLERANCE:
+        following = _follow(plan, shards, began, left, now, pace, seconds=seconds, tolerance=tolerance)
+        return None if following.pod_map.table == plan.pod_map.table else following
+    if same and (plan.pod_map.seconds or not seconds or first):
         stale = {slot for slot, at in plan.moved.items() if now - at > pace.asked_s}
         return _forgetting(plan, stale) if stale else None
-    return _follow(plan, shards, began, left, now, pace, seconds=seconds)
+    return _follow(plan, shards, began, left, now, pace, seconds=seconds, tolerance=tolerance)
 
 
 def due(plan: Plan, now: float, pace: Pace) -> float | None:
@@ -123,8 +134,13 @@ def _part(began: float | None, now: float, pace: Pace) -> float:
     return STEPS[min(step, len(STEPS) - 1)]
 
 
+def capacity_units(member: Member) -> int:
+    """What a shard's share is measured by, once it has all of it."""
+    return min(CAPACITY_MAX, max(1, member.capacity_bytes // UNIT_BYTES))
+
+
 def _place(member: Member, part: float) -> ShardPlace:
-    units = min(CAPACITY_MAX, max(1, member.capacity_bytes // UNIT_BYTES))
+    units = capacity_units(member)
     if member.draining:
         state, units = ShardState.DRAINING, 0
     elif part < 1.0:
@@ -143,11 +159,14 @@ def _follow(
     pace: Pace,
     *,
     seconds: bool,
+    tolerance: float,
 ) -> Plan:
     """The plan of the next epoch, with these shards."""
     was = plan.pod_map
     ids, weights = [shard.id for shard in shards], [shard.weight for shard in shards]
-    tuned = tune(ids, weights, [plan.tunings.get(shard, TUNING_ONE) for shard in ids], was.slots_log2)
+    tuned = tune(
+        ids, weights, [plan.tunings.get(shard, TUNING_ONE) for shard in ids], was.slots_log2, tolerance
+    )
     copies: Sequence[int] = ()
     if seconds:
         domain_of = domains([shard.node for shard in shards], [shard.rack for shard in shards], weights)

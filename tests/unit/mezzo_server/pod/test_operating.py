@@ -181,9 +181,15 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert "over 600 s" in mezzo("pod", "pace")[0]
     assert json.loads(mezzo("pod", "pace", "--ramp", "5min", "--json")[0])["ramp_s"] == 300
     assert "--asked: 'x' is no duration" in mezzo("pod", "pace", "--asked", "x", status=2)[1]
+    thought = json.loads(mezzo("pod", "rebalance", "--dry-run", "--json")[0])
+    assert (thought["made"], len(thought["shards"])) == (False, 2)
+    out, _ = mezzo("pod", "rebalance", "--wait")
+    assert "01010101" in out
+    assert ("epoch 2 moves" in out) == bool(thought["moves"])
+    assert "it has its share" in mezzo("pod", "join", "n1", "--wait")[0]
     audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [(line["event"], line["outcome"]) for line in audit] == [
         ("tenant.set", "done"), ("pod.drain", "done"), ("pod.join", "done"), ("pod.drain", "refused"),
-        ("pod.pace", "done"),
+        ("pod.pace", "done"), ("pod.rebalance", "done"), ("pod.join", "done"),
     ]  # fmt: skip
     assert run(lambda: MEZZO, ["pod", "status"]) == 2
