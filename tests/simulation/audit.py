@@ -43,6 +43,7 @@ def check_counts(store: BlockStore) -> None:
     """Live counts, bytes, pinned bytes and tenants' bytes are what the index says."""
     context = context_of(store)
     live_bytes: Counter[int] = Counter()
+    of_scope: Counter[tuple[int, int]] = Counter()
     live_count: Counter[int] = Counter()
     pinned: Counter[int] = Counter()
     touched: Counter[int] = Counter()
@@ -65,6 +66,7 @@ def check_counts(store: BlockStore) -> None:
                 assert table.parts[number], "the index points at a tombstone"
                 size = blocks_of(table.length[number]) * BLOCK_BYTES
                 live_bytes[segment.life] += size
+                of_scope[segment.life, table.scope[number]] += size
                 live_count[segment.life] += 1
                 touched[segment.life] += table.touched[number]
                 expiring[id(segment.log)] += table.expiry_ms[number] > 0
@@ -90,6 +92,8 @@ def check_counts(store: BlockStore) -> None:
         for segment in log.segments.values():
             assert context.lives[segment.life] is segment
             assert segment.live_bytes == live_bytes[segment.life], segment
+            told = [of_scope[segment.life, place] for place in range(len(segment.table.scopes))]
+            assert segment.table.live_bytes == told, segment
             assert segment.live_count == live_count[segment.life], segment
             assert segment.pinned_bytes == pinned[segment.life], segment
             assert segment.touched_sum == touched[segment.life], segment

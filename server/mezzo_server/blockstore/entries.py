@@ -36,6 +36,7 @@ class EntryTable:
         "key_lengths",
         "keys",
         "length",
+        "live_bytes",
         "part_checksum",
         "part_length",
         "parts",
@@ -63,6 +64,8 @@ class EntryTable:
         self.part_length = array("I")
         self.part_checksum = array("Q")
         self.scopes: list[Scope] = []
+        self.live_bytes: list[int] = []
+        """of the visible chunks of each scope, in whole blocks; not stored"""
         self.tombstones = 0
         self.has_sealed = False
         """some of the chunks are encrypted"""
@@ -81,6 +84,7 @@ class EntryTable:
         if number is None:
             number = self._scope_numbers[scope] = len(self.scopes)
             self.scopes.append(scope)
+            self.live_bytes.append(0)
         return number
 
     def append(self, entry: Entry, scope: Scope) -> int:

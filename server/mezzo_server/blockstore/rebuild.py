@@ -216,11 +216,13 @@ def _account(segment: Segment, kept: Kept) -> None:
         segment.log.expiring += len(entries) - entries.expiry_ms.count(0)
     tenant_bytes, namespace_bytes = segment.log.tenant_bytes, segment.log.namespace_bytes
     if len(entries.scopes) == 1:
+        entries.live_bytes[0] = segment.live_bytes
         tenant_bytes[entries.scopes[0].tenant] += segment.live_bytes
         namespace_bytes[entries.scopes[0].namespace] += segment.live_bytes
         return
     for number, place in enumerate(entries.scope):
         scope, size = entries.scopes[place], blocks_of(entries.length[number]) * BLOCK_BYTES
+        entries.live_bytes[place] += size
         tenant_bytes[scope.tenant] += size
         namespace_bytes[scope.namespace] += size
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
+from itertools import compress
 
 from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.api import Scope
@@ -197,12 +198,7 @@ class Reclaim:
             return segment.live_bytes
         if not any(safe):
             return segment.pinned_bytes
-        size = 0
-        for number, scope in enumerate(table.scope):
-            if safe[scope] and table.parts[number]:
-                namespace = namespace_of(self._context, segment, number)
-                if namespace.get(table.keys[number]) == segment.base + number:
-                    size += blocks_of(table.length[number]) * BLOCK_BYTES
+        size = sum(compress(table.live_bytes, safe))
         return min(segment.live_bytes, size + segment.pinned_bytes)
 
     def _carries(self, segment: Segment) -> bool:

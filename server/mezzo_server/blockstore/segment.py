@@ -160,7 +160,9 @@ class Segment:
         table, log = self.table, self.log
         size = sign * blocks_of(table.length[number]) * BLOCK_BYTES
         self.live_bytes += size
-        scope = table.scopes[table.scope[number]]
+        place = table.scope[number]
+        table.live_bytes[place] += size
+        scope = table.scopes[place]
         log.tenant_bytes[scope.tenant] += size
         log.namespace_bytes[scope.namespace] += size
         self.live_count += sign

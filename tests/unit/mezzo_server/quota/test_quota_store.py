@@ -6,6 +6,7 @@ import pytest
 
 from mezzo_server.blockstore.api import PutStatus, Scope
 from mezzo_server.config import Limits
+from mezzo_server.quota.part import POINTS, WHOLE, Part
 from mezzo_server.shard.service import Service
 from mezzo_server.staging import StagingPool
 from mezzo_server.tenancy.model import Limit, Quota, Tenant
@@ -34,11 +35,12 @@ def service_of(rig: Rig) -> Service:
     )
 
 
-def flooded(quota: int) -> tuple[Rig, Service]:
+def flooded(quota: int, part: Part = WHOLE) -> tuple[Rig, Service]:
     """Mine lie among others' chunks, segment by segment; then others put three times what the device holds."""
     rig = Rig(segments=20)
     service = service_of(rig)
     service.accounts.tenants_are(tenants(quota))
+    service.accounts.part_is(part, lambda: None)
     for number, key in enumerate(KEYS):
         assert rig.put(key, LENGTH, MINE) is PutStatus.STORED
         rig.fill(f"near-{number}", 6, LENGTH, LOUD)
@@ -49,6 +51,16 @@ def flooded(quota: int) -> tuple[Rig, Service]:
         rig.fill(f"far-{number}", 12, LENGTH, LOUD)
     rig.drain()
     return rig, service
+
+
+def test_within_its_part_of_a_quota_of_a_pod_it_keeps_it_too() -> None:
+    rig, service = flooded(8 * MIB, Part(POINTS // 8))
+    assert rig.counters["chunks_evicted"] > 300
+    assert [key for key in KEYS if rig.has(key, MINE)] == KEYS
+    service.accounts.part_is(Part(POINTS // 32), lambda: None)
+    rig.store.tick()
+    rig.drain()
+    assert 0 < sum(rig.has(key, MINE) for key in KEYS) <= 12, "what a part that shrank has room for"
 
 
 @pytest.mark.parametrize("quota", [MIB, 0])
