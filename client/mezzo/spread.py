@@ -17,7 +17,9 @@ from mezzo.asking import Asking, Make
 from mezzo.calls import Call, Context, Grant
 from mezzo.errors import (
     InvalidArgument,
+    RegionError,
     TooLarge,
+    Unavailable,
     Unsupported,
 )
 from mezzo.in_place import LeasedPlaces, SpreadPlaces
@@ -55,6 +57,7 @@ class Spread(Asking):
         keys, targets, part, _ = arguments
         count = len(keys)
         found, lengths = [False] * count, [0] * count
+        asked: set[int] = set()
         copies = self._pod.copies
 
         def heard(popular: list[bytes]) -> None:
@@ -64,7 +67,9 @@ class Spread(Asking):
             own = GetArguments(
                 [keys[index] for index in indexes], [targets[index] for index in indexes], part, heard
             )
-            return moves.got(context, own)
+            again = not asked.isdisjoint(indexes)
+            asked.update(indexes)
+            return _got_again(context, own) if again else moves.got(context, own)
 
         def take(answers: Iterable[Answer]) -> list[int]:
             for answer in answers:
@@ -444,6 +449,14 @@ class Spread(Asking):
                 if chunk is not None and number not in (owners[place], NOBODY):
                     found[wanted[place]] = number
         return found
+
+
+def _got_again(context: Context, arguments: GetArguments) -> Call[GetResult]:
+    """As `moves.got`, of keys of which another shard was asked before: if that one was lost, it may still write there."""
+    try:
+        return (yield from moves.got(context, arguments))
+    except RegionError as error:
+        raise Unavailable(str(error)) from None
 
 
 def _nothing(answers: Sequence[Answer]) -> Call[None]:

@@ -26,7 +26,14 @@ from mezzo.calls import (
     stat,
 )
 from mezzo.copies import Copies
-from mezzo.errors import ConnectionLost, DeadlineExceeded, InvalidArgument, Unavailable, WrongEpoch
+from mezzo.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidArgument,
+    RegionError,
+    Unavailable,
+    WrongEpoch,
+)
 from mezzo.moves import get, put
 from mezzo.operations import Acquire, Delete, Lookup, Release, Renew, Stat
 from mezzo.placement.pod_map import PodMap, ShardPlace
@@ -195,7 +202,7 @@ class FakePod:
             return self.perform(call, shard)
         except Unavailable as error:
             return error
-        except (DeadlineExceeded, WrongEpoch, InvalidArgument) as error:
+        except (DeadlineExceeded, WrongEpoch, InvalidArgument, RegionError) as error:
             return error
 
     def owner(self, key):
@@ -484,6 +491,28 @@ def test_an_error_of_one_shard_that_says_that_the_call_is_wrong_is_the_calls():
     pod = evenly()
     pod.shards[2].error = InvalidArgument("no")
     with pytest.raises(InvalidArgument):
+        pod.perform(get(pod.context, KEYS, [bytearray(1) for _ in KEYS], None))
+
+
+def test_memory_that_a_lost_shard_may_write_to_is_no_error_of_the_call():
+    """Who is asked instead cannot use it: the chunks are misses, as all that a lost shard has."""
+    pod = FakePod([0] * 8 + [1] * 8, {}, 2, later=[1] * 16)
+    pod.tells = True
+    pod.shards[0].error = ConnectionLost("gone")
+    pod.shards[1].chunks = {key: b"x" for key in KEYS if pod.owner(key) == 1}
+    lost = [key for key in KEYS if pod.owner(key) == 0]
+    take = pod.take
+
+    def taken(step, shard):
+        if isinstance(step, Run) and any(key in lost for each in step.operations for key in each.keys):
+            raise pod.shards[0].error if shard is pod.shards[0] else RegionError("may still be written to")
+        return take(step, shard)
+
+    pod.take = taken
+    got = pod.perform(get(pod.context, KEYS, [bytearray(1) for _ in KEYS], None))
+    assert (got.count, got.unanswered) == (len(KEYS) - len(lost), len(lost))
+    assert pod.followed == 1
+    with pytest.raises(RegionError):
         pod.perform(get(pod.context, KEYS, [bytearray(1) for _ in KEYS], None))
 
 
