@@ -171,9 +171,14 @@ def during(operations: Iterable[Operation], tenure: Tenure) -> tuple[list[Operat
         if each.begin > tenure.end or (each.end < tenure.begin and each.answer != "maybe"):
             continue
         if each.begin >= tenure.begin and (each.end <= tenure.end or each.answer == "maybe"):
-            again = each.retried or not tenure.is_steady(each.begin, each.end)
+            again = not tenure.is_steady(each.begin, each.end)
+            if again and each.kind == "delete" and each.answer != "maybe":
+                # By both epochs: what came between them is gone, too.
+                maybe: Answer = "maybe"
+                within.append(replace(each, answer=maybe, end=math.inf))
+            again = again or each.retried
             within.append(replace(each, retried=again) if each.kind == "put" else each)
         elif each.kind != "get":
-            maybe: Answer = "maybe"
+            maybe = "maybe"
             within.append(replace(each, begin=max(each.begin, tenure.begin), end=math.inf, answer=maybe))
     return within, [State(0)] if fresh else unknown(within, moved=tenure.before is not None)

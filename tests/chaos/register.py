@@ -196,4 +196,6 @@ class _Search:
             done, order = done | sum(1 << n for n in fit), (*order, *fit)
 
     def _changes(self, n: int) -> bool:
-        return self._all[n].answer in ("stored", "deleted")
+        """Whether it may change something, now or if it came later."""
+        each = self._all[n]
+        return each.answer in ("stored", "deleted") or each.retried

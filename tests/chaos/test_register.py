@@ -50,6 +50,9 @@ RIGHT = {
     "a put without an answer never was": [put(1, 0, math.inf, "maybe"), put(2, 5, 6), get(2, 9, 10)],
     "a delete without an answer": [put(1, 0, 1), delete(2, math.inf, "maybe"), get(1, 3, 4), put(2, 5, 6), get(2, 7, 8)],
     "its own first attempt": [put(1, 0, 1, "exists", retried=True), get(1, 2, 3)],
+    "its own first attempt, though it would fit earlier": [
+        put(2, -3, -2), put(1, 0, 9, "exists", retried=True), delete(0, 9), get(1, 10, 11)
+    ],
     "a delete of nothing": [delete(0, 1, "absent"), put(1, 2, 3), present(4, 5)],
 }  # fmt: skip
 WRONG = {
