@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import mezzo
 from mezzo.v1 import session_pb2, store_pb2
+from mezzo_server.frontend.gate import STREAMS_HOST_MAX
 from mezzo_server.testing import running_frontend, running_shard
 from tests.integration.grpc_client import metadata_of, stock
 from tests.patience import eventually
@@ -343,6 +344,28 @@ def test_health_reflection_and_channelz(admin, frontend):
     assert b"LookupRequest" in b"".join(described.file_descriptor_response.file_descriptor_proto)
     servers = channelz_pb2_grpc.ChannelzStub(admin).GetServers(channelz_pb2.GetServersRequest(), timeout=20)
     assert len(servers.server) == 2
+
+
+def test_few_streams_of_health_stay_open_for_one_host(frontend):
+    """Nobody need have a credential for them."""
+    with grpc.insecure_channel(frontend.target) as data:
+        health = health_pb2_grpc.HealthStub(data)
+        watches = [health.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(STREAMS_HOST_MAX)]
+        for watch in watches:
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            next(health.Watch(health_pb2.HealthCheckRequest(), timeout=60))
+        assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=20).status
+        watches.pop().cancel()
+
+        def another() -> bool:
+            try:
+                return bool(next(health.Watch(health_pb2.HealthCheckRequest(), timeout=60)).status)
+            except grpc.RpcError:
+                return False
+
+        eventually(another, "who went makes room for another")
 
 
 def refusing(words):

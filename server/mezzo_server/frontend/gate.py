@@ -7,14 +7,16 @@ one that is added later is an operator's until it is said to be anybody's.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
 
-from mezzo.errors import MezzoError
+from mezzo.errors import Busy, MezzoError
 from mezzo_server.access.authentication import EVERYBODY, Authentication
 from mezzo_server.access.principal import Principal, Refused
 from mezzo_server.frontend.permissions import OPEN_PATHS, OPERATOR, TOOLS, Need, check
@@ -24,6 +26,12 @@ log = structlog.get_logger("mezzo.access")
 AUTHORIZATION = "authorization"
 CERTIFICATE = "x509_pem_cert"
 """as gRPC names the peer's certificate in the properties of a connection"""
+
+STREAMS_MAX = 64
+"""that services of others (health, reflection) keep open at a time, each server"""
+STREAMS_HOST_MAX = 16
+"""of one host: whoever watches our health has no credential to be told apart by"""
+STREAMS_RETRY_S = 1.0
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Refuse: TypeAlias = Callable[[Context, MezzoError], Awaitable[None]]
@@ -55,30 +63,61 @@ class Gate:
         return principal
 
 
+class Streams:
+    """How many streams are open, in all and by host. Owner of the counts."""
+
+    def __init__(self, most: int = STREAMS_MAX, host_most: int = STREAMS_HOST_MAX) -> None:
+        self._most = most
+        self._host_most = host_most
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, peer: str) -> Iterator[None]:
+        """One more for the block, of a peer as gRPC writes it. Raises Busy."""
+        host = peer.rpartition(":")[0]
+        if self._open.total() >= self._most or self._open[host] >= self._host_most:
+            raise Busy(
+                f"{self._open.total()} streams of health and reflection are open, {self._open[host]} of them of this "
+                f"host; at most {self._most}, and {self._host_most} of one host",
+                STREAMS_RETRY_S,
+            )
+        self._open[host] += 1
+        try:
+            yield
+        finally:
+            self._open[host] -= 1
+            if not self._open[host]:
+                del self._open[host]
+
+
 class Guard(grpc.aio.ServerInterceptor):
-    """Asks a `Gate` before calls of services that `Calls` does not serve."""
+    """Asks a `Gate` before calls of services that `Calls` does not serve, and lets few of their streams stay open."""
 
     def __init__(self, gate: Gate, refuse: Refuse, served: tuple[str, ...]) -> None:
         """``served``: the services, by path up to the method, that ask the gate themselves."""
         self._gate = gate
         self._refuse = refuse
-        self._unguarded = (*OPEN_PATHS, *served)
+        self._served = served
+        self._streams = Streams()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """See `grpc.aio.ServerInterceptor`."""
         handler = await continuation(handler_call_details)
         path = str(handler_call_details.method)
-        if handler is None or path.startswith(self._unguarded):
+        if handler is None or path.startswith(self._served):
             return handler
+        if path.startswith(OPEN_PATHS):
+            return self._guarded(handler, path, None) if handler.response_streaming else handler
         return self._guarded(handler, path, TOOLS.get(path, OPERATOR))
 
-    def _guarded(self, handler: Any, path: str, need: Need) -> Any:
-        """The handler, whose requests are decoded only after the gate was passed."""
+    def _guarded(self, handler: Any, path: str, need: Need | None) -> Any:
+        """The handler, whose requests are decoded only after the gate was passed; without a ``need`` anybody passes."""
         decode = handler.request_deserializer or (lambda data: data)
 
         async def enter(context: Context) -> None:
             try:
-                await self._gate.admit(context, path, need)
+                if need is not None:
+                    await self._gate.admit(context, path, need)
             except MezzoError as error:
                 await self._refuse(context, error)
                 raise
@@ -91,14 +130,33 @@ class Guard(grpc.aio.ServerInterceptor):
             answer = (handler.stream_unary or handler.unary_unary)(requests(data), context)
             return await answer if inspect.isawaitable(answer) else answer
 
-        async def many(data: Any, context: Context) -> AsyncIterator[Any]:
+        @asynccontextmanager
+        async def stream(context: Context) -> AsyncIterator[None]:
             await enter(context)
-            answers = (handler.stream_stream or handler.unary_stream)(requests(data), context)
-            async for answer in answers:
-                yield answer
+            try:
+                with self._streams.one(context.peer()):
+                    yield
+            except Busy as error:
+                await self._refuse(context, error)
+                raise
+
+        streamed = handler.stream_stream or handler.unary_stream
+
+        async def many(data: Any, context: Context) -> AsyncIterator[Any]:
+            async with stream(context):
+                async for answer in streamed(requests(data), context):
+                    yield answer
+
+        async def written(data: Any, context: Context) -> None:
+            """Of a handler that writes its answers itself."""
+            async with stream(context):
+                await streamed(requests(data), context)
 
         make = _SHAPES[handler.request_streaming, handler.response_streaming]
-        return make(many if handler.response_streaming else one, None, handler.response_serializer)
+        if not handler.response_streaming:
+            return make(one, None, handler.response_serializer)
+        several = written if inspect.iscoroutinefunction(streamed) else many
+        return make(several, None, handler.response_serializer)
 
 
 _SHAPES: dict[tuple[bool, bool], Any] = {
