@@ -42,6 +42,8 @@ class Faults:
             (4, self._paused_shard),
             (2, self._killed_frontend),
             (2, self._paused_frontend),
+            (2, self._killed_service),
+            (2, self._paused_service),
             (2, self._killed_member),
             (2, self._paused_member),
             (3, self._cut_shard),
@@ -153,6 +155,30 @@ class Faults:
             lasts_s,
         )
 
+    def _killed_service(self) -> Fault:
+        number, lasts_s = self._random.randrange(2), self._lasts()
+        service = self._lab.services[number]
+        name = f"metadata service {number}"
+        return Fault(
+            f"SIGKILL to {name} for {lasts_s:.1f} s",
+            name,
+            service.kill,
+            lambda: self._lab.revive(service),
+            lasts_s,
+        )
+
+    def _paused_service(self) -> Fault:
+        number, lasts_s = self._random.randrange(2), self._lasts()
+        service = self._lab.services[number]
+        name = f"metadata service {number}"
+        return Fault(
+            f"SIGSTOP to {name} for {lasts_s:.1f} s",
+            name,
+            lambda: os.kill(service.pid, signal.SIGSTOP),
+            lambda: os.kill(service.pid, signal.SIGCONT),
+            lasts_s,
+        )
+
     def _killed_member(self) -> Fault:
         number, lasts_s = self._random.randrange(3), self._lasts()
         member = self._lab.etcd.members[number]
@@ -198,7 +224,7 @@ class Faults:
 
     def _cut_engine(self) -> Fault:
         node = self._random.choice(self._lab.nodes)
-        return self._cut(node.engine, f"{node} and the etcd", self._lasts())
+        return self._cut(node.engine, f"{node} and the metadata", self._lasts())
 
     def _cut(self, links: list[Link], between: str, lasts_s: float) -> Fault:
         way: Way = self._random.choice(["both", "both", "there", "back"])

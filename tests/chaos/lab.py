@@ -1,7 +1,8 @@
-"""A pod of real processes to be hurt: an etcd of three members, two nodes of two shards, two more front-ends.
+"""A pod of real processes to be hurt: an etcd of three members, two metadata services, two nodes of two shards, two more
+front-ends.
 
 Node "a" is reached over TCP only, and only through links that can be cut; node "b" over shared memory as well.  Both nodes
-reach the metadata through links of their own.
+reach the metadata through links of their own: "a" the etcd itself, "b" the metadata services.
 """
 
 from __future__ import annotations
@@ -27,10 +28,17 @@ from mezzo.placement.slots import namespace_seed, slot_of
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.operating import PodOperator, PodSeen
 from mezzo_server.tenancy.registry import Registry
-from mezzo_server.testing import RunningFrontend, RunningNode, running_frontend, running_node
+from mezzo_server.testing import (
+    RunningFrontend,
+    RunningNode,
+    RunningProcess,
+    running_frontend,
+    running_node,
+)
 from tests.chaos.cutting import Cutter, Link, cutting
 from tests.chaos.epochs import Watcher
 from tests.integration.etcd_members import Cluster, Member, free_ports, running_etcd
+from tests.integration.metadata_replicas import made_replicas
 from tests.patience import eventually
 
 T = TypeVar("T")
@@ -51,7 +59,7 @@ class Node:
         self.name = name
         self.process = process
         self.engine = engine
-        """to each member of the etcd"""
+        """to each member of the etcd, or each metadata service"""
         self.shards = shards
         """to its shards; none where clients reach them directly"""
 
@@ -79,6 +87,9 @@ class Lab:
         self.cutter: Cutter = stack.enter_context(cutting())
         self.etcd: Cluster = stack.enter_context(running_etcd(folder / "etcd", 3))
         self.url = self.etcd.url(FOLDER)
+        self.secret = folder / "secret"
+        self.secret.write_text("s" * 32)
+        self.services = made_replicas(2, self.url, folder, self.secret)
         ports = {name: two_ports() for name in NODES}
         made: list[Any] = []
 
@@ -89,8 +100,9 @@ class Lab:
 
         stack.callback(lambda: at_once([lambda each=each: each.__exit__(None, None, None) for each in made]))  # type: ignore[misc]
         config = self._config(self.url)
-        *self.nodes, one, two = at_once(
+        started = at_once(
             [
+                *(lambda each=each: each.start() for each in self.services),  # type: ignore[misc]
                 *(lambda name=name: self._node(name, ports[name], enter) for name in NODES),  # type: ignore[misc]
                 *(
                     lambda name=name: enter(running_frontend(f"tcp://127.0.0.1:{ports[name]}", config=config))
@@ -98,7 +110,8 @@ class Lab:
                 ),  # type: ignore[misc]
             ]
         )
-        self.frontends: list[RunningFrontend] = [one, two]
+        self.nodes: list[Node] = started[2:4]
+        self.frontends: list[RunningFrontend] = started[4:]
         self._reviving: list[threading.Thread] = []
         stack.callback(self._end)
         # Known to everybody before anything is hurt.
@@ -117,10 +130,12 @@ class Lab:
     def _node(self, name: str, port: int, enter: Callable[[Any], Any]) -> Node:
         folder = self.folder / name
         folder.mkdir()
-        engine = [self.cutter.link(int(member.endpoint.rpartition(":")[2])) for member in self.etcd.members]
+        behind = self.etcd.members if name == "a" else self.services
+        engine = [self.cutter.link(int(each.endpoint.rpartition(":")[2])) for each in behind]
         places = ",".join(f"{link.host}:{link.port}" for link in engine)
+        direct, through = f"etcd://{places}/{FOLDER}", f"mezzo://{places}?secret_file={self.secret}"
         told, grpc = two_ports(), two_ports()
-        config = self._config(f"etcd://{places}/{FOLDER}") + f'node = "{name}"\n'
+        config = self._config(direct if name == "a" else through) + f'node = "{name}"\n'
         listen = [f"tcp://127.0.0.1:{port}"]
         links: list[Link] = []
         if name == "a":
@@ -200,6 +215,10 @@ class Lab:
 
         self.do(work)
 
+    @property
+    def _processes(self) -> list[RunningProcess]:
+        return [*self.services, *(node.process for node in self.nodes), *self.frontends]
+
     # Healing.
 
     def resume(self) -> None:
@@ -211,18 +230,18 @@ class Lab:
                 node.signal(part, signal.SIGCONT)
             if node.process.is_alive():
                 os.kill(node.process.pid, signal.SIGCONT)
-        for frontend in self.frontends:
+        for process in (*self.frontends, *self.services):
             with suppress(MezzoError, ProcessLookupError):
-                os.kill(frontend.pid, signal.SIGCONT)
+                os.kill(process.pid, signal.SIGCONT)
         for member in self.etcd.members:
             member.signal(signal.SIGCONT)
 
-    def revive(self, frontend: RunningFrontend) -> None:
-        """Start a front-end again, without waiting for it: without the metadata it does not come up."""
+    def revive(self, process: RunningProcess) -> None:
+        """Start it again, without waiting for it: without the metadata a front-end does not come up."""
 
         def start() -> None:
             with suppress(MezzoError):
-                frontend.start()
+                process.start()
 
         thread = threading.Thread(target=start, name="revive")
         self._reviving.append(thread)
@@ -236,7 +255,7 @@ class Lab:
             restart(member)
         while self._reviving:
             self._reviving.pop().join()
-        for process in (*(node.process for node in self.nodes), *self.frontends):
+        for process in self._processes:
             if not process.is_alive():
                 process.kill()  # it is to be waited for
                 process.start()
@@ -248,7 +267,7 @@ class Lab:
         self.resume()
         for thread in self._reviving:
             thread.join()
-        for process in (*(node.process for node in self.nodes), *self.frontends):
+        for process in self._processes:
             process.kill()
 
     def used_bytes(self) -> dict[str, int]:
@@ -259,7 +278,7 @@ class Lab:
     def logs(self) -> str:
         """The last of what the processes said, for who reads a failure."""
         told = []
-        for process in (*(node.process for node in self.nodes), *self.frontends):
+        for process in self._processes:
             lines = process.log.read_text(errors="replace").splitlines()
             told.append("\n".join([f"== {process!r}", *lines[-40:]]))
         return "\n".join(told)

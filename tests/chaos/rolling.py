@@ -116,6 +116,11 @@ def frontends(lab: Lab) -> list[Step]:
     return [(f"front-end {number}", frontend.restart) for number, frontend in enumerate(lab.frontends)]
 
 
+def services(lab: Lab) -> list[Step]:
+    """Each metadata service."""
+    return [(f"metadata service {number}", service.restart) for number, service in enumerate(lab.services)]
+
+
 def members(lab: Lab) -> list[Step]:
     """Each member of the etcd."""
 

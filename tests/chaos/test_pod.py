@@ -15,7 +15,7 @@ import pytest
 
 from tests.chaos.judging import hurt
 from tests.chaos.lab import Lab, running_lab
-from tests.chaos.rolling import frontends, members, nodes, parts, roll
+from tests.chaos.rolling import frontends, members, nodes, parts, roll, services
 from tests.integration.etcd_members import find_etcd
 
 pytestmark = pytest.mark.skipif(not find_etcd(), reason="there is no etcd, and none could be fetched")
@@ -69,7 +69,7 @@ def test_a_pod_that_is_hurt_for_long(lab: Lab, capsys: pytest.CaptureFixture[str
 def test_a_rolling_restart_of_everything_fails_no_request(
     lab: Lab, pieces, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked, told = roll(lab, [*pieces(lab), *frontends(lab), *members(lab)])
+    asked, told = roll(lab, [*pieces(lab), *frontends(lab), *services(lab), *members(lab)])
     with capsys.disabled():
         print(f"\n{told}")
     assert not asked.failed, "\n".join(asked.failed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,20 +17,30 @@ class RunningReplica(RunningProcess):
 
     what = "metadata service"
 
+    def __init__(self, command: Sequence[str], port: int, log: Path) -> None:
+        super().__init__(command, None, log)
+        self.port = port
+
     @property
     def endpoint(self) -> str:
-        return str(self.readiness["listen"]).partition("://")[2]
+        return f"127.0.0.1:{self.port}"
+
+
+def made_replicas(count: int, engine: str, folder: Path, secret: Path) -> list[RunningReplica]:
+    """So many over one engine, called with ``secret``, each to be started at a port of its own."""
+    replicas = []
+    for number, port in enumerate(free_ports(count)):
+        command = [sys.executable, "-m", "mezzo_server", "meta", "serve", "--json", "--engine", engine]
+        command += ["--listen", f"127.0.0.1:{port}", "--secret-file", str(secret)]
+        replicas.append(RunningReplica(command, port, folder / f"metadata-{number}.log"))
+    return replicas
 
 
 @contextmanager
 def running_replicas(count: int, engine: str, folder: Path, secret: Path) -> Iterator[list[RunningReplica]]:
-    """So many over one engine, called with ``secret``; killed at the end."""
-    replicas = []
+    """The same, started; killed at the end."""
+    replicas = made_replicas(count, engine, folder, secret)
     try:
-        for number, port in enumerate(free_ports(count)):
-            command = [sys.executable, "-m", "mezzo_server", "meta", "serve", "--json", "--engine", engine]
-            command += ["--listen", f"127.0.0.1:{port}", "--secret-file", str(secret)]
-            replicas.append(RunningReplica(command, None, folder / f"metadata-{number}.log"))
         with ThreadPoolExecutor(count) as threads:
             list(threads.map(RunningReplica.start, replicas))
         yield replicas
