@@ -250,8 +250,9 @@ class MemberCalls(ABC):
                 yield item
         finally:
             sent_all.set()
-            room.release()
             call.cancel()
+            # Only now: else the thread could take one more answer, and wait for room that nobody makes.
+            room.release()
             with self._lock:
                 self._streams.discard(call)
 

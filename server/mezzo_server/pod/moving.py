@@ -5,10 +5,11 @@ second copy (`Why.COPY`).  Nobody waits for it: what was asked for was a miss, a
 
 - Bounded: so many keys in the queue (one tenant has half of it), so many pulls under way, so many bytes and keys a second.
   Over the first a key is dropped; a key that is asked for again is wanted again.
-- Fair: tenants take turns.
-- A source that failed is left alone for a while, longer each time.
-- A delete is final: the key is not pulled for `FORGET_S` afterwards, and what is under way is not committed.  If so
-  many are deleted that they cannot be told apart, nothing is pulled for that time.
+- Fair: tenants take turns, and so do the sources of each.
+- A source that failed is left alone for a while, longer each time, and has little of the queue: what waits for it holds
+  up nothing that others have.
+- A delete is final: the key is not pulled for `FORGET_S` afterwards, and what is under way is not committed.  If a
+  tenant deletes so many that they cannot be told apart, nothing of its is pulled for that time.
 - What the source does not have is not asked for again for `ABSENT_S`.
 """
 
@@ -26,7 +27,9 @@ from mezzo_server.quota.bucket import Bucket
 QUEUE_KEYS_MAX = 8192
 BATCH_KEYS_MAX = 32
 BATCH_LOOKED_MAX = 256
-"""Keys of one tenant's queue that are looked at for those that go with its first."""
+"""Keys that wait for one source that are looked at for those that go with the first."""
+FAILED_KEYS_MAX = 8 * BATCH_KEYS_MAX
+"""Keys of one tenant that may wait for a source that failed last."""
 KEYS_PER_S = 5000.0
 """Keys that sources are asked for, at most: 15 us of the loop for each, so less than a tenth of it, however many are read
 that nobody has."""
@@ -163,8 +166,12 @@ class Moves:
         self._bucket = Bucket(bytes_per_s, max(1.0, bytes_per_s * BURST_S), now)
         self._asked = Bucket(KEYS_PER_S, KEYS_PER_S * BURST_S, now)
         self._queue_keys_max = queue_keys_max
-        self._queues: OrderedDict[bytes, deque[Wanted]] = OrderedDict()
-        """by tenant; the first has its turn"""
+        self._queues: OrderedDict[bytes, OrderedDict[bytes, deque[Wanted]]] = OrderedDict()
+        """by tenant and source; the first has its turn. None is empty"""
+        self._queued_of: dict[bytes, int] = {}
+        """keys by tenant"""
+        self._queued_from: dict[bytes, int] = {}
+        """keys by source"""
         self._known: dict[KeyId, Wanted] = {}
         """wanted or under way"""
         self._queued = 0
@@ -198,24 +205,20 @@ class Moves:
         taken = 0
         for key in keys:
             wanted = Wanted(scope, key, source, why, now, lives_ms)
-            name = wanted.id
+            name, tenant = wanted.id, scope.tenant
             if name in self._known:
                 continue
-            if self._forgotten.refuses(name, now):
+            if self._forgotten.refuses(tenant, name, now):
                 self._drop(Drop.DELETED)
                 continue
-            absent = (source, *name)
             # Were all refused, then for want of memory only: one question in vain is no harm.
-            refused = not told and self._absent.refuses(absent, now)
-            if refused and not self._absent.all_refused(now):
+            refused = not told and self._absent.refuses(tenant, (source, *name), now)
+            if refused and not self._absent.all_refused(tenant, now):
                 continue
-            queue = self._queues.setdefault(scope.tenant, deque())
-            if self._queued >= self._queue_keys_max or len(queue) >= self._queue_keys_max // 2:
+            if not self._queue(wanted):
                 self._drop(Drop.FULL)
                 continue
-            queue.append(wanted)
             self._known[name] = wanted
-            self._queued += 1
             taken += 1
         self._numbers["pod_moves_wanted"] += taken
         return taken
@@ -224,14 +227,10 @@ class Moves:
         """What is to be pulled now; None: nothing, see `wait_s`. To be ended with `ended`."""
         if len(self._under_way) >= PULLS_MAX or self._asked.wait_s(BATCH_KEYS_MAX, now) > 0:
             return None
+        if not any(self._ready(source, now) for source in self._queued_from):
+            return None
         for tenant in tuple(self._queues):
-            queue = self._queues[tenant]
-            self._drop_late(queue, now)
-            pull = self._batch(queue, now)
-            if not queue:
-                del self._queues[tenant]
-            elif pull is not None:
-                self._queues.move_to_end(tenant)
+            pull = self._next_of(tenant, now)
             if pull is not None:
                 self._pulls[pull.source] = self._pulls.get(pull.source, 0) + 1
                 self._under_way.add(pull)
@@ -278,7 +277,7 @@ class Moves:
         if isinstance(outcome, Drop):
             self._drop(outcome)
             if outcome is Drop.ABSENT:
-                self._absent.note((wanted.source, *wanted.id), now)
+                self._absent.note(wanted.scope.tenant, (wanted.source, *wanted.id), now)
             return
         self._numbers[f"pod_moved_chunks_{wanted.why}"] += 1
         self._numbers[f"pod_moved_bytes_{wanted.why}"] += outcome
@@ -304,7 +303,8 @@ class Moves:
         """Why a chunk must not be committed now, as far as is known here; None: nothing is against it."""
         if wanted._cancelled is not None:
             return wanted._cancelled
-        if self._known.get(wanted.id) is not wanted or self._forgotten.refuses(wanted.id, now):
+        forgotten = self._forgotten.refuses(wanted.scope.tenant, wanted.id, now)
+        if forgotten or self._known.get(wanted.id) is not wanted:
             return Drop.DELETED
         return None
 
@@ -312,7 +312,7 @@ class Moves:
         """These are being deleted here: nothing that comes from another shard may bring them back."""
         for key in keys:
             name = (scope.tenant, scope.namespace, key)
-            self._forgotten.note(name, now)
+            self._forgotten.note(scope.tenant, name, now)
             wanted = self._known.get(name)
             if wanted is not None:
                 wanted._cancelled = Drop.DELETED
@@ -346,15 +346,41 @@ class Moves:
     def _drop(self, why: Drop) -> None:
         self._numbers[f"pod_moves_dropped_{why}"] += 1
 
+    def _queue(self, wanted: Wanted) -> bool:
+        """Let it wait for its turn; whether there is room for it."""
+        tenant, source = wanted.scope.tenant, wanted.source
+        queued = self._queued_of.get(tenant, 0)
+        if self._queued >= self._queue_keys_max or queued >= self._queue_keys_max // 2:
+            return False
+        lines = self._queues.get(tenant) or OrderedDict()
+        line = lines.get(source) or deque()
+        if len(line) >= FAILED_KEYS_MAX and source in self._sources:
+            return False
+        line.append(wanted)
+        lines[source] = line
+        self._queues[tenant] = lines
+        self._queued += 1
+        self._queued_of[tenant] = queued + 1
+        self._queued_from[source] = self._queued_from.get(source, 0) + 1
+        return True
+
+    def _unqueued(self, tenant: bytes, source: bytes, count: int) -> None:
+        """So many do not wait any more."""
+        self._queued -= count
+        for counts, name in ((self._queued_of, tenant), (self._queued_from, source)):
+            counts[name] -= count
+            if not counts[name]:
+                del counts[name]
+
     def _leave(self, wanted: Wanted, why: Drop) -> None:
         """One that was queued is not wanted any more."""
-        self._queued -= 1
+        self._unqueued(wanted.scope.tenant, wanted.source, 1)
         del self._known[wanted.id]
         self._drop(why)
 
-    def _drop_late(self, queue: deque[Wanted], now: float) -> None:
-        while queue and (queue[0]._cancelled is not None or now - queue[0].since >= LATE_S):
-            wanted = queue.popleft()
+    def _drop_late(self, line: deque[Wanted], now: float) -> None:
+        while line and (line[0]._cancelled is not None or now - line[0].since >= LATE_S):
+            wanted = line.popleft()
             self._leave(wanted, wanted._cancelled or Drop.LATE)
 
     def _ready(self, source: bytes, now: float) -> bool:
@@ -363,24 +389,43 @@ class Moves:
             return False
         return self._pulls.get(source, 0) < (PULLS_OF_SOURCE_MAX if backoff is None else 1)
 
-    def _batch(self, queue: deque[Wanted], now: float) -> Pull | None:
-        """The first whose source is ready, and others of its scope and source."""
+    def _next_of(self, tenant: bytes, now: float) -> Pull | None:
+        """Of the first of a tenant's sources that is ready; the tenant, and this source, are the last from then on."""
+        lines, pull = self._queues[tenant], None
+        for source in tuple(lines):
+            line = lines[source]
+            self._drop_late(line, now)
+            if line and self._ready(source, now):
+                pull = self._batch(line)
+            if not line:
+                del lines[source]
+            elif pull is not None:
+                lines.move_to_end(source)
+            if pull is not None:
+                break
+        if not lines:
+            del self._queues[tenant]
+        elif pull is not None:
+            self._queues.move_to_end(tenant)
+        return pull
+
+    def _batch(self, line: deque[Wanted]) -> Pull | None:
+        """The first that waits for a source, and others of its scope."""
         chosen: list[Wanted] = []
         passed: list[Wanted] = []
-        for _ in range(min(len(queue), BATCH_LOOKED_MAX)):
-            wanted = queue.popleft()
+        for _ in range(min(len(line), BATCH_LOOKED_MAX)):
+            wanted = line.popleft()
             if wanted._cancelled is not None:
                 self._leave(wanted, wanted._cancelled)
-            elif chosen and (wanted.source, wanted.scope) != (chosen[0].source, chosen[0].scope):
+            elif chosen and wanted.scope != chosen[0].scope:
                 passed.append(wanted)
-            elif chosen or self._ready(wanted.source, now):
+            else:
                 chosen.append(wanted)
                 if len(chosen) == BATCH_KEYS_MAX:
                     break
-            else:
-                passed.append(wanted)
-        queue.extendleft(reversed(passed))
+        line.extendleft(reversed(passed))
         if not chosen:
             return None
-        self._queued -= len(chosen)
-        return Pull(chosen[0].source, chosen[0].scope, chosen)
+        first = chosen[0]
+        self._unqueued(first.scope.tenant, first.source, len(chosen))
+        return Pull(first.source, first.scope, chosen)

@@ -11,14 +11,19 @@ from contextlib import suppress
 from functools import partial
 
 from mezzo.errors import Busy, FormatError, MezzoError
+from mezzo_server.access.peers import CONNECTION_S
 from mezzo_server.metadata.engine import Scan
 from mezzo_server.pod.driving import READ_S, Driver
 from mezzo_server.pod.records import MemberRecord, decode, member_key
+from mezzo_server.quota.bucket import Bucket
 from mezzo_server.shard.peer_admission import Known
 
 RECORDS_MAX = 1024
 WAITING_MAX = 64
 """who waits for one record"""
+UNPROVEN_PER_S, UNPROVEN_BURST = 4.0, 32.0
+"""Reads for who says that he is a shard, of which anybody can say so: not so many that the metadata would suffer from
+it, on which the membership of every shard depends."""
 
 FromThread = Callable[[Callable[[], None]], None]
 Read = Callable[[str, Callable[[Scan | MezzoError], None]], None]
@@ -34,8 +39,9 @@ class MemberRecords:
         self._now = now
         self._records: OrderedDict[bytes, tuple[float, MemberRecord | None]] = OrderedDict()
         self._waiting: dict[bytes, tuple[float, list[Known]]] = {}
+        self._unproven = Bucket(UNPROVEN_PER_S, UNPROVEN_BURST, now())
 
-    def look(self, shard: bytes, fresh_s: float, told: Known) -> None:
+    def look(self, shard: bytes, fresh_s: float, told: Known, *, unproven: bool = False) -> None:
         """See `peer_admission.Members`."""
         now = self._now()
         read_at, record = self._records.get(shard, (float("-inf"), None))
@@ -49,6 +55,14 @@ class MemberRecords:
             else:
                 told(Busy("too many wait to hear of this shard", READ_S))
             return
+        if unproven:
+            wait_s = self._unproven.wait_s(1, now)
+            if wait_s > 0:
+                # A connection outlives the look at its shard by as long: what is known is good enough meanwhile.
+                known = record is not None and now - read_at < CONNECTION_S
+                told(record if known else Busy("too many say that they are shards of the pod", wait_s))
+                return
+            self._unproven.take(1, now)
         self._waiting[shard] = now, [told]
         self._read(member_key(shard), partial(self._came, shard))
 

@@ -30,8 +30,11 @@ Admitted = Callable[[Guest | MezzoError], None]
 class Members(Protocol):
     """Who is registered."""
 
-    def look(self, shard: bytes, fresh_s: float, told: Known) -> None:
-        """Tell the record of a shard that is no older; None: it is not registered. At once, or later."""
+    def look(self, shard: bytes, fresh_s: float, told: Known, *, unproven: bool = False) -> None:
+        """Tell the record of a shard that is no older; None: it is not registered. At once, or later.
+
+        ``unproven``: for somebody of whom nobody knows who he is. If there are many of them, an older record, or Busy.
+        """
 
 
 class PeerAdmission:
@@ -65,10 +68,9 @@ class PeerAdmission:
         except MezzoError as error:
             self._tell(told, error)
             return
-        look_again = partial(
-            self._members.look, puller, RECORD_AGAIN_S, partial(self._known, puller, credential, told, None)
-        )
-        self._members.look(puller, RECORD_S, partial(self._known, puller, credential, told, look_again))
+        look = partial(self._members.look, puller, unproven=True)
+        look_again = partial(look, RECORD_AGAIN_S, partial(self._known, puller, credential, told, None))
+        look(RECORD_S, partial(self._known, puller, credential, told, look_again))
 
     def _known(
         self,

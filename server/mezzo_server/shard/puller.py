@@ -44,7 +44,8 @@ YIELD_S_MAX = 10.0
 
 
 PULL_S_MAX = 60.0
-"""Within which a pull comes to its end, one way or another; well below `moving.FORGET_S`."""
+"""Within which a pull comes to its end, one way or another; well below `moving.FORGET_S`. What has not been asked for
+after half of it, for want of bandwidth or memory, is dropped: it is no fault of the source."""
 TRIES = 5
 AGAIN_S, AGAIN_S_MAX = 0.2, 2.0
 """Between two, where the source is busy or a map behind."""
@@ -78,7 +79,7 @@ class Puller:
         self._peers = peers
         self._loop = loop
         self._out = Bucket(bytes_per_s, max(1.0, bytes_per_s * BURST_S), service.now())
-        self._group_bytes = min(GROUP_BYTES, int(bytes_per_s * BURST_S))
+        self._group_bytes = min(GROUP_BYTES, int(bytes_per_s * BURST_S), service.staging.piece_bytes_max)
         self._share = StagingShare(service.staging, service.limits.staging_connection_bytes_max)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -220,6 +221,7 @@ class Puller:
             self._begin_soon()
 
     async def _have(self, pull: Pull, settle: Callable[[Wanted, Drop | int], None]) -> None:
+        late_at = self._service.now() + PULL_S_MAX / 2
         wanted = [each for each in pull.wanted if not self._refused(each, settle)]
         if not wanted:
             return
@@ -234,12 +236,12 @@ class Puller:
                 continue
             length = _room(chunk)
             if group and nbytes + length > self._group_bytes:
-                await self._fetch(pull, group, settle)
+                await self._fetch(pull, group, settle, late_at)
                 group, nbytes = [], 0
             group.append((each, chunk))
             nbytes += length
         if group:
-            await self._fetch(pull, group, settle)
+            await self._fetch(pull, group, settle, late_at)
 
     async def _ask(
         self, pull: Pull, keys: Sequence[bytes], places: Sequence[Place] = ()
@@ -305,11 +307,12 @@ class Puller:
         pull: Pull,
         group: Sequence[tuple[Wanted, PulledChunk]],
         settle: Callable[[Wanted, Drop | int], None],
+        late_at: float,
     ) -> None:
         """Have the bytes of some chunks, and commit them."""
         service, moves = self._service, self._moves
         nbytes = sum([sum(chunk.parts) for _, chunk in group])
-        if not await self._pause(nbytes):
+        if not await self._pause(nbytes, late_at):
             for each, _ in group:
                 settle(each, Drop.LATE)
             return
@@ -319,7 +322,8 @@ class Puller:
         if not kept:
             return
         account = service.accounts.of(pull.scope.tenant)
-        if account.limited:
+        charged, came = account.limited, 0
+        if charged:
             try:
                 account.charge(left, service.now())
             except OverQuota:
@@ -327,19 +331,29 @@ class Puller:
                 for each, _ in kept:
                     settle(each, Drop.QUOTA)
                 return
-        piece = await self._stage(sum([_room(chunk) for _, chunk in kept]))
-        spans, at = [], 0
-        for _, chunk in kept:
-            spans.append(piece.part(at, sum(chunk.parts)))
-            at += _room(chunk)
-        places = [Place(span.length, (), (span.view,)) for span in spans]
         try:
-            what, asked_ms = await self._ask(pull, [each.key for each, _ in kept], places)
-            await self._commit(pull, [each for each, _ in kept], spans, what, asked_ms, settle)
+            piece = await self._stage(sum([_room(chunk) for _, chunk in kept]))
+            if piece is None:
+                moves.give_back(left, service.now())
+                for each, _ in kept:
+                    settle(each, Drop.LATE)
+                return
+            spans, at = [], 0
+            for _, chunk in kept:
+                spans.append(piece.part(at, sum(chunk.parts)))
+                at += _room(chunk)
+            places = [Place(span.length, (), (span.view,)) for span in spans]
+            try:
+                what, asked_ms = await self._ask(pull, [each.key for each, _ in kept], places)
+                came = sum([sum(chunk.parts) for chunk in what.chunks if chunk is not None])
+                await self._commit(pull, [each for each, _ in kept], spans, what, asked_ms, settle)
+            finally:
+                for place in places:
+                    place.views[0].release()
+                self._share.give(piece)
         finally:
-            for place in places:
-                place.views[0].release()
-            self._share.give(piece)
+            if charged:
+                account.settle(came - left, service.now())  # nobody pays for what did not come
 
     async def _commit(
         self,
@@ -356,7 +370,9 @@ class Puller:
             if chunk is None:
                 settle(each, Drop.ABSENT)
             elif not self._refused(each, settle):
-                taken.append((each, _chunk(each, chunk, (spans[index],), what.checksums[index], asked_ms)))
+                # It may be another, shorter one by now.
+                source = (spans[index].part(0, sum(chunk.parts)),)
+                taken.append((each, _chunk(each, chunk, source, what.checksums[index], asked_ms)))
         if not taken:
             return
         ended: asyncio.Future[PutOutcome] = self._loop.create_future()
@@ -381,30 +397,34 @@ class Puller:
             else:
                 settle(each, _DROPS.get(status, Drop.FAILED))
 
-    async def _pause(self, nbytes: int) -> bool:
+    async def _pause(self, nbytes: int, late_at: float) -> bool:
         """Wait until so many bytes may be moved, and take them; False: that would be too late for anybody."""
         moves, now = self._moves, self._service.now
         wait_s = moves.take(nbytes, now())
         if wait_s is None:
             return False
+        passed = False
         try:
-            await asyncio.sleep(wait_s)
-            await self._let_others_pass()
-        except BaseException:
-            moves.give_back(nbytes, now())
-            raise
-        return True
+            if now() + wait_s < late_at:
+                await asyncio.sleep(wait_s)
+                passed = await self._let_others_pass(late_at)
+        finally:
+            if not passed:
+                moves.give_back(nbytes, now())
+        return passed
 
-    async def _let_others_pass(self) -> None:
-        """Wait while clients need the memory. Raises Busy: they did for too long."""
+    async def _let_others_pass(self, late_at: float) -> bool:
+        """Wait while clients need the memory; False: they did for too long."""
         staging = self._service.staging
-        until = self._service.now() + YIELD_S_MAX
+        until = min(late_at, self._service.now() + YIELD_S_MAX)
         while staging.requests_waiting or staging.free_bytes < FREE_PART_MIN * staging.total_bytes:
             if self._service.now() >= until:
-                raise staging.busy()
+                return False
             await asyncio.sleep(YIELD_S)
+        return True
 
-    async def _stage(self, length: int) -> Span:
+    async def _stage(self, length: int) -> Span | None:
+        """Staging memory; None: clients needed it for too long."""
         arrived: asyncio.Future[Span | None] = self._loop.create_future()
 
         def ready(span: Span | None) -> None:
@@ -421,8 +441,6 @@ class Puller:
             if arrived.done() and not arrived.cancelled() and (late := arrived.result()) is not None:
                 self._share.give(late)
             raise
-        if span is None:
-            raise self._share.busy()
         return span
 
 

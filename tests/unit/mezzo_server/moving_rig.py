@@ -66,7 +66,7 @@ class Registered:
         self.records: dict[bytes, MemberRecord | MezzoError | None] = {}
         self.looks: list[bytes] = []
 
-    def look(self, shard: bytes, fresh_s: float, told: Known) -> None:
+    def look(self, shard: bytes, fresh_s: float, told: Known, *, unproven: bool = False) -> None:
         self.looks.append(shard)
         told(self.records.get(shard))
 

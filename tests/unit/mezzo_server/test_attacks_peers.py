@@ -156,7 +156,7 @@ def test_a_shard_that_started_again_is_looked_up_again(pair):
         def __init__(self, old, new) -> None:
             self.records = [old, new]
 
-        def look(self, shard, fresh_s, told):
+        def look(self, shard, fresh_s, told, *, unproven=False):
             told(self.records[0] if fresh_s > 5 else self.records[1])
 
     before = pair.registered.records[pair.new.id]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -94,3 +96,33 @@ def test_a_channel_that_is_closed_meanwhile_is_unavailable(tmp_path, monkeypatch
     channel.closed = True
     with pytest.raises(Unavailable):
         read(etcd)
+
+
+def test_who_stops_listening_to_a_stream_that_is_full_leaves_no_thread_behind(tmp_path, monkeypatch):
+    """As many answers wait as may, and more come at once."""
+
+    class Endless:
+        cancelled = False
+
+        def __iter__(self):
+            while not self.cancelled:
+                yield api.WatchResponse()
+
+        def cancel(self) -> None:
+            time.sleep(0.02)  # in which the thread takes what it can
+            self.cancelled = True
+
+    call = Endless()
+    etcd = made(tmp_path, Played(), monkeypatch)
+    monkeypatch.setattr(calling, "_streaming", lambda channel, method: lambda *given, **named: call)
+
+    async def main() -> None:
+        told = etcd.stream(calls.WATCH, api.WatchRequest())
+        await anext(told)
+        await told.aclose()
+
+    asyncio.run(main())
+    for thread in threading.enumerate():
+        if thread.name == "mezzo-metadata-stream":
+            thread.join(5)
+            assert not thread.is_alive()

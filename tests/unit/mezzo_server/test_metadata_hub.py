@@ -142,6 +142,36 @@ def test_who_asks_for_what_never_was_or_is_not_kept_is_told_so_and_nobody_else()
     played(work, changes_max=3)
 
 
+def test_a_watch_that_makes_an_error_of_its_end_ends_nobody_elses() -> None:
+    class Unwilling(Counted):
+        async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Change]]:
+            try:
+                async for changes in super().watch(prefix, after):
+                    yield changes
+            except asyncio.CancelledError:
+                raise Unavailable("the stream was cancelled") from None
+
+    async def main() -> None:
+        engine = Unwilling()
+        at = await write(engine, "a")
+        holder = hub.Hub(engine, "")
+        first = asyncio.ensure_future(anext(watch := holder.watch(at)))
+        await settle()
+        first.cancel()
+        await asyncio.wait((first,))
+        # Before what followed for the first has come to its end.
+        second = asyncio.ensure_future(anext(again := holder.watch(at)))
+        await settle()
+        await write(engine, "b")
+        assert [change.key for change in await asyncio.wait_for(second, 5)] == ["b"]
+        await watch.aclose()
+        await again.aclose()
+        await settle()
+        assert engine.watches == 0
+
+    asyncio.run(main())
+
+
 def test_who_does_not_take_what_comes_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "AHEAD_MAX", 2)
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from mezzo.errors import Busy, FormatError, Unavailable
+from mezzo_server.access.peers import CONNECTION_S
 from mezzo_server.metadata.engine import Entry, Scan
 from mezzo_server.pod.driving import READ_S
 from mezzo_server.pod.records import MemberRecord, encode, member_key
-from mezzo_server.shard.members import RECORDS_MAX, WAITING_MAX, MemberRecords
+from mezzo_server.shard.members import RECORDS_MAX, UNPROVEN_BURST, UNPROVEN_PER_S, WAITING_MAX, MemberRecords
 
 SHARD, OTHER = b"s" * 16, b"o" * 16
 RECORD = MemberRecord("node", "", ("tcp://h:1",), 1, bytes(16), public=b"k" * 32)
@@ -29,8 +30,8 @@ class Metadata:
     def read(self, prefix: str, told: Callable[[Any], None]) -> None:
         self.asked.append((prefix, told))
 
-    def look(self, shard: bytes = SHARD, fresh_s: float = 10.0) -> None:
-        self.members.look(shard, fresh_s, self.told.append)
+    def look(self, shard: bytes = SHARD, fresh_s: float = 10.0, **more: bool) -> None:
+        self.members.look(shard, fresh_s, self.told.append, **more)
 
     def answers(self, *records: bytes, key: str = member_key(SHARD)) -> None:
         _, told = self.asked.pop(0)
@@ -83,6 +84,35 @@ def test_so_many_wait_and_no_more(metadata):
     metadata.now += 2 * READ_S
     metadata.look()
     assert len(metadata.asked) == 2
+
+
+def test_whoever_says_that_he_is_a_shard_has_the_metadata_asked_so_often_and_no_more(metadata):
+    metadata.look()
+    metadata.answers(encode(RECORD))
+    seconds, reads = 60, 0
+    for _ in range(10 * seconds):
+        for number in range(3):
+            metadata.look(b"%016d" % number, fresh_s=0.0, unproven=True)
+            while metadata.asked:
+                metadata.answers()
+                reads += 1
+        metadata.now += 0.1
+    assert reads <= UNPROVEN_BURST + UNPROVEN_PER_S * seconds + 1
+    # Who is known is let in by what is known, and we ask for ourselves as before.
+    for number in range(int(UNPROVEN_BURST) + 10):
+        metadata.look(b"stranger%08d" % number, unproven=True)
+    metadata.told.clear()
+    metadata.look(unproven=True)
+    assert metadata.told == [RECORD]
+    metadata.now += CONNECTION_S
+    for number in range(int(UNPROVEN_BURST) + 10):
+        metadata.look(b"strangers%07d" % number, unproven=True)
+    metadata.told.clear()
+    metadata.look(unproven=True)
+    assert isinstance(metadata.told[0], Busy)
+    metadata.asked.clear()
+    metadata.look()
+    assert len(metadata.asked) == 1
 
 
 def test_records_are_bounded(metadata):

@@ -158,7 +158,7 @@ def test_a_delete_in_the_turn_before_the_commit_wins(pair):
     assert pair.new.numbers()["pod_moves_dropped_deleted"] == 1
 
 
-def test_so_many_deletes_that_they_cannot_be_told_apart_stop_all_movement(pair):
+def test_so_many_deletes_that_they_cannot_be_told_apart_stop_all_movement_of_the_tenant(pair):
     pair.put(*KEYS)
     pair.moves()
     client = pair.new.client()
@@ -168,7 +168,7 @@ def test_so_many_deletes_that_they_cannot_be_told_apart_stop_all_movement(pair):
     pair.look(client, *KEYS)
     pair.settle()
     assert pair.has(pair.new, *KEYS) == 0
-    assert pair.new.numbers()["pod_moves_forgotten"] == 32768
+    assert pair.new.numbers()["pod_moves_forgotten"] == 16384
     pair.clock.now += 301
     pair.look(client, *KEYS)
     pair.settle()
@@ -283,6 +283,68 @@ def test_a_tenants_rate_counts_what_moves(pair):
     pair.look(client, KEYS[1])
     pair.settle(0)
     assert pair.new.numbers()["pod_moves_dropped_quota"] == 1
+
+
+@pytest.mark.parametrize("where", ["the source is away", "no memory"])
+def test_nobody_pays_for_what_does_not_come(pair, where):
+    quota = Quota(bytes_per_s=Limit(0, 10_000))
+    for member in (pair.old, pair.new):
+        member.shard.service.catalog_is(catalog(Tenant(id=TENANT, name="t", quota=quota)))
+    pair.put(KEYS[0])
+    pair.moves()
+    client = pair.new.client()
+    ask = pair.new.peers.pull
+
+    async def pull(shard, operation):
+        if operation.places:
+            raise Unavailable("it went away")
+        await ask(shard, operation)
+
+    pair.new.peers.pull = pull
+    if where == "no memory":
+        pair.new.puller._share.request = lambda length, ready: ready(None)
+    pair.look(client, KEYS[0])
+    pair.settle(0)
+    dropped = "late" if where == "no memory" else "failed"
+    assert pair.new.numbers()[f"pod_moves_dropped_{dropped}"] == 1
+    assert put_tcp(client, {b"more": b"x" * 9900}).stored_count == 1
+
+
+def test_what_waits_for_our_own_bandwidth_is_no_fault_of_the_source(pair):
+    keys = [b"large-%d" % number for number in range(40)]
+    pair.put(*keys, length=MIB)
+    pair.moves()
+    pair.new.moves._bucket.change(MIB, MIB / 2, pair.clock.now)
+    client = pair.new.client()
+    for _ in range(3):
+        pair.look(client, *keys)
+        for key in keys:
+            pair.look(client, key)
+        pair.settle(0.5)
+    assert pair.new.numbers().get("pod_moves_dropped_failed") is None
+    assert pair.new.numbers()["pod_moves_dropped_late"] > 0
+    assert pair.has(pair.new, *keys) > 20
+
+
+def test_a_chunk_that_is_another_and_shorter_one_by_then_moves_as_what_it_is(pair):
+    pair.put(*KEYS)
+    pair.moves()
+    client = pair.new.client()
+    ask = pair.new.peers.pull
+
+    async def pull(shard, operation):
+        if operation.places:
+            pair.follow(5, 0, None, pair.old)
+            old = pair.old.client()
+            pair.delete(old, KEYS[0])
+            put_tcp(old, {KEYS[0]: b"short"})
+            pair.follow(6, 1, 0, pair.old)
+        await ask(shard, operation)
+
+    pair.new.peers.pull = pull
+    pair.look(client, *KEYS)
+    pair.settle()
+    assert get_tcp(client, KEYS) == [b"short", *[data_of(key, 5000) for key in KEYS[1:]]]
 
 
 def test_it_goes_no_faster_than_is_allowed(pair):

@@ -90,6 +90,8 @@ class Hub:
             last = error
         except Exception as error:  # a fault of ours: who watches must hear that nothing comes any more
             last = Unavailable(f"a fault in watching the engine: {error!r}")
+        if self._task is not asyncio.current_task():
+            return  # it was told to end, and made an error of that; who watches now has another
         self._task = None
         queues, self._queues = self._queues, set()
         for queue in queues:

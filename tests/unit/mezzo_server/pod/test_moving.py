@@ -53,8 +53,8 @@ def test_what_is_wanted_comes_in_batches_of_one_source_and_scope():
     assert known.want(A, keys(2, "other"), THERE, Why.READ, 0) == 2
     first, second, third = (known.next(0) for _ in range(3))
     assert taken(first) == keys(BATCH_KEYS_MAX + 3)[:BATCH_KEYS_MAX]
-    assert taken(second) == keys(BATCH_KEYS_MAX + 3)[BATCH_KEYS_MAX:]
-    assert (taken(third), third.source) == (keys(2, "other"), THERE)
+    assert (taken(second), second.source) == (keys(2, "other"), THERE)
+    assert taken(third) == keys(BATCH_KEYS_MAX + 3)[BATCH_KEYS_MAX:]
     assert known.next(0) is None
     assert known.wait_s(0) is None
 
@@ -166,27 +166,66 @@ def test_a_delete_ends_what_is_wanted_or_under_way_and_lasts():
     assert known.want(A, [b"under way"], THERE, Why.READ, 0) == 1
 
 
-def test_refusals_beyond_what_can_be_told_apart_are_of_everything():
-    refused = Refusals(10, 3)
+def test_refusals_beyond_what_can_be_told_apart_are_of_everything_that_is_the_owners():
+    refused = Refusals(10, 6)
     for number in range(3):
-        refused.note(number, number)
-    assert refused.refuses(0, 2)
-    assert not refused.refuses(7, 2)
-    refused.note(3, 2)
-    assert refused.refuses(7, 11.9)
-    assert refused.all_refused(11.9)
+        refused.note("a", number, number)
+    assert refused.refuses("a", 0, 2)
+    assert not refused.refuses("a", 7, 2)
+    refused.note("a", 3, 2)
+    assert refused.refuses("a", 7, 11.9)
+    assert refused.all_refused("a", 11.9)
     # Those before are over one by one, as they came.
-    assert not refused.refuses(7, 12)
-    refused.note(4, 12)
+    assert not refused.refuses("a", 7, 12)
+    refused.note("a", 4, 12)
     assert len(refused) == 1
-    assert refused.refuses(4, 21)
+    assert refused.refuses("a", 4, 21)
+    assert not refused._all_until
     # A key that is noted again lasts from then on.
-    again = Refusals(10, 3)
-    again.note("k", 0)
-    again.note("k", 5)
-    again.note("other", 10)
-    assert again.refuses("k", 14.9)
-    assert not again.refuses("k", 15)
+    again = Refusals(10, 6)
+    again.note("a", "k", 0)
+    again.note("a", "k", 5)
+    again.note("a", "other", 10)
+    assert again.refuses("a", "k", 14.9)
+    assert not again.refuses("a", "k", 15)
+
+
+def test_who_notes_very_many_keys_has_his_own_refused_and_nobody_elses():
+    refused = Refusals(10, 8)
+    for number in range(100):
+        refused.note("a", number, 0)
+    refused.note("b", "k", 1)
+    assert len(refused) == 5
+    assert refused.refuses("a", "any", 9)
+    assert refused.refuses("b", "k", 9)
+    assert not refused.refuses("b", "any", 9)
+    # Where several have taken all the room, what comes is refused as a whole, and not forgotten.
+    for number in range(5):
+        refused.note("c", number, 2)
+    refused.note("d", "k", 3)
+    assert len(refused) == 8
+    assert refused.refuses("d", "k", 12.9)
+    assert not refused.refuses("b", "any", 9)
+
+
+def test_a_source_that_is_away_holds_up_no_other():
+    known = moves()
+    now = 0.0
+    for number in range(200):
+        known.want(A, keys(40, f"away-{number}"), HERE, Why.READ, now)
+        known.want(A, keys(10, f"there-{number}"), THERE, Why.READ, now)
+        while (pull := known.next(now)) is not None:
+            away = pull.source == HERE
+            end(known, pull, now, Drop.FAILED if away else 10, failed=away)
+        now += 0.1
+    assert known.numbers()["pod_moved_chunks_read"] == 2000
+
+
+def test_one_tenants_deletes_stop_no_other():
+    known = moves(forgotten_keys_max=8)
+    known.forget(A, keys(100), 0)
+    assert known.want(A, [b"other"], HERE, Why.READ, 1) == 0
+    assert known.want(B, [b"other"], HERE, Why.READ, 1) == 1
 
 
 def test_what_nobody_has_takes_a_bounded_part_of_the_loop():
