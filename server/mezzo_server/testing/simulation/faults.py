@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mezzo_server.testing.simulation.pod import Pod
     from mezzo_server.testing.simulation.shard import Shard
 
+CHOICES = (2, 3, 4, 6, 10, 22)
+"""how many kinds a run has"""
 LIES = (
     FaultKind.ROTTEN_READ,
     FaultKind.STALE_READ,
@@ -62,7 +64,7 @@ class Faults:
         }
         names = [name for name in KINDS if name in self.kinds]
         if kinds is None:
-            chosen = self._random.sample(names, self._random.randint(3, len(names)))
+            chosen = self._random.sample(names, self._random.choice(CHOICES))
         else:
             chosen = [name for name in names if name in kinds]
         self.chosen = chosen
@@ -200,14 +202,23 @@ class Faults:
 
     def _away(self) -> None:
         metadata, seconds = self._pod.metadata, self._long_s()
-        self._say(f"the metadata are away for {seconds:.2f} s")
-        metadata.away += 1
-        metadata.break_off()
+        slow_s = self._random.choice((0.0, 0.0, 1.0))
+
+        def go() -> None:
+            self._say(f"the metadata are away for {seconds:.2f} s")
+            metadata.away += 1
+            metadata.break_off()
+            metadata.slow_s = 0.0
+            self._after(seconds, back)
 
         def back() -> None:
             metadata.away -= 1
 
-        self._after(seconds, back)
+        if slow_s:
+            # Who is about to go is often slow before.
+            self._say("the metadata are slow")
+            metadata.slow_s = 1.5
+        self._after(slow_s, go)
 
     def _slow_metadata(self) -> None:
         metadata = self._pod.metadata

@@ -2,7 +2,8 @@
 
 Each put has bytes of its own, so an answer tells which put it came from.  A miss is always legal.  Else:
 
-- *No wrong bytes*: what comes is, byte for byte, what some put of that key had, and was begun before.
+- *No wrong bytes*: what comes is, byte for byte, what some put of that key had, and was begun before. (Chunks are long
+  enough that no two puts have the same bytes.)
 - *What is deleted stays so*: a version whose put was acknowledged before an acknowledged delete began is never
   seen by a get that begins after that, as long as its slot has had one and the same owner since before it was put,
   whose device does not lie
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from mezzo_server.testing.simulation.placement import Placement
 from mezzo_server.testing.simulation.violation import Violation
 
-LENGTHS = (1, 100, 4096, 4097, 9_000, 20_000, 40_000)
+LENGTHS = (16, 100, 4096, 4097, 9_000, 20_000, 40_000)
 
 
 @dataclass(slots=True)

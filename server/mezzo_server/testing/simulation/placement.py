@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from mezzo.placement.pod_map import PodMap
 from mezzo.placement.slots import hash_key, namespace_seed
 from mezzo_server.blockstore.api import Scope
+from mezzo_server.testing.simulation.violation import Violation
 
 NEVER = float("-inf")
 
@@ -38,8 +39,14 @@ class Placement:
         return self.maps.get(self.epoch)
 
     def planned(self, pod_map: PodMap) -> None:
-        """Another plan was written."""
+        """Another plan was written.
+
+        Raises:
+            Violation: it does not follow the one before.
+        """
         before = self.pod_map
+        if pod_map.epoch <= self.epoch:
+            raise Violation(f"a plan of epoch {pod_map.epoch} is written over that of epoch {self.epoch}")
         for slot in range(len(pod_map.table)):
             was = None if before is None else before.owner(slot)
             owner = pod_map.owner(slot)
@@ -84,8 +91,10 @@ class Placement:
         owner = None if pod_map is None else pod_map.owner(slot)
         return owner is not None and owner.id == shard
 
-    def had(self, shard: bytes, epoch: int, slot: int) -> bool:
-        """Whether a shard is said to have had a slot before, by the map of an epoch."""
+    def concerns(self, shard: bytes, epoch: int, slot: int) -> bool:
+        """Whether by the map of an epoch a shard may have chunks of a slot: it owns it, had it before, or is second."""
         pod_map = self.maps.get(epoch)
-        before = None if pod_map is None else pod_map.owner_before(slot)
-        return before is not None and before.id == shard
+        if pod_map is None:
+            return False
+        places = (pod_map.owner(slot), pod_map.owner_before(slot), pod_map.second(slot))
+        return any(place is not None and place.id == shard for place in places)

@@ -5,7 +5,8 @@ By true time, which no process sees:
 - *Nothing past the lease*: what was asked when the shard's metadata lease had ended is refused; no write is
   acknowledged once it has ended, whenever it began.
 - *No write under a stale epoch*: a put is acknowledged only by the owner of its slot, by a map that is in force or
-  the one before (no two maps that shards act by are further apart); a delete also by who had the slot before.
+  the one before (no two maps that shards act by are further apart); a delete also by who had the slot before,
+  or has second copies.
 - *Nothing acknowledged is lost*: a chunk that a shard said it has is there until somebody deletes it, through
   every end of a process; of a power cut, what the durability says that it may take is excepted, and so is all of a
   shard whose device lies.
@@ -60,6 +61,7 @@ class Witness:
         """what was acknowledged: the chunk's sequence"""
         self.lies = False
         """whether its device does, and nothing is binding"""
+        self._lost_power = False
         self.answers = 0
 
     # -- Watcher
@@ -99,7 +101,7 @@ class Witness:
             self._stored(connection, keys, _body(data, PutDone), came)
         elif kind == Kind.DELETED:
             _body(data, Deleted)
-            self._acknowledged(connection, keys, "delete", former_too=True)
+            self._acknowledged(connection, keys, "delete")
 
     # -- ends and starts of lives
 
@@ -110,6 +112,7 @@ class Witness:
     def power_fails(self, life: Life | None) -> None:
         """What the coming power cut may take is not binding any more."""
         self._placement.lost(self._shard.id)
+        self._lost_power = True
         if self._shard.options.durability is Durability.POWER:
             return
         if life is None:
@@ -140,6 +143,11 @@ class Witness:
             self.kept.clear()
         if self.lies:
             return
+        for name in ("mismatches_seen", "chunks_corrupt", "chunks_lost"):
+            if counters[name] and not self._lost_power:
+                raise Violation(
+                    f"{self._shard.name}: {name} is {counters[name]}, and its device does not lie"
+                )
         for (scope, key), sequence in self.kept.items():
             info = life.store.info(scope, key)
             if info is None or info.sequence != sequence:
@@ -157,7 +165,7 @@ class Witness:
         stored = unpack(done.stored, len(keys))
         exists = unpack(done.exists, len(keys))
         there = [key for key, new, old in zip(keys, stored, exists, strict=True) if new or old]
-        self._acknowledged(connection, there, "put", former_too=False)
+        self._acknowledged(connection, there, "put")
         life = self._shard.life
         if self.lies or life is None:
             return
@@ -174,9 +182,7 @@ class Witness:
     def _deleting(self, key: bytes) -> bool:
         return any(kind is Kind.DELETE and key in keys for kind, keys, _, _ in self._asked.values())
 
-    def _acknowledged(
-        self, connection: Connection, keys: Sequence[bytes], what: str, *, former_too: bool
-    ) -> None:
+    def _acknowledged(self, connection: Connection, keys: Sequence[bytes], what: str) -> None:
         if not keys:
             return
         shard, placement = self._shard, self._placement
@@ -193,9 +199,8 @@ class Witness:
             )
         for key in keys:
             slot = placement.slot(key)
-            if placement.owns(shard.id, epoch, slot):
-                continue
-            if former_too and placement.had(shard.id, epoch, slot):
+            may = placement.concerns if what == "delete" else placement.owns
+            if may(shard.id, epoch, slot):
                 continue
             raise Violation(
                 f"{shard.name} acknowledges a {what} of {key!r}, whose slot {slot} is not its own in epoch {epoch}"

@@ -105,6 +105,10 @@ class Worker:
         targets = [bytearray(TARGET_BYTES) for _ in keys]
         result = await self._called("get", keys, self.client.get(keys, targets, timeout_s), timeout_s)
         self._history.gets += len(keys)
+        if self.client.statistics().checksum_mismatches:
+            raise Violation(
+                f"{self.process.name}: a shard said that a chunk is there, and its bytes do not match"
+            )
         if result is None:
             return [False] * len(keys), len(keys)
         told = []
