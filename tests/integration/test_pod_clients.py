@@ -96,6 +96,10 @@ class TestAsynchronousOverShards(_OverShards):
         )
 
 
+class TestAsynchronousProxiedOverShards(TestAsynchronousOverShards):
+    via = "proxy"
+
+
 def name() -> str:
     return f"pod-{uuid.uuid4().hex}"
 
