@@ -123,10 +123,10 @@ class AsyncPerforming(AsyncOpening):
 
     async def _open_pod(self, pod: KnownPod, deadline: float) -> AsyncPodLink:
         # The ways must not keep the client, which ends them when nobody uses it any more.
-        template = {**self.__dict__, "_link": None, "_connecting": None, "_renewing": None}
+        outfit = self._outfit
 
         def make(shard: bytes) -> AsyncShardWay:
-            return AsyncShardWay.of(template, pod, shard)
+            return AsyncShardWay(outfit, pod, shard)
 
         link = AsyncPodLink(pod, make, self._surroundings, self._counters, str(self.address))
         try:
@@ -141,15 +141,6 @@ class AsyncShardWay(ToShard, AsyncPerforming):
     """The asynchronous client's way to one shard of its pod. Owned by the `AsyncPodLink`."""
 
     _attempt: asyncio.Task[AnyLink] | None = None
-
-    @classmethod
-    def of(cls, template: dict[str, Any], pod: KnownPod, shard: bytes) -> AsyncShardWay:
-        """Of a client that is as ``template`` has it."""
-        way = cls.__new__(cls, "")
-        way.__dict__.update(template)
-        way._begin_connection()
-        way._known, way._shard = pod, shard
-        return way
 
     @property
     def session(self) -> Session | None:

@@ -33,6 +33,7 @@ from mezzo.errors import (
 from mezzo.frontend.via import Via, check_via
 from mezzo.identity import NAME_CHARACTERS_MAX, Identity, derived_name, make_identity
 from mezzo.kvsize import Scales, Shape
+from mezzo.outfit import Outfit, Places
 from mezzo.pod import KnownPod, MapSource
 from mezzo.protocol.messages import Welcome
 from mezzo.regions import Region
@@ -111,25 +112,8 @@ class ClientBase:
         map_source: MapSource | None = None,
         surroundings: Surroundings | None = None,
     ) -> None:
-        self._frontends = parse_all(address)
-        self._frontend = 0
-        """which of the addresses is asked next, where there are several front-ends"""
-        self.address = self._frontends[0]
-        self._map_source = map_source
-        """who has the map of the pod already; None: a front-end is asked"""
-        self.namespace_name = namespace
-        """as it was asked for"""
-        self.identity = identity
-        """what its bytes are; None: nothing was said of them"""
-        self.name = name
+        places = Places(parse_all(address))
         check_via(via)
-        self.via = via
-        """how chunks are reached if ``address`` is a front-end's"""
-        self.tls = TLS.from_environment() if tls is None else tls
-        """whom it trusts at ``tcps://`` and ``grpcs://``, and who it is"""
-        self.timeout_s = check_seconds("timeout_s", timeout_s)
-        self.connect_timeout_s = check_seconds("connect_timeout_s", connect_timeout_s)
-        self.cancel_grace_s = check_seconds("cancel_grace_s", cancel_grace_s)
         if staging_bytes <= 0 or waiting_max <= 0:
             raise InvalidArgument("staging_bytes and waiting_max must be positive")
         for option, text in (("namespace", namespace), ("name", name)):
@@ -137,37 +121,83 @@ class ClientBase:
                 raise InvalidArgument(
                     f"{option} must have 1 to {NAME_CHARACTERS_MAX} characters, not {len(text)}"
                 )
-        self.disabled = says(DISABLE_VARIABLE)
-        """whether ``MEZZO_DISABLE`` was set when the client was made: every call is a miss"""
         if not 1 <= stripes <= STRIPES_MAX:
             raise InvalidArgument(f"stripes must be 1 to {STRIPES_MAX}, not {stripes}")
-        self.stripes = stripes
-        """connections at most to a shard at ``tcps://``: each decrypts in a thread of its own"""
-        self._surroundings = surroundings or Surroundings()
-        self._bearer = Bearer(token, self._surroundings.now)
-        for frontend in self._frontends:
-            if frontend.is_frontend:
-                self._bearer.check_way(frontend, insecure)
-        self._given_ticket = ticket
-        self._tickets_change = callable(ticket)
-        """whether another try would bring another ticket"""
-        self._shm = shm
-        self._pod: KnownPod | None = None
-        """what a front-end told last of the shards, where there are several"""
-        self._registered_name = ""
-        """what a front-end calls the namespace; empty: none was asked"""
-        self._waiting_max = waiting_max
-        self._counters = Counters()
-        self._staging = Staging(mapping.owned, staging_bytes)
-        self._context = Context(
-            self._surroundings.now, self._counters, self._staging, self.disabled, ArenaChannel, identity
+        around = surroundings or Surroundings()
+        bearer = Bearer(token, around.now)
+        for each in places.addresses:
+            if each.is_frontend:
+                bearer.check_way(each, insecure)
+        disabled, counters, staging = (
+            says(DISABLE_VARIABLE),
+            Counters(),
+            Staging(mapping.owned, staging_bytes),
         )
-        self._closed = False
-        self._pid = os.getpid()
+        self._wear(
+            Outfit(
+                places=places,
+                map_source=map_source,
+                namespace_name=namespace,
+                identity=identity,
+                name=name,
+                via=via,
+                tls=TLS.from_environment() if tls is None else tls,
+                timeout_s=check_seconds("timeout_s", timeout_s),
+                connect_timeout_s=check_seconds("connect_timeout_s", connect_timeout_s),
+                cancel_grace_s=check_seconds("cancel_grace_s", cancel_grace_s),
+                disabled=disabled,
+                stripes=stripes,
+                shm=shm,
+                waiting_max=waiting_max,
+                given_ticket=ticket,
+                bearer=bearer,
+                surroundings=around,
+                counters=counters,
+                staging=staging,
+                context=Context(around.now, counters, staging, disabled, ArenaChannel, identity),
+                pid=os.getpid(),
+            )
+        )
+
+    def _wear(self, outfit: Outfit) -> None:
+        """Begin with what all connections of a client share. By name, since it is read with every request."""
+        self._outfit = outfit
+        self._places = outfit.places
+        self.address = outfit.places.addresses[0]
+        self._map_source = outfit.map_source
+        self.namespace_name = outfit.namespace_name
+        """as it was asked for"""
+        self.identity = outfit.identity
+        """what its bytes are; None: nothing was said of them"""
+        self.name = outfit.name
+        self.via = outfit.via
+        """how chunks are reached if ``address`` is a front-end's"""
+        self.tls = outfit.tls
+        """whom it trusts at ``tcps://`` and ``grpcs://``, and who it is"""
+        self.timeout_s = outfit.timeout_s
+        self.connect_timeout_s = outfit.connect_timeout_s
+        self.cancel_grace_s = outfit.cancel_grace_s
+        self.disabled = outfit.disabled
+        """whether ``MEZZO_DISABLE`` was set when the client was made: every call is a miss"""
+        self.stripes = outfit.stripes
+        """connections at most to a shard at ``tcps://``: each decrypts in a thread of its own"""
+        self._surroundings = outfit.surroundings
+        self._bearer = outfit.bearer
+        self._given_ticket = outfit.given_ticket
+        self._counters = outfit.counters
+        self._staging = outfit.staging
+        self._context = outfit.context
         self._begin_connection()
 
     def _begin_connection(self) -> None:
         """What belongs to one connection: to a client's own, or to its way to one shard of a pod."""
+        self._closed = False
+        self._tickets_change = callable(self._given_ticket)
+        """whether another try would bring another ticket"""
+        self._pod: KnownPod | None = None
+        """what a front-end told last of the shards, where there are several"""
+        self._registered_name = ""
+        """what a front-end calls the namespace; empty: none was asked"""
         self._tickets = TicketState(self._surroundings.now, self._surroundings.random)
         self._ticket = Ticket(b"")
         """what was got last: for the next connection"""
@@ -280,8 +310,8 @@ class ClientBase:
             identity=self.identity,
             counters=self._counters,
             now=self._surroundings.now,
-            use_shm=self._shm and address.scheme == "unix",
-            waiting_max=self._waiting_max,
+            use_shm=self._outfit.shm and address.scheme == "unix",
+            waiting_max=self._outfit.waiting_max,
             ticket=self._ticket.ticket,
             epoch=self._epoch(),
         )
@@ -333,7 +363,7 @@ class ClientBase:
         raise NotImplementedError
 
     def _forked(self) -> bool:
-        return os.getpid() != self._pid
+        return os.getpid() != self._outfit.pid
 
     def _check_usable(self) -> None:
         if self._forked():

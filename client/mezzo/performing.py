@@ -109,10 +109,10 @@ class Performing(Opening):
 
     def _open_pod(self, pod: KnownPod, deadline: float) -> PodLink:
         # The ways must not keep the client, which ends them when nobody uses it any more.
-        template = {**self.__dict__, "_link": None}
+        outfit = self._outfit
 
         def make(shard: bytes) -> ShardWay:
-            return ShardWay.of(template, pod, shard)
+            return ShardWay(outfit, pod, shard)
 
         link = PodLink(pod, make, self._surroundings, self._counters, str(self.address))
         try:
@@ -127,15 +127,6 @@ class ShardWay(ToShard, Performing):
     """The blocking client's way to one shard of its pod. Owned by the `PodLink`."""
 
     _errand: Errand | None = None
-
-    @classmethod
-    def of(cls, template: dict[str, Any], pod: KnownPod, shard: bytes) -> ShardWay:
-        """Of a client that is as ``template`` has it."""
-        way = cls.__new__(cls, "")
-        way.__dict__.update(template)
-        way._begin_connection()
-        way._known, way._shard = pod, shard
-        return way
 
     @property
     def session(self) -> Session | None:

@@ -8,7 +8,7 @@ shards it opens the pod: each of them on a way of its own (`ToShard`), when it i
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from mezzo.address import Address
 from mezzo.base import ClientBase
@@ -23,6 +23,7 @@ from mezzo.errors import (
     Unauthenticated,
     Unavailable,
 )
+from mezzo.outfit import Outfit
 from mezzo.placement.pod_map import decode_map
 from mezzo.pod import AGAIN_S, NO_MAP, KnownPod, MapHad, MapTold, is_shard
 from mezzo.session import Session
@@ -113,7 +114,7 @@ class Reaching(ClientBase):
             if last or pod.pod_map.epoch != epoch or self._surroundings.now() + NEWS_S >= deadline:
                 return
             # Another front-end may have heard of it.
-            self._frontend = (self._frontend + 1) % len(self._frontends)
+            self._places.go_on()
             yield Pause(NEWS_S / 4)
 
     def _catch_up(self, deadline: float, wait: bool) -> Opens[None]:
@@ -180,15 +181,13 @@ class Reaching(ClientBase):
 
     def _open_session(self, pod: KnownPod | None = None) -> Opens[Any]:
         """At the front-end that answered last, or else at the next one. ``pod``: whose map is wanted."""
-        count = len(self._frontends)
+        count = len(self._places)
         had = NO_MAP if pod is None else pod.had
         for left in range(count, 0, -1):
             try:
-                return (
-                    yield from self._open_session_at(OpenProxy(self._frontends[self._frontend], left, had))
-                )
+                return (yield from self._open_session_at(OpenProxy(self._places.present, left, had)))
             except Unavailable:
-                self._frontend = (self._frontend + 1) % count
+                self._places.go_on()
                 if left == 1:
                     raise
         raise Unavailable("no front-end")
@@ -278,8 +277,16 @@ class Reaching(ClientBase):
 class ToShard(Reaching):
     """A client's way to one shard of its pod: all is as the client has it, but the connection is its own."""
 
-    _shard: bytes
-    _known: KnownPod
+    def __new__(cls, *arguments: Any) -> Self:
+        """It is made of an outfit, and nothing is made like it (see `ClientBase`)."""
+        return object.__new__(cls)
+
+    def __init__(self, outfit: Outfit, pod: KnownPod, shard: bytes) -> None:
+        self._wear(outfit)
+        self._known = self._pod = pod
+        self._shard = shard
+        # Its tickets are the pod's.
+        self._tickets_change = self._tickets_change or self.address.is_frontend
 
     def _reach_once(self, *, last: bool) -> Opens[Any]:
         pod = self._known
