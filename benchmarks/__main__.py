@@ -48,6 +48,7 @@ BENCHMARKS = {
     "timing_attack": Benchmark("timing_attack", "Timing of another tenant's chunks (S2)"),
     "placement": Benchmark("placement", "Placement"),
     "spread": Benchmark("spread", "Spread over several shards"),
+    "shards": Benchmark("shards", "A second shard on the same cores"),
     "encryption": Benchmark("encryption", "What encryption at rest costs"),
 }
 

@@ -100,6 +100,17 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
+def threads_cpu_s(pid: int) -> float:
+    """As `cpu_s`, to the nanosecond, of the threads that are there (/proc/PID/task/TID/schedstat)."""
+    total_ns = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        try:
+            total_ns += int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since
+    return total_ns / 1e9
+
+
 @contextmanager
 def placed(servers: Sequence[int], *, apart: bool) -> Iterator[None]:
     """While the block runs: this process on one core, and the servers on another one, or on the same.
