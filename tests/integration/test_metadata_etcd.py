@@ -108,7 +108,7 @@ class TestEtcdEngine(MetadataContract):
 
 
 class TestServiceOverEtcd(TestEtcdEngine):
-    examples = 2
+    examples = 1
 
     def make(self) -> Rig:
         return ServiceRig(EtcdRig(self.cluster))

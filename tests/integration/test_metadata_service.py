@@ -30,14 +30,14 @@ from tests.unit.mezzo_server.test_metadata_sqlite import SqliteRig
 
 
 class TestOverMemory(MetadataContract):
-    examples = 3
+    examples = 2
 
     def make(self) -> Rig:
         return ServiceRig(MemoryRig())
 
 
 class TestOverSqlite(MetadataContract):
-    examples = 3
+    examples = 1
 
     def make(self) -> Rig:
         return ServiceRig(SqliteRig())

@@ -223,7 +223,7 @@ ACTIONS = strategies.one_of(
 
 
 @given(strategies.lists(ACTIONS, max_size=40))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_nobody_misses_anything_nor_hears_it_twice(actions: list[Any]) -> None:
     async def work(engine: Counted, hubs: Hubs) -> None:
         watchers: list[tuple[Watcher, int]] = []
