@@ -7,7 +7,8 @@ import os
 import time
 from collections.abc import Callable
 
-from mezzo.errors import Busy, DeadlineExceeded, MezzoError, Unavailable, WrongEpoch
+from mezzo.address import parse
+from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable, WrongEpoch
 from mezzo.operations import Operation
 from mezzo.tls import TLS
 from mezzo_server.access.peers import CONNECTION_S, GOOD_S, PeerCredential, PeerKey
@@ -42,8 +43,10 @@ class PeerWays:
         standing: Standing,
         tls: TLS,
         now: Callable[[], float],
+        node: str,
     ) -> None:
-        """``shard``: our own id; ``key``: what we sign with."""
+        """``shard``: our own id; ``key``: what we sign with; ``node``: where we are."""
+        self._node = node
         self._shard = shard
         self._key = key
         self._members = members
@@ -70,10 +73,10 @@ class PeerWays:
         way.users += 1
         try:
             await way.client.ask(operation)
-        except (Busy, WrongEpoch, DeadlineExceeded):
+        except (Busy, WrongEpoch):
             raise
         except MezzoError:
-            # Perhaps it started anew, or is elsewhere by now: looked at again when it is asked next.
+            # Perhaps it started anew, hangs, or is elsewhere by now: looked at again when it is asked next.
             self._leave(shard, way)
             raise
         finally:
@@ -118,7 +121,7 @@ class PeerWays:
                 PeerCredential(pod_map.pod, shard, record.incarnation, os.urandom(16), now_s, now_s + GOOD_S),
             )
 
-        return PeerClient(shard, record.addresses, self._tls, credential)
+        return PeerClient(shard, _ways_to(record, self._node), self._tls, credential)
 
     async def _record(self, shard: bytes) -> MemberRecord:
         looked: asyncio.Future[MemberRecord | MezzoError | None] = asyncio.get_running_loop().create_future()
@@ -161,3 +164,21 @@ class PeerWays:
         self._close_unused()
         if self._ways:
             self._timer = asyncio.get_running_loop().call_later(IDLE_S, self._close_idle)
+
+
+def _ways_to(record: MemberRecord, node: str) -> tuple[str, ...]:
+    """The addresses at which a shard is gone to.
+
+    A path or a loopback address names something else on each host: whoever listens there on ours could take what is
+    shown to him to the shard that it is for.  So one on another node is gone to by its others, if it has any.
+    """
+    if record.node == node:
+        return record.addresses
+    return tuple(text for text in record.addresses if not _is_local(text)) or record.addresses
+
+
+def _is_local(text: str) -> bool:
+    try:
+        return parse(text).is_local
+    except InvalidArgument:
+        return False  # of a later release; it is left out by who knows no way there

@@ -90,7 +90,7 @@ class PodMember:
         door = PeerDoor(shard, service.incarnation)
         service.door = PeerAdmission(service, door, members, standing, time.time)
         trust = TLS(ca=tls.ca, certificate=tls.certificate, key=tls.key, server_name=tls.server_name)
-        ways = PeerWays(shard, key, members, standing, trust, service.now)
+        ways = PeerWays(shard, key, members, standing, trust, service.now, node_name(self._node.pod))
         moves = Moves(bytes_per_s, random.random, service.now())
         service.puller = Puller(service, standing, moves, ways, bytes_per_s, loop)
         pod = self._node.pod
