@@ -54,7 +54,9 @@ def node(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Node]:
     for name in ("MEZZO_CONFIG", "MEZZO_ADMIN", "MEZZO_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
+        # Set first, so that what commands in this process set is taken back, too.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     node = Node(tmp_path, capsys)
     authority = Authority(tmp_path)
     certificate, key = authority.issue("node")
