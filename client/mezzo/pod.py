@@ -12,6 +12,7 @@ from mezzo.copies import Copies
 from mezzo.credentials import Ticket
 from mezzo.errors import FormatError, InvalidArgument, Unavailable
 from mezzo.placement.pod_map import PodMap, apply, decode_difference, decode_map
+from mezzo.placement.rendezvous import NOBODY
 from mezzo.protocol.messages import U32_MAX, Welcome
 from mezzo.routing import Router
 
@@ -74,6 +75,8 @@ class KnownPod:
         self._ids: tuple[bytes, bytes] | None = None
         self._router: Router | None = None
         self._limits: dict[bytes, Welcome] = {}
+        self._owning = owning(pod_map)
+        self._came: dict[bytes, int] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -102,10 +105,17 @@ class KnownPod:
             if pod_map is self._map or pod_map.epoch < self._map.epoch:
                 return
             self._map = pod_map
+            now_owning = owning(pod_map)
+            self._came.update(dict.fromkeys(now_owning - self._owning, pod_map.epoch))
+            self._owning = now_owning
             names = {shard.id for shard in pod_map.shards}
             self._limits = {shard: limits for shard, limits in self._limits.items() if shard in names}
             self.copies.follow(names)
             self._route()
+
+    def came(self, shard: bytes) -> int:
+        """The epoch by which a shard that had owned nothing had slots again: it was there. 0: there was none."""
+        return self._came.get(shard, 0)
 
     @property
     def had(self) -> MapHad:
@@ -187,6 +197,11 @@ class KnownPod:
     def _route(self) -> None:
         if self._ids is not None:
             self._router = Router(self._map, *self._ids)
+
+
+def owning(pod_map: PodMap) -> frozenset[bytes]:
+    """The shards that own slots."""
+    return frozenset([pod_map.shards[index].id for index in set(pod_map.table) if index != NOBODY])
 
 
 def is_shard(limits: Welcome, shard: bytes) -> bool:

@@ -277,6 +277,9 @@ class Reaching(ClientBase):
 class ToShard(Reaching):
     """A client's way to one shard of its pod: all is as the client has it, but the connection is its own."""
 
+    _came = 0
+    """the epoch by which the shard came back last, as far as that was heeded"""
+
     def __new__(cls, *arguments: Any) -> Self:
         """It is made of an outfit, and nothing is made like it (see `ClientBase`)."""
         return object.__new__(cls)
@@ -287,6 +290,14 @@ class ToShard(Reaching):
         self._shard = shard
         # Its tickets are the pod's.
         self._tickets_change = self._tickets_change or self.address.is_frontend
+
+    def _check_backoff(self) -> None:
+        came = self._known.came(self._shard)
+        if came > self._came:
+            # Who makes maps knows that it is there: that it was not, when it was tried last, is of no account.
+            self._came = came
+            self._backoff.succeeded()
+        super()._check_backoff()
 
     def _reach_once(self, *, last: bool) -> Opens[Any]:
         pod = self._known

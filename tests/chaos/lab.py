@@ -11,7 +11,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -90,7 +89,8 @@ class Lab:
         self.secret = folder / "secret"
         self.secret.write_text("s" * 32)
         self.services = made_replicas(2, self.url, folder, self.secret)
-        ports = {name: two_ports() for name in NODES}
+        ports = dict(zip(NODES, free_ports(len(NODES), SHARDS), strict=True))
+        doors = dict(zip(NODES, free_ports(len(NODES), 2), strict=True))  # and one for its administration
         made: list[Any] = []
 
         def enter(manager: Any) -> Any:
@@ -99,15 +99,11 @@ class Lab:
             return process
 
         stack.callback(lambda: at_once([lambda each=each: each.__exit__(None, None, None) for each in made]))  # type: ignore[misc]
-        config = self._config(self.url)
         started = at_once(
             [
                 *(lambda each=each: each.start() for each in self.services),  # type: ignore[misc]
                 *(lambda name=name: self._node(name, ports[name], enter) for name in NODES),  # type: ignore[misc]
-                *(
-                    lambda name=name: enter(running_frontend(f"tcp://127.0.0.1:{ports[name]}", config=config))
-                    for name in NODES
-                ),  # type: ignore[misc]
+                *(lambda name=name: enter(self._frontend(ports[name], doors[name])) for name in NODES),  # type: ignore[misc]
             ]
         )
         self.nodes: list[Node] = started[2:4]
@@ -127,6 +123,14 @@ class Lab:
             f"[pod]\nenabled = true\nlease_s = {LEASE_S}\nslots_log2 = {SLOTS_LOG2}\nramp_s = 0\nasked_s = {ASKED_S}\n"
         )
 
+    def _frontend(self, port: int, door: int) -> Any:
+        """One that stands alone. It finds all shards by the metadata, whatever becomes of the one at this port."""
+        return running_frontend(
+            f"tcp://127.0.0.1:{port}",
+            config=self._config(self.url),
+            arguments=["--listen", f"127.0.0.1:{door}"],
+        )
+
     def _node(self, name: str, port: int, enter: Callable[[Any], Any]) -> Node:
         folder = self.folder / name
         folder.mkdir()
@@ -134,7 +138,7 @@ class Lab:
         engine = [self.cutter.link(int(each.endpoint.rpartition(":")[2])) for each in behind]
         places = ",".join(f"{link.host}:{link.port}" for link in engine)
         direct, through = f"etcd://{places}/{FOLDER}", f"mezzo://{places}?secret_file={self.secret}"
-        told, grpc = two_ports(), two_ports()
+        told, grpc = free_ports(2, SHARDS)
         config = self._config(direct if name == "a" else through) + f'node = "{name}"\n'
         listen = [f"tcp://127.0.0.1:{port}"]
         links: list[Link] = []
@@ -302,18 +306,6 @@ def restart(member: Member) -> None:
     if member.process is None or member.process.poll() is not None:
         member.kill()
         member.start()
-
-
-def two_ports() -> int:
-    """The first of two free ports that follow one another."""
-    while True:
-        (port,) = free_ports(1)
-        try:
-            for each in (port, port + 1):
-                socket.create_server(("127.0.0.1", each)).close()
-        except OSError:
-            continue
-        return port
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,12 +26,24 @@ def find_etcd() -> str:
     return found.stdout.strip()
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+PORTS = range(12_000, 32_000)
+"""None that the system gives away by itself: who is started again finds its own free still."""
+
+
+def free_ports(count: int, together: int = 1) -> list[int]:
+    """Ports that nobody listens on; of so many that follow one another the first."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().choice(PORTS)
+        if any(abs(port - other) < together for other in found):
+            continue
+        try:
+            for each in range(port, port + together):
+                socket.create_server(("127.0.0.1", each)).close()
+        except OSError:
+            continue
+        found.append(port)
+    return found
 
 
 class Member:

@@ -53,6 +53,8 @@ class PodNetwork(Network):
     def __init__(self):
         super().__init__()
         self._to = {"a": queue.Queue(), "b": queue.Queue()}
+        self.away = ""
+        """a shard that nobody reaches"""
 
     def accept_at(self, number, **limits):
         """The next connection to a shard, after the hello."""
@@ -63,6 +65,8 @@ class PodNetwork(Network):
 
     def _open(self, address, timeout_s):
         self.attempts += 1
+        if address.host == self.away:
+            raise ConnectionRefusedError
         ours, theirs = socket.socketpair()
         peer = Peer(theirs)
         self.peers.append(peer)
@@ -284,6 +288,34 @@ def test_a_shard_that_left_the_pod_is_let_go_of(pod, start, maps):
     assert b.ended()
     a.send(Kind.LOOKED_UP, again.request_id, looked_up(len(OWN[1])))
     assert result().prefix == len(KEYS)
+
+
+def test_a_shard_that_comes_back_is_reached_at_once(young, start, maps, network):
+    """However often it was tried in vain: by the map by which it has its slots again it is there."""
+    client, a, b = young
+    maps.now = pod_map(2, [0] * (1 << SLOTS_LOG2), {slot: 1 for slot, owner in enumerate(EVEN) if owner})
+    result = start(client.lookup, OWN[0])
+    frame = a.expect(Kind.LOOKUP)
+    a.send(Kind.EPOCH, 0, Epoch(2))
+    a.send(Kind.LOOKED_UP, frame.request_id, looked_up(len(OWN[0])))
+    assert result().prefix == len(OWN[0])
+    network.away = "b"
+    b.close()
+    before = network.attempts
+    while network.attempts < before + 4:
+        result = start(client.get, OWN[1], [bytearray(4) for _ in OWN[1]])
+        got_none(a, a.expect(Kind.GET))
+        assert result().count == 0
+    network.away = ""
+    maps.now = pod_map(3, EVEN)
+    result = start(client.put, OWN[1], [b"x"] * len(OWN[1]))
+    refused = a.expect(Kind.PUT)
+    a.send(Kind.ERROR, refused.request_id, ErrorReply(ErrorCode.WRONG_EPOCH, "b's again", epoch=3))
+    b = network.accept_at(1)
+    count = len(OWN[1])
+    frame = b.expect(Kind.PUT)
+    b.send(Kind.PUT_DONE, frame.request_id, PutDone(pack([False] * count), pack([True] * count), 0, count))
+    assert (result().exists, result().unanswered) == (count, 0)
 
 
 def test_who_had_a_slot_before_is_asked_for_what_is_not_there(pod, start, maps):
