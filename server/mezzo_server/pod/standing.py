@@ -23,6 +23,7 @@ NEVER = float("-inf")
 OWNED, BEFORE, GAINED, SECOND = 1, 2, 3, 4
 """What a shard has to do with a slot: it owns it; it had it before, and is asked for it still; it owns it and another
 had it before, who may have what it lacks; it has second copies of another's, alone or with `BEFORE`. 0: nothing."""
+ANY = OWNED | BEFORE | SECOND
 
 OF_NO_POD: Mapping[str, int | float] = {
     **dict.fromkeys(
@@ -160,14 +161,17 @@ class Standing:
         """Serve nothing from now on, whatever comes."""
         self._ended = True
 
-    def check(self, scope: Scope, keys: Sequence[bytes], *, to_put: bool = False) -> None:
+    def check(self, scope: Scope, keys: Sequence[bytes], *, to_put: bool = False, told: bool = True) -> None:
         """Whether keys may be asked for here, or put: that is the owner's alone, who knows what is there.
+
+        Not ``told``: who asks does not know by which map he is answered, nor of second copies.  If he asks for one, it is
+        as its owner by an older map, and what is missing here would be missing to him for ever.
 
         Raises:
             Unavailable: nothing is served.
             WrongEpoch: one of them is another shard's.
         """
-        error = self._objection(scope, keys, to_put)
+        error = self._objection(scope, keys, OWNED if to_put else ANY if told else GAINED)
         if error is not None:
             self.not_serving += isinstance(error, Unavailable)
             self.wrong_epoch += isinstance(error, WrongEpoch)
@@ -249,7 +253,7 @@ class Standing:
         """
         if began > self._changed_at and self.serving:
             return None
-        error = self._objection(scope, keys, to_put)
+        error = self._objection(scope, keys, OWNED if to_put else ANY)
         self.withheld += error is not None
         return error
 
@@ -270,7 +274,7 @@ class Standing:
             "pod_writes_withheld": self.withheld,
         }
 
-    def _objection(self, scope: Scope, keys: Sequence[bytes], to_put: bool) -> MezzoError | None:
+    def _objection(self, scope: Scope, keys: Sequence[bytes], right: int) -> MezzoError | None:
         if not self.serving:
             return Unavailable(f"this shard serves nothing now: {self._why()}")
         share = self._share
@@ -279,7 +283,7 @@ class Standing:
         if not keys:
             return None
         slots = [answers[hash_key(key, seed) >> shift] for key in keys]
-        if share.epoch and 0 not in slots and (not to_put or all(slot & OWNED for slot in slots)):
+        if share.epoch and 0 not in slots and (right == ANY or all(slot & right for slot in slots)):
             return None
         return WrongEpoch(
             f"by the map of epoch {share.epoch} another shard has what was asked for", share.epoch

@@ -454,7 +454,7 @@ class Session:
             if standing.epoch > self.epoch_told:
                 self.epoch_told = standing.epoch
                 self.send(Kind.EPOCH, 0, Epoch(self.epoch_told, self.copies))
-            standing.check(self.scope, keys, to_put=to_put)
+            standing.check(self.scope, keys, to_put=to_put, told=self.epoch_told != EPOCHS_UNTOLD)
 
     def check_read(self, keys: Sequence[bytes]) -> None:
         """`check_keys`; what is missing of them, and another shard may have, is moved here meanwhile."""

@@ -1,6 +1,6 @@
 """Makes a process that begins with this folder on its path speak as the release before did.
 
-Version 1 of the framed protocol (no `EPOCH`), sessions without a map that is known already, member records without
+Version 1 of the framed protocol (no `EPOCH`, and nothing between shards), sessions without a map that is known already, member records without
 what came later, and records of the metadata of which nothing unknown is kept.
 """
 
@@ -18,7 +18,7 @@ from mezzo.protocol.messages import Kind
 from mezzo_server.frontend.pod import PodKnown
 from mezzo_server.pod import records, view
 
-LATER_KINDS = {Kind.EPOCH, Kind.PULL, Kind.PULLED}
+LATER_KINDS = {Kind.EPOCH, Kind.PULL, Kind.PULLED, Kind.OFFER, Kind.OFFERED}
 LATER_MEMBER_FIELDS = {"public", "reader_min"}
 
 

@@ -163,6 +163,27 @@ def test_an_epoch_is_told_once_and_before_the_first_answer_by_it(pod):
         client.close()
 
 
+def test_who_would_not_be_told_is_not_answered_out_of_second_copies(pod):
+    """He takes us for the owner, by a map that was before, and would believe for ever that nothing is there."""
+    pod.serves(3)
+    clients = [FakeClient(pod.shard, shm=False) for _ in range(2)]
+    for client, version in zip(clients, (2, 1), strict=True):
+        client.session.receive(Frame(Kind.HELLO, 0, Hello(1, version, "test", "default")))
+        client.turn()
+    places = [ShardPlace(shard, f"n{shard[-1]}", "", (), 1) for shard in (US, OTHER)]
+    by_now = PodMap(bytes(16), 4, LOG2, places, [1] * 16, {}, [0] * 16)
+    pod.standing.take(Situation(Share.of(by_now, US), pod.shard.clock.now + 84))
+    told, untold = clients
+    number = told.start(Kind.LOOKUP, Lookup(pod.ours))
+    told.turn()
+    assert told.answer(number, LookedUp).prefix == 0
+    number = untold.start(Kind.LOOKUP, Lookup(pod.ours))
+    untold.turn()
+    assert untold.answer(number, ErrorReply).epoch == 4
+    for client in clients:
+        client.close()
+
+
 def test_who_asks_nothing_is_told_nothing(pod):
     pod.serves(3)
     client = FakeClient(pod.shard, shm=False)
