@@ -28,8 +28,8 @@ PROMISED_SHARE = 0.75
 """Quotas are promised up to this share of the devices: reclaim needs something that it may evict."""
 ACCOUNTS_MAX = 65536
 """Accounts of tenants that nobody knows any more are dropped when there are so many."""
-STEP_ACCOUNTS = 256
-"""Accounts that get another part in one turn: some milliseconds at most."""
+STEP_ACCOUNTS = 64
+"""Accounts that get another part in one turn: less than a millisecond."""
 
 
 class Accounts(Shares, HotShares):

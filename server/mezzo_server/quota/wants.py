@@ -58,7 +58,10 @@ class Wants:
         self._after: dict[bytes, _Before] = {}
         self._walk: Iterator[Account] | None = None
         self._part: Part | None = None
+        self._weighed: dict[tuple[bytes, int], Told] = {}
+        """rows that are told in any case"""
         self._found: dict[tuple[bytes, int], tuple[float, Told]] = {}
+        """others, by how full they are: never more than twice what is told"""
         self._told: dict[tuple[bytes, int], Told] = {}
         self._next_at = 0.0
 
@@ -74,7 +77,7 @@ class Wants:
                 return None
             self._next_at = now + self._look_s * (0.75 + self._random() / 2)
             self._walk, self._part = iter(accounts), accounts.part
-            self._found, self._after = {}, {}
+            self._weighed, self._found, self._after = {}, {}, {}
         for _ in range(STEP_ACCOUNTS):
             account = next(self._walk, None)
             if account is None:
@@ -89,16 +92,17 @@ class Wants:
         told: dict[tuple[bytes, int], Told] = {}
         for tenant, limits in part.exceptions.items():
             for limit in limits:
-                _, row = self._found.pop((tenant, limit), (0.0, (tenant, limit, 0, 0)))
-                told[tenant, limit] = row
-        fullest = sorted(self._found.items(), key=lambda found: (-found[1][0], found[0]))
-        for key, (_, row) in fullest[: max(0, self._told_max - len(told))]:
+                told[tenant, limit] = self._weighed.get((tenant, limit), (tenant, limit, 0, 0))
+        for key, (_, row) in self._fullest(max(0, self._told_max - len(told))):
             told[key] = row
-        self._found = {}
+        self._weighed, self._found = {}, {}
         if not self._is_new(told, part):
             return None
         self._told = told
         return list(told.values())
+
+    def _fullest(self, count: int) -> list[tuple[tuple[bytes, int], tuple[float, Told]]]:
+        return sorted(self._found.items(), key=lambda found: (-found[1][0], found[0]))[:count]
 
     def _is_new(self, told: dict[tuple[bytes, int], Told], part: Part) -> bool:
         if told.keys() != self._told.keys():
@@ -142,10 +146,13 @@ class Wants:
                 wanted = max(wanted, before.wanted[limit] * 3 // 4)
             wanted = min(wanted, USED_POINTS_MAX)
             wanted_now[limit] = wanted
-            exception = limit in part.exceptions.get(tenant, ())
-            if exception or refused or max(used, wanted) >= NEAR * points:
-                fullness = max(used, wanted) / max(1, points)
-                self._found[tenant, limit] = (fullness, (tenant, limit, used, wanted))
+            row = (tenant, limit, used, wanted)
+            if limit in part.exceptions.get(tenant, ()):
+                self._weighed[tenant, limit] = row
+            elif refused or max(used, wanted) >= NEAR * points:
+                self._found[tenant, limit] = max(used, wanted) / max(1, points), row
+                if len(self._found) >= 2 * self._told_max:
+                    self._found = dict(self._fullest(self._told_max))
 
     def _used(self, account: Account, limit: int, now: float, before: _Before | None) -> float:
         """Bytes, or bytes or requests in a second since the last pass."""
