@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 DEFAULT_BLOCK_BYTES = 16 * 1024
 SECONDS = 40.0
+SLOW = 1.25
+"""A machine that is slower than the trace ends the replay after so much more time, wherever it is by then."""
 KILL_AT = 0.35
-"""of the requests; early enough for the store to have filled, late enough to see it lost"""
+"""of the requests, or of the time; early enough for the store to have filled, late enough to see it lost"""
 START_AT = 0.7
 PASS_WAIT_S = 30.0
 """for the slots of a dead node to pass to the others"""
@@ -61,6 +63,8 @@ class PodShown(Struct, frozen=True, kw_only=True):
     nodes: int
     shards: int
     requests: int
+    requests_left: int
+    """a machine that is slower than the trace, by more than a quarter, does not come to these"""
     duration_s: float
     late_s_max: float
     got_bytes: int
@@ -161,6 +165,7 @@ def demo_pod(
         block_bytes=block_bytes,
         concurrency=concurrency,
         time_scale=max(summary.duration_s, 1e-3) / seconds,
+        stop_s=SLOW * seconds,
         rides_out=True,
     )
     results = opt.results_folder(out, "mezzo-pod")
@@ -193,11 +198,12 @@ def demo_pod(
 class _Loss:
     """What is done to the pod while the trace runs. Its `look` is called again and again by the thread that waits."""
 
-    def __init__(self, pod: DemoPod, requests: int, started_s: float) -> None:
+    def __init__(self, pod: DemoPod, requests: int, over_s: float) -> None:
         self._pod = pod
         self._victim = pod.nodes[-1]
         self._requests = requests
-        self._started_s = started_s
+        self._started_s = time.monotonic()
+        self._over_s = over_s
         self._looked_s = 0.0
         self._step = 0
         self.moments: list[Moment] = []
@@ -207,13 +213,14 @@ class _Loss:
     def look(self, done: int) -> None:
         """Do what is due when so many requests were served."""
         name = self._victim.name
-        if self._step == 0 and done >= KILL_AT * self._requests:
+        passed = max(done / self._requests, (time.monotonic() - self._started_s) / self._over_s)
+        if self._step == 0 and passed >= KILL_AT:
             self.had = self._victim.chunks()
             self._victim.kill()
             self._note(f"{name} killed", f"{name} gone")
         elif self._step == 1 and self._passed():
             self._note(f"its slots are the others' (epoch {self._epoch()})", "slots passed on")
-        elif self._step == 2 and done >= START_AT * self._requests:
+        elif self._step == 2 and passed >= START_AT:
             self._victim.start()
             self.kept = self._victim.chunks()
             self._note(f"{name} started", f"{name} starts")
@@ -271,7 +278,7 @@ def _demo(
             return connect(_together(addresses), NAMESPACE, TIMEOUT_S, token="", via="direct")
 
         run = Replay(client, trace, options)  # type: ignore[arg-type]
-        loss = _Loss(pod, len(trace.requests), time.monotonic())
+        loss = _Loss(pod, len(trace.requests), options.stop_s)
         with progress("replay", len(trace.requests)) as told:
 
             def look(done: int) -> None:
@@ -292,6 +299,7 @@ def _demo(
         nodes=settings.nodes,
         shards=settings.shards,
         requests=tally.requests,
+        requests_left=len(trace.requests) - tally.requests,
         duration_s=outcome.duration_s,
         late_s_max=tally.late_s_max,
         got_bytes=tally.got_bytes,
@@ -358,7 +366,8 @@ def _show(shown: PodShown, served: Sequence[Served]) -> None:
     if shown.unreached:
         lines.append(f"nobody      answered {shown.unreached:,} calls: all their chunks were the lost node's")
     if shown.late_s_max > LATE_S:
-        lines.append(f"pace        this machine was up to {shown.late_s_max:.1f} s behind the trace's times")
+        left = f", and {shown.requests_left:,} requests were left" if shown.requests_left else ""
+        lines.append(f"pace        this machine was up to {shown.late_s_max:.1f} s behind the trace{left}")
     if shown.given_up:
         lines.append(f"late        {shown.given_up:,} calls were given up: their chunks were misses")
     out.print("\n".join(lines), markup=False, soft_wrap=True)

@@ -134,6 +134,9 @@ class Replay:
             self._stop.set()
 
     def _take(self) -> int | None:
+        over_s = self._options.stop_s
+        if over_s and self._clock() - self._start_s >= over_s:
+            return None
         with self._lock:
             if self._stop.is_set() or self._next >= len(self.trace.requests):
                 return None

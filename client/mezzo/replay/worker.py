@@ -64,6 +64,8 @@ class ReplayOptions(Struct, frozen=True, kw_only=True):
     """another salt, other keys and bytes: nothing that an earlier replay left is a hit"""
     in_place: bool = False
     """read hot chunks where they lie, under a lease, instead of getting them (shared memory only)"""
+    stop_s: float = 0.0
+    """no request is begun any more after so long; 0: all are served"""
     rides_out: bool = False
     """a call that no shard answers is counted, and its blocks are misses; otherwise it ends the run"""
 

@@ -118,6 +118,18 @@ def test_who_rides_it_out_counts_calls_that_nobody_answers_as_misses() -> None:
     assert (tally.hits, tally.wrong_bytes) == (2, 0)
 
 
+def test_one_that_is_to_stop_begins_no_request_after_its_time() -> None:
+    ticks = itertools.count()
+    settings = ReplayOptions(block_bytes=BLOCK, concurrency=1, stop_s=1e-9)
+    assert (
+        Replay(lambda: FakeClient(FakeStore(PLENTY)), CHAT, settings, clock=lambda: float(next(ticks)))
+        .run()
+        .tally.requests
+        == 0
+    )
+    assert replay(CHAT, FakeStore(PLENTY), stop_s=1e6).tally.requests == 5
+
+
 class SpoilsARegion(FakeClient):
     """The memory of its first get may still be written to by somebody, and is not taken again."""
 
