@@ -82,6 +82,8 @@ class FrontendNumbers(CallNumbers):
 
     def __init__(self) -> None:
         super().__init__(METHODS)
+        self.maps = {"whole": 0, "difference": 0, "as_had": 0}
+        """sessions of clients that were told a map of several shards, by how it was told"""
         self.bytes_in = 0
         """payload received in puts"""
         self.bytes_out = 0

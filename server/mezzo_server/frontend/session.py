@@ -62,6 +62,10 @@ class SessionHandlers:
             signed = self._office.sign(caller())
             ticket, ticket_s = signed.ticket, max(0.0, signed.expires - self._office.now())
         self._numbers.sessions += 1
+        if pod_map.as_had or pod_map.difference:
+            self._numbers.maps["as_had" if pod_map.as_had else "difference"] += 1
+        elif pod_map.encoded:
+            self._numbers.maps["whole"] += 1
         return session_pb2.OpenSessionResponse(
             ticket=ticket,
             ticket_ms=round(ticket_s * 1000),

@@ -52,6 +52,7 @@ def frontend_sample(
         histograms={"call": _durations(numbers)},
         tables={
             **_tables(numbers),
+            "maps": {(told,): count for told, count in numbers.maps.items()},
             "audit": {} if audit is None else {(name,): count for name, count in audit.counts.items()},
             "authentications": {} if authentication is None else {**authentication.counts},
         },

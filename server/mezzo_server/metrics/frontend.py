@@ -84,6 +84,14 @@ METRICS: tuple[Metric, ...] = (
     ),
     FRONTEND.gauge("leases", "Leases held on behalf of callers.", one("leases")),
     FRONTEND.counter("sessions", "Sessions opened.", one("sessions")),
+    FRONTEND.counter(
+        "maps",
+        "Maps of several shards told with sessions: whole, as what has changed (difference), or not again (as_had).",
+        Table("maps"),
+        ("told",),
+        advice="Most are as_had, when tickets are renewed. Many whole ones: clients that connect anew all the time, or of an"
+        " older release.",
+    ),
     FRONTEND.gauge(
         "serving",
         "Whether the shard answered when it was last asked.",

@@ -1,10 +1,18 @@
 """Which map a front-end tells whom: the whole, the difference, or that there is no other."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 
 from mezzo.placement.pod_map import PodMap, ShardPlace, apply, decode_difference, encode_map
 from mezzo.pod import NO_MAP, MapHad, MapTold
+from mezzo.protocol.messages import Welcome
+from mezzo.v1 import session_pb2
+from mezzo_server.config import FrontendConfig
+from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.pod import PodKnown, differences_to, without_previous
+from mezzo_server.frontend.session import SessionHandlers
 from mezzo_server.pod.plan import Member, Pace, empty_plan, next_plan
 
 POD = bytes(range(16))
@@ -64,3 +72,34 @@ def test_maps_that_do_not_lead_here_are_left_out(maps):
     strangers = PodMap(POD, 2, last.slots_log2, places, last.table, {})
     assert differences_to(last, [other_pod, other_size, last], 1 << 20) == {}
     assert differences_to(last, [strangers], 100) == {}, "no less than the whole"
+
+
+WELCOME = Welcome(
+    2, "test", bytes(16), 0, bytes(16), bytes(16), keys_max=5, key_bytes_max=64, chunk_bytes_max=1 << 20,
+    body_bytes_max=1 << 20, requests_max=8, regions_max=8, region_bytes_max=1 << 30, lease_ms_max=60_000,
+    block_bytes=4096, shm=False,
+)  # fmt: skip
+
+
+def test_a_session_tells_the_map_as_it_was_asked_for_and_counts_how(maps):
+    class Shards:
+        async def look(self, timeout_s):
+            return SimpleNamespace(limits=WELCOME)
+
+    numbers = FrontendNumbers()
+    handlers = SessionHandlers(Shards(), FrontendConfig(), numbers, pod=SimpleNamespace(known=known(maps)))
+
+    def told(**had):
+        request = session_pb2.OpenSessionRequest(client="test", **had)
+        return asyncio.run(handlers.open_session(request, 1.0)).map
+
+    whole = told()
+    assert (whole.epoch, whole.as_had, whole.difference) == (maps[-1].epoch, False, b"")
+    assert whole.encoded == encode_map(maps[-1])
+    step = told(pod_had=POD, epoch_had=maps[-2].epoch)
+    assert (step.encoded, step.epoch) == (b"", maps[-1].epoch)
+    assert apply(maps[-2], decode_difference(step.difference)) == maps[-1]
+    same = told(pod_had=POD, epoch_had=maps[-1].epoch)
+    assert (same.encoded, same.difference, same.as_had) == (b"", b"", True)
+    assert same.ByteSize() < 16
+    assert numbers.maps == {"whole": 1, "difference": 1, "as_had": 1}
