@@ -279,6 +279,7 @@ def locate(
     name = parse_key(key)
 
     async def work(node: NodeConfig, pod: PodOperator, engine: Engine) -> LocateReport:
+        from mezzo_server.tenancy.model import copies_of
         from mezzo_server.tenancy.registry import Registry
 
         registry = Registry(engine, time.time, os.urandom)
@@ -289,7 +290,7 @@ def locate(
             raise InvalidArgument("the pod has no map")
         pod_map = plan.pod_map
         slot = pod_map.slot(of.id, within.id, name)
-        owner, before = pod_map.owner(slot), pod_map.owner_before(slot)
+        owner, before, second = pod_map.owner(slot), pod_map.owner_before(slot), pod_map.second(slot)
         return LocateReport(
             format_key(name),
             slot,
@@ -298,6 +299,8 @@ def locate(
             "" if owner is None else owner.node,
             [] if owner is None else list(owner.addresses),
             "" if before is None else before.id.hex(),
+            "" if second is None else second.id.hex(),
+            copies_of(of, within),
         )
 
     report = _with_engine(config, work)

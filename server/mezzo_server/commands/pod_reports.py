@@ -62,6 +62,10 @@ class LocateReport(msgspec.Struct, frozen=True):
     addresses: list[str]
     shard_before: str
     """who had the slot, and is asked still; empty: nobody"""
+    shard_second: str
+    """who has its second copy, if it has one; empty: nobody"""
+    copies: int
+    """that are kept of the namespace's chunks"""
 
 
 class ChangeReport(msgspec.Struct, frozen=True):
@@ -228,6 +232,9 @@ def locate_table(report: LocateReport) -> Table:
     table.add_row("addresses", escape(" ".join(report.addresses)))
     if report.shard_before:
         table.add_row("before", report.shard_before[:8])
+    if report.shard_second:
+        kept = "second copy" if report.copies > 1 else "second copy, if it is popular"
+        table.add_row(kept, report.shard_second[:8])
     return table
 
 
