@@ -75,6 +75,11 @@ def raise_wrong(answers: Iterable[Answer]) -> None:
             raise answer.outcome
 
 
+def pairs_of(answers: Iterable[Answer]) -> set[tuple[bytes, int]]:
+    """Who answered what: shards, each with the index of a key."""
+    return {(answer.shard, index) for answer in answers for index in answer.indexes}
+
+
 def raise_failed(answers: Iterable[Answer]) -> None:
     """Raises MezzoError: what one of them failed with."""
     for answer in answers:

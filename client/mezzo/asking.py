@@ -5,10 +5,10 @@ What is asked, and what is made of the answers, is the matter of `spread`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from mezzo.answers import Answer, raise_wrong
+from mezzo.answers import Answer, pairs_of, raise_wrong
 from mezzo.calls import Call, CatchUp, Context, Follow, Link, Pause, Together
 from mezzo.copies import Copies
 from mezzo.errors import CallerError, ClientClosed, MezzoError, WrongEpoch
@@ -170,7 +170,7 @@ class Asking:
         while True:
             self._note(context, answers)
             raise_wrong(answers)
-            asked.update([(answer.shard, index) for answer in answers for index in answer.indexes])
+            asked |= pairs_of(answers)
             left, router = missing(answers), self._pod.router
             own = [keys[index] for index in left]
             seconds = copies.seconds(router, own, context.now()) or [NOBODY] * len(left)
@@ -186,8 +186,12 @@ class Asking:
             answers = yield from self._ask_these(router, grouped(dict(holders).items()), make)
             more += answers
 
-    def _ask_seconds(self, keys: Sequence[bytes], make: Make) -> Call[list[Answer]]:
+    def _ask_seconds(
+        self, keys: Sequence[bytes], make: Make, told: Collection[tuple[bytes, int]] = ()
+    ) -> Call[list[Answer]]:
         """Ask whoever may have second copies of these, and is to be told: nobody, where chunks have none.
+
+        ``told``: who is asked no more, each with the index of a key.
 
         Who has another map than ours is asked again, as by `_ask`, but everybody is: seconds may be others now.
         """
@@ -195,8 +199,11 @@ class Asking:
         said: list[Answer] = []
         while True:
             router = self._pod.router
-            shares = grouped(enumerate(self._pod.copies.doomed(router, keys)))
-            shares.pop(NOBODY, None)
+            shares = grouped(
+                (index, second)
+                for index, second in enumerate(self._pod.copies.doomed(router, keys))
+                if second != NOBODY and (router.shard_id(second), index) not in told
+            )
             answers = yield from self._ask_these(router, shares, make)
             refused = [answer for answer in answers if isinstance(answer.outcome, WrongEpoch)]
             lags = all(answer.lags for answer in refused)
@@ -210,10 +217,26 @@ class Asking:
                 yield Follow(self._link, router.epoch)
                 followed = True
 
-    def _ask_before(self, keys: Sequence[bytes], indexes: Iterable[int], make: Make) -> Call[list[Answer]]:
-        """Ask those who had the slots of keys before, as far as these moved lately. What fails is left out."""
+    def _ask_before(
+        self,
+        keys: Sequence[bytes],
+        indexes: Iterable[int],
+        make: Make,
+        told: Collection[tuple[bytes, int]] = (),
+    ) -> Call[list[Answer]]:
+        """Ask those who had the slots of keys before, as far as these moved lately. What fails is left out.
+
+        ``told``: as for `_ask_seconds`.
+        """
         router = self._pod.router
         shares = router.split_before(keys, indexes)
+        if told:
+            shares = grouped(
+                (index, shard)
+                for shard, own in shares.items()
+                for index in own
+                if (router.shard_id(shard), index) not in told
+            )
         if not shares:
             return []
         answers = yield from self._ask_these(router, shares, make)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from mezzo import calls, moves, shard_calls
-from mezzo.answers import Answer, Prefix, added, asked_by, leases_of, raise_failed, unanswered
+from mezzo.answers import Answer, Prefix, added, asked_by, leases_of, pairs_of, raise_failed, unanswered
 from mezzo.asking import Asking, Make
 from mezzo.calls import Call, Context, Grant
 from mezzo.errors import (
@@ -222,7 +222,13 @@ class Spread(Asking):
         seconds = copies.seconds(router, keys, context.now())
         if seconds is None:
             return (yield from self._counted(keys, router, holders, silent, make, told, drop))
-        holders = copies.answering(router, holders, seconds[: len(holders)], context.now())
+        owners = router.owners(keys[: len(holders)])
+        answering = copies.answering(router, owners, seconds[: len(holders)], context.now())
+        # Who has what moved lately is known already.
+        holders = [
+            another if holder == owner else holder
+            for holder, owner, another in zip(holders, owners, answering, strict=True)
+        ]
         others = seconds[0] != NOBODY
         prefix = yield from self._counted(keys, router, holders, silent, make, told, drop, others=others)
         first = prefix.length
@@ -313,36 +319,58 @@ class Spread(Asking):
         """See `calls.delete`. What a slot's second has, and its owner before, is deleted as well.
 
         Against the way that chunks go: first the second, which gets them from the owner, then that, then who was it
-        before. Each takes none of them for a while afterwards, so none comes back.
+        before. Each takes none of them for a while afterwards, so none comes back.  Nobody is told of a key twice: that
+        would delete what somebody has put in between.  What was deleted is the owner's to say: of two that delete a
+        chunk at a time one has done it.
 
         Raises:
             MezzoError: a shard did not say that it has deleted its chunks; others have.
         """
         epoch = yield from self._keep_up()
-        deleted = yield from self._delete_by_map(context, keys)
+        told: set[tuple[bytes, int]] = set()
+        deleted = yield from self._delete_by_map(context, keys, told)
         if (yield from self._overtaken(epoch)):
-            again = yield from self._delete_by_map(context, keys)
+            again = yield from self._delete_by_map(context, keys, told)
             deleted = [one or other for one, other in zip(deleted, again, strict=True)]
         return DeleteResult(tuple(deleted), sum(deleted))
 
-    def _delete_by_map(self, context: Context, keys: list[bytes]) -> Call[list[bool]]:
+    def _delete_by_map(
+        self, context: Context, keys: list[bytes], told: set[tuple[bytes, int]]
+    ) -> Call[list[bool]]:
+        """``told``: shards that were told to, each with the index of a key; those that are now are added."""
+
         def make(indexes: list[int]) -> Call[DeleteResult]:
             return calls.delete(context, [keys[index] for index in indexes])
 
         deleted = [False] * len(keys)
         began = context.now()
-        answers = yield from self._ask_seconds(keys, make)
-        told_first = bool(answers)
+        seconds = yield from self._ask_seconds(keys, make, told)
+        raise_failed(seconds)
+        told.update(pairs_of(seconds))
+        router = self._pod.router
+        left = [
+            index
+            for index, owner in enumerate(router.owners(keys))
+            if owner == NOBODY or (router.shard_id(owner), index) not in told
+        ]
+        answers = yield from self._ask(keys, make, indexes=left)
         raise_failed(answers)
-        answers += yield from self._ask(keys, make)
-        raise_failed(answers)
-        if told_first and context.now() - began > FORGOTTEN_S:
+        told.update(pairs_of(answers))
+        if seconds and context.now() - began > FORGOTTEN_S:
             # Who was told first may have begun to take them again before the owner had deleted them.
-            answers += yield from self._ask_seconds(keys, make)
-            raise_failed(answers)
-        for answer in [*answers, *(yield from self._ask_before(keys, range(len(keys)), make))]:
+            raise_failed((yield from self._ask_seconds(keys, make)))
+        before = yield from self._ask_before(keys, range(len(keys)), make, told)
+        told.update(pairs_of(before))
+        # What a second had that is no former owner is a copy of what the owner tells of.
+        former = {
+            (router.shard_id(shard), index)
+            for shard, own in router.split_before(keys, range(len(keys))).items()
+            for index in own
+        }
+        counted = former | pairs_of([*answers, *before])
+        for answer in [*seconds, *answers, *before]:
             for index, flag in zip(answer.indexes, answer.outcome.deleted, strict=True):
-                deleted[index] = deleted[index] or flag
+                deleted[index] = deleted[index] or (flag and (answer.shard, index) in counted)
         return deleted
 
     # What is asked of all shards.

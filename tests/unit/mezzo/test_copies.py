@@ -178,9 +178,13 @@ def test_what_is_deleted_is_nowhere_any_more_or_the_call_fails(pod, keys):
         with pytest.raises((Unavailable, DeadlineExceeded)):
             pod.perform(call)
         return
+    had = []
+    for key in keys:
+        both = [holder for holder in (pod.owner(key), pod.before(key)) if holder is not None]
+        had.append(any(pod.shards[each].error is None and key in pod.shards[each].chunks for each in both))
     done = pod.perform(call)
     assert told is not None
-    assert done.deleted == tuple(chunk is not None for chunk in told)
+    assert done.deleted == tuple(had), "as the owner says"
     assert not any(pod.there(key) for key in keys)
 
 
@@ -321,8 +325,34 @@ def test_a_delete_by_an_older_map_begins_anew_by_the_later_one():
     pod.tells = True
     assert pod.perform(delete(pod.context, [key])).count == 1
     assert pod.followed == 1
-    assert pod.sent == [[shard_id(1)], [shard_id(0)], [shard_id(2)], [shard_id(0)]]
+    assert pod.sent == [[shard_id(1)], [shard_id(0)], [shard_id(2)]]
     assert not any(key in shard.chunks for shard in pod.shards)
+
+
+def test_what_is_put_while_a_delete_hears_of_a_later_map_stays():
+    pod = evenly(later=[(slot + 2) % 4 for slot in range(SLOTS)])
+    key = of(pod, 0)[0]
+    pod.has(0, key)
+    pod.tells = True
+    pod.shards[2].before_run = lambda: pod.has(0, key)
+    assert pod.perform(delete(pod.context, [key])).count == 1
+    assert key in pod.shards[0].chunks, "the owner was told once"
+
+
+def test_of_two_that_delete_a_chunk_at_a_time_one_has_done_it():
+    pod = evenly()
+    key = of(pod, 0)[0]
+    for number in (0, 1):
+        pod.has(number, key)
+    others = []
+
+    def meanwhile():
+        pod.shards[0].before_run = None
+        others.append(pod.perform(delete(pod.context, [key])).count)
+
+    pod.shards[0].before_run = meanwhile
+    mine = pod.perform(delete(pod.context, [key])).count
+    assert [mine, *others] == [0, 1]
 
 
 def test_a_second_that_has_not_heard_of_the_map_yet_is_waited_for():
