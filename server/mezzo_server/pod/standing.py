@@ -200,6 +200,16 @@ class Standing:
         slot = hash_key(key, namespace_seed(scope.tenant, scope.namespace)) >> (64 - share.slots_log2)
         return share.answers[slot] not in (0, BEFORE)
 
+    def comes_from(self, scope: Scope, key: bytes, source: bytes) -> bool:
+        """Whether a shard has or had a key's slot by the map that we follow: any other refuses to give it."""
+        share = self._share
+        if share.pod_map is None:
+            return False
+        slot = hash_key(key, namespace_seed(scope.tenant, scope.namespace)) >> (64 - share.slots_log2)
+        pod_map = share.pod_map
+        places = pod_map.owner(slot), pod_map.owner_before(slot), pod_map.second(slot)
+        return any(place is not None and place.id == source for place in places)
+
     def owner_of(self, scope: Scope, keys: Sequence[bytes]) -> list[bytes | None]:
         """For each key of whose slot we are second the id of its owner; None for the others."""
         share = self._share

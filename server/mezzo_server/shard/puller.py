@@ -223,6 +223,10 @@ class Puller:
     async def _have(self, pull: Pull, settle: Callable[[Wanted, Drop | int], None]) -> None:
         late_at = self._service.now() + PULL_S_MAX / 2
         wanted = [each for each in pull.wanted if not self._refused(each, settle)]
+        # Of what waited while the map changed the source may have nothing any more; it would refuse all for one of these.
+        for each in [one for one in wanted if not self._standing.comes_from(one.scope, one.key, one.source)]:
+            wanted.remove(each)
+            settle(each, Drop.LOST)
         if not wanted:
             return
         what, asked_ms = await self._ask(pull, [each.key for each in wanted])

@@ -347,6 +347,22 @@ def test_a_chunk_that_is_another_and_shorter_one_by_then_moves_as_what_it_is(pai
     assert get_tcp(client, KEYS) == [b"short", *[data_of(key, 5000) for key in KEYS[1:]]]
 
 
+def test_who_is_asked_no_more_by_a_later_map_is_not_asked_for_what_waited(pair):
+    pair.put(*KEYS)
+    pair.moves()
+    client = pair.new.client()
+    pair.look(client, *KEYS)
+    pair.follow(5, 1)
+    pair.settle()
+    assert pair.new.peers.asked == []
+    assert pair.new.numbers() == {"pod_moves_wanted": 6, "pod_moves_dropped_lost": 6}
+    # It has not failed: what is wanted by the next map comes at once.
+    pair.follow(6, 1, 0)
+    pair.look(client, *KEYS)
+    pair.settle(0)
+    assert pair.has(pair.new, *KEYS) == 6
+
+
 def test_it_goes_no_faster_than_is_allowed(pair):
     keys = [b"large-%d" % number for number in range(12)]
     pair.put(*keys, length=MIB)

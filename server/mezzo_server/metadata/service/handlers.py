@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -21,6 +22,8 @@ PAGE_BYTES = 1 << 20
 """of one message of a stream, unless one entry alone is larger"""
 SCANS_MAX = 8
 """at a time, each with all that it found in memory; others wait"""
+SCAN_WAIT_S = 2.0
+"""and go to another replica after so long: those who scan may have stopped reading"""
 BEAT_S = 1.0
 """A watch without news says so often that the service and the engine under it are there."""
 STALL = "metadata_service.stall_s"
@@ -84,7 +87,7 @@ class MetadataHandlers:
         """All keys that begin with a text, in pages."""
         request = parse(api.ScanEntriesRequest, data)
         self._check()
-        async with self._scans:
+        async with self._a_scan():
             scan = await self._engine.scan(request.prefix)
             pages = list(_pages(scan.entries, _entry_bytes))
             for number, page in enumerate(pages or [()]):
@@ -130,6 +133,19 @@ class MetadataHandlers:
                 each.cancel()
             await asyncio.wait(ending)
             await changes.aclose()
+
+    @asynccontextmanager
+    async def _a_scan(self) -> AsyncIterator[None]:
+        """One of those that may be under way, for the block. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(SCAN_WAIT_S):
+                await self._scans.acquire()
+        except TimeoutError:
+            raise Unavailable(f"{SCANS_MAX} scans are under way at the metadata service") from None
+        try:
+            yield
+        finally:
+            self._scans.release()
 
     def _check(self) -> None:
         """Nobody waits for an engine that was away a moment ago. Raises Unavailable."""
