@@ -9,7 +9,17 @@ from contextlib import contextmanager
 
 from mezzo.errors import MezzoError, Unavailable, from_code
 from mezzo.placement.pod_map import PodMap, ShardPlace
-from mezzo.protocol.messages import Delete, Deleted, ErrorReply, GetData, Kind, LookedUp, Lookup, Pulled
+from mezzo.protocol.messages import (
+    EPOCH_VERSION,
+    Delete,
+    Deleted,
+    ErrorReply,
+    GetData,
+    Kind,
+    LookedUp,
+    Lookup,
+    Pulled,
+)
 from mezzo_server.access.peers import GOOD_S, PeerCredential, PeerDoor, PeerKey
 from mezzo_server.access.principal import ALL_SCOPES, Principal
 from mezzo_server.blockstore.api import Scope
@@ -115,7 +125,7 @@ class Member:
         )
 
     def client(self, tenant: bytes = TENANT) -> FakeClient:
-        return self.shard.client(ticket=tenant)
+        return self.shard.client(ticket=tenant, version=EPOCH_VERSION)
 
     def credential(self, to: Member, **changed: object) -> bytes:
         said = {

@@ -109,10 +109,12 @@ class Shard:
     def poked(self) -> None:
         self.pokes += 1
 
-    def client(self, *, shm: bool = True, namespace: str = "default", ticket: bytes = b"") -> FakeClient:
+    def client(
+        self, *, shm: bool = True, namespace: str = "default", ticket: bytes = b"", version: int = 1
+    ) -> FakeClient:
         client = FakeClient(self, shm=shm)
         self.clients.append(client)
-        client.hello(namespace, ticket)
+        client.hello(namespace, ticket, version)
         return client
 
     def settle(self) -> None:
@@ -254,8 +256,8 @@ class FakeClient:
 
     # what tests say
 
-    def hello(self, namespace: str, ticket: bytes = b"") -> Welcome:
-        self.session.receive(Frame(Kind.HELLO, 0, Hello(1, 1, "test", namespace, ticket)))
+    def hello(self, namespace: str, ticket: bytes = b"", version: int = 1) -> Welcome:
+        self.session.receive(Frame(Kind.HELLO, 0, Hello(1, version, "test", namespace, ticket)))
         self.turn()
         return self.answer(0, Welcome)
 

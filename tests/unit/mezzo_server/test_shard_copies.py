@@ -228,7 +228,7 @@ def test_a_session_is_told_of_another_number_before_its_next_answer(both):
     client.ask(Kind.GET, Get(KEYS[:1]), Got)
     client.ask(Kind.GET, Get(KEYS[:1]), Got)
     assert [frame.body for frame in client.frames if frame.kind is Kind.EPOCH] == [Epoch(4, 1)]
-    old = both.owner.client()
+    old = both.owner.shard.client(ticket=TENANT)
     both.catalog(2)
     old.ask(Kind.GET, Get(KEYS[:1]), Got)
     assert not any(frame.kind is Kind.EPOCH for frame in old.frames), "an earlier release does not know it"
