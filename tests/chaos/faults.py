@@ -129,7 +129,7 @@ class Faults:
         return Fault(
             f"SIGKILL to {name} for {lasts_s:.1f} s",
             name,
-            frontend.kill,
+            lambda: self._lab.fell(frontend),
             lambda: self._lab.revive(frontend),
             lasts_s,
         )
@@ -162,7 +162,7 @@ class Faults:
         return Fault(
             f"SIGKILL to {name} for {lasts_s:.1f} s",
             name,
-            service.kill,
+            lambda: self._lab.fell(service),
             lambda: self._lab.revive(service),
             lasts_s,
         )

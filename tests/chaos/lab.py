@@ -108,7 +108,7 @@ class Lab:
         )
         self.nodes: list[Node] = started[2:4]
         self.frontends: list[RunningFrontend] = started[4:]
-        self._reviving: list[threading.Thread] = []
+        self._reviving: dict[RunningProcess, threading.Thread] = {}
         stack.callback(self._end)
         # Known to everybody before anything is hurt.
         for namespace in ("default", ERASABLE):
@@ -247,9 +247,19 @@ class Lab:
             with suppress(MezzoError):
                 process.start()
 
-        thread = threading.Thread(target=start, name="revive")
-        self._reviving.append(thread)
-        thread.start()
+        if not self._revives(process) and not process.is_alive():
+            process.kill()  # it is to be waited for
+            self._reviving[process] = threading.Thread(target=start, name="revive")
+            self._reviving[process].start()
+
+    def fell(self, process: RunningProcess) -> None:
+        """Kill it, unless it is just being started again: what it is would be known only then."""
+        if not self._revives(process):
+            process.kill()
+
+    def _revives(self, process: RunningProcess) -> bool:
+        thread = self._reviving.get(process)
+        return thread is not None and thread.is_alive()
 
     def heal(self) -> float:
         """Have everything there again, and wait until the pod is whole; how long that took."""
@@ -257,8 +267,8 @@ class Lab:
         self.resume()
         for member in self.etcd.members:
             restart(member)
-        while self._reviving:
-            self._reviving.pop().join()
+        for thread in self._reviving.values():
+            thread.join()
         for process in self._processes:
             if not process.is_alive():
                 process.kill()  # it is to be waited for
@@ -269,7 +279,7 @@ class Lab:
     def _end(self) -> None:
         """At once: where a pod ends as a whole, shards would wait in vain for others to take over."""
         self.resume()
-        for thread in self._reviving:
+        for thread in self._reviving.values():
             thread.join()
         for process in self._processes:
             process.kill()
