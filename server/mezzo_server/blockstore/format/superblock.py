@@ -223,7 +223,10 @@ def looks_ours(copy: bytes, known: Superblock) -> bool:
 
 def classify(copies: Sequence[bytes], *samples: bytes | memoryview) -> Content:
     """What a device holds, by the blocks of both copies and samples of other places, the beginning first."""
-    rest = (*copies[1:], *(memoryview(sample)[BLOCK_BYTES:] for sample in samples[:1]))
+    rest: list[bytes | memoryview] = [
+        *copies[1:],
+        *(memoryview(sample)[BLOCK_BYTES:] for sample in samples[:1]),
+    ]
     if copies[0] == left_mark() and all(map(_is_blank, rest)):
         return Content.LEFT
     if any(copy[: len(MAGIC)] == MAGIC for copy in copies):

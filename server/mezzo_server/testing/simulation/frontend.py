@@ -14,9 +14,9 @@ from mezzo_server.frontend.pod import BASES_MAX, PodKnown, PodShard, differences
 from mezzo_server.pod.planning import Planning
 from mezzo_server.pod.records import Settings
 from mezzo_server.testing.simulation.clockwork import Clockwork, Future, Process
+from mezzo_server.testing.simulation.limits import CHUNK_BYTES_MAX, LIMITS
 from mezzo_server.testing.simulation.metadata import Driver, FarEngine, Metadata
 from mezzo_server.testing.simulation.network import Host, Network
-from mezzo_server.testing.simulation.shard import CHUNK_BYTES_MAX, LIMITS
 
 
 class Frontend:

@@ -8,6 +8,8 @@ Each put has bytes of its own, so an answer tells which put it came from.  A mis
   seen by a get that begins after that, as long as its slot has had one and the same owner since before it was put,
   whose device does not lie
   (design: linearizable within an epoch, best effort across a change).
+- Nor after a change, if everybody who has had the slot since then said that he has deleted it: chunks move from a
+  former owner to the new one, and what is deleted must not come back on that way.
 - *One version at a time*: a put that was told `stored` found nothing, so a version that was acknowledged before it
   began is never seen again by a get that begins after it, on the same condition, and if its shard's device did
   not lose power or lie meanwhile.
@@ -94,6 +96,13 @@ class History:
         version = next((one for one in known.versions if one.data == data), None)
         if version is None:
             raise Violation(f"wrong bytes: {len(data)} bytes of {key!r} are of no put of it")
+        for start, end in known.deletes:
+            before = version.stored < start and end < began
+            if before and self.placement.deleted_everywhere(key, version.began, start, end):
+                raise Violation(
+                    f"{key!r}: version {version.number}, stored at {version.stored:.3f}, was deleted from "
+                    f"{start:.3f} to {end:.3f} by all who had it, and came back: got at {now:.3f}"
+                )
         settled = self.placement.settled_since(known.slot)
         if not settled < version.began or self.placement.lies(known.slot):
             return version

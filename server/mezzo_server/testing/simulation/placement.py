@@ -25,6 +25,10 @@ class Placement:
         self._settled: list[float] = [float("inf")] * (1 << slots_log2)
         self._moving: dict[int, int] = {}
         """slots that move, and the epoch in which they have arrived"""
+        self._owners: list[list[tuple[float, bytes]]] = [[] for _ in self._settled]
+        """who has had each slot, and from when on"""
+        self._deletes: dict[bytes, list[tuple[float, bytes]]] = {}
+        """when which shard acknowledged that it has deleted a key"""
         self._losses: dict[bytes, float] = {}
         """when a shard's device last lost power or lied"""
         self._liars: set[bytes] = set()
@@ -53,6 +57,8 @@ class Placement:
             if was is None or owner is None or was.id != owner.id:
                 self._settled[slot] = float("inf")
                 self._moving[slot] = pod_map.epoch
+                if owner is not None:
+                    self._owners[slot].append((self._now(), owner.id))
         self.maps[pod_map.epoch] = pod_map
         self.epoch = pod_map.epoch
 
@@ -68,6 +74,20 @@ class Placement:
     def settled_since(self, slot: int) -> float:
         """Since when a slot has had its owner, and everybody has known it; infinity: it moves."""
         return self._settled[slot]
+
+    def deleted(self, shard: bytes, key: bytes) -> None:
+        """A shard acknowledges that it has deleted a key."""
+        self._deletes.setdefault(key, []).append((self._now(), shard))
+
+    def deleted_everywhere(self, key: bytes, since: float, begin: float, end: float) -> bool:
+        """Whether all who had the slot of a key at any time from ``since`` on deleted it between two times, none of
+        them on a device that lies, and nobody else has had it since.
+        """
+        owners = self._owners[self.slot(key)]
+        first = max([at for at, _ in owners if at <= since], default=0.0)
+        had = {shard for at, shard in owners if at >= first}
+        told = {shard for at, shard in self._deletes.get(key, ()) if begin <= at <= end}
+        return had <= told and not had & self._liars and self._settled[self.slot(key)] < begin
 
     def lost(self, shard: bytes, *, lies: bool = False) -> None:
         """A shard's device loses power, or lies from now on."""

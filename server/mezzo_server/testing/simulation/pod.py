@@ -11,17 +11,20 @@ heal.  docs/simulation.md says what is real in it, and how to read a trace.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from mezzo_server.blockstore.api import Scope
+import structlog
+
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET
 from mezzo_server.blockstore.options import Durability
 from mezzo_server.metadata.engine import Write
 from mezzo_server.pod.plan_format import decode_plan
 from mezzo_server.pod.records import PLAN, Settings, member_key
 from mezzo_server.quota.part import NEWCOMER_POINTS, POINTS, SLACK_POINTS
-from mezzo_server.shard.directory import SEVERAL_SHARDS, Directory
+from mezzo_server.shard.session import Session
+from mezzo_server.testing.simulation.catalog import SCOPE
 from mezzo_server.testing.simulation.client import Client
 from mezzo_server.testing.simulation.clockwork import Clockwork, Process, Task
 from mezzo_server.testing.simulation.faults import Faults
@@ -91,8 +94,7 @@ class Pod:
             asked_s=draw.choice((3.0, 60.0)),
             remembered_s=draw.choice((2.0, 86_400.0)),
         )
-        scope: Scope = Directory(SEVERAL_SHARDS).scope_without_catalog("default")
-        self.placement = Placement(settings.slots_log2, scope, lambda: self.clockwork.now)
+        self.placement = Placement(settings.slots_log2, SCOPE, lambda: self.clockwork.now)
         self.history = History(name, self.placement)
         self.shards: list[Shard] = []
         self._witnesses: dict[str, Witness] = {}
@@ -226,6 +228,13 @@ class Pod:
         if sum(parts) > POINTS + SLACK_POINTS + NEWCOMER_POINTS * len(parts):
             raise Violation(f"parts of quotas are together {sum(parts) / POINTS:.3f} of them")
 
+    def logged(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+        """What the product writes into its log is a line of the trace; a fault ends the run."""
+        self.trace.add(self.clockwork.now, "log", f"{event.get('event')}: {event.get('reason', '')}"[:150])
+        if method in ("error", "exception", "critical"):
+            raise Violation(f"the log tells of a fault: {event.get('event')} {event.get('reason', '')}")
+        raise structlog.DropEvent
+
     # -- the end
 
     def _healed(self) -> bool:
@@ -298,7 +307,7 @@ class Pod:
                 continue
             self.witness(shard).check(life)
             left = {
-                "sessions": len(life.service.sessions),
+                "sessions": sum(not _is_peer(session) for session in life.service.sessions),
                 "leases": len(life.service.leases),
                 "pieces of staging memory": life.staging.pieces_taken + life.store_staging.pieces_taken,
                 "requests": sum(len(one.session.requests) for one in life.connections.values()),
@@ -306,6 +315,11 @@ class Pod:
             for what, count in left.items():
                 if count:
                     raise Violation(f"{shard.name} still has {count} {what}, and nobody uses it")
+
+
+def _is_peer(session: Session) -> bool:
+    """Whether it is another shard's."""
+    return session.guest is not None and session.guest.peer != b""
 
 
 def simulate(
@@ -319,6 +333,8 @@ def simulate(
     trace = Trace(lines_kept, tell)
     pod = Pod(seed, options or DEFAULTS, trace)
     failure: str | None = None
+    logging = structlog.get_config()
+    structlog.configure(processors=[pod.logged], cache_logger_on_first_use=False)
     try:
         pod.run()
     except Violation as violation:
@@ -330,6 +346,8 @@ def simulate(
             where = where.tb_next
         if where is not None:
             failure += f" ({where.tb_frame.f_code.co_filename}:{where.tb_lineno})"
+    finally:
+        structlog.configure(**logging)
     pod.clockwork.close()
     if failure is not None:
         trace.add(pod.clockwork.now, "VIOLATION", failure)
@@ -344,6 +362,7 @@ def simulate(
         "hits": pod.history.hits,
         "puts_stored": pod.history.puts_stored,
         "deletes": pod.history.deletes,
+        "moved": sum(shard.moved for shard in pod.shards),
         "lives": sum(shard.lives for shard in pod.shards),
     }
     return Outcome(seed, failure, trace.digest, tuple(trace.lines), numbers)

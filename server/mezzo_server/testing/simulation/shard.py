@@ -11,40 +11,44 @@ import random
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from mezzo_server.access.authentication import Anonymous
+from mezzo_server.access.peers import PeerDoor, PeerKey
+from mezzo_server.access.principal import Scopes
+from mezzo_server.access.tickets import SEED_BYTES
 from mezzo_server.blockstore.devices.faults import Fault
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.store import BlockStore
-from mezzo_server.config import Limits
 from mezzo_server.pod.handover import Handover
 from mezzo_server.pod.membership import Membership
+from mezzo_server.pod.moving import Moves
 from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import NEVER, Situation, Standing
 from mezzo_server.quota.accounts import Accounts
 from mezzo_server.quota.part import NEWCOMER
+from mezzo_server.shard.admission import TicketAdmission
+from mezzo_server.shard.peer_admission import PeerAdmission
+from mezzo_server.shard.puller import Puller
 from mezzo_server.shard.service import Service
 from mezzo_server.staging import StagingPool
+from mezzo_server.tenancy.standing import standing_of
+from mezzo_server.testing.simulation.catalog import CATALOG, NAME
 from mezzo_server.testing.simulation.clockwork import Clockwork, Process
 from mezzo_server.testing.simulation.connection import Connection, Watcher
 from mezzo_server.testing.simulation.device import TimedDevice
+from mezzo_server.testing.simulation.limits import CHUNK_BYTES_MAX, LIMITS, STAGING_BYTES
 from mezzo_server.testing.simulation.metadata import Driver, FarEngine, Metadata
 from mezzo_server.testing.simulation.network import End, Host, Network
+from mezzo_server.testing.simulation.peering import Members, Peers
+from mezzo_server.testing.simulation.virtual_loop import VirtualLoop
 from mezzo_server.workers import InlineWorkers
 
 SEGMENT_BYTES = 256 << 10
-CHUNK_BYTES_MAX = 64 << 10
-STAGING_BYTES = 1 << 20
 TICK_S, TICK_IDLE_S = 0.05, 0.5
 START_S = 0.3
 HANDED_OVER_S = 0.05
-LIMITS = Limits(
-    staging_bytes=STAGING_BYTES,
-    staging_connection_bytes_max=STAGING_BYTES // 2,
-    chunk_bytes_max=CHUNK_BYTES_MAX,
-    requests_max=32,
-    lease_ms_max=5_000,
-)
+MOVE_BYTES_PER_S = 4 << 20
 
 
 class Life:
@@ -59,6 +63,7 @@ class Life:
         self.loop = Process(clockwork, f"{shard.name}.{number}", **clocks)
         self.thread = Process(clockwork, f"{shard.name}.{number}p", **clocks)
         self.loop.now = self.thread.now = shard.boot_s  # type: ignore[method-assign]
+        self._pumping = False
         self.device = TimedDevice(shard.device, self.loop.now, self._pump_in, self._random)
         self.device.slowness = shard.slowness
         self.staging = StagingPool(LIMITS.staging_bytes, wait_s=LIMITS.staging_wait_s, now=self.loop.now)
@@ -70,6 +75,7 @@ class Life:
             shard.options,
             now=self.loop.now,
             entropy=self._random.randbytes,
+            standing=standing_of(CATALOG),
         )
         self.device.timed = True
         incarnation = hashlib.blake2b(f"{shard.seed}{shard.name}{number}".encode(), digest_size=16).digest()
@@ -84,15 +90,30 @@ class Life:
             accounts=Accounts(self.loop.now, part=NEWCOMER),
             one_of_several=True,
         )
+        self.service.admission = TicketAdmission(
+            lambda: CATALOG,
+            pod="",
+            anonymous=Anonymous(NAME, Scopes.READ | Scopes.WRITE),
+            now=self.loop.now,
+            now_s=self.loop.wall_s,
+        )
+        self.service.catalog_is(CATALOG)
         self.watcher: Watcher = shard.watcher
         self.standing = Standing(self.loop.now, self.loop.now)
         self.service.standing = self.standing
-        record = MemberRecord(shard.host.name, "", (shard.address,), self.store.capacity_bytes, incarnation)
         self.id = self.store.store_id
+        key = PeerKey(self._random.randbytes(SEED_BYTES))
+        record = MemberRecord(
+            shard.host.name,
+            "",
+            (shard.address,),
+            self.store.capacity_bytes,
+            incarnation,
+            public=key.public,
+        )
         self.membership = Membership(self.id, record, shard.lease_s, self._random.random)
         self.connections: dict[int, Connection] = {}
         self._accepted = 0
-        self._pumping = False
         self._handed = Situation()
         self._renewed_at = NEVER
         self._said = (0, False)
@@ -100,8 +121,30 @@ class Life:
         self._handover: Handover | None = None
         engine = FarEngine(shard.metadata, self.thread, shard.host)
         self.driver = Driver(self.thread, self.membership, engine, self._moved)
+        self.virtual_loop = VirtualLoop(self.loop)  # type: ignore[abstract]
+        self._move(key, incarnation)
         shard.network.listen(shard.address, self.loop, shard.host, self._accept)
         self._tick()
+
+    def _move(self, key: PeerKey, incarnation: bytes) -> None:
+        """Let chunks move from and to other shards."""
+        shard, service, standing = self._shard, self.service, self.standing
+        members = Members(self.loop, FarEngine(shard.metadata, self.loop, shard.host))
+        door = PeerDoor(self.id, incarnation)
+        service.door = PeerAdmission(service, door, members, standing, self.loop.wall_s)
+        ways = Peers(
+            self.id,
+            key,
+            members,
+            standing,
+            self.loop,
+            shard.host,
+            shard.network,
+            self._random.randbytes,
+            self._random.random,
+        )
+        moves = Moves(MOVE_BYTES_PER_S, self._random.random, service.now())
+        service.puller = Puller(service, standing, moves, ways, MOVE_BYTES_PER_S, self.virtual_loop)
 
     # -- what its parts ask
 
@@ -119,10 +162,18 @@ class Life:
         """See `connection.Turns`."""
         self.connections.pop(connection.number, None)
 
+    @property
+    def moved(self) -> int:
+        """Chunks that came from other shards."""
+        puller = self.service.puller
+        return 0 if puller is None else int(puller.numbers()["pod_moved_chunks_read"])
+
     # -- ends
 
     def end(self) -> None:
         """The processes are gone, with all they had."""
+        self.virtual_loop.drop()
+        self._shard.moved_before += self.moved
         self.loop.end()
         self.thread.end()
         self._shard.network.ended(self.loop)
@@ -147,6 +198,11 @@ class Life:
         self.loop.after(0.2, self._close)
 
     def _close(self) -> None:
+        if self.service.puller is not None:
+            stopping = self.virtual_loop.create_task(self.service.puller.stop())
+            stopping.add_done_callback(lambda _: self._close_store())
+
+    def _close_store(self) -> None:
         for connection in list(self.connections.values()):
             connection.close()
         self.device.timed = False
@@ -196,6 +252,8 @@ class Life:
     def _take(self, situation: Situation) -> None:
         self.standing.take(situation)
         epoch = situation.share.epoch
+        if self.service.puller is not None and (epoch != self._said[0] or not self.standing.serving):
+            self.service.puller.standing_changed()
         said = epoch, self.standing.serving
         if said != self._said:
             self._said = said
@@ -264,6 +322,8 @@ class Shard:
         self.life: Life | None = None
         self.lives = 0
         self.id = b""
+        self.moved_before = 0
+        """chunks that came from other shards, in former lives"""
         self.wanted = True
         """whether it is to be started again"""
         self.left = False
@@ -275,6 +335,11 @@ class Shard:
     def boot_s(self) -> float:
         """The machine's clock that never jumps: the same for all of its processes."""
         return self._boot_offset + self.clockwork.now * self._boot_rate
+
+    @property
+    def moved(self) -> int:
+        """Chunks that came from other shards, in all lives."""
+        return self.moved_before + (0 if self.life is None else self.life.moved)
 
     def say(self, what: str) -> None:
         """A line of the trace."""

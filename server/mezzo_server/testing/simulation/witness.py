@@ -101,6 +101,8 @@ class Witness:
             self._stored(connection, keys, _body(data, PutDone), came)
         elif kind == Kind.DELETED:
             _body(data, Deleted)
+            for key in keys:
+                self._placement.deleted(self._shard.id, key)
             self._acknowledged(connection, keys, "delete")
 
     # -- ends and starts of lives
