@@ -392,9 +392,9 @@ class PodConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     move_bytes_per_s: Natural = 128 * MIB
     """rate at which a shard takes over chunks from the former owners of its slots when they are read, and at which it
     gives chunks to others; 0: nothing moves, and there are no second copies"""
-    popular_gets_per_s: Annotated[float, Meta(ge=0, le=1e9)] = 50.0
-    """a chunk that its owner is asked for so often is popular: it has a second copy on another node for as long as that
-    lasts; 0: none is. The same on all nodes"""
+    popular_gets_per_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    """a chunk that its owner is asked for so often (50 is a good beginning) is popular: it has a second copy on another
+    node for as long as that lasts; 0: none is. The same on all nodes"""
     popular_bytes: Natural = 0
     """of such copies on a shard at most; 0: a fiftieth of what its devices hold"""
 

@@ -158,9 +158,17 @@ def test_others_read_beside_what_the_machine_does():
 
 def test_who_reads_from_a_silent_engine_is_told_or_dropped():
     machine = Machine()
-    driver = driven(machine, Silent)
+    made = threading.Event()
+
+    class Noticed(Silent):
+        def __init__(self) -> None:
+            super().__init__()
+            made.set()
+
+    driver = driven(machine, Noticed)
     told: queue.SimpleQueue[object] = queue.SimpleQueue()
     driver.start()
+    assert made.wait(PATIENCE_S)  # who reads before that is told so, too
     for _ in range(READS_MAX + 1):
         driver.read("pod/", told.put)
     # One too many is told so at once; a stop waits for none of the others.
