@@ -56,7 +56,7 @@ from mezzo.statistics import Counters
 from mezzo.transfers import Get as GetOperation
 from mezzo.transfers import Put as PutOperation
 from mezzo_server.blockstore.api import Scope
-from mezzo_server.shard.peer_client import OfferChunks, PullChunks
+from mezzo_server.shard.peer_operations import OfferChunks, PullChunks
 
 BODY_BYTES_MAX = 1 << 16
 PAYLOAD_BYTES_MAX = 1 << 16

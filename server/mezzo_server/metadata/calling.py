@@ -32,8 +32,6 @@ NOTHING: Metadata = ()
 
 ATTEMPT_S = 2.0
 """One member has so long: one that has lost the others may keep a call for ever."""
-CALL_S = 6.0
-"""All attempts together, unless the engine's maker says otherwise."""
 PAUSE_S = 0.1
 PROBE_S = 1.0
 """A member that does not answer a question in this time is not asked for anything else."""

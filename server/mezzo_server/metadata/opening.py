@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from mezzo_server.metadata.calling import CALL_S
 from mezzo_server.metadata.engine import Engine
 from mezzo_server.metadata.etcd.place import is_etcd, parse_place
 from mezzo_server.metadata.memory import MemoryEngine
+from mezzo_server.metadata.places import CALL_S
 from mezzo_server.metadata.remote.place import is_service, parse_service
 from mezzo_server.metadata.sqlite import SqliteEngine
 from mezzo_server.metadata.urls import MEMORY, SQLITE, check_url

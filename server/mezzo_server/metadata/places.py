@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from mezzo.errors import InvalidArgument
 
 ENDPOINTS_MAX = 16
+CALL_S = 6.0
+"""A call has so long at all places together, unless the engine's maker says otherwise."""
 TRUST = ("ca", "certificate", "key")
 """files that only TLS has a use for"""
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%]{2,60}\]")

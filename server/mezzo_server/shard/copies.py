@@ -23,7 +23,7 @@ from mezzo_server.pod import offers
 from mezzo_server.pod.heat import WINDOW_S, Heat, Name
 from mezzo_server.pod.moving import Why
 from mezzo_server.pod.offers import Offers
-from mezzo_server.shard.peer_client import OfferChunks
+from mezzo_server.shard.peer_operations import OfferChunks
 
 if TYPE_CHECKING:
     from mezzo_server.pod.standing import Standing

@@ -15,7 +15,8 @@ from mezzo_server.access.peers import CONNECTION_S, GOOD_S, PeerCredential, Peer
 from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import Standing
 from mezzo_server.shard.peer_admission import RECORD_AGAIN_S, Members
-from mezzo_server.shard.peer_client import OfferChunks, PeerClient, PullChunks
+from mezzo_server.shard.peer_client import PeerClient
+from mezzo_server.shard.peer_operations import OfferChunks, PullChunks
 
 IDLE_S = 60.0
 """A way that was not gone for so long is closed."""

@@ -23,7 +23,7 @@ from mezzo_server.memory import PAGE_BYTES, Span
 from mezzo_server.pod.moving import BURST_S, Drop, Moves, Pull, Wanted, Why
 from mezzo_server.pod.standing import Standing
 from mezzo_server.quota.bucket import Bucket
-from mezzo_server.shard.peer_client import PullChunks
+from mezzo_server.shard.peer_operations import PullChunks
 from mezzo_server.shard.share import StagingShare
 
 if TYPE_CHECKING:

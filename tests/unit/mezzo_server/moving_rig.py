@@ -29,7 +29,7 @@ from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import Share, Situation, Standing
 from mezzo_server.shard.admission import NEEDS, PEERS, Guest, OpenAdmission, mask_of
 from mezzo_server.shard.peer_admission import Known, PeerAdmission
-from mezzo_server.shard.peer_client import PullChunks
+from mezzo_server.shard.peer_operations import PullChunks
 from mezzo_server.shard.puller import Puller
 from mezzo_server.tenancy.catalog import Catalog
 from mezzo_server.tenancy.model import Namespace, Tenant

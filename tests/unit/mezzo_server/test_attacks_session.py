@@ -26,6 +26,7 @@ from mezzo.protocol.messages import (
     LeaseRenew,
     LookedUp,
     Lookup,
+    Offer,
     Pull,
     Put,
     RegionRemove,
@@ -142,6 +143,7 @@ QUESTIONS: dict[str, tuple[Kind, Make]] = {
         Kind.PULL,
         lambda pod, keys: Pull(A, pod.owner.session.scope.namespace, 0, 0, keys, [1 << 20] * 4),
     ),
+    "offer": (Kind.OFFER, lambda pod, keys: Offer(A, pod.owner.session.scope.namespace, keys)),
     "release": (Kind.RELEASE, lambda pod, keys: Release(pod.lease if keys is KEYS else pod.lease + 77)),
     "renew": (
         Kind.LEASE_RENEW,

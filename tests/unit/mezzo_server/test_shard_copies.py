@@ -30,7 +30,7 @@ from mezzo.protocol.messages import (
 from mezzo_server.pod.heat import WINDOW_S, Heat
 from mezzo_server.pod.standing import Share, Situation
 from mezzo_server.shard.copies import POPULAR_LIVES_S, SecondCopies
-from mezzo_server.shard.peer_client import OfferChunks
+from mezzo_server.shard.peer_operations import OfferChunks
 from mezzo_server.tenancy.model import Limit, Namespace, Quota, Tenant
 from tests.unit.mezzo_server.moving_rig import (
     LOG2,

@@ -17,7 +17,7 @@ from mezzo_server.blockstore.api import Scope
 from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import Share, Situation, Standing
 from mezzo_server.shard import peers
-from mezzo_server.shard.peer_client import PullChunks
+from mezzo_server.shard.peer_operations import PullChunks
 from mezzo_server.shard.peers import PeerWays
 
 OURS, THEIRS, POD = b"o" * 16, b"t" * 16, b"p" * 16

@@ -19,7 +19,7 @@ import grpc
 import structlog
 
 from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable
-from mezzo_server.metadata.calling import CALL_S, Refused
+from mezzo_server.metadata.calling import Refused
 from mezzo_server.metadata.engine import (
     LEASES_MAX,
     Change,
@@ -38,6 +38,7 @@ from mezzo_server.metadata.etcd import calls
 from mezzo_server.metadata.etcd import etcd_pb2 as api
 from mezzo_server.metadata.etcd.calls import EtcdCalls
 from mezzo_server.metadata.etcd.place import EtcdPlace
+from mezzo_server.metadata.places import CALL_S
 
 log = structlog.get_logger("mezzo.metadata")
 

@@ -19,7 +19,8 @@ from mezzo_server.access.peers import GOOD_S, PeerCredential, PeerKey
 from mezzo_server.pod.records import MemberRecord, decode, member_key
 from mezzo_server.pod.standing import Standing
 from mezzo_server.shard.peer_admission import Known
-from mezzo_server.shard.peer_client import PeerClient, PullChunks
+from mezzo_server.shard.peer_client import PeerClient
+from mezzo_server.shard.peer_operations import PullChunks
 from mezzo_server.testing.simulation.client import Performing
 from mezzo_server.testing.simulation.clockwork import Process, Task
 from mezzo_server.testing.simulation.metadata import FarEngine
