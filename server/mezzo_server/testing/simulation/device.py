@@ -10,6 +10,8 @@ from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.blockstore.io import Device, Transfer
 
 LATENCY_S = 0.0002
+SELDOM, SELDOM_S = 0.2, 0.1
+"""So large a part takes up to so much longer, as with a device that erases: others get in between."""
 
 
 class TimedDevice(Device):
@@ -83,5 +85,7 @@ class TimedDevice(Device):
 
     def _await(self) -> None:
         seconds = LATENCY_S * self.slowness * (0.5 + self._random.random())
+        if self._random.random() < SELDOM:
+            seconds += SELDOM_S * self._random.random()
         self._due = self._now() + seconds
         self._after(seconds * 1.000_001)

@@ -64,7 +64,8 @@ class Life:
         self.thread = Process(clockwork, f"{shard.name}.{number}p", **clocks)
         self.loop.now = self.thread.now = shard.boot_s  # type: ignore[method-assign]
         self._pumping = False
-        self.device = TimedDevice(shard.device, self.loop.now, self._pump_in, self._random)
+        # True time: by a clock of ours that is slow the store would look a little too early, and not again.
+        self.device = TimedDevice(shard.device, lambda: clockwork.now, self._pump_in, self._random)
         self.device.slowness = shard.slowness
         self.staging = StagingPool(LIMITS.staging_bytes, wait_s=LIMITS.staging_wait_s, now=self.loop.now)
         self.store_staging = StagingPool(shard.options.staging_bytes, now=self.loop.now)
@@ -117,7 +118,7 @@ class Life:
         self._handed = Situation()
         self._renewed_at = NEVER
         self._said = (0, False)
-        self.stopping = self._gone = False
+        self.stopping = self._gone = self._closed = False
         self._handover: Handover | None = None
         engine = FarEngine(shard.metadata, self.thread, shard.host)
         self.driver = Driver(self.thread, self.membership, engine, self._moved)
@@ -198,6 +199,7 @@ class Life:
         self.loop.after(0.2, self._close)
 
     def _close(self) -> None:
+        # The tick goes on meanwhile: what a pull has begun may wait for space, and is waited for here.
         if self.service.puller is not None:
             stopping = self.virtual_loop.create_task(self.service.puller.stop())
             stopping.add_done_callback(lambda _: self._close_store())
@@ -205,6 +207,7 @@ class Life:
     def _close_store(self) -> None:
         for connection in list(self.connections.values()):
             connection.close()
+        self._closed = True
         self.device.timed = False
         self.store.close()
         self.device.timed = True
@@ -238,7 +241,7 @@ class Life:
             self.poke()
 
     def _tick(self) -> None:
-        if self._gone:
+        if self._closed:
             return
         store = self.store
         store.tick()

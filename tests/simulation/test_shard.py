@@ -1,0 +1,64 @@
+"""One simulated shard: what holds for the product's event loop must hold for what stands in for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus
+from mezzo_server.memory import Memory
+from mezzo_server.testing.simulation import Options
+from mezzo_server.testing.simulation.catalog import SCOPE
+from mezzo_server.testing.simulation.pod import GATHER_S, Pod
+from mezzo_server.testing.simulation.shard import Life, Shard
+from mezzo_server.testing.simulation.trace import Trace
+
+
+@pytest.fixture
+def make_shard() -> Callable[[float], tuple[Pod, Shard, Life]]:
+    """A shard of a pod that serves, by the rate of its clock."""
+
+    def make(rate: float) -> tuple[Pod, Shard, Life]:
+        pod = Pod(1, Options(faults=0), Trace())
+        shard = pod.shards[0]
+        shard._boot_rate = rate
+        pod.clockwork.run(GATHER_S)
+        assert shard.life is not None
+        return pod, shard, shard.life
+
+    return make
+
+
+@pytest.mark.parametrize("rate", [0.9995, 1.0, 1.0005])
+def test_what_a_device_has_done_is_looked_at_when_it_is_done_whatever_the_rate_of_the_clock(
+    make_shard: Callable[[float], tuple[Pod, Shard, Life]], monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    monkeypatch.setattr(Life, "_tick", lambda life: None)  # it would look, too, some time later
+    pod, _, life = make_shard(rate)
+    outcomes: list[PutOutcome] = []
+    memory = Memory.anonymous(4096)
+    life.store.register(memory)
+    life.store.put(SCOPE, [PutChunk(b"k", (4096,), (memory.span(0, 4096),))], outcomes.append)
+    life.poke()
+    pod.clockwork.run(GATHER_S + 2.0)
+    assert [outcome.statuses for outcome in outcomes] == [[PutStatus.STORED]]
+
+
+def test_a_clean_stop_goes_on_ticking_until_nothing_moves_to_it_any_more(
+    make_shard: Callable[[float], tuple[Pod, Shard, Life]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the product's loop does: what a pull has begun may wait for space, and is refused in time by a tick."""
+    pod, shard, life = make_shard(1.0)
+    assert life.service.puller is not None
+    refused = life.virtual_loop.create_future()
+
+    async def stop() -> None:
+        monkeypatch.setattr(life.store, "tick", lambda: refused.done() or refused.set_result(None))
+        await refused
+
+    monkeypatch.setattr(life.service.puller, "stop", stop)
+    shard.stop(for_good=True)
+    pod.clockwork.run(GATHER_S + 60.0)
+    assert refused.done()
+    assert shard.life is None
