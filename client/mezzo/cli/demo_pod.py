@@ -354,7 +354,7 @@ def _show(shown: PodShown, served: Sequence[Served]) -> None:
     result(phase_table(shown.phases))
     lines = [
         "",
-        f"lost node   had {shown.had:,} chunks, is back with {shown.kept:,} on its devices",
+        f"lost node   had {shown.had:,} chunks, is back with {shown.kept:,} on its devices (puts go on: full ones make room)",
         *(
             f"{'read again' if not number else '':11} {one.chunks:,} chunks {one.way}: {one.wrong_bytes:,} wrong bytes"
             for number, one in enumerate(shown.compared)
