@@ -20,6 +20,7 @@ T = TypeVar("T")
 PAUSES_S = (0.02,)
 """A call waits so long for shards that have not heard of a map yet: all do within moments, in any order."""
 NO_OWNER = "no shard of the pod has these keys now"
+NOT_GIVEN = "shards follow a later map of the pod than epoch {}, and no front-end gives it: ask again"
 
 
 class Pod(Protocol):
@@ -66,6 +67,20 @@ class Asking:
         """
         if self._pod.behind:
             yield CatchUp(self._link, wait=True)
+        return self._pod.router.epoch != epoch
+
+    def _surely_overtaken(self, epoch: int) -> Call[bool]:
+        """As `_overtaken`, for what must not be believed of who had a slot once.
+
+        Raises:
+            WrongEpoch: there is a later map, and nobody gives it.
+        """
+        if (yield from self._overtaken(epoch)):
+            return True
+        if self._pod.behind:
+            yield Follow(self._link, epoch)
+            if self._pod.router.epoch == epoch:
+                raise WrongEpoch(NOT_GIVEN.format(epoch), epoch)
         return self._pod.router.epoch != epoch
 
     def _ask(

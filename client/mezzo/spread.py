@@ -325,11 +325,13 @@ class Spread(Asking):
 
         Raises:
             MezzoError: a shard did not say that it has deleted its chunks; others have.
+            WrongEpoch: it may have been said by who owned them once.
         """
         epoch = yield from self._keep_up()
         told: set[tuple[bytes, int]] = set()
         deleted = yield from self._delete_by_map(context, keys, told)
-        if (yield from self._overtaken(epoch)):
+        while (yield from self._surely_overtaken(epoch)):
+            epoch = self._pod.router.epoch
             again = yield from self._delete_by_map(context, keys, told)
             deleted = [one or other for one, other in zip(deleted, again, strict=True)]
         return DeleteResult(tuple(deleted), sum(deleted))

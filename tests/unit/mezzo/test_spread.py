@@ -398,6 +398,13 @@ def test_what_it_deletes_is_gone_by_the_later_map(pod, keys):
     assert not any(there_by_now(pod, key) for key in keys)
 
 
+def test_a_delete_by_a_map_that_has_passed_is_not_acknowledged_where_nobody_gives_the_later_one():
+    pod = evenly()
+    pod.heard_epoch = 2
+    with pytest.raises(WrongEpoch, match="later map of the pod than epoch 1"):
+        pod.perform(delete(pod.context, KEYS))
+
+
 def test_nobody_is_asked_for_a_map_while_nothing_is_heard_of_a_later_one():
     pod = evenly()
     pod.perform(get(pod.context, KEYS, [bytearray(1) for _ in KEYS], None))
