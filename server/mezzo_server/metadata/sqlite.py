@@ -126,7 +126,8 @@ class SqliteEngine(PollingEngine):
         ending = asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
         try:
-            await asyncio.wait_for(ending, CALL_S_MAX)
+            async with asyncio.timeout(CALL_S_MAX):
+                await ending
         except TimeoutError:
             pass  # a disk that does not answer; nothing is lost with the connection
 
@@ -139,9 +140,9 @@ class SqliteEngine(PollingEngine):
             self._calls += 1
         try:
             loop = asyncio.get_running_loop()
-            return await asyncio.wait_for(
-                loop.run_in_executor(self._thread, self._translated, work), CALL_S_MAX
-            )
+            # Not `wait_for`: until Python 3.12 that loses a cancellation that comes with the answer.
+            async with asyncio.timeout(CALL_S_MAX):
+                return await loop.run_in_executor(self._thread, self._translated, work)
         except TimeoutError:
             raise Unavailable(f"{self.path}: the metadata did not answer in {CALL_S_MAX:g} s") from None
         finally:

@@ -270,3 +270,21 @@ def test_urls(tmp_path):
     for url in ("", "etcd://x", "sqlite:", "sqlite://x.db", "sqlite:///x/", "sqlite:///x?mode=ro", "/x.db"):
         with pytest.raises(InvalidArgument):
             make_engine(url)
+
+
+def test_who_is_cancelled_as_the_answer_comes_ends(path, monkeypatch):
+    async def main() -> None:
+        engine = make(path)
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "run_in_executor", lambda *_: answer)
+            asking = asyncio.ensure_future(engine.get("a"))
+            await asyncio.sleep(0)
+            answer.set_result(None)
+            asking.cancel()
+            await asyncio.wait((asking,))
+        await engine.close()
+        assert asking.cancelled()
+
+    asyncio.run(main())
