@@ -13,6 +13,7 @@ import mezzo
 from benchmarks.harness import Row, compared, latency_us, take_pairs
 from benchmarks.settings import KIB, MIB, Settings
 from benchmarks.shard import chunk_keys
+from mezzo import mapping
 from mezzo_server.testing import running_frontend, running_shard
 
 KEYS = 64
@@ -29,7 +30,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 def _rows(settings: Settings, chunk_bytes: int) -> Iterator[Row]:
     keys = chunk_keys("spread", KEYS)
     with ExitStack() as stack:
-        region = mezzo.mapping.owned(KEYS * chunk_bytes)
+        region = mapping.owned(KEYS * chunk_bytes)
         targets = [region[index * chunk_bytes : (index + 1) * chunk_bytes] for index in range(KEYS)]
         one = _client(stack, 1, 4 * KEYS * chunk_bytes)
         several = _client(stack, SHARDS, 4 * KEYS * chunk_bytes)
