@@ -155,11 +155,11 @@ class Asking:
 
     def _timed(self, context: Context, shard: bytes, chunks: int, call: Call[T]) -> Call[T]:
         began, copies = context.now(), self._pod.copies
-        copies.begin(shard, chunks)
+        load = copies.begin(shard, chunks)
         try:
             return (yield from call)
         finally:
-            copies.end(shard, chunks, context.now() - began)
+            copies.end(load, chunks, context.now() - began)
 
     def _note(self, context: Context, answers: Iterable[Answer]) -> None:
         """Remember who did not answer: others are asked for a while, where they have a copy."""

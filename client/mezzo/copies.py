@@ -31,7 +31,7 @@ BIAS = 1.25
 their hot tiers; but for what is popular, and belongs in both: there they take turns."""
 
 
-class _Load:
+class Load:
     """Of one shard, as far as this client goes."""
 
     __slots__ = ("avoided_until", "chunk_s", "chunks")
@@ -54,7 +54,7 @@ class Copies:
         """whether chunks may have a second one because they are popular"""
         self._popular: dict[bytes, float] = {}
         """until when"""
-        self._loads: dict[bytes, _Load] = {}
+        self._loads: dict[bytes, Load] = {}
         self._second_next = False
         """whose turn it is, of two that are equally loaded"""
         self._lock = nullcontext() if lock is None else lock
@@ -143,13 +143,14 @@ class Copies:
             for owner, second in zip(owners, seconds, strict=True)
         ]
 
-    def begin(self, shard: bytes, chunks: int) -> None:
-        """So many are being got from a shard."""
-        self._load(shard).chunks += chunks
-
-    def end(self, shard: bytes, chunks: int, seconds: float) -> None:
-        """That is over; it took so long."""
+    def begin(self, shard: bytes, chunks: int) -> Load:
+        """So many are being got from a shard: to be given to `end`."""
         load = self._load(shard)
+        load.chunks += chunks
+        return load
+
+    def end(self, load: Load, chunks: int, seconds: float) -> None:
+        """That is over; it took so long. If the shard has left the pod meanwhile, it is of no account."""
         load.chunks -= chunks
         load.chunk_s += NEWEST * (seconds / chunks - load.chunk_s)
 
@@ -157,10 +158,10 @@ class Copies:
         """A shard did not answer."""
         self._load(shard).avoided_until = now + AVOIDED_S
 
-    def _load(self, shard: bytes) -> _Load:
+    def _load(self, shard: bytes) -> Load:
         load = self._loads.get(shard)
         if load is None:
-            load = self._loads.setdefault(shard, _Load())
+            load = self._loads.setdefault(shard, Load())
         return load
 
     def _busy_s(self, router: Router, shard: int, now: float) -> float:

@@ -249,6 +249,8 @@ class Spread(Asking):
         if answers[0].failed or answers[0].outcome[0] is None:
             return prefix
         elsewhere, silent = yield from self._stats(context, keys, range(first, len(keys)), chunks)
+        if self._pod.router is not router:
+            return prefix  # another map came meanwhile, in which shards have other places: all begins anew
         end = next((index for index in range(first, len(keys)) if chunks[index] is None), len(keys))
         owners = router.owners(keys[first:end])
         holders = holders[:first] + [
@@ -443,32 +445,24 @@ class Spread(Asking):
 
         router, copies = self._pod.router, self._pod.copies
         seconds = copies.seconds(router, own, context.now())
-        before: dict[int, int] = {}
         if seconds is None:
             answers = yield from self._ask(own, make)
         else:
             asked = copies.answering(router, router.owners(own), seconds, context.now())
             answers = yield from self._ask(own, make, (router, asked))
             answers += yield from self._ask_rest(context, own, make, answers, take)
-            before = self._elsewhere(own, wanted, answers)
         silent = [wanted[place] for place in unanswered(answers, among=len(keys) - len(wanted))]
-        missing = take(answers)
-        holders = {
-            place: shard
-            for shard, places in self._pod.router.split_before(own, missing).items()
-            for place in places
-        }
-        for answer in (yield from self._ask_before(own, missing, make)) if holders else ():
-            for place, chunk in zip(answer.indexes, answer.outcome, strict=True):
-                if chunk is not None:
-                    chunks[wanted[place]] = chunk
-                    before[wanted[place]] = holders[place]
-        return before, [index for index in silent if chunks[index] is None]
+        former = yield from self._ask_before(own, take(answers), make)
+        take(former)
+        elsewhere = self._elsewhere(own, wanted, former if seconds is None else [*answers, *former])
+        return elsewhere, [index for index in silent if chunks[index] is None]
 
     def _elsewhere(
         self, own: Sequence[bytes], wanted: Sequence[int], answers: Sequence[Answer]
     ) -> dict[int, int]:
-        """Who has each key of those that another shard than the owner said it has."""
+        """Who has each key of those that another shard than the owner said it has, by the map in force now."""
+        if not answers:
+            return {}
         router = self._pod.router
         numbers = {shard.id: number for number, shard in enumerate(router.pod_map.shards)}
         owners = router.owners(own)

@@ -234,13 +234,12 @@ def test_the_less_loaded_of_two_is_asked():
         pod.has(number, *keys)
     assert read(pod, keys[:1]).count == 1
     assert pod.asked(keys[0]) == [0], "the owner, where both have as much to do"
-    pod.copies.begin(shard_id(0), 8)
+    under_way = pod.copies.begin(shard_id(0), 8)
     read(pod, [keys[1]])
     assert pod.asked(keys[1]) == [1], "the other, where the owner has more under way"
-    pod.copies.end(shard_id(0), 8, 8 * 0.001)
+    pod.copies.end(under_way, 8, 8 * 0.001)
     for _ in range(20):  # and where chunks took longer there
-        pod.copies.begin(shard_id(0), 1)
-        pod.copies.end(shard_id(0), 1, 0.01)
+        pod.copies.end(pod.copies.begin(shard_id(0), 1), 1, 0.01)
     read(pod, [keys[2]])
     assert pod.asked(keys[2]) == [1]
 
@@ -404,3 +403,47 @@ def test_who_knows_nothing_of_seconds_asks_owners():
     assert read(pod, of(pod, 0)).count == 0
     pod.shards[1].error = WrongEpoch("it is not asked", 1)
     assert pod.perform(delete(pod.context, of(pod, 0))).count == 0
+
+
+def test_a_map_that_comes_while_copies_are_looked_for_does_not_mix_up_who_has_them():
+    """Another call may follow it meanwhile: shards have other numbers then, and there may be more of them."""
+    pod = evenly()
+    keys = KEYS[:6]
+    for key in keys:
+        pod.has(pod.second(key), key)
+    places = [ShardPlace(shard_id(number), "node", "", ("tcp://h:1",), 1) for number in (8, 0, 1, 2, 3)]
+    old = pod.pod_map
+    later = PodMap(
+        bytes(16),
+        2,
+        SLOTS_LOG2,
+        places,
+        [owner + 1 for owner in old.table],
+        {},
+        [second + 1 for second in old.seconds],
+    )
+    asked = 0
+
+    def run():
+        nonlocal asked
+        asked += 1
+        if asked == when:
+            pod.router = Router(later, TENANT, NAMESPACE)
+
+    for when in range(1, 20):
+        pod.router, asked = Router(old, TENANT, NAMESPACE), 0
+        for shard in pod.shards:
+            shard.before_run = run
+        assert pod.perform(lookup(pod.context, keys)).prefix == len(keys), when
+
+
+def test_what_was_under_way_at_a_shard_that_left_and_came_back_counts_for_nothing():
+    copies, shard = Copies(), shard_id(0)
+    under_way = copies.begin(shard, 5)
+    copies.follow([shard_id(1)])
+    copies.follow([shard, shard_id(1)])
+    copies.end(under_way, 5, 0.1)
+    pod = evenly()
+    pod.copies = copies
+    owners, seconds = [0] * 4, [1] * 4
+    assert copies.choose(pod.router, KEYS[:4], owners, seconds, 0.0)[0] == 0
