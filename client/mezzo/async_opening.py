@@ -89,7 +89,7 @@ class AsyncOpening(Reaching):
                 self._counters.connections += 1
             if self._closed:  # closed meanwhile by another task
                 made.end(ClientClosed("the client was closed"))
-                raise ClientClosed("the client is closed")
+                raise self._ending()
             self._link = made
             return made
         finally:
@@ -110,7 +110,7 @@ class AsyncOpening(Reaching):
             raise DeadlineExceeded("the ticket was not renewed within the time of the call")
         renewing = done.pop()
         if renewing.cancelled():
-            raise ClientClosed("the client was closed")
+            raise self._ending()
         error = renewing.result()
         if error is not None and self._tickets.expired:
             raise copy.copy(error)

@@ -13,7 +13,6 @@ from mezzo.calls import Call, CatchUp, Connect, Copy, Follow, Pause, Run, Stage,
 from mezzo.driving import drive_async
 from mezzo.errors import (
     ClientClosed,
-    ConnectionLost,
     DeadlineExceeded,
     MezzoError,
     Unauthenticated,
@@ -21,7 +20,7 @@ from mezzo.errors import (
     WrongEpoch,
 )
 from mezzo.pod import KnownPod
-from mezzo.pod_link import LEFT, MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
+from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
 from mezzo.reaching import ToShard
 from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
@@ -176,7 +175,7 @@ class AsyncShardWay(ToShard, AsyncPerforming):
         if not done:
             raise Unavailable("the shard did not answer yet, and is still being connected to")
         if attempt.cancelled():
-            raise ClientClosed("the client was closed")
+            raise self._ending()
         return attempt.result()
 
     def _attempted(self, task: asyncio.Task[AnyLink]) -> None:
@@ -257,16 +256,6 @@ class AsyncPodLink(Ways[AsyncShardWay]):
             finally:
                 await _ended(tasks)
         raise not_met(errors)
-
-    def end_leavers(self) -> None:
-        """End the connections to shards that the map has no more."""
-        for way in self._leavers():
-            way.end(ConnectionLost(LEFT))
-
-    def end(self, error: MezzoError) -> None:
-        """End all connections."""
-        for way in self._close(error):
-            way.end(error)
 
     async def close(self, error: MezzoError) -> None:
         """As `end`, and wait until nothing is under way any more."""

@@ -369,7 +369,11 @@ class ClientBase:
         if self._forked():
             raise ForkedError("this client was made before a fork; make a new one in the child process")
         if self._closed:
-            raise ClientClosed("the client is closed")
+            raise self._ending()
+
+    def _ending(self) -> MezzoError:
+        """Why it can be used no more, once `_closed`."""
+        return ClientClosed("the client is closed")
 
     def _check_backoff(self) -> None:
         """While the next attempt to connect is not due, say again what the last one said: a dead server costs

@@ -68,7 +68,7 @@ class Opening(Reaching):
             self._link = made
             if self._closed:  # closed meanwhile by another thread
                 made.end(ClientClosed("the client was closed"))
-                raise ClientClosed("the client is closed")
+                raise self._ending()
             return made
         finally:
             self._connect_lock.release()

@@ -13,7 +13,6 @@ from mezzo.calls import Call, CatchUp, Connect, Copy, Follow, Pause, Run, Stage,
 from mezzo.driving import drive
 from mezzo.errors import (
     ClientClosed,
-    ConnectionLost,
     DeadlineExceeded,
     MezzoError,
     Unauthenticated,
@@ -22,7 +21,7 @@ from mezzo.errors import (
 )
 from mezzo.opening import Opening
 from mezzo.pod import KnownPod
-from mezzo.pod_link import LEFT, MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
+from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
 from mezzo.reaching import ToShard
 from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
@@ -251,16 +250,6 @@ class PodLink(Ways[ShardWay]):
                 return
             errors += failed
         raise not_met(errors)
-
-    def end_leavers(self) -> None:
-        """End the connections to shards that the map has no more."""
-        for way in self._leavers():
-            way.end(ConnectionLost(LEFT))
-
-    def end(self, error: MezzoError) -> None:
-        """End all connections."""
-        for way in self._close(error):
-            way.end(error)
 
     def close_descriptors(self) -> None:
         """In a forked child: give up the copies of the descriptors; the parent's stay."""

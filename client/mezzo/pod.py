@@ -100,15 +100,19 @@ class KnownPod:
         return min([limits.chunk_bytes_max for limits in tuple(self._limits.values())], default=U32_MAX)
 
     def follow(self, pod_map: PodMap) -> None:
-        """Another map, unless that in force is of a later epoch."""
+        """Another map, unless that in force is of a later epoch of the same pod; one that was made anew begins to count."""
         with self._lock:
-            if pod_map is self._map or pod_map.epoch < self._map.epoch:
+            if pod_map.pod != self._map.pod:
+                self.heard_epoch = 0
+                self._came.clear()
+            elif pod_map is self._map or pod_map.epoch < self._map.epoch:
                 return
             self._map = pod_map
             now_owning = owning(pod_map)
-            self._came.update(dict.fromkeys(now_owning - self._owning, pod_map.epoch))
-            self._owning = now_owning
             names = {shard.id for shard in pod_map.shards}
+            came = {shard: epoch for shard, epoch in self._came.items() if shard in names}
+            self._came = came | dict.fromkeys(now_owning - self._owning, pod_map.epoch)
+            self._owning = now_owning
             self._limits = {shard: limits for shard, limits in self._limits.items() if shard in names}
             self.copies.follow(names)
             self._route()

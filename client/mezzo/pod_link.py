@@ -21,7 +21,6 @@ PATIENCE_S = 0.1
 """How long a call waits for a shard that could not be reached lately: it is tried on, and its chunks are misses."""
 RESERVE = 8
 """The part of a call's time that is left for giving up what is late, so that the answer comes within it."""
-LEFT = "the shard has left the pod"
 MET_MAX = 8
 """Shards asked at a time for what any of them knows."""
 
@@ -37,6 +36,12 @@ class Way(Protocol):
     @property
     def session(self) -> Session | None:
         """Of the connection that there is."""
+
+    def end(self, error: MezzoError) -> None:
+        """End the connection; none is made any more."""
+
+    def leave(self) -> None:
+        """As `end`, since the map has the shard no more."""
 
 
 W = TypeVar("W", bound=Way)
@@ -144,12 +149,19 @@ class Ways(Generic[W]):
         shards.sort(key=lambda _: random())
         return shards
 
-    def _leavers(self) -> list[W]:
-        """The ways to shards that the map has no more, to be ended."""
+    def end_leavers(self) -> None:
+        """End the connections to shards that the map has no more."""
         there = {shard.id for shard in self.pod.pod_map.shards}
         with self._lock:
             gone = [shard for shard in self._ways if shard and shard not in there]
-            return [self._ways.pop(shard) for shard in gone]
+            leavers = [self._ways.pop(shard) for shard in gone]
+        for way in leavers:
+            way.leave()
+
+    def end(self, error: MezzoError) -> None:
+        """End all connections."""
+        for way in self._close(error):
+            way.end(error)
 
     def _close(self, error: MezzoError) -> list[W]:
         """No way is made any more; those that there are, to be ended."""

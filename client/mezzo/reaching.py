@@ -22,6 +22,7 @@ from mezzo.errors import (
     MezzoError,
     Unauthenticated,
     Unavailable,
+    WrongEpoch,
 )
 from mezzo.outfit import Outfit
 from mezzo.placement.pod_map import decode_map
@@ -30,6 +31,7 @@ from mezzo.session import Session
 
 ASKED_S = 0.005
 """How often is looked whether somebody else has got a map."""
+LEFT = "the shard has left the pod, and others have its keys"
 NEWS_S = 0.4
 """Within which a shard that does not know a key, a credential or a tenant yet will have looked again."""
 
@@ -279,6 +281,8 @@ class ToShard(Reaching):
 
     _came = 0
     """the epoch by which the shard came back last, as far as that was heeded"""
+    _left = False
+    """whether the map has the shard no more"""
 
     def __new__(cls, *arguments: Any) -> Self:
         """It is made of an outfit, and nothing is made like it (see `ClientBase`)."""
@@ -290,6 +294,18 @@ class ToShard(Reaching):
         self._shard = shard
         # Its tickets are the pod's.
         self._tickets_change = self._tickets_change or self.address.is_frontend
+
+    def end(self, error: MezzoError) -> None:
+        """End the connection; none is made any more."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """As `end`, since the map has the shard no more: another call may have heard of that."""
+        self._left = True
+        self.end(ConnectionLost(LEFT))
+
+    def _ending(self) -> MezzoError:
+        return WrongEpoch(LEFT) if self._left else super()._ending()
 
     def _check_backoff(self) -> None:
         came = self._known.came(self._shard)

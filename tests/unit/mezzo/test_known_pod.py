@@ -85,3 +85,23 @@ def test_what_nobody_can_give_is_asked_for_ever_less_often(known):
     assert max(gaps) == BEHIND_S_MAX
     known.hear(3)
     assert known.begin_asking(now), "that is news"
+
+
+def test_a_pod_that_was_made_anew_counts_its_maps_from_the_beginning(known):
+    """A node whose shards are others now, or metadata that were lost: nobody follows the former pod's maps any more."""
+    known.take(step(FIRST, SECOND))
+    known.hear(7)
+    anew = PodMap(bytes(reversed(POD)), 1, 4, SHARDS[:1], [0] * 16, {})
+    known.take(MapTold(encode_map(anew)))
+    assert (known.pod_map, known.had) == (anew, MapHad(anew.pod, 1))
+    assert not known.behind
+    known.hear(2)
+    assert known.behind
+
+
+def test_what_came_back_is_remembered_of_shards_of_the_map_alone(known):
+    known.follow(pod_map(2, 3))
+    assert known.came(SHARDS[2].id) == 2
+    known.follow(pod_map(3, 2))
+    known.follow(pod_map(4, 2))
+    assert known.came(SHARDS[2].id) == 0

@@ -400,3 +400,23 @@ def test_a_cancelled_task_cancels_what_all_shards_do(network, maps):
         await client.close()
 
     asyncio.run(run())
+
+
+def test_what_another_call_has_under_way_at_a_shard_that_leaves_is_asked_by_the_map_without_it(
+    pod, start, maps
+):
+    """The client is not closed: nobody is told so, whichever call it was that heard of the map."""
+    client, a, b = pod
+    other = start(client.lookup, KEYS)
+    a.send(Kind.LOOKED_UP, a.expect(Kind.LOOKUP).request_id, looked_up(len(OWN[0])))
+    b.expect(Kind.LOOKUP)
+    maps.now = PodMap(bytes(16), 2, SLOTS_LOG2, SHARDS[:1], [0] * (1 << SLOTS_LOG2), {})
+    result = start(client.lookup, OWN[0])
+    refused = a.expect(Kind.LOOKUP)
+    a.send(Kind.ERROR, refused.request_id, ErrorReply(ErrorCode.WRONG_EPOCH, "a later map", epoch=2))
+    frames = [a.expect(Kind.LOOKUP), a.expect(Kind.LOOKUP)]
+    for frame in frames:
+        a.send(Kind.LOOKED_UP, frame.request_id, looked_up(len(frame.body.keys)))
+    assert sorted(len(frame.body.keys) for frame in frames) == sorted(map(len, OWN))
+    assert result().prefix == len(OWN[0])
+    assert other().prefix == len(KEYS)

@@ -28,7 +28,7 @@ from mezzo.errors import (
 from mezzo.frontend import opened as sessions
 from mezzo.operations import Operation, State
 from mezzo.pod import KnownPod, MapTold
-from mezzo.pod_link import LEFT, MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
+from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
 from mezzo.reaching import EndProxy, OpeningStep, OpenPod, OpenProxy, OpenShard, Pause, Reaching, ToShard
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.session import Session
@@ -420,16 +420,6 @@ class PodLink(Ways[ShardWay]):
                     if isinstance(task.error, MezzoError):
                         errors.append(task.error)
         raise not_met(errors)
-
-    def end_leavers(self) -> None:
-        """End the connections to shards that the map has no more."""
-        for way in self._leavers():
-            way.end(ConnectionLost(LEFT))
-
-    def end(self, error: MezzoError) -> None:
-        """End all connections."""
-        for way in self._close(error):
-            way.end(error)
 
 
 class Client(Performing):
