@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from mezzo.answers import Answer, pairs_of, raise_wrong
 from mezzo.calls import Call, CatchUp, Context, Follow, Link, Pause, Together
 from mezzo.copies import Copies
-from mezzo.errors import CallerError, ClientClosed, MezzoError, WrongEpoch
+from mezzo.errors import CallerError, ClientClosed, MezzoError, Unavailable, WrongEpoch
 from mezzo.placement.rendezvous import NOBODY
 from mezzo.routing import Router, grouped
 
@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 PAUSES_S = (0.02,)
 """A call waits so long for shards that have not heard of a map yet: all do within moments, in any order."""
+PUT_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""And a put, which nobody else takes than the new owner; a machine that has too much to do may take so long to hear of it.
+What is read is looked for at who had it before."""
 NO_OWNER = "no shard of the pod has these keys now"
 NOT_GIVEN = "shards follow a later map of the pod than epoch {}, and no front-end gives it: ask again"
 
@@ -89,14 +92,17 @@ class Asking:
         make: Make,
         holders: tuple[Router, Sequence[int]] | None = None,
         indexes: Sequence[int] | None = None,
-        pauses_s: Sequence[float] = PAUSES_S,
         timed: Context | None = None,
+        *,
+        to_put: bool = False,
     ) -> Call[list[Answer]]:
         """Ask the owners of keys (of those at ``indexes`` only, if given), or who is said to hold them.
 
         Who has another map than ours is asked once more, by the one in force then; who has not come to ours yet is
-        asked again after pauses: all shards follow a map within moments, in any order.
+        asked again after a pause: all shards follow a map within moments, in any order.
         ``timed``: what it takes is to be known for the choice between two copies.
+        ``to_put``: nobody takes these but their owner.  So shards that lag are asked again for longer, and so is for a map
+        that was heard of, whether the owner by ours refuses or has gone.
         """
         if holders is None:
             router = self._pod.router
@@ -104,26 +110,34 @@ class Asking:
         else:
             router, shares = holders[0], grouped(enumerate(holders[1]))
         answers = yield from self._ask_these(router, shares, make, timed)
-        refused = [answer for answer in answers if isinstance(answer.outcome, WrongEpoch)]
-        pauses, followed = iter(pauses_s), False
-        while refused:
-            if all(answer.lags for answer in refused):
+        stale = [answer for answer in answers if self._is_stale(answer, to_put)]
+        pauses, followed = iter(PUT_PAUSES_S if to_put else PAUSES_S), False
+        while stale:
+            lag = all(answer.lags for answer in stale)
+            if lag or (followed and to_put):
                 pause_s = next(pauses, 0.0)
                 if not pause_s:
                     break
                 yield Pause(pause_s)
             elif followed:
                 break
-            else:
+            if not lag:
                 yield Follow(self._link, router.epoch)
                 followed = True
-            answers = [answer for answer in answers if answer not in refused]
-            again = sorted([index for answer in refused for index in answer.indexes])
+            answers = [answer for answer in answers if answer not in stale]
+            again = sorted([index for answer in stale for index in answer.indexes])
             router = self._pod.router
             more = yield from self._ask_these(router, router.split(keys, again), make)
-            refused = [answer for answer in more if isinstance(answer.outcome, WrongEpoch)]
+            stale = [answer for answer in more if self._is_stale(answer, to_put)]
             answers += more
         return answers
+
+    def _is_stale(self, answer: Answer, to_put: bool) -> bool:
+        """Whether it may be another by another map."""
+        outcome = answer.outcome
+        if to_put and isinstance(outcome, Unavailable) and not isinstance(outcome, ClientClosed):
+            return self._pod.behind or self._pod.router.epoch != answer.epoch
+        return isinstance(outcome, WrongEpoch)
 
     def _ask_these(
         self, router: Router, shares: dict[int, list[int]], make: Make, timed: Context | None = None

@@ -8,6 +8,10 @@ import socket
 import struct
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): process, user, group
+_SO_PEERPIDFD = 77
+"""of Linux from 6.5 on: a descriptor of the process, also of one in another PID namespace; the number is that of all
+architectures but alpha, parisc and sparc, where it means something else"""
+_MACHINES = ("x86_64", "aarch64", "riscv64", "ppc64le", "s390x")
 
 
 class Peer:
@@ -21,9 +25,16 @@ class Peer:
 
     @classmethod
     def of(cls, sock: socket.socket) -> Peer | None:
-        """Of a connected socket; None where that cannot be told: another host, or a container's own process ids."""
+        """Of a connected socket; None where that cannot be told: of another host, or, before Linux 6.5, from a container
+        with process ids of its own.
+        """
         if sock.family != socket.AF_UNIX:
             return None
+        if os.uname().machine in _MACHINES:
+            try:
+                return cls(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
+            except OSError:
+                pass  # an older kernel, or the process has ended
         try:
             told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             process = _CREDENTIALS.unpack(told)[0]

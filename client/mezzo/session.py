@@ -97,6 +97,8 @@ class Session:
         """why the connection has ended"""
         self.refused: MezzoError | None = None
         """the server has refused to go on: the driver ends the connection with this"""
+        self._settled = False
+        """and has said that it touches no registered memory any more"""
         self.scope = b""
         self.receive_bytes_max = RECEIVE_BYTES_MAX
         """the driver's choice: what `buffer` gives at most"""
@@ -231,7 +233,7 @@ class Session:
             return
         self.failure = error
         for operation in self._in_flight.values():
-            if operation.region is not None and operation.moves:
+            if operation.region is not None and operation.moves and not self._settled:
                 operation.region.taint(self._address, operation.extents, self.peer_gone)
         pending = [*self._in_flight.values(), *self._waiting]
         for registration in self._registrations.values():
@@ -307,6 +309,7 @@ class Session:
                 self.hear_copies(body.copies)
         elif isinstance(body, Refuse):
             self.refused = _refused(body, greeted=self._order.welcome is not None)
+            self._settled = body.settled
         elif isinstance(body, Welcome):
             self._welcomed(body)
         elif isinstance(body, GetData):

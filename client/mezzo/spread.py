@@ -31,8 +31,6 @@ from mezzo.routing import Router, merged, prefix_of, sums
 
 T = TypeVar("T")
 
-PUT_PAUSES_S = (0.02, 0.05, 0.1, 0.2)
-"""A put waits so long for a new owner that has not heard of it: nobody else takes it. Who had it before is read from."""
 FORGOTTEN_S = 60.0
 """Between telling a slot's second that chunks are deleted and its owner: over it the second is told again. A shard takes
 none of them from others for longer (`mezzo_server.pod.moving`)."""
@@ -123,7 +121,7 @@ class Spread(Asking):
 
         states = [PutState.FAILED] * len(keys)
         yield from self._keep_up()
-        answers = yield from self._ask(keys, make, pauses_s=PUT_PAUSES_S)
+        answers = yield from self._ask(keys, make, to_put=True)
         silent = unanswered(answers)
         for answer in answers:
             if not answer.failed:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mezzo import Client
-from mezzo.errors import Busy, DeadlineExceeded, MezzoError, Unavailable, WrongEpoch
+from mezzo.errors import Busy, DeadlineExceeded, MezzoError, RegionError, Unavailable, WrongEpoch
+from mezzo.regions import Extent, Region
 from mezzo.results import PutState
 from tests.chaos.history import CHUNK_BYTES_MAX, Called, History, number_of, payload
 from tests.chaos.register import Answer, Operation
@@ -23,7 +24,7 @@ KEYS_MAX = 8
 TIMEOUT_S = 2.0
 PAUSE_S = 0.01
 """between two calls of a client: the machine has other things to do"""
-EXPECTED = (Unavailable, DeadlineExceeded, Busy, WrongEpoch)
+EXPECTED = (Unavailable, DeadlineExceeded, Busy, WrongEpoch, RegionError)
 """what a pod that is hurt may answer"""
 
 
@@ -36,6 +37,7 @@ class Teller:
         self._name = name
         self._history = history
         self._operations = history.erasable if erasable else history.operations
+        self._region: Region | None = None
 
     def put(self, keys: Sequence[bytes], timeout_s: float = TIMEOUT_S) -> Called:
         """Bytes of this call's own under each."""
@@ -54,19 +56,36 @@ class Teller:
         return called
 
     def get(self, keys: Sequence[bytes], timeout_s: float = TIMEOUT_S) -> tuple[Called, int]:
-        """What is there; how many are."""
-        targets = [bytearray(CHUNK_BYTES_MAX) for _ in keys]
-        got = None
+        """What is there; how many are.
+
+        A client of the shards has memory that it shares with those that can, and has other memory where a shard that it
+        lost may still write to that.
+        """
+        got, read = None, []
         with self._calling("get", keys, timeout_s) as called:
+            targets = self._targets(len(keys))
             got = self._client.get(keys, targets, timeout_s=timeout_s)
             called.unanswered = got.unanswered
-        if got is None:
+            read = [
+                bytes((target.view if isinstance(target, Extent) else memoryview(target))[:length])
+                for target, length in zip(targets, got.lengths, strict=True)
+            ]
+        if isinstance(called.error, RegionError) and self._region is not None:
+            self._region.close()
+            self._region = None
+        if got is None or not read:
             return called, 0
-        for key, found, target, length in zip(keys, got.found, targets, got.lengths, strict=True):
+        for key, found, data in zip(keys, got.found, read, strict=True):
             if found:
-                number = number_of(key, bytes(memoryview(target)[:length]))
-                self._tell(key, "get", "found", called, number)
+                self._tell(key, "get", "found", called, number_of(key, data))
         return called, got.count
+
+    def _targets(self, count: int) -> list[Extent] | list[bytearray]:
+        if self._client.via != "direct" or count > KEYS_MAX:
+            return [bytearray(CHUNK_BYTES_MAX) for _ in range(count)]
+        if self._region is None:
+            self._region = self._client.region(KEYS_MAX * CHUNK_BYTES_MAX)
+        return [self._region[at * CHUNK_BYTES_MAX : (at + 1) * CHUNK_BYTES_MAX] for at in range(count)]
 
     def lookup(self, keys: Sequence[bytes], timeout_s: float = TIMEOUT_S) -> Called:
         """How many are there, from the first one on."""

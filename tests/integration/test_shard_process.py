@@ -17,6 +17,7 @@ import pytest
 from mezzo import Client
 from mezzo.errors import ConnectionLost, Unavailable
 from mezzo.protocol.messages import Kind, Ping, Refuse
+from mezzo.regions import Extent
 from mezzo_server.testing import running_shard
 from tests.integration.nursery import run_mezzo
 from tests.integration.shard_wire import Wire, numbers
@@ -198,6 +199,31 @@ def test_a_stop_under_load_is_clean(device: str) -> None:
         shard.start()
         with Client(shard.unix) as client:
             assert client.lookup(stored[-1:]).prefix == 1
+
+
+def _get_for_ever(client: Client, keys: list[bytes], places: list[Extent]) -> None:
+    while True:
+        assert client.get(keys, places).count == len(keys)
+
+
+def test_a_stop_leaves_no_memory_in_doubt(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a client cannot see that the process has ended."""
+    monkeypatch.setattr("mezzo.blocking.Peer.of", lambda sock: None)
+    with running_shard(devices=[device], capacity="64MiB", arguments=["--log-level", "error"]) as shard:
+        with Client(shard.unix, timeout_s=PATIENCE_S, connect_timeout_s=0.2) as client:
+            keys = [b"a", b"b"]
+            region = client.region(2 * 512 * KIB)
+            places = [region[: 512 * KIB], region[512 * KIB :]]
+            assert client.put(keys, places).stored == 2
+            for _ in range(50):
+                assert client.get(keys, places).count == 2
+            os.kill(shard.pid, signal.SIGTERM)
+            with pytest.raises(Unavailable):
+                _get_for_ever(client, keys, places)
+            assert not region.tainted
+            assert len(region.view) == 1024 * KIB
+        assert shard.stop() == 0
+        assert shard.log.read_text() == ""
 
 
 def test_a_shard_that_is_not_there() -> None:

@@ -70,10 +70,10 @@ def negotiate(hello: Hello, version_min: int = VERSION_MIN, version_max: int = V
     return version
 
 
-def refusal(error: MezzoError) -> bytes:
-    """The last frame to send before closing a connection for ``error``."""
+def refusal(error: MezzoError, *, settled: bool = False) -> bytes:
+    """The last frame to send before closing a connection for ``error``; ``settled`` as in `Refuse`."""
     message = f"{error}"[:1024]
-    return encode(Kind.REFUSE, 0, Refuse(code=int(error.code), message=message))
+    return encode(Kind.REFUSE, 0, Refuse(code=int(error.code), message=message, settled=settled))
 
 
 class ServerConnection:

@@ -24,6 +24,7 @@ from mezzo.protocol.frame import FROM_CLIENT, Frame, FrameReader
 from mezzo_server.shard.output import OutputQueue
 from mezzo_server.shard.progress import Progress
 from mezzo_server.shard.session import Session
+from mezzo_server.shard.stopping import untouched
 from mezzo_server.shard.tcp_get import TcpGet
 from mezzo_server.shard.tcp_put import PayloadSink
 from mezzo_server.shard.turns import Turn
@@ -446,7 +447,7 @@ class Connection:
             return
         self._state = State.LINGERING
         self._since = self._runtime.service.now()
-        last = refusal(error)
+        last = refusal(error, settled=untouched(self.session))
         if not self.session.greeted and self._first_bytes.startswith(HTTP_METHODS):
             last = HTTP_ANSWER
         self._retire(last)

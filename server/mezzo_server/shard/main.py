@@ -1,7 +1,8 @@
 """Start and stop of one shard: what is built in which order, and taken down in the reverse.
 
 A shard owns its devices before it recovers them, recovers them before it listens, and listens before
-it says that it is ready.  A stop closes the listeners, then the connections, then seals and flushes.
+it says that it is ready.  A stop closes the listeners, ends what was begun (`stopping`), closes
+the connections, then seals and flushes.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from mezzo_server.shard.following import MetadataFollower
 from mezzo_server.shard.listener import UnixRules, open_listeners
 from mezzo_server.shard.runtime import Runtime
 from mezzo_server.shard.service import Service
+from mezzo_server.shard.stopping import Stopping
 from mezzo_server.shard.tls_server import TlsServer
 from mezzo_server.staging import StagingPool
 from mezzo_server.tenancy.keys import read_master_keys
@@ -57,8 +59,6 @@ if TYPE_CHECKING:
     from mezzo_server.shard.pod import PodMember
 
 DESCRIPTORS_MAX = 65536
-HANDED_OVER_S = 0.05
-"""between two looks at whether a shard that stops has handed over"""
 
 log = structlog.get_logger("mezzo.shard")
 
@@ -206,7 +206,6 @@ class Shard:
             self.service.master_keys = master_keys
             if follower is not None:
                 follower.follow(self.service, self._runtime.from_thread)
-            self._stopping = False
             self._pod: PodMember | None = None
             if node.pod.enabled:
                 # Late: its links to other shards are clients, which a shard by itself need not wait for.
@@ -215,6 +214,7 @@ class Shard:
                 listening = [str(listener.address) for listener in self._listeners]
                 self._pod = PodMember(node, self.service, listening, self._runtime.from_thread, self._loop)
                 stack.callback(self._pod.close)
+            self._stopping = Stopping(self._runtime, self._loop, self._pod, self._stop_listening)
             self.service.device_changes = DeviceChanges(
                 self._store, config, self._runtime.apart, self._runtime.poke
             )
@@ -255,7 +255,7 @@ class Shard:
         loop, runtime = self._loop, self._runtime
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop)
+                loop.add_signal_handler(number, self._stopping.ask)
         runtime.start()
         self._tls.start(runtime)
         for listener in self._listeners:
@@ -279,7 +279,7 @@ class Shard:
 
     def stop(self) -> None:
         """Let `run` return; may be called from another thread."""
-        self._loop.call_soon_threadsafe(self._stop)
+        self._loop.call_soon_threadsafe(self._stopping.ask)
 
     def close(self) -> None:
         """End what is under way, seal, flush, and let go of everything."""
@@ -314,32 +314,6 @@ class Shard:
             words=words,
             devices=[device.name for device in self._store.devices],
         )
-
-    def _stop(self) -> None:
-        """Hand over, then stop. Asked for once more: stop."""
-        if self._pod is None or self._stopping:
-            self._end()
-            return
-        self._stopping = True
-        log.info("handing over", connections=len(self._runtime.connections))
-        self._pod.retire()
-        self._end_when_handed_over()
-
-    def _end_when_handed_over(self) -> None:
-        if self._pod is None or self._pod.may_go:
-            self._end()
-        else:
-            self._loop.call_later(HANDED_OVER_S, self._end_when_handed_over)
-
-    def _end(self) -> None:
-        log.info("stopping", connections=len(self._runtime.connections))
-        if self._pod is not None:
-            self._pod.leave()  # others take over while we tidy up
-        self._stop_listening()
-        for connection in tuple(self._runtime.connections):
-            connection.shut_down()
-        # One turn for the last frames to go out; who does not read them then has had his chance.
-        self._loop.call_later(0.05, self._loop.stop)
 
     def _stop_listening(self) -> None:
         for listener in self._listeners:

@@ -154,7 +154,7 @@ class Session:
         """when the frame came that is being acted on; 0: a request took it over"""
         self._now = service.now
         self._durations = service.measures.duration
-        self._handlers: dict[Kind, Callable[[int, Any], None]] = {
+        self.handlers: dict[Kind, Callable[[int, Any], None]] = {
             Kind.PING: self._ping,
             Kind.LOOKUP: partial(lease_requests.lookup, self),
             Kind.GET: self._get,
@@ -206,7 +206,7 @@ class Session:
                     else:
                         account.requests_total += 1  # all that `Meter.begin` would do
                 begun = True
-                self._handlers[kind](frame.request_id, frame.body)
+                self.handlers[kind](frame.request_id, frame.body)
             except ProtocolError:
                 raise
             except MezzoError as error:

@@ -408,6 +408,22 @@ class TestTimeouts:
         assert not region.tainted
         assert len(region.view) == 4096
 
+    @pytest.mark.parametrize("settled", [False, True])
+    def test_a_server_that_ends_may_say_that_it_lets_go(self, make, network, connected, start, settled):
+        client = make(UNIX)
+        peer = connected(client, shm=True)
+        region = client.region(4096)
+        result = start(client.get, [b"k"], [region[:10]])
+        peer.send(Kind.REGION_ADDED, peer.expect(Kind.REGION_ADD).request_id, RegionAdded(True, True))
+        peer.expect(Kind.GET)
+        peer.send(Kind.REFUSE, 0, Refuse(ErrorCode.UNAVAILABLE, "stopping", settled=settled))
+        peer = network.accept(shm=True)  # it is tried once more
+        add = peer.expect(Kind.REGION_ADD)
+        assert region.tainted is not settled
+        peer.send(Kind.REGION_ADDED, add.request_id, RegionAdded(True, True))
+        peer.send(Kind.GOT, peer.expect(Kind.GET).request_id, Got(0, b"\0", [0]))
+        assert result().count == 0
+
     def test_a_tainted_region_is_refused_elsewhere(self, make, network, start):
         with mezzo.Client("tcp://other:1").region(4096) as region:
             region.taint("unix:///elsewhere")

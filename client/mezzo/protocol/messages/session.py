@@ -62,6 +62,8 @@ class Refuse(Body, frozen=True):
     message: Text
     version_min: U32 = VERSION_MIN
     version_max: U32 = VERSION_MAX
+    settled: bool = False
+    """who sends it touches none of the other's registered memory any more"""
 
 
 class ErrorReply(Body, frozen=True):
