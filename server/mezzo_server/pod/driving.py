@@ -23,6 +23,8 @@ READS_MAX = 16
 """Scans that others ask for, at a time."""
 WATCH_GAP_S = 0.1
 """before a watch that broke off is begun anew"""
+FAULT_S = 1.0
+"""after a fault in what the machine decides, which may be there still"""
 
 
 def machine_seconds() -> float:
@@ -150,7 +152,7 @@ class Driver:
         try:
             while not self._stopping:
                 self._tell()
-                step = self._machine.next_step(self._clock(), self._wall())
+                step = self._next_step()
                 if isinstance(step, End):
                     break
                 engine = self._engine = self._engine or self._make_engine()
@@ -166,6 +168,13 @@ class Driver:
                 reading.cancel()
             if self._engine is not None:
                 await _quietly(self._engine.close())
+
+    def _next_step(self) -> Step:
+        try:
+            return self._machine.next_step(self._clock(), self._wall())
+        except Exception as error:  # a fault of ours must be seen, and must not end what is followed
+            self._fault(error)
+            return Wait(FAULT_S)
 
     async def _read(self, engine: Engine, prefix: str, told: Callable[[Scan | MezzoError], None]) -> None:
         result: Scan | MezzoError
@@ -201,8 +210,7 @@ class Driver:
         if isinstance(error, MezzoError):
             self._failed(error)
             return True
-        log.error("a fault in following the pod", exc_info=error)
-        self._failed(Unavailable(f"a fault of ours: {error!r}"))
+        self._fault(error)
         return False
 
     async def _wait(self, seconds: float | None) -> None:
@@ -241,6 +249,10 @@ class Driver:
         await asyncio.sleep(WATCH_GAP_S)
         machine.watch_ended(self._clock())
         self._woken.set()
+
+    def _fault(self, error: BaseException) -> None:
+        log.error("a fault in following the pod", exc_info=error)
+        self._failed(Unavailable(f"a fault of ours: {error!r}"))
 
     def _failed(self, error: MezzoError) -> None:
         self._machine.failed(error, self._clock())

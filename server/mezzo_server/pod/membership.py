@@ -8,6 +8,7 @@ that goes on while the machine sleeps.  So it has stopped when another can be gi
 - A loop that has given no sign of life since the last renewal gets no other: its slots pass to others.
 - A lease that has ended is no end: nothing is served, and the shard registers anew.
 - A plan that cannot be read (one of a later release) ends the membership: who cannot follow must not hold up others.
+- What the engine refuses under a lease that it keeps is sent again, more and more slowly; the lease is not given up for it.
 - Who finds another process registered under its id takes the id over if that was on the same node, where a lock on the
   devices tells that it is dead; else it waits until that one's lease has ended. Who was registered and finds
   another in its place (its store was copied) serves nothing.
@@ -53,6 +54,8 @@ class Membership:
         self._told = record
         self._lease_s = lease_s
         self._backoff = Backoff(random, first_s=WAIT_S_MIN, max_s=WAIT_S_MAX)
+        self._refused = Backoff(random, first_s=WAIT_S_MIN, max_s=WAIT_S_MAX)
+        """of writes that the engine answers, and does not make"""
         self._lease = 0
         """0: none is held"""
         self._sent = NEVER
@@ -153,15 +156,15 @@ class Membership:
 
     def next_step(self, now: float, wall_s: float) -> Step:
         """See `Machine`."""
-        if (self._leaving or self._unfit) and self._lease and not self._ended:
-            return Revoke(self._lease)
         if self._leaving:
-            return End()
-        not_before = max(self._backoff.not_before, self._back_at)
+            return Revoke(self._lease) if self._lease and not self._ended else End()
+        not_before = max(self._backoff.not_before, self._refused.not_before)
+        if not self._unfit or not self._lease:
+            not_before = max(not_before, self._back_at)
         if not_before > now:
             return Wait(not_before - now)
         if self._unfit:
-            return Look(PLAN)
+            return Revoke(self._lease) if self._lease else Look(PLAN)
         if not self._lease:
             return Grant(self._lease_s)
         # A loop that hangs serves nobody: others are to have its slots, so its lease is left to end.
@@ -239,8 +242,10 @@ class Membership:
             self._stored, self._stored_revision = writing, outcome.revision
             self._known_revision = outcome.revision
             self._registered_once = True
+            self._refused.succeeded()
         elif use is not None:
             self._use_stored = use
+            self._refused.succeeded()
 
     def revoked(self, now: float) -> None:
         """See `Machine`."""
@@ -260,11 +265,15 @@ class Membership:
         if self._leaving:
             self._ended = True  # the lease ends by itself
         elif isinstance(error, FormatError):
+            if self._unfit:
+                self._backoff.failed(now)
             self._unfit = True
             self._waits_because = self.reason = str(error)
             self._back_at = now + self._lease_s * KEEP
         elif isinstance(error, InvalidArgument):
-            self._lost()  # a write under a lease that had ended
+            # The lease has ended, or the engine does not take what was written: to renew it tells.
+            self._known_revision, self._keep_at = None, NEVER
+            self._refused.failed(now)
         else:
             self._known_revision = None  # what was being written may have been written
             self._backoff.failed(now)

@@ -95,6 +95,39 @@ def test_a_fault_is_told_and_another_engine_made():
     assert "RuntimeError('a fault')" in str(machine.failures[0])
 
 
+def test_a_fault_in_deciding_does_not_end_what_is_followed():
+    machine = Machine()
+
+    def wants() -> Step:
+        if not machine.failures:
+            raise ValueError("a fault")
+        return Look("pod/")
+
+    machine.wants = wants
+    driver = driven(machine, Engine)
+    driver.start()
+    assert driver.join(PATIENCE_S)
+    assert "ValueError('a fault')" in str(machine.failures[0])
+    assert machine.did.is_set()
+
+
+def test_a_fault_that_stays_is_not_met_without_end():
+    machine = Machine()
+    tried: list[float] = []
+
+    def wants() -> Step:
+        tried.append(0.0)
+        raise ValueError("a fault")
+
+    machine.wants = wants
+    driver = driven(machine, Engine)
+    driver.start()
+    assert machine.did.wait(PATIENCE_S)
+    driver.stop(PATIENCE_S)
+    assert driver.join(0)
+    assert len(tried) < 10
+
+
 def test_a_stop_does_not_wait_for_an_answer():
     machine = Machine()
     driver = driven(machine, Silent)

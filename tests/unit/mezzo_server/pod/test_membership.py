@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from mezzo.errors import Unavailable, WrongEpoch
+from mezzo.errors import InvalidArgument, Unavailable, WrongEpoch
 from mezzo_server.metadata.engine import Write
 from mezzo_server.pod.membership import KEEP, MARGIN
 from mezzo_server.pod.plan_format import encode_plan
@@ -272,3 +272,43 @@ def test_a_write_that_was_begun_before_is_not_acknowledged_after(world):
     assert isinstance(one.standing.objection(SCOPE, [KEYS[slot]], began), Unavailable)
     assert one.standing.withheld > 0
     assert two.standing.objection(SCOPE, [KEYS[slot]], began) is None
+
+
+def test_a_membership_that_cannot_be_given_up_now_is_tried_again_later(world):
+    one, _ = begun(world)
+    plan = encode_plan(world.plan())
+    at_once(world.engine.transact([], [Write(PLAN, plan[:1] + b"\x02" + plan[2:])]))
+    one.follow()
+    world.away = True
+    world.run(5)  # each attempt waits for its time
+    assert one.membership.failures < 20
+    world.away = False
+    world.run(5)
+    assert member_key(one.id) not in {e.key for e in at_once(world.engine.scan("pod/members/")).entries}
+
+
+@pytest.mark.parametrize("refused", ["pod/members/", "pod/use/"])
+def test_what_the_metadata_do_not_take_is_not_sent_without_end(world, monkeypatch, refused):
+    transact, grant, granted = world.engine.transact, world.engine.grant, []
+
+    async def full(checks, writes):
+        if any(write.key.startswith(refused) for write in writes):
+            raise InvalidArgument("over 5 entries")
+        return await transact(checks, writes)
+
+    async def counted(ttl_s):
+        granted.append(await grant(ttl_s))
+        return granted[-1]
+
+    monkeypatch.setattr(world.engine, "grant", counted)
+    monkeypatch.setattr(world.engine, "transact", full)
+    world.planner()
+    shard = world.shard(1)
+    world.run(60)
+    assert len(granted) == 1
+    assert shard.membership.failures < 60
+    assert shard.serves is (refused == "pod/use/")
+    monkeypatch.undo()
+    world.run(10)
+    assert shard.serves
+    assert shard.id in world.view().uses
