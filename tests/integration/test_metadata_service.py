@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -225,16 +226,23 @@ def test_who_shows_no_secret_of_the_pod_is_refused_before_anything_is_decoded(tm
     wrong.write_text("w" * 40)
     old = tmp_path / "old"
     old.write_text("a" * 40)
+    over = threading.Event()
     with replicas(1, Failing(), config) as (one,), grpc.insecure_channel(one.endpoint) as channel:
         for shown in ((), (("authorization", "Bearer " + "w" * 40),), (("authorization", "a" * 40),)):
             for method in api.DESCRIPTOR.services_by_name["MetadataService"].methods:
                 with pytest.raises(grpc.RpcError) as refused:
                     channel.unary_unary(f"/{SERVICE}/{method.name}")(b"\xff\xff", timeout=10, metadata=shown)
                 assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED, method.name
+                # Whoever it is need not even send the message.
+                silent = channel.stream_unary(f"/{SERVICE}/{method.name}")
+                with pytest.raises(grpc.RpcError) as refused:
+                    silent(sent_after(over), timeout=10, metadata=shown)
+                assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED, method.name
             tools = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
             with pytest.raises(grpc.RpcError) as refused:
                 next(channel.stream_stream(tools)(iter([b""]), timeout=10, metadata=shown))
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        over.set()
         assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10) == b"\x08\x01"
 
         async def work(*engines: Engine) -> None:
@@ -274,6 +282,32 @@ def test_who_shows_no_secret_of_the_pod_is_refused_before_anything_is_decoded(tm
 
         engines = [engine(path) for path in (of_all, of_shards, wrong, old)]
         run(work(*engines), *engines)
+
+
+def sent_after(over: threading.Event) -> Iterator[bytes]:
+    """A message that comes after that, of a call that is not ended before."""
+    over.wait(PATIENCE_S)
+    yield b""
+
+
+def test_connections_are_bounded_and_who_goes_makes_room() -> None:
+    def answers(channel: grpc.Channel) -> bool:
+        try:
+            return bool(channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10))
+        except grpc.RpcError:
+            return False
+
+    apart = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
+    with replicas(1, Failing(), service_config(connections_max=2)) as (one,), ExitStack() as stack:
+        first, second, third = [
+            stack.enter_context(grpc.insecure_channel(one.endpoint, options=apart)) for _ in range(3)
+        ]
+        assert answers(first)
+        assert answers(second)
+        assert not answers(third)
+        first.close()
+        eventually(lambda: answers(third), "who went makes room for another")
+        assert answers(second)
 
 
 def test_over_tls_with_certificates_of_the_pod(tmp_path: Path) -> None:

@@ -213,6 +213,8 @@ class FrontendConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """addresses of the shard that clients are told, unix://, tcp:// and tcps://; empty: all that are known"""
     calls_max: Count = 256
     """calls at a time; one more is refused with RESOURCE_EXHAUSTED. One tenant has at most three quarters of them"""
+    connections_max: Count = 4096
+    """gRPC connections at a time, at `listen` and at `admin_listen` each; one more is closed at once"""
     message_bytes_max: Annotated[int, Meta(ge=64 * KIB, le=1 * GIB)] = 4 * MIB
     """longest gRPC message taken; payload is streamed in pieces that fit"""
     piece_bytes: Annotated[int, Meta(ge=4 * KIB, le=64 * MIB)] = 1 * MIB
@@ -356,6 +358,8 @@ class MetadataServiceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_
     """allow an address that other hosts can reach although it is not encrypted, or lets in who shows no secret"""
     calls_max: Count = 4096
     """calls at a time, watches among them; one more is refused"""
+    connections_max: Count = 4096
+    """connections at a time; one more is closed at once"""
     stall_s: Seconds = 20.0
     """a caller that does not read what it asked for, for so long, is given up"""
     health_s: Seconds = 1.0

@@ -26,7 +26,7 @@ from mezzo_server.admin.local import LocalAdmin, UsageOf
 from mezzo_server.admin.messages import ADMIN_SERVICE
 from mezzo_server.admin.service import HANDLERS
 from mezzo_server.frontend.calls import Context, parse, refuse
-from mezzo_server.frontend.gate import Gate
+from mezzo_server.frontend.gate import Gate, request_of
 from mezzo_server.frontend.permissions import ANYBODY, OPERATOR, check
 from mezzo_server.tenancy.model import TenantKey
 from mezzo_server.tenancy.registry import Registry
@@ -106,16 +106,16 @@ class Administration:
         """The service, for a server."""
         return grpc.method_handlers_generic_handler(
             ADMIN_SERVICE,
-            {name: grpc.unary_unary_rpc_method_handler(self.handler(name)) for name in HANDLERS},
+            {name: grpc.stream_unary_rpc_method_handler(self.handler(name)) for name in HANDLERS},
         )
 
-    def handler(self, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """A handler of raw bytes."""
+    def handler(self, method: str) -> Callable[[object, Context], Awaitable[bytes]]:
+        """A handler of raw bytes, which it reads from its context."""
 
-        async def handle(data: bytes, context: Context) -> bytes:
+        async def handle(requests: object, context: Context) -> bytes:
             error: MezzoError
             try:
-                return await self._answer(method, data, context)
+                return await self._answer(method, context)
             except MezzoError as raised:
                 error = raised
             except Exception as raised:
@@ -133,8 +133,9 @@ class Administration:
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=STOP_S_MAX)
 
-    async def _answer(self, method: str, data: bytes, context: Context) -> bytes:
+    async def _answer(self, method: str, context: Context) -> bytes:
         principal = await self._admit(method, context)
+        data = await request_of(context)
         if len(self._under_way) >= CALLS_MAX:
             raise Busy(f"{CALLS_MAX} calls of operators are under way")
         kind, answer = HANDLERS[method]

@@ -1,7 +1,7 @@
 """The way of every call: admitted, its caller recognised, counted, timed, and its error told.
 
-The one place that does so.  Nothing of a call is decoded before it is known who makes it and that he
-may.  A call ends when its caller is not welcome any more: a stream, or one that waits for an event, may be
+The one place that does so.  Nothing of a call is even received before it is known who makes it and that he
+may: to gRPC all requests are streams, of which it takes in a message when it is asked for one.  A call ends when its caller is not welcome any more: a stream, or one that waits for an event, may be
 under way for hours.
 """
 
@@ -32,7 +32,7 @@ from mezzo.protocol.messages import KEYS_MAX
 from mezzo_server.access.authentication import EVERYBODY
 from mezzo_server.access.principal import Principal, Reason, Refused
 from mezzo_server.frontend.caller import calling
-from mezzo_server.frontend.gate import Gate
+from mezzo_server.frontend.gate import STALL_S, Gate, request_of
 from mezzo_server.frontend.numbers import CallNumbers
 from mezzo_server.frontend.permissions import NEEDS, Need
 from mezzo_server.frontend.shares import Shares
@@ -60,16 +60,20 @@ class Calls:
         calls_max: int,
         gate: Gate | None = None,
         *,
+        stall_s: float = STALL_S,
         needs: Mapping[str, Need] = NEEDS,
         of: str = "frontend",
         elsewhere: bool = False,
     ) -> None:
         """Without a ``gate`` everybody passes, as where there is no metadata engine.
 
-        ``needs``: what each method needs; ``of``: the table of settings that has ``calls_max``; ``elsewhere``: who finds no
-        room goes to another server of the same, and does not wait for this one.
+        ``stall_s``: a request that has not come whole after so long is given up; ``needs``: what each method needs;
+        ``of``: the table of settings that has ``calls_max`` and ``stall_s``; ``elsewhere``: who finds no room goes to
+        another server of the same, and does not wait for this one.
         """
         self._gate = gate or Gate(None)
+        self._stall_s = stall_s
+        self._stall = f"{of}.stall_s"
         self._needs = needs
         self._setting = f"{of}.calls_max"
         self._elsewhere = elsewhere
@@ -82,7 +86,7 @@ class Calls:
         self._shares = Shares("calls are under way", calls_max, self._setting)
 
     def unary(self, method: str, request: type[Message], answer: Answer) -> Callable[..., Awaitable[bytes]]:
-        """A handler of raw bytes for one request and one answer."""
+        """A handler for one request and one answer. To be served as one whose requests are a stream."""
 
         async def work(data: bytes, context: Context, timeout_s: float) -> bytes:
             message = await answer(parse(request, data), timeout_s)
@@ -91,13 +95,22 @@ class Calls:
         return self.stream(method, work)
 
     def stream(self, method: str, work: Work) -> Callable[..., Awaitable[Any]]:
-        """A handler for a call that streams in or out; ``work`` reads from and writes to its context."""
+        """A handler for one request; ``work`` writes the answers to its context. To be served as `unary`."""
+
+        async def asked(_: None, context: Context, timeout_s: float) -> Any:
+            data = await request_of(context, self._stall_s, self._stall)
+            return await work(data, context, time_left(context))
+
+        return self.taking(method, asked)
+
+    def taking(self, method: str, work: Work) -> Callable[..., Awaitable[Any]]:
+        """A handler for a stream of requests, which ``work`` reads from its context; it gets none."""
         need = self._needs[method]
 
-        async def handle(data: Any, context: Context) -> Any:
+        async def handle(requests: object, context: Context) -> Any:
             error: MezzoError
             try:
-                return await self._counted(method, need, work, data, context)
+                return await self._counted(method, need, work, context)
             except MezzoError as raised:
                 error = raised
             except Exception as raised:
@@ -147,13 +160,13 @@ class Calls:
         numbers.begin()
         return time.monotonic()
 
-    async def _counted(self, method: str, need: Need, work: Work, data: Any, context: Context) -> Any:
+    async def _counted(self, method: str, need: Need, work: Work, context: Context) -> Any:
         began = self._admit()
         failed = "CANCELLED"
         try:
             principal = await self._gate.admit(context, method, need)
             with self._shares.held(principal.tenant), calling(principal), self._watched(principal):
-                answered = await work(data, context, time_left(context))
+                answered = await work(None, context, time_left(context))
             failed = ""
             return answered
         except MezzoError as error:

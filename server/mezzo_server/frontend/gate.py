@@ -1,11 +1,12 @@
-"""The gate of a front-end: no call passes without a caller, and nothing of it is decoded before.
+"""The gate of a front-end: no call passes without a caller, and nothing of it is received before.
 
-`Calls` asks it for the services of ours; `Guard` puts it before all other services of a server, so that
+To gRPC all requests are streams here: of others it takes in the whole message before it asks us anything.  `Calls` asks it for the services of ours; `Guard` puts it before all other services of a server, so that
 one that is added later is an operator's until it is said to be anybody's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,7 +17,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from mezzo.errors import Busy, MezzoError
+from mezzo.errors import Busy, DeadlineExceeded, InvalidArgument, MezzoError
 from mezzo_server.access.authentication import EVERYBODY, Authentication
 from mezzo_server.access.principal import Principal, Refused
 from mezzo_server.frontend.permissions import OPEN_PATHS, OPERATOR, TOOLS, Need, check
@@ -32,6 +33,13 @@ STREAMS_MAX = 64
 STREAMS_HOST_MAX = 16
 """of one host: whoever watches our health has no credential to be told apart by"""
 STREAMS_RETRY_S = 1.0
+QUESTIONS_MAX = 256
+QUESTIONS_HOST_MAX = 64
+"""The same of calls with one answer: each is over at once, unless its message does not come."""
+STALL_S = 20.0
+"""for a request to come whole, unless the settings say otherwise"""
+QUESTION_S = 5.0
+"""the same, of a caller whom nobody knows"""
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Refuse: TypeAlias = Callable[[Context, MezzoError], Awaitable[None]]
@@ -66,7 +74,11 @@ class Gate:
 class Streams:
     """How many streams are open, in all and by host. Owner of the counts."""
 
-    def __init__(self, most: int = STREAMS_MAX, host_most: int = STREAMS_HOST_MAX) -> None:
+    def __init__(
+        self, what: str = "streams", most: int = STREAMS_MAX, host_most: int = STREAMS_HOST_MAX
+    ) -> None:
+        """``what`` they are, in words for an error."""
+        self._what = what
         self._most = most
         self._host_most = host_most
         self._open: Counter[str] = Counter()
@@ -77,8 +89,8 @@ class Streams:
         host = peer.rpartition(":")[0]
         if self._open.total() >= self._most or self._open[host] >= self._host_most:
             raise Busy(
-                f"{self._open.total()} streams of health and reflection are open, {self._open[host]} of them of this "
-                f"host; at most {self._most}, and {self._host_most} of one host",
+                f"{self._open.total()} {self._what} of health and reflection are open, {self._open[host]} of them of "
+                f"this host; at most {self._most}, and {self._host_most} of one host",
                 STREAMS_RETRY_S,
             )
         self._open[host] += 1
@@ -99,6 +111,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._refuse = refuse
         self._served = served
         self._streams = Streams()
+        self._questions = Streams("calls", QUESTIONS_MAX, QUESTIONS_HOST_MAX)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """See `grpc.aio.ServerInterceptor`."""
@@ -106,13 +119,14 @@ class Guard(grpc.aio.ServerInterceptor):
         path = str(handler_call_details.method)
         if handler is None or path.startswith(self._served):
             return handler
-        if path.startswith(OPEN_PATHS):
-            return self._guarded(handler, path, None) if handler.response_streaming else handler
-        return self._guarded(handler, path, TOOLS.get(path, OPERATOR))
+        need = None if path.startswith(OPEN_PATHS) else TOOLS.get(path, OPERATOR)
+        return self._guarded(handler, path, need)
 
     def _guarded(self, handler: Any, path: str, need: Need | None) -> Any:
-        """The handler, whose requests are decoded only after the gate was passed; without a ``need`` anybody passes."""
+        """The handler, whose requests are received only after the gate was passed; without a ``need`` anybody passes."""
         decode = handler.request_deserializer or (lambda data: data)
+        stall_s = QUESTION_S if need is None else STALL_S
+        counts = self._streams if handler.response_streaming else self._questions
 
         async def enter(context: Context) -> None:
             try:
@@ -122,55 +136,64 @@ class Guard(grpc.aio.ServerInterceptor):
                 await self._refuse(context, error)
                 raise
 
-        def requests(data: Any) -> Any:
-            return _decoded(data, decode) if handler.request_streaming else decode(data)
-
-        async def one(data: Any, context: Context) -> Any:
-            await enter(context)
-            answer = (handler.stream_unary or handler.unary_unary)(requests(data), context)
-            return await answer if inspect.isawaitable(answer) else answer
-
         @asynccontextmanager
-        async def stream(context: Context) -> AsyncIterator[None]:
+        async def entered(data: Any, context: Context) -> AsyncIterator[Any]:
+            """The request of a call, or the stream of them, for the block."""
             await enter(context)
             try:
-                with self._streams.one(context.peer()):
-                    yield
-            except Busy as error:
+                with counts.one(context.peer()):
+                    if handler.request_streaming:
+                        yield _decoded(data, decode)
+                    else:
+                        yield decode(await request_of(context, stall_s))
+            except (Busy, DeadlineExceeded, InvalidArgument) as error:
                 await self._refuse(context, error)
                 raise
+
+        async def one(data: Any, context: Context) -> Any:
+            async with entered(data, context) as request:
+                answer = (handler.stream_unary or handler.unary_unary)(request, context)
+                return await answer if inspect.isawaitable(answer) else answer
 
         streamed = handler.stream_stream or handler.unary_stream
 
         async def many(data: Any, context: Context) -> AsyncIterator[Any]:
-            async with stream(context):
-                async for answer in streamed(requests(data), context):
+            async with entered(data, context) as request:
+                async for answer in streamed(request, context):
                     yield answer
 
         async def written(data: Any, context: Context) -> None:
             """Of a handler that writes its answers itself."""
-            async with stream(context):
-                await streamed(requests(data), context)
+            async with entered(data, context) as request:
+                await streamed(request, context)
 
-        make = _SHAPES[handler.request_streaming, handler.response_streaming]
         if not handler.response_streaming:
-            return make(one, None, handler.response_serializer)
+            return grpc.stream_unary_rpc_method_handler(one, None, handler.response_serializer)
         several = written if inspect.iscoroutinefunction(streamed) else many
-        return make(several, None, handler.response_serializer)
-
-
-_SHAPES: dict[tuple[bool, bool], Any] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
-"""by whether requests and answers are streams"""
+        return grpc.stream_stream_rpc_method_handler(several, None, handler.response_serializer)
 
 
 async def _decoded(requests: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
     async for data in requests:
         yield decode(data)
+
+
+async def request_of(context: Context, stall_s: float = STALL_S, setting: str = "") -> bytes:
+    """The one message that a call brings, which gRPC takes in now.
+
+    Raises:
+        DeadlineExceeded: it has not come within ``stall_s``, which ``setting`` says.
+        InvalidArgument: the call has none.
+    """
+    try:
+        async with asyncio.timeout(stall_s):
+            data = await context.read()
+    except TimeoutError:
+        said = f" ({setting})" if setting else ""
+        raise DeadlineExceeded(f"the request did not come within {stall_s:g} s{said}") from None
+    if not isinstance(data, bytes):
+        raise InvalidArgument("the call has no message")
+    return data
 
 
 def _authorization(context: Context) -> list[str]:

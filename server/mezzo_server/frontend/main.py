@@ -105,7 +105,7 @@ class Frontend:
             self.access = Access(config, self.metadata.catalog, self.metadata.credentials, self.metadata.look)
         self.administration = None if self.metadata is None else self._administration(self.metadata)
         """of operators; None: there is nothing that they could look after"""
-        self.calls = Calls(self.numbers, settings.calls_max, self.access.gate)
+        self.calls = Calls(self.numbers, settings.calls_max, self.access.gate, stall_s=settings.stall_s)
         ensure = None if self.metadata is None else self.metadata.open_namespace
         self._leases = LeaseTable(settings.leases_max, time.monotonic, os.urandom)
         self._room = Room(settings.staging_bytes, settings.calls_max, self.numbers)
@@ -144,17 +144,13 @@ class Frontend:
             self.pod.start()
         await self.access.start()
         guard = Guard(self.access.gate, refuse, OWN_SERVICES)
-        data_server = grpc.aio.server(
-            interceptors=(guard,), options=server_options(settings.message_bytes_max, settings.calls_max)
-        )
+        options = server_options(settings.message_bytes_max, settings.calls_max, settings.connections_max)
+        data_server = grpc.aio.server(interceptors=(guard,), options=options)
         data_server.add_generic_rpc_handlers((self._store(), self._sessions(), self._naming()))
         add_health(data_server, self._health)
         own = (*OWN_SERVICES, f"/{ADMIN_SERVICE}/")
         admin_guard = Guard(self.access.gate, refuse, own)
-        admin_server = grpc.aio.server(
-            interceptors=(admin_guard,),
-            options=server_options(settings.message_bytes_max, settings.calls_max),
-        )
+        admin_server = grpc.aio.server(interceptors=(admin_guard,), options=options)
         add_health(admin_server, self._health)
         if self.administration is not None:
             admin_server.add_generic_rpc_handlers((self.administration.service(),))

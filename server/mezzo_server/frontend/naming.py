@@ -46,5 +46,5 @@ def namespace_service(calls: Calls, handlers: NamespaceHandlers) -> grpc.Generic
     """The service, for a server."""
     handler = calls.unary(OPEN_NAMESPACE, namespace_pb2.OpenNamespaceRequest, handlers.open_namespace)
     return grpc.method_handlers_generic_handler(
-        NAMESPACE_SERVICE, {OPEN_NAMESPACE: grpc.unary_unary_rpc_method_handler(handler)}
+        NAMESPACE_SERVICE, {OPEN_NAMESPACE: grpc.stream_unary_rpc_method_handler(handler)}
     )

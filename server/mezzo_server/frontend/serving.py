@@ -14,14 +14,22 @@ from mezzo_server.tls.certificates import Certificates
 
 KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
+IDLE_MS = 300_000
+"""A connection without a call is ended after so long, so that those that are left alone keep nobody out."""
+HANDSHAKE_MS = 10_000
+STREAMS_BESIDE = 16
+"""calls of one connection over ``calls_max``: so that it is us who say that there are too many"""
 
 
-def server_options(message_bytes_max: int, calls_max: int) -> list[tuple[str, int]]:
-    """Options of a gRPC server that takes messages of so many bytes, and so many calls at a time."""
+def server_options(message_bytes_max: int, calls_max: int, connections_max: int) -> list[tuple[str, int]]:
+    """Options of a gRPC server that takes messages of so many bytes, and so many calls and connections at a time."""
     return [
+        ("grpc.max_allowed_incoming_connections", connections_max),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", calls_max + 16),
+        ("grpc.max_concurrent_streams", calls_max + STREAMS_BESIDE),
         # A second server on the same port is a mistake, not a way to share load.
         ("grpc.so_reuseport", 0),
         # A caller that vanished without a word is noticed, and its calls end.

@@ -130,5 +130,5 @@ def session_service(calls: Calls, handlers: SessionHandlers) -> grpc.GenericRpcH
     """The service, for a server."""
     handler = calls.unary("OpenSession", session_pb2.OpenSessionRequest, handlers.open_session)
     return grpc.method_handlers_generic_handler(
-        SESSION_SERVICE, {"OpenSession": grpc.unary_unary_rpc_method_handler(handler)}
+        SESSION_SERVICE, {"OpenSession": grpc.stream_unary_rpc_method_handler(handler)}
     )

@@ -154,12 +154,12 @@ def store_service(
         "ShardStat": (store_pb2.ShardStatRequest, handlers.shard_stat),
     }
     methods: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(calls.unary(name, request, handlers.in_time(answer)))
+        name: grpc.stream_unary_rpc_method_handler(calls.unary(name, request, handlers.in_time(answer)))
         for name, (request, answer) in unary.items()
     }
     poll = calls.unary("PollEvents", store_pb2.PollEventsRequest, events.poll)
-    methods["PollEvents"] = grpc.unary_unary_rpc_method_handler(poll)
-    methods["Put"] = grpc.stream_unary_rpc_method_handler(calls.stream("Put", puts.put))
-    methods["Get"] = grpc.unary_stream_rpc_method_handler(calls.stream("Get", gets.get))
-    methods["Events"] = grpc.unary_stream_rpc_method_handler(calls.stream("Events", events.stream))
+    methods["PollEvents"] = grpc.stream_unary_rpc_method_handler(poll)
+    methods["Put"] = grpc.stream_unary_rpc_method_handler(calls.taking("Put", puts.put))
+    methods["Get"] = grpc.stream_stream_rpc_method_handler(calls.stream("Get", gets.get))
+    methods["Events"] = grpc.stream_stream_rpc_method_handler(calls.stream("Events", events.stream))
     return grpc.method_handlers_generic_handler(STORE_SERVICE, methods)

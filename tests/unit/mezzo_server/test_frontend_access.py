@@ -84,6 +84,13 @@ class FakeContext:
         self.headers = [("authorization", f"Bearer {bearer}")] if bearer else []
         self.status = ""
         self.details = ""
+        self.message: bytes | None = b""
+        """None: it never comes"""
+
+    async def read(self) -> bytes:
+        if self.message is None:
+            await asyncio.Event().wait()
+        return self.message or b""
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return self.headers
@@ -104,10 +111,11 @@ class FakeContext:
 
 def outcome(handle: Callable[..., Awaitable[Any]], data: bytes, bearer: str = "") -> str:
     context = FakeContext(bearer)
+    context.message = data
 
     async def play() -> str:
         try:
-            await handle(data, context)
+            await handle(None, context)
         except Aborted:
             return context.status
         return "OK"
@@ -131,6 +139,26 @@ def test_nothing_is_decoded_before_it_is_known_who_calls() -> None:
     assert outcome(handle, b"", READER) == "OK"
 
 
+def test_nothing_is_received_before_it_is_known_who_calls_and_then_not_for_ever() -> None:
+    def told(bearer: str) -> str:
+        context = FakeContext(bearer)
+        context.message = None
+        handle = Calls(FrontendNumbers(), 10, gate(), stall_s=0.01).unary(
+            "Lookup", store_pb2.LookupRequest, answer
+        )
+
+        async def play() -> None:
+            with pytest.raises(Aborted):
+                await handle(None, context)
+
+        asyncio.run(play())
+        return f"{context.status}: {context.details}"
+
+    assert told("").startswith("UNAUTHENTICATED")
+    assert told(WRITER).startswith("PERMISSION_DENIED")
+    assert told(READER) == "DEADLINE_EXCEEDED: the request did not come within 0.01 s (frontend.stall_s)"
+
+
 def test_a_stream_is_not_begun_before_it_is_known_who_calls() -> None:
     begun = []
 
@@ -139,7 +167,7 @@ def test_a_stream_is_not_begun_before_it_is_known_who_calls() -> None:
 
     calls = Calls(FrontendNumbers(), 10, gate())
     assert outcome(calls.stream("Get", work), GARBAGE) == "UNAUTHENTICATED"
-    assert outcome(calls.stream("Put", work), GARBAGE, READER) == "PERMISSION_DENIED"
+    assert outcome(calls.taking("Put", work), GARBAGE, READER) == "PERMISSION_DENIED"
     assert begun == []
     assert outcome(calls.stream("Get", work), b"", READER) == "OK"
     assert begun == [READS.id]
@@ -156,8 +184,8 @@ def test_a_stream_ends_when_its_caller_is_not_welcome_any_more() -> None:
 
         context, other = FakeContext(READER), FakeContext(OPERATOR)
         tasks = [
-            asyncio.ensure_future(calls.stream("Get", work)(b"", context)),
-            asyncio.ensure_future(calls.stream("Get", work)(b"", other)),
+            asyncio.ensure_future(calls.stream("Get", work)(None, context)),
+            asyncio.ensure_future(calls.stream("Get", work)(None, other)),
         ]
         await entered.wait()
         calls.end_unwelcome(lambda principal: None)
@@ -185,7 +213,7 @@ def test_so_does_a_call_that_waits() -> None:
 
         context = FakeContext(READER)
         handle = calls.unary("PollEvents", store_pb2.PollEventsRequest, wait)
-        task = asyncio.ensure_future(handle(b"", context))
+        task = asyncio.ensure_future(handle(None, context))
         await entered.wait()
         calls.end_unwelcome(lambda principal: Reason.REVOKED)
         with pytest.raises(Aborted):
@@ -209,7 +237,7 @@ def test_no_tenant_holds_all_calls() -> None:
         async def call(bearer: str) -> str:
             context = FakeContext(bearer)
             try:
-                await handle(b"", context)
+                await handle(None, context)
             except Aborted:
                 return context.status
             return "OK"
@@ -259,7 +287,8 @@ def guarded(path: str, bearer: str = "", *, anonymous: str = "") -> str:
         if handler.request_deserializer is not None:
             return "not guarded"
         try:
-            return str(await handler.unary_unary(GARBAGE, context))
+            context.message = GARBAGE
+            return str(await handler.stream_unary(None, context))
         except Aborted:
             return context.status
         except Exception as error:
@@ -279,7 +308,7 @@ def test_services_of_others_are_guarded_before_they_decode() -> None:
     assert guarded(reflection) == "UNAUTHENTICATED"
     assert guarded(reflection, READER) == "DecodeError"
     assert guarded(reflection, anonymous="a") == "DecodeError"
-    assert guarded("/grpc.health.v1.Health/Check") == "not guarded"
+    assert guarded("/grpc.health.v1.Health/Check") == "DecodeError", "anybody may ask"
     assert guarded("/mezzo.v1.StoreService/Get") == "not guarded"
     assert guarded("/mezzo.v1.StoreServiceX/Get") == "UNAUTHENTICATED"
 
@@ -528,7 +557,7 @@ def test_who_is_refused_is_told_the_same() -> None:
         context = FakeContext(bearer)
         calls = Calls(FrontendNumbers(), 10, gate())
         with pytest.raises(Aborted):
-            asyncio.run(calls.unary("Lookup", store_pb2.LookupRequest, answer)(b"", context))
+            asyncio.run(calls.unary("Lookup", store_pb2.LookupRequest, answer)(None, context))
         told.add((context.status, context.details))
     assert len(told) == 1
     assert issubclass(Unauthenticated, Exception)

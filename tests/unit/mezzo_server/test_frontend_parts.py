@@ -373,10 +373,13 @@ def test_a_call_gets_the_time_of_its_caller_and_its_error_is_told():
         async def answer(request, timeout_s):
             raise Busy(f"{timeout_s}", 0.5)
 
-        context = SimpleNamespace(time_remaining=lambda: 1.5, abort=abort)
+        async def read():
+            return b""
+
+        context = SimpleNamespace(time_remaining=lambda: 1.5, abort=abort, read=read)
         handle = Calls(numbers, 10).unary("Lookup", store_pb2.LookupRequest, answer)
         with pytest.raises(ConnectionAbortedError):
-            await handle(b"", context)
+            await handle(None, context)
         metadata = {"mezzo-code": "BUSY", "mezzo-retry-after-ms": "500"}
         assert aborted == [("RESOURCE_EXHAUSTED", "1.5", metadata)]
         assert (numbers.errors, numbers.calls["Lookup"], numbers.calls_in_flight) == ({"BUSY": 1}, 1, 0)

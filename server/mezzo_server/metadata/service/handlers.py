@@ -167,11 +167,11 @@ def metadata_service(calls: Calls, handlers: MetadataHandlers) -> grpc.GenericRp
         "RevokeLease": (api.RevokeLeaseRequest, handlers.revoke),
     }
     methods: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(calls.unary(name, request, answer))
+        name: grpc.stream_unary_rpc_method_handler(calls.unary(name, request, answer))
         for name, (request, answer) in answers.items()
     }
     for name, work in (("ScanEntries", handlers.scan), ("WatchEntries", handlers.watch)):
-        methods[name] = grpc.unary_stream_rpc_method_handler(calls.stream(name, work))
+        methods[name] = grpc.stream_stream_rpc_method_handler(calls.stream(name, work))
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 

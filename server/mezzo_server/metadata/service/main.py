@@ -82,7 +82,13 @@ class MetadataService:
         self._gate = PodGate(settings.secret_file, settings.shard_secret_file)
         self.numbers = CallNumbers(NEEDS)
         self.calls = Calls(
-            self.numbers, settings.calls_max, self._gate, needs=NEEDS, of="metadata_service", elsewhere=True
+            self.numbers,
+            settings.calls_max,
+            self._gate,
+            stall_s=settings.stall_s,
+            needs=NEEDS,
+            of="metadata_service",
+            elsewhere=True,
         )
         self._health = Health(
             self._ask,
@@ -116,7 +122,7 @@ class MetadataService:
         address = parse_host_port(self._settings.listen)
         check_reach("metadata_service.listen", address, service_guard(self._node))
         guard = Guard(self._gate, refuse, (f"/{SERVICE}/",))
-        options = server_options(MESSAGE_BYTES_MAX, self._settings.calls_max)
+        options = server_options(MESSAGE_BYTES_MAX, self._settings.calls_max, self._settings.connections_max)
         server = self._server = grpc.aio.server(interceptors=(guard,), options=options)
         server.add_generic_rpc_handlers((metadata_service(self.calls, self.handlers),))
         add_health(server, self._health)

@@ -50,6 +50,10 @@ class FakeContext:
     def __init__(self, bearer: str) -> None:
         self.headers = [("authorization", f"Bearer {bearer}")] if bearer else []
         self.status = "OK"
+        self.message = b""
+
+    async def read(self) -> bytes:
+        return self.message
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return self.headers
@@ -87,9 +91,9 @@ class Rig:
         context = FakeContext(bearer)
 
         async def play() -> str:
-            data = request if isinstance(request, bytes) else request.SerializeToString()
+            context.message = request if isinstance(request, bytes) else request.SerializeToString()
             try:
-                await self.administration.handler(method)(data, context)  # type: ignore[arg-type]
+                await self.administration.handler(method)(None, context)  # type: ignore[arg-type]
             except Aborted:
                 pass
             return context.status
@@ -156,7 +160,7 @@ async def begun(rig: Rig, method: str, bearer: str) -> asyncio.Task[str]:
     async def one() -> str:
         context = FakeContext(bearer)
         try:
-            await rig.administration.handler(method)(b"", context)  # type: ignore[arg-type]
+            await rig.administration.handler(method)(None, context)  # type: ignore[arg-type]
         except Aborted:
             pass
         return context.status
@@ -237,7 +241,7 @@ def test_few_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         async def one() -> str:
             context = FakeContext(OPERATOR)
             try:
-                await rig.administration.handler("ListTenants")(b"", context)  # type: ignore[arg-type]
+                await rig.administration.handler("ListTenants")(None, context)  # type: ignore[arg-type]
             except Aborted:
                 pass
             return context.status
