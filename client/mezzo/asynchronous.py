@@ -38,9 +38,9 @@ _COPY_INLINE_BYTES_MAX = 1024 * 1024  # what is larger is copied in the loop's e
 
 
 class AsyncClient(AsyncPerforming):
-    """A client of one shard for one event loop; `mezzo.Client` in all else.
+    """A client of a shard, or of all shards of a node or pod, for one event loop; `mezzo.Client` in all else.
 
-    Tasks share one connection and their requests are pipelined on it.  Cancelling a task cancels its
+    Tasks share one connection (to each shard) and their requests are pipelined on it.  Cancelling a task cancels its
     requests with the server too; the task ends when the server has let go of the call's memory (at
     most ``cancel_grace_s`` later, or the connection is ended).  Errors are those of `mezzo.Client`.
     """

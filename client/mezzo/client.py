@@ -34,14 +34,15 @@ T = TypeVar("T")
 
 
 class Client(Performing):
-    """A blocking client of one shard, for any number of threads.
+    """A blocking client of a shard, or of all shards of a node or pod, for any number of threads.
 
-    ``address`` is the shard's (``unix:///path``, ``tcp://host:port``) or a front-end's (``grpc://host:port``;
-    ``via`` says whether it leads the way to the shard or stands in between, `mezzo.frontend.via`).
+    ``address`` is a shard's (``unix:///path``, ``tcp://host:port``) or a front-end's (``grpc://host:port``, several as
+    ``grpc://a:7710,b:7710`` or a list; ``via`` says whether it leads the way to the shards or stands in between,
+    `mezzo.frontend.via`).  What is different where there are several shards is in docs/sdk.md ("Several shards").
     ``tcps`` and ``grpcs`` are the same over TLS; ``tls`` says whom to trust, and ``stripes`` how many
     connections a shard gets for payload then.
 
-    Threads share one connection and their requests are pipelined on it.  It connects with the first
+    Threads share one connection (to each shard) and their requests are pipelined on it.  It connects with the first
     call, and again when the connection was lost.  ``timeout_s`` bounds each call unless the call
     brings its own; when it is over the call raises `DeadlineExceeded` after the server has let go
     of the call's memory (at most ``cancel_grace_s`` later, or the connection is ended).
@@ -54,7 +55,7 @@ class Client(Performing):
 
     Every call may raise: `InvalidArgument`, `RegionError` and `TooLarge` (the call is wrong), `Busy`
     (try again after ``retry_after_s``), `Unauthenticated` and `Denied` (the token), `DeadlineExceeded`, `Unavailable` (no server, or the
-    connection was lost), `ClientClosed`, `ForkedError` (the client was made before a fork).
+    connection was lost), `WrongEpoch` (the pod's map has changed, and nobody gave the present one: try again), `ClientClosed`, `ForkedError` (the client was made before a fork).
     """
 
     def __enter__(self) -> Self:
@@ -171,7 +172,8 @@ class Client(Performing):
         It yields `Event` and `Gap`; the first of a stream without ``after`` is a gap.  A gap says that nothing
         is known of what is present.  ``snapshot``: after each gap the chunks that are present are told, as
         events that are ``listed``; who adds and removes keys as told has the present ones once he has taken in
-        what had happened meanwhile.  The stream resumes by itself when the connection was lost.
+        what had happened meanwhile.  The stream resumes by itself when the connection was lost.  Of several shards
+        each has events of its own, so this raises `Unsupported`: make a client of each one's address.
         """
         return EventStream(
             lambda question, wait_s: self.read_events(question, timeout_s=wait_s + self.timeout_s),
@@ -189,7 +191,12 @@ class Client(Performing):
         return self._perform(shard_calls.read_events(self._context, question), timeout_s)
 
     def delete(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> DeleteResult:
-        """Delete chunks. Not tried again when the connection is lost."""
+        """Delete chunks, and tell which were there.
+
+        Not tried again when the connection is lost: whether they were deleted is not known then.  Of several shards,
+        those that own one of the keys, or may have a second copy of one, must all say that they have done it: what
+        one of them raised is raised, though others have deleted theirs.
+        """
         return self._perform(calls.delete(self._context, keys), timeout_s)
 
     def stat(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> Stats:
@@ -197,7 +204,7 @@ class Client(Performing):
         return self._perform(calls.stat(self._context, keys), timeout_s)
 
     def shard_stat(self, *, timeout_s: float | None = None) -> dict[str, float]:
-        """Numbers of the shard, by name (docs/metrics.md)."""
+        """Numbers of the shard, by name (docs/metrics.md); of several, sums over those that answer."""
         return self._perform(shard_calls.shard_stat(self._context), timeout_s)
 
     def tenant_stat(
@@ -205,12 +212,16 @@ class Client(Performing):
     ) -> TenantStated:
         """What a tenant (its id) uses of the shard, in all and in these namespaces of its (their ids).
 
+        Of several shards: sums over those that answer.
         For operators, directly at a shard; `Denied` for everybody else.
         """
         return self._perform(shard_calls.tenant_stat(self._context, tenant, namespaces), timeout_s)
 
     def devices(self, *, timeout_s: float | None = None) -> tuple[DeviceState, ...]:
-        """The devices of the server, and what is done to them. `Denied` unless it runs as the caller, or root is."""
+        """The devices of the server, and what is done to them.
+
+        `Denied` unless it runs as the caller, or root is; `Unsupported` where there are several shards.
+        """
         return self._perform(shard_calls.devices(self._context), timeout_s)
 
     def change_device(
@@ -223,7 +234,7 @@ class Client(Performing):
         erase: bool = False,
         timeout_s: float | None = None,
     ) -> None:
-        """Begin a change of the server's devices; `devices` tells how it goes (docs/devices.md).
+        """Begin a change of the server's devices; `devices` tells how it goes (docs/devices.md). `Unsupported` as there.
 
         ``device`` is a path of the server's.  ``by``: what replaces it; ``capacity_bytes``: size of a
         file that is added or grown (0: as it is); ``erase``: a device that is added may be erased if it
@@ -235,11 +246,11 @@ class Client(Performing):
         self._perform(shard_calls.change_device(self._context, change), timeout_s)
 
     def chunk_bytes_max(self, *, timeout_s: float | None = None) -> int:
-        """Bytes of the largest chunk that the server takes, as it said when the connection was made."""
+        """Bytes of the largest chunk that the server (each shard) takes, as it said when the connection was made."""
         return self._perform(shard_calls.chunk_bytes_max(self._context), timeout_s)
 
     def ping(self, *, timeout_s: float | None = None) -> float:
-        """Seconds that a round trip takes."""
+        """Seconds that a round trip takes; of several shards, to the slowest of those that answer."""
         return self._perform(shard_calls.ping(self._context), timeout_s)
 
     def connect(self, timeout_s: float | None = None) -> None:

@@ -18,7 +18,7 @@ class PutState(IntEnum):
     EXISTS = 1
     """the key was there; its first bytes stay, these were not looked at"""
     FAILED = 2
-    """not stored: the device failed, or the bytes changed while they were read"""
+    """not stored: the device failed, the bytes changed while they were read, or the shard did not answer"""
     DECLINED = 3
     """not stored: the server does not think it worth the device's writes now; a put again later may be taken"""
 
