@@ -1,7 +1,9 @@
 """The command line in processes of its own that start in milliseconds: forked from one that has all imports done.
 
-What they do is real: their streams, their environment, their signals and how they end.  Only `python -m mezzo.cli`
-itself is left out, which takes longer than most of what tests ask of it; some tests start that as well.
+What they do is real: their streams, their environment, their signals and how they end.  Only that Python starts and
+imports is left out, which takes longer than most of what tests ask of them.  Shards, front-ends, nodes and metadata
+services of `mezzo_server.testing` come from here too (`start`, set in tests/conftest.py), unless ``with real_commands()``;
+what a node starts for itself is never from here.
 """
 
 from __future__ import annotations
@@ -10,38 +12,56 @@ import atexit
 import functools
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Timer
+
+from mezzo_server.testing import RunningProcess, Started, start_command
 
 COMMAND_S = 110.0
 """just less than a test may take"""
+ORDER_BYTES_MAX = 1 << 17
+MODULES = ("mezzo.cli", "mezzo_server")
+"""What is run with ``python -m`` and can be forked"""
+BEFORE_IMPORTS = ("PYTHON", "LD_", "MALLOC_")
+"""Variables of the environment that a process must have when it starts"""
 
 _PROGRAM = """
-import json, os, sys
+import atexit, gc, json, os, signal, socket, sys, threading
+from mezzo_server.tls.grpc_version import only_tls_1_3
+only_tls_1_3()  # before grpc is imported, as front-ends and metadata services do
 import matplotlib.pyplot, numpy
 import mezzo.cli.app, mezzo.cli.bench, mezzo.cli.demo, mezzo.cli.device, mezzo.cli.replay
 import mezzo.replay.plot, mezzo.replay.payload
 import mezzo_server.cli, mezzo_server.frontend.main, mezzo_server.shard.main, mezzo_server.supervisor.main
+import mezzo_server.commands.frontend, mezzo_server.commands.serve, mezzo_server.commands.shard
+import mezzo_server.commands.meta, mezzo_server.metadata.service.main
 
-asked, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
+control = socket.socket(fileno=int(sys.argv[1]))
+# An interrupt is for those who were started.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+gc.freeze()
 
-def child(order):
-    asked.close()
-    for number, path in enumerate(order["files"]):
-        fd = os.open(path, os.O_RDWR | os.O_APPEND if number else os.O_RDONLY)
+def child(order, files):
+    control.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, fd in enumerate(files):
         os.dup2(fd, number)
         os.close(fd)
     sys.stdin = open(0)
+    os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environ"])
     sys.argv = ["mezzo", *order["arguments"]]
     try:
-        mezzo.cli.app.main()
+        mezzo.cli.app.main() if order["module"] == "mezzo.cli" else mezzo_server.cli.main()
     except SystemExit as done:
         return done.code or 0
     except BaseException:
@@ -49,18 +69,151 @@ def child(order):
         traceback.print_exc()
     return 1
 
-for line in asked:
+while True:
+    message, files, _, _ = socket.recv_fds(control, 1 << 17, 3)
+    if not message:
+        break
+    order = json.loads(message)
+    if "of" in order:
+        control.send(str(os.waitstatus_to_exitcode(os.waitpid(order["of"], 0)[1])).encode())
+        continue
     pid = os.fork()
     if not pid:
         status = 1
         try:
-            status = child(json.loads(line))
+            status = child(order, files)
+            # As an interpreter ends: first the threads, then what was registered.
+            threading._shutdown()
+            atexit._run_exitfuncs()
             sys.stdout.flush()
         finally:
             os._exit(status)
-    print(pid, file=answers, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
+    for fd in files:
+        os.close(fd)
+    control.send(str(pid).encode())
 """
+
+
+class _Nursery:
+    """The process that others are forked from. Owner of the socket to it; any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        path = os.pathsep.join(path for path in sys.path if path)
+        self._before = _said_before_imports(os.environ)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+                pass_fds=[theirs.fileno()],
+            )
+        atexit.register(self.close)
+
+    def can(self, environ: Mapping[str, str]) -> bool:
+        """Whether a process with this environment may be forked."""
+        return _said_before_imports(environ) == self._before
+
+    def start(
+        self, module: str, arguments: Sequence[str], environ: Mapping[str, str], files: Sequence[int]
+    ) -> Forked:
+        """One with these standard streams."""
+        order = {
+            "module": module,
+            "arguments": arguments,
+            "environ": dict(environ),
+            "folder": str(Path.cwd()),
+        }
+        return Forked(int(self._ask(order, files)), self)
+
+    def status_of(self, pid: int) -> int:
+        """Exit status of one that has ended."""
+        return int(self._ask({"of": pid}))
+
+    def close(self) -> None:
+        """It ends when nobody can ask any more."""
+        self._control.close()
+        self._process.wait()
+
+    def _ask(self, order: Mapping[str, object], files: Sequence[int] = ()) -> bytes:
+        message = json.dumps(order).encode()
+        if len(message) > ORDER_BYTES_MAX:
+            raise ValueError(f"{len(message)} bytes are more than the nursery takes")
+        with self._lock:
+            try:
+                socket.send_fds(self._control, [message], files)
+                answer = self._control.recv(64)
+            except BaseException:
+                # Whatever it still says would be taken for the answer to the next one.
+                self._process.kill()
+                _nursery.cache_clear()
+                raise
+        if not answer:
+            raise RuntimeError("the nursery has ended")
+        return answer
+
+
+class Forked:
+    """A process from the nursery, to be used like a `subprocess.Popen`."""
+
+    def __init__(self, pid: int, nursery: _Nursery) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._nursery = nursery
+        self._fd = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """Its exit status, if it has ended."""
+        return self.returncode if self._ends_within(0) else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status. subprocess.TimeoutExpired: not in time."""
+        if not self._ends_within(timeout) or self.returncode is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Harmless if it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _ends_within(self, timeout_s: float | None) -> bool:
+        if self.returncode is None:
+            waiting = select.poll()
+            waiting.register(self._fd, select.POLLIN)
+            if not waiting.poll(None if timeout_s is None else timeout_s * 1000):
+                return False
+            # Until it is asked for its number is nobody else's.
+            self.returncode = self._nursery.status_of(self.pid)
+            os.close(self._fd)
+        return True
+
+
+def start(command: Sequence[str], environ: Mapping[str, str], output: int, errors: int) -> Started:
+    """Start ``python -m mezzo_server ...`` from the nursery, if it can be: see `mezzo_server.testing.start_command`."""
+    python, option, module, *arguments = command
+    if (python, option) != (sys.executable, "-m") or module not in MODULES or not _nursery().can(environ):
+        return start_command(command, environ, output, errors)
+    with open(os.devnull, "rb") as nothing:
+        return _nursery().start(module, arguments, environ, (nothing.fileno(), output, errors))
+
+
+@contextmanager
+def real_commands() -> Iterator[None]:
+    """What is started within starts as it does for users."""
+    before = RunningProcess.starter
+    RunningProcess.starter = staticmethod(start_command)
+    try:
+        yield
+    finally:
+        RunningProcess.starter = staticmethod(before)
 
 
 def run_mezzo(
@@ -75,45 +228,27 @@ def run_mezzo_bytes(
     *arguments: object, stdin: bytes = b"", environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run one command to its end, in this environment with changes; killed after `COMMAND_S`."""
-    process = _nursery()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with tempfile.TemporaryDirectory(prefix="mezzo-command-") as name:
-        files = [Path(name) / stream for stream in ("stdin", "stdout", "stderr")]
-        for file in files:
-            file.write_bytes(stdin if file.name == "stdin" else b"")
-        order = {
-            "arguments": list(map(str, arguments)),
-            "environ": {**os.environ, **(environ or {})},
-            "files": list(map(str, files)),
-        }
+    said = list(map(str, arguments))
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        files = (given.fileno(), out.fileno(), err.fileno())
+        process = _nursery().start("mezzo.cli", said, {**os.environ, **(environ or {})}, files)
         try:
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-            pid = int(process.stdout.readline())
-            killer = Timer(COMMAND_S, os.kill, (pid, signal.SIGKILL))
-            killer.start()
-            status = int(process.stdout.readline())
-            killer.cancel()
+            status = process.wait(COMMAND_S)
         except BaseException:
-            # Whatever it still says would be taken for the answer to the next one.
             process.kill()
-            _nursery.cache_clear()
+            process.wait()
             raise
-        out, err = (file.read_bytes() for file in files[1:])
-    return subprocess.CompletedProcess(list(arguments), status, out, err)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(said, status, out.read(), err.read())
 
 
 @functools.cache
-def _nursery() -> subprocess.Popen[str]:
-    path = os.pathsep.join(path for path in sys.path if path)
-    process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    # It ends when its standard input does.
-    atexit.register(process.communicate)
-    return process
+def _nursery() -> _Nursery:
+    return _Nursery()
+
+
+def _said_before_imports(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name.startswith(BEFORE_IMPORTS)}

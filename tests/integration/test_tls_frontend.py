@@ -15,6 +15,7 @@ from mezzo_server.config import TlsConfig
 from mezzo_server.testing import running_frontend, running_node, running_shard
 from mezzo_server.tls.certificates import Certificates
 from tests.contract.certificates import Authority, Files
+from tests.integration.nursery import real_commands
 from tests.integration.tls_wire import table
 
 
@@ -30,7 +31,11 @@ def shard():
 
 @pytest.fixture(scope="module")
 def frontend(shard, authority):
-    with running_frontend(shard.unix, config=settings(authority.issue("frontend"))) as frontend:
+    # What it accepts is settled while it imports: so the very command.
+    with (
+        real_commands(),
+        running_frontend(shard.unix, config=settings(authority.issue("frontend"))) as frontend,
+    ):
         yield frontend
 
 

@@ -12,9 +12,11 @@ from mezzo_server.testing.processes import (
     RunningNode,
     RunningProcess,
     RunningShard,
+    Started,
     running_frontend,
     running_node,
     running_shard,
+    start_command,
 )
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "RunningNode",
     "RunningProcess",
     "RunningShard",
+    "Started",
     "running_frontend",
     "running_node",
     "running_shard",
+    "start_command",
 ]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, ClassVar, Protocol, TypeVar
 
 import msgspec
 
@@ -32,6 +33,42 @@ FREE_PORTS = {
 }
 
 
+class Started(Protocol):
+    """A process that was started; of what a `subprocess.Popen` can, as much as is needed here."""
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        ...
+
+    def poll(self) -> int | None:
+        """Its exit status, if it has ended."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; its exit status. subprocess.TimeoutExpired: it has not ended in time."""
+        ...
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal. Harmless if it has ended."""
+        ...
+
+
+class Starter(Protocol):
+    """Starts a command in an environment, with descriptors for its standard output and errors, and without input."""
+
+    def __call__(
+        self, command: Sequence[str], environ: Mapping[str, str], output: int, errors: int
+    ) -> Started:
+        """Start it. OSError: it cannot be."""
+        ...
+
+
+def start_command(command: Sequence[str], environ: Mapping[str, str], output: int, errors: int) -> Started:
+    """Start a command as a shell would."""
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environ)
+
+
 class RunningProcess:
     """A process of ours that says in one line of JSON when it is ready.
 
@@ -39,13 +76,16 @@ class RunningProcess:
     """
 
     what = "process"
+    starter: ClassVar[Starter] = staticmethod(start_command)
+    """What starts it: many tests may have one that is quicker."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str] | None, log: Path) -> None:
         self._command = command
         self._environ = {**FREE_PORTS, **(os.environ if environ is None else environ)}
         self.log = log
         """what it wrote to its standard error"""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Started | None = None
+        self._output: IO[bytes] | None = None
         self.readiness: dict[str, object] = {}
         """what it said when it was ready"""
 
@@ -81,12 +121,14 @@ class RunningProcess:
 
     def start(self) -> None:
         """Start the process and wait until it is ready. Unavailable, with its last words, if not."""
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self._environ
-            )
-        self._process = process
-        line = _read_line(process, READY_S)
+        reading, writing = os.pipe()
+        self._output = os.fdopen(reading, "rb")
+        try:
+            with self.log.open("ab") as log:
+                self._process = self.starter(self._command, self._environ, writing, log.fileno())
+        finally:
+            os.close(writing)
+        line = _read_line(self._output, READY_S)
         if not line:
             self.kill()
             raise Unavailable(
@@ -99,17 +141,17 @@ class RunningProcess:
         if self._process is None:
             return 0
         self._process.send_signal(signal.SIGCONT)
-        self._process.terminate()
+        self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._process.send_signal(signal.SIGKILL)
         return self._ended()
 
     def kill(self) -> None:
         """End it at once (SIGKILL). Harmless if it has ended."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(signal.SIGKILL)
             self._ended()
 
     def restart(self) -> None:
@@ -125,17 +167,16 @@ class RunningProcess:
         """What the part that has shard addresses said."""
         return self.readiness
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> Started:
         if self._process is None:
             raise Unavailable(f"the {self.what} does not run")
         return self._process
 
     def _ended(self) -> int:
-        process = self._running()
-        status = process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-        self._process = None
+        status = self._running().wait()
+        if self._output is not None:
+            self._output.close()
+        self._process = self._output = None
         return status
 
     def _address(self, scheme: str) -> str:
@@ -143,6 +184,9 @@ class RunningProcess:
             if address.startswith(scheme):
                 return address
         raise Unavailable(f"the {self.what} listens on no {scheme} address")
+
+
+P = TypeVar("P", bound=RunningProcess)
 
 
 class RunningShard(RunningProcess):
@@ -270,28 +314,12 @@ def running_shard(
     ``devices`` and ``capacity`` as for ``mezzo shard``, ``config`` is the text of a TOML file,
     ``arguments`` further flags.  Contents of ``memory:`` devices end with the process.
     """
-    with tempfile.TemporaryDirectory(prefix="mezzo-shard-") as folder:
-        command = [sys.executable, "-m", "mezzo_server", "shard", "--json"]
-        if "[metrics]" not in config:
-            command += ["--metrics", "127.0.0.1:0"]
-        if listen is None:
-            listen = (f"unix://{folder}/socket", "tcp://127.0.0.1:0")
-        for address in listen:
-            command += ["--listen", address]
-        for device in devices:
-            command += ["--device", device]
-        if capacity is not None:
-            command += ["--capacity", capacity]
-        if config:
-            path = Path(folder) / "shard.toml"
-            path.write_text(config)
-            command += ["--config", str(path)]
-        shard = RunningShard([*command, *arguments], environ, Path(folder) / "log")
-        shard.start()
-        try:
-            yield shard
-        finally:
-            shard.stop()
+    flags = ["shard", "--json"]
+    if "[metrics]" not in config:
+        flags += ["--metrics", "127.0.0.1:0"]
+    flags += [*_flag("--device", *devices), *_flag("--capacity", capacity)]
+    with _running(RunningShard, flags, listen, config, arguments, environ) as shard:
+        yield shard
 
 
 @contextmanager
@@ -312,33 +340,17 @@ def running_node(
     ``config`` is the text of a TOML file, ``arguments`` further flags.  Its log, at level ``info``, is in
     ``log``.
     """
-    with tempfile.TemporaryDirectory(prefix="mezzo-node-") as folder:
-        command = [sys.executable, "-m", "mezzo_server", "serve", "--json"]
-        command += ["--log-level", "info", "--log-format", "json"]
-        command += ["--grpc", "127.0.0.1:0"] if frontend else ["--no-frontend"]
-        if listen is None:
-            listen = (f"unix://{folder}/socket", "tcp://127.0.0.1:0")
-        for address in listen:
-            command += ["--listen", address]
-        for device in devices:
-            command += ["--device", device]
-        for flag, value in (("--capacity", capacity), ("--hot", hot)):
-            if value is not None:
-                command += [flag, value]
-        if config:
-            path = Path(folder) / "node.toml"
-            path.write_text(config)
-            command += ["--config", str(path)]
-        node = RunningNode([*command, *arguments], environ, Path(folder) / "log")
-        node.start()
-        try:
-            yield node
-        finally:
-            node.stop()
+    flags = ["serve", "--json", "--log-level", "info", "--log-format", "json"]
+    flags += ["--grpc", "127.0.0.1:0"] if frontend else ["--no-frontend"]
+    flags += [*_flag("--device", *devices), *_flag("--capacity", capacity), *_flag("--hot", hot)]
+    with _running(RunningNode, flags, listen, config, arguments, environ) as node:
+        yield node
 
 
-class RunningFrontend(RunningShard):
+class RunningFrontend(RunningProcess):
     """A front-end in a process of its own. Made by `running_frontend`; restarts at the same address."""
+
+    what = "front-end"
 
     @property
     def addresses(self) -> list[str]:
@@ -361,7 +373,7 @@ class RunningFrontend(RunningShard):
         return str(self.readiness["admin"])
 
     def start(self) -> None:
-        """See `RunningShard.start`; from the second time on at the address of the first."""
+        """See `RunningProcess.start`; from the second time on at the address of the first."""
         super().start()
         if "--admin" not in self._command:
             command = list(self._command)
@@ -377,27 +389,45 @@ def running_frontend(
 
     ``advertise``: the addresses of the shard that clients are told, ``config`` the text of a TOML file.
     """
-    with tempfile.TemporaryDirectory(prefix="mezzo-frontend-") as folder:
-        command = [sys.executable, "-m", "mezzo_server", "frontend", "--json"]
-        command += ["--listen", "127.0.0.1:0", "--shard", shard, "--metrics", "127.0.0.1:0"]
-        for address in advertise:
-            command += ["--advertise", address]
+    flags = ["frontend", "--json", "--shard", shard, "--metrics", "127.0.0.1:0"]
+    flags += _flag("--advertise", *advertise)
+    with _running(RunningFrontend, flags, ("127.0.0.1:0",), config, arguments, None) as frontend:
+        yield frontend
+
+
+@contextmanager
+def _running(
+    kind: type[P],
+    flags: Sequence[str],
+    listen: Sequence[str] | None,
+    config: str,
+    arguments: Sequence[str],
+    environ: Mapping[str, str] | None,
+) -> Iterator[P]:
+    """A server's command with these flags, addresses, settings and further arguments; stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix=f"mezzo-{kind.what}-") as name:
+        folder = Path(name)
+        if listen is None:
+            listen = (f"unix://{folder}/socket", "tcp://127.0.0.1:0")
+        command = [sys.executable, "-m", "mezzo_server", *flags, *_flag("--listen", *listen)]
         if config:
-            path = Path(folder) / "frontend.toml"
+            path = folder / "mezzo.toml"
             path.write_text(config)
             command += ["--config", str(path)]
-        frontend = RunningFrontend([*command, *arguments], None, Path(folder) / "log")
-        frontend.start()
+        process = kind([*command, *arguments], environ, folder / "log")
+        process.start()
         try:
-            yield frontend
+            yield process
         finally:
-            frontend.stop()
+            process.stop()
 
 
-def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
-    """The first line of its standard output; empty if it ended or took too long."""
-    if process.stdout is None:
-        return b""
-    deadline = time.monotonic() + timeout_s
-    ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-    return process.stdout.readline() if ready else b""
+def _flag(name: str, *values: str | None) -> list[str]:
+    """An option for each of these values."""
+    return [word for value in values if value is not None for word in (name, value)]
+
+
+def _read_line(output: IO[bytes], timeout_s: float) -> bytes:
+    """The first line that it says; empty if it ended or took too long."""
+    ready, _, _ = select.select([output], [], [], timeout_s)
+    return output.readline() if ready else b""
