@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from mezzo.protocol.messages import TTL_S_MAX
+from mezzo.protocol.messages import LIFE_MS_MAX
 from mezzo_server.tenancy.model import Lifetime
 
 UNBOUNDED = Lifetime()
-LIFE_MS_MAX = int(TTL_S_MAX) * 1000
-"""no chunk lives longer, other than without end: whatever is asked for, its deadline is a number that is stored"""
 
 
 def ttl_ms(wish_ms: int, tenant: Lifetime = UNBOUNDED, namespace: Lifetime = UNBOUNDED) -> int:

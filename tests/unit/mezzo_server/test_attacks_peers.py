@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from mezzo.errors import ErrorCode, Gone, Unavailable
+from mezzo.errors import ErrorCode, Gone, ProtocolError, Unavailable
+from mezzo.protocol.frame import FROM_CLIENT, FROM_SERVER, FrameReader, encode
 from mezzo.protocol.messages import (
     BODIES,
     Delete,
@@ -15,10 +16,12 @@ from mezzo.protocol.messages import (
     Get,
     Kind,
     Lookup,
+    Offer,
     Ping,
     Pong,
     Pull,
     Pulled,
+    PulledChunk,
     Put,
     ShardStat,
     TenantStat,
@@ -275,3 +278,19 @@ def test_shards_stay_whatever_becomes_of_tenants_and_refusals_are_counted(pair):
     pair.clock.now += CONNECTION_S + EXPIRED_S_MAX + 1
     service.admission.sweep(service.sessions)
     assert isinstance(link.refused, Refused)
+
+
+@pytest.mark.parametrize("life_ms", [2**63, 2**64 - 1])
+def test_a_life_that_no_device_can_store_is_no_frame(life_ms):
+    """A deadline that is no number of 64 bits once ended in the middle of the store's write of it."""
+    said = (
+        (FROM_SERVER, Kind.PULLED, Pulled([PulledChunk([1], life_ms)])),
+        (FROM_CLIENT, Kind.OFFER, Offer(TENANT, NAMESPACE, KEYS, life_ms, [1] * 3)),
+    )
+    for kinds, kind, body in said:
+        frame = encode(kind, 1, body)
+        reader = FrameReader(kinds, body_bytes_max=len(frame), payload_bytes_max=0)
+        reader.buffer()[: len(frame)] = frame
+        reader.received(len(frame))
+        with pytest.raises(ProtocolError):
+            reader.next_event()

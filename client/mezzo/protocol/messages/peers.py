@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from mezzo.protocol.messages.types import (
+    LIFE_MS_MAX,
     PRIORITY_DEFAULT,
     U32,
     Bitmap,
@@ -45,7 +46,7 @@ class PulledChunk(Body, frozen=True):
 
     parts: Parts
     """their lengths, bytes"""
-    ttl_ms: Annotated[int, Meta(ge=-1)] = -1
+    ttl_ms: Annotated[int, Meta(ge=-1, le=LIFE_MS_MAX)] = -1
     """milliseconds that are left of its life; -1: it has no end"""
     position: U32 = 0
     """in its prefix"""
@@ -67,7 +68,7 @@ class Offer(Body, frozen=True):
     tenant: Id16
     namespace: Id16
     keys: Annotated[list[Key], Meta(min_length=1, max_length=OFFER_KEYS_MAX)]
-    lives_ms: U = 0
+    lives_ms: Annotated[int, Meta(ge=0, le=LIFE_MS_MAX)] = 0
     """for so long at most, since they are popular, and first of all to go; 0: as long as the first copy"""
     lengths: Annotated[list[U], Meta(max_length=OFFER_KEYS_MAX)] = []
     """bytes of each, with ``lives_ms``"""

@@ -18,6 +18,8 @@ EXTENTS_MAX = 65536
 
 TTL_S_MAX = 1e9
 """of a chunk that has an end: 31 years"""
+LIFE_MS_MAX = int(TTL_S_MAX) * 1000
+"""no chunk lives longer, other than without end: its deadline is a number that is stored"""
 PRIORITY_MAX = 7
 PRIORITY_DEFAULT = 3
 """of a chunk, from 0: the higher, the longer the server tries to keep it"""
