@@ -6,15 +6,16 @@ Foreign memory is moved over the stream directly; over shared memory it goes thr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from mezzo.calls import CONNECT, RUN_OPERATIONS_MAX, Call, Context, Copy, Link, Run, Stage, retried
-from mezzo.errors import InvalidArgument, TooLarge
+from mezzo.errors import InternalError, InvalidArgument, TooLarge
 from mezzo.identity import Identity, too_long
-from mezzo.places import Memory, Parts, Place, check_keys, check_parts, places
+from mezzo.places import Memory, Parts, Place, Places, check_keys, check_parts, places
 from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX, PRIORITY_MAX, TTL_S_MAX, U32_MAX
-from mezzo.regions import Extent, Region
+from mezzo.regions import Region
 from mezzo.results import GetResult, PutResult, PutState
 from mezzo.session import Session
 from mezzo.staging import ALIGN_BYTES, Piece
@@ -30,12 +31,26 @@ _KEY_REST_BYTES = 29  # of a key: its header, length, capacity or position, and 
 _EXTENT_BYTES = 18  # two integers of at most 9 bytes
 
 
+T = TypeVar("T")
+O = TypeVar("O", Get, Put)  # noqa: E741
+
+
 class _Batch(NamedTuple):
     """Chunks of one request."""
 
-    indexes: list[int]
+    indexes: Sequence[int]
+    """a range: all of the call's"""
     region: Region | None
     staged: bool
+
+    def of(self, items: Sequence[T]) -> Sequence[T]:
+        """Of something for each chunk of the call, those of this request."""
+        indexes = self.indexes
+        return items if type(indexes) is range else [items[index] for index in indexes]
+
+    def places(self, chunks: Places) -> Places:
+        """`of`, for their memory."""
+        return chunks if type(self.indexes) is range else chunks.of_these(self.indexes)
 
 
 class Terms(NamedTuple):
@@ -56,7 +71,7 @@ class GetArguments(NamedTuple):
     """A get's arguments, checked."""
 
     keys: list[bytes]
-    targets: list[Place]
+    targets: Places
     part: tuple[int, int]
     """(0, 0): all parts"""
     heard: Heard | None = None
@@ -66,7 +81,7 @@ class PutArguments(NamedTuple):
     """A put's arguments, checked."""
 
     keys: list[bytes]
-    sources: list[Place]
+    sources: Places
     parts: list[list[int]]
     terms: Terms
 
@@ -96,7 +111,7 @@ def check_put(
     sourced = places(sources, writable=False, name="sources")
     if len(sourced) != len(checked):
         raise InvalidArgument(f"{len(checked)} keys and {len(sourced)} sources")
-    part_lists = check_parts(parts, [place.length for place in sourced], PARTS_MAX)
+    part_lists = check_parts(parts, sourced.lengths, PARTS_MAX)
     if not 0 <= position <= U32_MAX - len(checked):
         raise InvalidArgument(f"position {position} is not within 0 to {U32_MAX - len(checked)}")
     if not 0 <= priority <= PRIORITY_MAX:
@@ -117,13 +132,22 @@ def _ttl_ms(ttl_s: float | None) -> int:
     return max(1, round(ttl_s * 1000))
 
 
-def check_chunk_bytes(sources: Sequence[Place], identity: Identity | None) -> None:
+def check_chunk_bytes(sources: Places, identity: Identity | None) -> None:
     """Raises TooLarge if a chunk is longer than those of its namespace."""
-    if identity is None:
+    if identity is None or max(sources.lengths) <= identity.chunk_bytes:
         return
-    for index, place in enumerate(sources):
-        if place.length > identity.chunk_bytes:
-            raise TooLarge(too_long(index, place.length, identity.chunk_bytes, identity.chunk_tokens))
+    for index, length in enumerate(sources.lengths):
+        if length > identity.chunk_bytes:
+            raise TooLarge(too_long(index, length, identity.chunk_bytes, identity.chunk_tokens))
+
+
+def check_sizes(sources: Places, chunk_bytes_max: int) -> None:
+    """Raises TooLarge if a chunk is longer than shards take."""
+    if max(sources.lengths) <= chunk_bytes_max:
+        return
+    for index, length in enumerate(sources.lengths):
+        if length > chunk_bytes_max:
+            raise TooLarge(f"sources[{index}] has {length} bytes, over chunk_bytes_max = {chunk_bytes_max}")
 
 
 def get(
@@ -180,19 +204,19 @@ def _get(context: Context, arguments: GetArguments) -> Call[GetResult]:
         return (yield from link.spread.get(context, arguments))
     keys, targets, part, heard = arguments
     session = link.session
-    found = [False] * len(keys)
-    lengths = [0] * len(keys)
+    found: Sequence[bool] = [False] * len(keys)
+    lengths: Sequence[int] = [0] * len(keys)
     unanswered = 0
 
-    def make(batch: _Batch, region: Region | None, into: list[Place]) -> Get:
-        own_keys = [keys[index] for index in batch.indexes]
+    def make(batch: _Batch, region: Region | None, into: Places) -> Get:
+        own_keys = list(batch.of(keys))
         return Get(own_keys, into, region=region, scope=session.scope, part=part, counters=context.counters)
 
     def take(batch: _Batch, operation: Get) -> None:
-        nonlocal unanswered
+        nonlocal unanswered, found, lengths
         unanswered += operation.unanswered
-        for index, there, length in zip(batch.indexes, operation.found, operation.lengths, strict=True):
-            found[index], lengths[index] = there, length
+        found = put_back(found, batch.indexes, operation.found)
+        lengths = put_back(lengths, batch.indexes, operation.lengths)
         if operation.popular and heard is not None:
             heard([key for key, popular in zip(operation.keys, operation.popular, strict=True) if popular])
 
@@ -201,8 +225,8 @@ def _get(context: Context, arguments: GetArguments) -> Call[GetResult]:
     for batch in batches:
         if not batch.staged:
             continue
-        wanted = [targets[index] for index in batch.indexes]
-        piece: Piece = yield Stage(_staged_bytes(wanted))
+        wanted = batch.places(targets)
+        piece: Piece = yield Stage(_aligned_bytes(wanted))
         try:
             staged = _lay_out(piece, wanted)
             operation = make(batch, piece.extent.region, staged)
@@ -228,40 +252,34 @@ def _put(context: Context, arguments: PutArguments) -> Call[PutResult]:
         return (yield from link.spread.put(context, arguments))
     keys, sources, parts, terms = arguments
     session = link.session
-    chunk_bytes_max = session.limits.chunk_bytes_max
-    for index, place in enumerate(sources):
-        if place.length > chunk_bytes_max:
-            raise TooLarge(
-                f"sources[{index}] has {place.length} bytes, over chunk_bytes_max = {chunk_bytes_max}"
-            )
-    states = [PutState.FAILED] * len(keys)
+    check_sizes(sources, session.limits.chunk_bytes_max)
+    states: Sequence[PutState] = [PutState.FAILED] * len(keys)
     unanswered = 0
 
-    def make(batch: _Batch, region: Region | None, sourced: list[Place]) -> Put:
+    def make(batch: _Batch, region: Region | None, sourced: Places) -> Put:
         return Put(
-            [keys[index] for index in batch.indexes],
+            list(batch.of(keys)),
             sourced,
-            parts=parts if len(parts) <= 1 else [parts[index] for index in batch.indexes],
+            parts=parts if len(parts) <= 1 else list(batch.of(parts)),
             region=region,
             scope=session.scope,
-            positions=[terms.positions[index] for index in batch.indexes],
+            positions=batch.of(terms.positions),
             ttl_ms=terms.ttl_ms,
             priority=terms.priority,
         )
 
     def take(batch: _Batch, operation: Put) -> None:
-        nonlocal unanswered
+        nonlocal unanswered, states
         unanswered += operation.unanswered
-        for index, state in zip(batch.indexes, operation.states, strict=True):
-            states[index] = state
+        states = put_back(states, batch.indexes, operation.states)
 
     batches = _batches(context, keys, sources, parts, session, in_order=True)
     yield from _direct(link, [batch for batch in batches if not batch.staged], sources, make, take)
     for batch in batches:
         if not batch.staged:
             continue
-        given = [sources[index] for index in batch.indexes]
-        piece: Piece = yield Stage(_staged_bytes(given))
+        given = batch.places(sources)
+        piece: Piece = yield Stage(_aligned_bytes(given))
         try:
             staged = _lay_out(piece, given)
             yield Copy(
@@ -270,32 +288,47 @@ def _put(context: Context, arguments: PutArguments) -> Call[PutResult]:
             operation = make(batch, piece.extent.region, staged)
             yield Run(link, (operation,))
             take(batch, operation)
-            context.counters.bytes_copied += sum(place.length for place in given)
+            context.counters.bytes_copied += sum(given.lengths)
         finally:
             context.staging.give(piece)
-    context.counters.bytes_put += sum(
-        place.length for place, state in zip(sources, states, strict=True) if state is PutState.STORED
-    )
-    return put_result(states, unanswered)
+    result = put_result(states, unanswered)
+    if result.stored == len(states):
+        context.counters.bytes_put += sum(sources.lengths)
+    elif result.stored:
+        context.counters.bytes_put += sum(
+            [
+                length
+                for length, state in zip(sources.lengths, states, strict=True)
+                if state is PutState.STORED
+            ]
+        )
+    return result
 
 
-O = TypeVar("O", Get, Put)  # noqa: E741
+def put_back(whole: Sequence[T], indexes: Sequence[int], part: Sequence[T]) -> Sequence[T]:
+    """``whole`` with what one request, or one shard, said of the chunks at these indexes of the call."""
+    if len(part) != len(indexes):
+        raise InternalError(f"{len(part)} answers for {len(indexes)} chunks")
+    if indexes == range(len(whole)):
+        return part
+    told = whole if isinstance(whole, list) else list(whole)
+    for index, each in zip(indexes, part, strict=True):
+        told[index] = each
+    return told
 
 
 def _direct(
     link: Link,
     batches: Sequence[_Batch],
-    chunks: list[Place],
-    make: Callable[[_Batch, Region | None, list[Place]], O],
+    chunks: Places,
+    make: Callable[[_Batch, Region | None, Places], O],
     take: Callable[[_Batch, O], None],
 ) -> Call[None]:
     """Run the batches whose memory a shard or the socket reaches as it is."""
     size = max(RUN_OPERATIONS_MAX, link.session.stripes)
     for start in range(0, len(batches), size):
         window = batches[start : start + size]
-        operations = [
-            make(batch, batch.region, [chunks[index] for index in batch.indexes]) for batch in window
-        ]
+        operations = [make(batch, batch.region, batch.places(chunks)) for batch in window]
         yield Run(link, operations)
         for batch, operation in zip(window, operations, strict=True):
             take(batch, operation)
@@ -304,7 +337,7 @@ def _direct(
 def _batches(
     context: Context,
     keys: list[bytes],
-    chunks: list[Place],
+    chunks: Places,
     parts: list[list[int]],
     session: Session,
     *,
@@ -321,9 +354,14 @@ def _batches(
     body_bytes_max = limits.body_bytes_max - _BODY_REST_BYTES - 5 * (len(parts[0]) if len(parts) == 1 else 0)
     share_bytes = REQUEST_BYTES_MAX
     if session.stripes > 1:
-        share_bytes = max(STRIPE_BYTES_MIN, sum(place.length for place in chunks) // session.stripes)
+        share_bytes = max(STRIPE_BYTES_MIN, sum(chunks.lengths) // session.stripes)
+    elif shm and chunks.region is not None and len(parts) <= 1 and len(keys) <= keys_max:
+        body_bytes = sum(map(len, keys)) + (_KEY_REST_BYTES + _EXTENT_BYTES) * len(keys)
+        if body_bytes <= body_bytes_max and _aligned_bytes(chunks) <= REQUEST_BYTES_MAX:
+            return [_Batch(range(len(keys)), chunks.region, False)]  # as nearly always: one request
     finished: list[_Batch] = []
-    open_batches: dict[int, tuple[_Batch, int, int]] = {}  # by region: batch, body bytes, chunk bytes
+    # By region: batch, its indexes, body bytes, chunk bytes.
+    open_batches: dict[int, tuple[_Batch, list[int], int, int]] = {}
     for index, place in enumerate(chunks):
         region = _region_of(place, index) if shm else None
         staged = shm and region is None
@@ -345,19 +383,20 @@ def _batches(
         length = _aligned(place.length)
         current = open_batches.get(group)
         if current is not None:
-            batch, batch_body_bytes, batch_bytes = current
+            batch, indexes, batch_body_bytes, batch_bytes = current
             if (
                 batch_bytes < share_bytes
-                and len(batch.indexes) < keys_max
+                and len(indexes) < keys_max
                 and batch_body_bytes + body_bytes <= body_bytes_max
                 and batch_bytes + length <= chunk_bytes_max
             ):
-                batch.indexes.append(index)
-                open_batches[group] = (batch, batch_body_bytes + body_bytes, batch_bytes + length)
+                indexes.append(index)
+                open_batches[group] = (batch, indexes, batch_body_bytes + body_bytes, batch_bytes + length)
                 continue
             finished.append(batch)
-        open_batches[group] = (_Batch([index], region, staged), body_bytes, length)
-    finished.extend([batch for batch, _, _ in open_batches.values()])
+        indexes = [index]
+        open_batches[group] = (_Batch(indexes, region, staged), indexes, body_bytes, length)
+    finished.extend([batch for batch, _, _, _ in open_batches.values()])
     return finished
 
 
@@ -375,15 +414,16 @@ def _aligned(length: int) -> int:
     return -(-length // ALIGN_BYTES) * ALIGN_BYTES
 
 
-def _staged_bytes(chunks: Sequence[Place]) -> int:
-    return sum(_aligned(place.length) for place in chunks)
+def _aligned_bytes(chunks: Places) -> int:
+    # Chunks are mostly as long as one another.
+    return sum([_aligned(length) * count for length, count in Counter(chunks.lengths).items()])
 
 
-def _lay_out(piece: Piece, chunks: Sequence[Place]) -> list[Place]:
+def _lay_out(piece: Piece, chunks: Places) -> Places:
     """Aligned room for each chunk in a piece of staging memory."""
     region, offset, _ = piece.extent
-    laid_out = []
-    for place in chunks:
-        laid_out.append(Place(place.length, (Extent(region, offset, place.length),), ()))
-        offset += _aligned(place.length)
-    return laid_out
+    pairs = []
+    for length in chunks.lengths:
+        pairs.append((offset, length))
+        offset += _aligned(length)
+    return Places.within(region, pairs)

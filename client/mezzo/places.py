@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from mezzo.errors import InvalidArgument, RegionError
@@ -46,7 +47,79 @@ class Place(NamedTuple):
         return [number for extent in self.extents for number in (extent.offset, extent.length)]
 
 
-def places(items: Sequence[Memory], *, writable: bool, name: str) -> list[Place]:
+class Places:
+    """The memory of several chunks, in order. Immutable.
+
+    As a rule each is one extent of one and the same region.  Then it is kept in columns, with a `Place` made only for
+    who asks for one: of a call for hundreds of chunks, what is done for each of them is what it costs.
+    """
+
+    __slots__ = ("_items", "lengths", "pairs", "region")
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        region: Region | None,
+        pairs: Sequence[tuple[int, int]],
+        items: Sequence[Place],
+    ) -> None:
+        """Made by `of` and `within`."""
+        self.lengths = lengths
+        """of each, bytes"""
+        self.region = region
+        """that each is one extent of; None: they are of any kind"""
+        self.pairs = pairs
+        """offset and length of each in the ``region``, if there is one"""
+        self._items = items
+
+    @classmethod
+    def of(cls, items: Sequence[Place]) -> Places:
+        """Any ones."""
+        return cls([item.length for item in items], None, (), items)
+
+    @classmethod
+    def within(cls, region: Region, pairs: Sequence[tuple[int, int]]) -> Places:
+        """Extents of one region: offset and length of each."""
+        return cls([length for _, length in pairs], region, pairs, ())
+
+    def __repr__(self) -> str:
+        where = "of any kind" if self.region is None else f"in region {self.region.number}"
+        return f"<Places of {len(self)} chunks {where}>"
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Place:
+        region = self.region
+        if region is None:
+            return self._items[index]
+        offset, length = self.pairs[index]
+        return Place(length, (Extent(region, offset, length),), ())
+
+    def __iter__(self) -> Iterator[Place]:
+        return map(self.__getitem__, range(len(self)))
+
+    def of_these(self, indexes: Sequence[int]) -> Places:
+        """Some of them."""
+        if self.region is None:
+            return Places.of([self._items[index] for index in indexes])
+        return Places.within(self.region, [self.pairs[index] for index in indexes])
+
+    def regions(self) -> tuple[Region, ...]:
+        """All that they lie in."""
+        if self.region is not None:
+            return (self.region,)
+        return tuple({extent.region for item in self._items for extent in item.extents})
+
+    def flat(self) -> list[list[int]]:
+        """`Place.flat` of each."""
+        if self.region is not None:
+            # In a frame tuples are what lists are, and these are there already.
+            return cast("list[list[int]]", self.pairs)
+        return [item.flat() for item in self._items]
+
+
+def places(items: Sequence[Memory], *, writable: bool, name: str) -> Places:
     """The places that callers' sources or targets name.
 
     Raises:
@@ -55,7 +128,27 @@ def places(items: Sequence[Memory], *, writable: bool, name: str) -> list[Place]
     """
     if isinstance(items, (Extent, Region, bytes, bytearray, memoryview)):
         raise InvalidArgument(f"{name} must be a list with one entry for each key")
-    return [_place(item, writable, f"{name}[{index}]") for index, item in enumerate(items)]
+    return _of_one_region(items) or Places.of(
+        [_place(item, writable, f"{name}[{index}]") for index, item in enumerate(items)]
+    )
+
+
+def _of_one_region(items: Sequence[Memory]) -> Places | None:
+    """The usual case, all of it in C: good extents of one region. None: it is another, or one of them is not good."""
+    if not items or set(map(type, items)) != {Extent}:
+        return None
+    regions, offsets, lengths = zip(*cast("Sequence[Extent]", items), strict=True)
+    region: Region = regions[0]
+    if (
+        regions.count(region) != len(regions)
+        or region.closed
+        or min(offsets) < 0
+        or min(lengths) < 1
+        or max(lengths) > U32_MAX
+        or max(map(add, offsets, lengths)) > region.length
+    ):
+        return None
+    return Places(lengths, region, list(zip(offsets, lengths, strict=True)), ())
 
 
 def _place(item: Memory, writable: bool, name: str) -> Place:

@@ -18,7 +18,6 @@ from mezzo.calls import Call, Context, Grant
 from mezzo.errors import (
     InvalidArgument,
     RegionError,
-    TooLarge,
     Unavailable,
     Unsupported,
 )
@@ -54,7 +53,8 @@ class Spread(Asking):
         """See `moves.get`."""
         keys, targets, part, _ = arguments
         count = len(keys)
-        found, lengths = [False] * count, [0] * count
+        found: Sequence[bool] = [False] * count
+        lengths: Sequence[int] = [0] * count
         asked: set[int] = set()
         copies = self._pod.copies
 
@@ -62,19 +62,20 @@ class Spread(Asking):
             copies.are_popular(popular, context.now())
 
         def make(indexes: list[int]) -> Call[GetResult]:
-            own = GetArguments(
-                [keys[index] for index in indexes], [targets[index] for index in indexes], part, heard
-            )
+            own = GetArguments([keys[index] for index in indexes], targets.of_these(indexes), part, heard)
             again = not asked.isdisjoint(indexes)
             asked.update(indexes)
             return _got_again(context, own) if again else moves.got(context, own)
 
         def take(answers: Iterable[Answer]) -> list[int]:
+            nonlocal found, lengths
             for answer in answers:
                 if not answer.failed:
                     got: GetResult = answer.outcome
-                    for index, there, length in zip(answer.indexes, got.found, got.lengths, strict=True):
-                        found[index], lengths[index] = there, length
+                    found = moves.put_back(found, answer.indexes, got.found)
+                    lengths = moves.put_back(lengths, answer.indexes, got.lengths)
+            if False not in found:
+                return []
             return [index for index in range(count) if not found[index]]
 
         epoch = yield from self._keep_up()
@@ -103,30 +104,24 @@ class Spread(Asking):
     def put(self, context: Context, arguments: PutArguments) -> Call[PutResult]:
         """See `moves.put`."""
         keys, sources, parts, terms = arguments
-        chunk_bytes_max = self._pod.chunk_bytes_max
-        for index, place in enumerate(sources):
-            if place.length > chunk_bytes_max:
-                raise TooLarge(
-                    f"sources[{index}] has {place.length} bytes, over chunk_bytes_max = {chunk_bytes_max}"
-                )
+        moves.check_sizes(sources, self._pod.chunk_bytes_max)
 
         def make(indexes: list[int]) -> Call[PutResult]:
             own = PutArguments(
                 [keys[index] for index in indexes],
-                [sources[index] for index in indexes],
+                sources.of_these(indexes),
                 parts if len(parts) <= 1 else [parts[index] for index in indexes],
                 terms._replace(positions=[terms.positions[index] for index in indexes]),
             )
             return moves.stored(context, own)
 
-        states = [PutState.FAILED] * len(keys)
+        states: Sequence[PutState] = [PutState.FAILED] * len(keys)
         yield from self._keep_up()
         answers = yield from self._ask(keys, make, to_put=True)
         silent = unanswered(answers)
         for answer in answers:
             if not answer.failed:
-                for index, state in zip(answer.indexes, answer.outcome.states, strict=True):
-                    states[index] = state
+                states = moves.put_back(states, answer.indexes, answer.outcome.states)
         return moves.put_result(states, len(silent))
 
     # What tells of a prefix.

@@ -307,7 +307,7 @@ def _load(stripe: Stripe) -> int:
 
 def _payload_bytes(operation: Operation) -> int:
     if isinstance(operation, Get | Put):
-        return sum(place.length for place in operation.places)
+        return sum(operation.places.lengths)
     return 0
 
 

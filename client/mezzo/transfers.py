@@ -9,6 +9,7 @@ bytes are not confirmed is overwritten with zeros.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import le
 
 import xxhash
 
@@ -16,7 +17,7 @@ from mezzo.checksum import chunk_seed, part_seed
 from mezzo.errors import ProtocolError
 from mezzo.operations import Operation, expect
 from mezzo.outgoing import Payload
-from mezzo.places import Place
+from mezzo.places import Place, Places
 from mezzo.protocol import messages
 from mezzo.protocol.bitmap import unpack
 from mezzo.protocol.messages import Body, Kind
@@ -50,18 +51,16 @@ class Transfer(Operation):
     """Base of the two."""
 
     moves = True
-    places: Sequence[Place]
+
+    def __init__(self, keys: list[bytes], places: Places | Sequence[Place], region: Region | None) -> None:
+        self.keys = keys
+        self.places = places if isinstance(places, Places) else Places.of(places)
+        super().__init__(region, self.places.regions() if region is None else (region,))
 
     @property
     def extents(self) -> Sequence[Extent]:
         """See `Operation.extents`."""
         return [extent for place in self.places for extent in place.extents]
-
-
-def _regions_of(region: Region | None, places: Sequence[Place]) -> tuple[Region, ...]:
-    if region is not None:
-        return (region,)
-    return tuple({extent.region for place in places for extent in place.extents})
 
 
 class CheckedSink:
@@ -131,16 +130,14 @@ class Get(Transfer):
     def __init__(
         self,
         keys: list[bytes],
-        places: Sequence[Place],
+        places: Places | Sequence[Place],
         *,
         region: Region | None,
         scope: bytes,
         part: tuple[int, int],
         counters: Counters,
     ) -> None:
-        super().__init__(region, _regions_of(region, places))
-        self.keys = keys
-        self.places = places
+        super().__init__(keys, places, region)
         self.part = part
         self.found: tuple[bool, ...] = (False,) * len(keys)
         self.lengths: tuple[int, ...] = (0,) * len(keys)
@@ -157,14 +154,13 @@ class Get(Transfer):
             return messages.Get(
                 self.keys,
                 self.region.number,
-                [place.flat() for place in self.places],
+                self.places.flat(),
                 first,
                 count,
                 [],
                 deadline_ms,
             )
-        capacities = [place.length for place in self.places]
-        return messages.Get(self.keys, 0, [], first, count, capacities, deadline_ms)
+        return messages.Get(self.keys, 0, [], first, count, list(self.places.lengths), deadline_ms)
 
     def receive_data(self, data: messages.GetData, payload_bytes: int) -> CheckedSink:
         """Where the payload of this frame goes. Raises ProtocolError if nobody asked for it."""
@@ -192,18 +188,27 @@ class Get(Transfer):
         claimed = unpack(got.found, len(self.keys))
         if len(got.lengths) != len(self.keys):
             raise ProtocolError(f"GOT has {len(got.lengths)} lengths for {len(self.keys)} keys")
+        if got.popular:
+            self.popular = unpack(got.popular, len(self.keys))
+        room = self.places.lengths
+        if (
+            self.region is not None
+            and False not in claimed
+            and min(got.lengths) > 0
+            and all(map(le, got.lengths, room))
+        ):
+            self.found, self.lengths = claimed, tuple(got.lengths)
+            return
         found, lengths = [], []
         for index, there in enumerate(claimed):
             length = got.lengths[index] if there else 0
-            if there and not 0 < length <= self.places[index].length:
-                raise ProtocolError(f"GOT says {length} bytes for a target of {self.places[index].length}")
+            if there and not 0 < length <= room[index]:
+                raise ProtocolError(f"GOT says {length} bytes for a target of {room[index]}")
             if self.region is None:
                 there, length = self._confirm(index, there, length)
             found.append(there)
             lengths.append(length)
         self.found, self.lengths = tuple(found), tuple(lengths)
-        if got.popular:
-            self.popular = unpack(got.popular, len(self.keys))
 
     def renew(self) -> None:
         """See `Operation.renew`."""
@@ -243,7 +248,7 @@ class Put(Transfer):
     def __init__(
         self,
         keys: list[bytes],
-        places: Sequence[Place],
+        places: Places | Sequence[Place],
         *,
         parts: list[list[int]],
         region: Region | None,
@@ -252,9 +257,7 @@ class Put(Transfer):
         ttl_ms: int = 0,
         priority: int = messages.PRIORITY_DEFAULT,
     ) -> None:
-        super().__init__(region, _regions_of(region, places))
-        self.keys = keys
-        self.places = places
+        super().__init__(keys, places, region)
         self.parts = parts
         self.positions = positions
         self.ttl_ms = ttl_ms
@@ -265,13 +268,12 @@ class Put(Transfer):
 
     def body(self, deadline_ms: int) -> Body:
         """See `Operation.body`."""
-        lengths = [place.length for place in self.places]
         number, sources = 0, []
         if self.region is not None:
-            number, sources = self.region.number, [place.flat() for place in self.places]
+            number, sources = self.region.number, self.places.flat()
         return messages.Put(
             self.keys,
-            lengths,
+            list(self.places.lengths),
             self.parts,
             number,
             sources,
@@ -285,8 +287,10 @@ class Put(Transfer):
     @property
     def in_order(self) -> bool:
         """Whether each chunk is the next one of its prefix after that before it."""
-        first = self.positions[0]
-        return all(position == first + index for index, position in enumerate(self.positions))
+        positions = self.positions
+        first = positions[0]
+        following = range(first, first + len(positions))
+        return positions == following or list(positions) == list(following)
 
     def receive_grant(self, grant: messages.PutGrant) -> list[Payload]:
         """What to send for this grant, in order. Raises ProtocolError if it cannot be one."""
@@ -307,7 +311,10 @@ class Put(Transfer):
         done = expect(body, messages.PutDone)
         stored = unpack(done.stored, len(self.keys))
         exists = unpack(done.exists, len(self.keys))
-        declined = unpack(done.declined, len(self.keys)) if done.declined else [False] * len(self.keys)
+        declined = unpack(done.declined, len(self.keys))
+        if False not in stored and True not in exists and True not in declined:
+            self.states = (PutState.STORED,) * len(self.keys)
+            return
         states = []
         for index in range(len(self.keys)):
             if stored[index]:
@@ -329,5 +336,5 @@ class Put(Transfer):
 
     def _parts_of(self, index: int) -> list[int]:
         if not self.parts:
-            return [self.places[index].length]
+            return [self.places.lengths[index]]
         return self.parts[0] if len(self.parts) == 1 else self.parts[index]

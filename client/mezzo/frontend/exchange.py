@@ -249,7 +249,7 @@ def put_messages(operation: Put, namespace: str, piece_bytes: int) -> Iterator[b
     header = store_pb2.PutHeader(
         namespace=namespace,
         keys=operation.keys,
-        lengths=[place.length for place in operation.places],
+        lengths=operation.places.lengths,
         parts=[store_pb2.Parts(lengths=lengths) for lengths in operation.parts],
         position=operation.positions[0],
         ttl_ms=operation.ttl_ms,
@@ -290,7 +290,7 @@ def get_request(operation: Get, namespace: str) -> bytes:
         keys=operation.keys,
         first_part=first,
         part_count=count,
-        capacities=[place.length for place in operation.places],
+        capacities=operation.places.lengths,
     )
     return bytes(request.SerializeToString())
 

@@ -23,5 +23,10 @@ def unpack(bitmap: bytes, count: int) -> tuple[bool, ...]:
     value = int.from_bytes(bitmap, "little")
     if len(bitmap) > (count + 7) // 8 or value >> count:
         raise ProtocolError(f"a bitmap of {len(bitmap)} bytes speaks of more than {count} keys")
+    # All or none, as nearly always: without a digit for each.
+    if not value:
+        return (False,) * count
+    if value + 1 == 1 << count:
+        return (True,) * count
     # Backwards, and no digit at all for no key (zero is still written "0").
     return tuple([digit == "1" for digit in f"{value:0{count}b}"[: -count - 1 : -1]])

@@ -266,6 +266,30 @@ class TestSharedMemory:
         assert result().lengths == (5,)
         assert len(peer.descriptors) == 1
 
+    def test_chunks_of_one_region_go_as_one_request_or_as_the_limits_say(self, make, network, start):
+        client = make(UNIX)
+        region = client.region(4 * 4096)
+        targets = [region[at : at + 4096] for at in range(0, 4 * 4096, 4096)]
+        result = start(client.get, [b"a", b"b", b"c"], targets[1:])
+        peer = network.accept(shm=True, keys_max=3)
+        add = peer.expect(Kind.REGION_ADD)
+        peer.send(Kind.REGION_ADDED, add.request_id, RegionAdded(True, False))
+        get = peer.expect(Kind.GET)
+        assert (get.body.keys, get.body.targets) == (
+            [b"a", b"b", b"c"],
+            [[at, 4096] for at in (4096, 8192, 12288)],
+        )
+        peer.send(Kind.GOT, get.request_id, Got(2, b"\5", [9, 0, 7]))
+        assert (result().found, result().lengths) == ((True, False, True), (9, 0, 7))
+        result = start(client.put, [b"a", b"b", b"c", b"d"], targets, position=5)
+        first, second = peer.expect(Kind.PUT), peer.expect(Kind.PUT)
+        assert [put.body.keys for put in (first, second)] == [[b"a", b"b", b"c"], [b"d"]]
+        assert (second.body.sources, second.body.position) == ([[12288, 4096]], 8)
+        peer.send(Kind.PUT_DONE, second.request_id, PutDone(b"\0", b"\1", 0, 1))
+        peer.send(Kind.PUT_DONE, first.request_id, PutDone(b"\7", b"\0", 3, 0))
+        assert (result().stored, result().exists) == (3, 1)
+        assert client.statistics().bytes_put == 3 * 4096
+
     def test_a_region_that_the_server_refuses(self, make, network, start):
         client = make(UNIX)
         region = client.region(4096)
