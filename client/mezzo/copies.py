@@ -90,7 +90,7 @@ class Copies:
         if not router.pod_map.seconds:
             return None
         if self.kept > 1:
-            return router.seconds(keys)
+            return router.copies(keys)
         popular = self._popular
         if not popular:
             return None
@@ -98,7 +98,7 @@ class Copies:
         if True not in found:
             self._expire(now)
             return None
-        seconds = router.seconds(keys)
+        seconds = router.copies(keys)
         return [second if there else NOBODY for second, there in zip(seconds, found, strict=True)]
 
     def doomed(self, router: Router, keys: Sequence[bytes]) -> list[int]:

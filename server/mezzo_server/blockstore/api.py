@@ -53,6 +53,16 @@ class EventSink(Protocol):
         """All of the namespace is gone, and it with it: nothing more is told."""
 
 
+class Guard(Protocol):
+    """Is told of every chunk that leaves the index, and may keep others from taking its place for a while."""
+
+    def left(self, scope: Scope, key: bytes, why: int) -> None:
+        """A chunk has left (``why``: an `EventKind`): at once, and without raising."""
+
+    def bars(self, scope: Scope, key: bytes) -> bool:
+        """Whether a put of a key that is not there is to be declined now."""
+
+
 class PutStatus(IntEnum):
     """How the put of one chunk ended."""
 
@@ -61,7 +71,7 @@ class PutStatus(IntEnum):
     FAILED = 2
     """I/O error; the error is in the outcome"""
     DECLINED = 3
-    """not taken: it is not worth the device's writes now (`admission`)"""
+    """not taken: it is not worth the device's writes now (`admission`), or the guard bars it"""
 
 
 @dataclass(slots=True)
@@ -117,6 +127,8 @@ class ChunkInfo:
     expiry_ms: int = 0
     """0: never"""
     priority: int = PRIORITY_DEFAULT
+    checksums: tuple[int, ...] = ()
+    """of its parts, the same wherever it is stored; empty: it is encrypted, and nothing tells without reading it"""
 
 
 PutDone = Callable[[PutOutcome], None]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mezzo.checksum import chunk_seed
 from mezzo.protocol.messages import EventKind
 from mezzo_server.blockstore.admission.admission import Admission
+from mezzo_server.blockstore.api import Guard
 from mezzo_server.blockstore.clock import Clock
 from mezzo_server.blockstore.counters import counters
 from mezzo_server.blockstore.erasure import Erasure
@@ -87,6 +88,8 @@ class Context(Payloads):
         """what encrypts and decrypts large parts; None: the loop does"""
         self.cipher_jobs = None if ciphers is None else JobQueue(ciphers, options, now())
         self.job_queues = [queue for queue in (self.jobs, self.cipher_jobs) if queue is not None]
+        self.guard: Guard | None = None
+        """wants to know what leaves the index"""
         self.sealer = Sealer(entropy(RUN_BYTES))
         self.left_blocks = 0
         """of records that were written to devices that have left"""
@@ -248,6 +251,8 @@ class Context(Payloads):
             segment.pinned_bytes -= segment.table.length[number]
         if namespace.events is not None and not moves:
             namespace.events.add(why, key, plain_length(segment.table, number))
+        if self.guard is not None and not moves:
+            self.guard.left(namespace.scope, key, why)
         return True
 
     def make_way(self, namespace: NamespaceIndex, key: bytes) -> None:

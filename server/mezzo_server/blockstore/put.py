@@ -151,6 +151,10 @@ class PutTicket:
             return False
         if known:
             self.puts.context.make_way(namespace, key)
+        guard = self.puts.context.guard
+        if guard is not None and guard.bars(namespace.scope, key):
+            self.answer(number, PutStatus.DECLINED)
+            return False
         namespace.begin(key)
         return True
 

@@ -33,7 +33,9 @@ from mezzo_server.blockstore.counters import NO_HOT_TIER
 from mezzo_server.blockstore.delete import Deletes
 from mezzo_server.blockstore.device_log import DeviceLog
 from mezzo_server.blockstore.device_parts import DeviceParts
+from mezzo_server.blockstore.entries import SEALED
 from mezzo_server.blockstore.get import Gets
+from mezzo_server.blockstore.guarding import Guarding
 from mezzo_server.blockstore.hot_scrub import HotScrub
 from mezzo_server.blockstore.io import Device, DeviceTime, Workers
 from mezzo_server.blockstore.join import SEGMENT_OVERHEAD_BYTES, JoinTerms
@@ -60,7 +62,7 @@ from mezzo_server.memory import Memory
 from mezzo_server.staging import StagingPool
 
 
-class BlockStore(Pumping, Keeping, Telling):
+class BlockStore(Pumping, Keeping, Telling, Guarding):
     """Chunks on devices: put, get, lookup, delete, pin. Made by `open`."""
 
     def __init__(self, context: Context, recovered: Recovered) -> None:
@@ -336,6 +338,7 @@ class BlockStore(Pumping, Keeping, Telling):
             key in namespace.pins,
             entry.expiry_ms,
             entry.flags & PRIORITY_MAX,
+            () if entry.flags >= SEALED else entry.checksums,
         )
 
     def _made(self, arena: ArenaMemory) -> None:

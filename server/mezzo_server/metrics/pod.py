@@ -71,7 +71,7 @@ SHARD_POD_METRICS: tuple[Metric, ...] = (
         "Of these, and of those that there was no room for, the ones that did not come, by reason.",
         by({drop.value: f"pod_moves_dropped_{drop}" for drop in Drop}),
         ("reason",),
-        advice="`absent`, `there`, `deleted` and `lost` are as it should be. `full` and `late`: more is read than"
+        advice="`absent`, `there`, `same`, `deleted` and `lost` are as it should be. `full` and `late`: more is read than"
         " pod.move_bytes_per_s lets move; it stays at the former owner, and is asked for there. `failed`: docs/pod.md.",
     ),
     SHARD.gauge("pod_moves_queued", "Chunks that wait to be moved here.", one("pod_moves_queued")),
@@ -102,6 +102,30 @@ SHARD_POD_METRICS: tuple[Metric, ...] = (
         advice="These have one copy until they are read at the second, or put again. Lasting: a second cannot be reached.",
     ),
     SHARD.counter("pod_offers_failed", "Attempts to tell them that failed.", one("pod_offers_failed")),
+    SHARD.counter(
+        "pod_left_told",
+        "Chunks that are here no more and of which their seconds have said that they do not give them either.",
+        one("pod_left_told"),
+    ),
+    SHARD.gauge(
+        "pod_left_queued",
+        "Chunks that are here no more and of which their seconds are to say so.",
+        one("pod_left_queued"),
+        advice="Lasting: a second cannot be reached. Until it is, or has left the map, these are not put again.",
+    ),
+    SHARD.gauge(
+        "pod_left_anew",
+        "Shards that are to compare all second copies that they have from here: since this one started, or for more was to be told"
+        " than is kept.",
+        one("pod_left_anew"),
+        advice="Until they say so nothing is put here of which they would have the second copy.",
+    ),
+    SHARD.counter("pod_left_failed", "Attempts to tell seconds of it that failed.", one("pod_left_failed")),
+    SHARD.counter(
+        "pod_puts_barred",
+        "Puts of chunks that were declined since their second may give other bytes still.",
+        one("pod_puts_barred"),
+    ),
     SHARD.gauge(
         "pod_popular_chunks",
         "Chunks of this shard that another has a copy of since they are got often, and that readers are told so of.",

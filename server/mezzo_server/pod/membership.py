@@ -338,7 +338,7 @@ class Membership:
         if value is None:
             self._share = NOTHING
         elif revision != self._share_revision:
-            self._share = Share.of(decode_plan(value).pod_map, self._shard)
+            self._share = Share.of(decode_plan(value).pod_map, self._shard, self._share)
             self.plans_read += 1
         self._share_revision = revision
 

@@ -18,11 +18,15 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from mezzo.backoff import Backoff
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.pod.refusals import Refusals
 from mezzo_server.quota.bucket import Bucket
+
+if TYPE_CHECKING:
+    from mezzo_server.pod.provenance import Tenure
 
 QUEUE_KEYS_MAX = 8192
 BATCH_KEYS_MAX = 32
@@ -77,6 +81,8 @@ class Drop(StrEnum):
     """the source does not have it"""
     THERE = "there"
     """somebody put it meanwhile"""
+    SAME = "same"
+    """what was here already is the same, and may be given from now on"""
     DELETED = "deleted"
     """it was deleted here, just now or lately"""
     ERASED = "erased"
@@ -114,7 +120,7 @@ NOTHING_MOVED: Mapping[str, int | float] = {
 class Wanted:
     """One chunk that is wanted. Made by `Moves.want`, and its own until `Moves.settled`."""
 
-    __slots__ = ("_cancelled", "key", "lives_ms", "scope", "since", "source", "why")
+    __slots__ = ("_cancelled", "key", "lives_ms", "scope", "since", "source", "tenure", "why")
 
     def __init__(
         self, scope: Scope, key: bytes, source: bytes, why: Why, since: float, lives_ms: int = 0
@@ -128,6 +134,8 @@ class Wanted:
         self.since = since
         self.lives_ms = lives_ms
         """and is the first to go; 0: as at the source"""
+        self.tenure: Tenure | None = None
+        """in which the source is asked for it; None: it is not for a second copy"""
         self._cancelled: Drop | None = None
 
     def __repr__(self) -> str:
@@ -316,6 +324,11 @@ class Moves:
             wanted = self._known.get(name)
             if wanted is not None:
                 wanted._cancelled = Drop.DELETED
+
+    def withdraw(self, scope: Scope, keys: Iterable[bytes]) -> None:
+        """These are at their source no more: what is under way is not to be committed, what is wanted later may come."""
+        names = {(scope.tenant, scope.namespace, key) for key in keys}
+        self.cancel(Drop.ABSENT, lambda wanted: wanted.id in names)
 
     def cancel(self, why: Drop, concerns: Callable[[Wanted], bool]) -> None:
         """None of those under way that ``concerns`` says yes to is to be committed, whatever is true later.

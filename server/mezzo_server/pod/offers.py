@@ -31,8 +31,12 @@ SecondOf = Callable[[Scope, bytes], bytes | None]
 NOTHING_OFFERED: Mapping[str, int | float] = dict.fromkeys(
     ("pod_offers", "pod_offers_dropped", "pod_offers_failed", "pod_offers_queued"), 0
 )
+NOTHING_LEFT: Mapping[str, int | float] = dict.fromkeys(
+    ("pod_left_told", "pod_left_failed", "pod_left_queued", "pod_left_anew", "pod_puts_barred"), 0
+)
 NOTHING_COPIED: Mapping[str, int | float] = {
     **NOTHING_OFFERED,
+    **NOTHING_LEFT,
     **dict.fromkeys(("pod_popular_chunks", "pod_popular_bytes", "pod_popular_refused"), 0),
 }
 """The numbers of a shard whose chunks have one copy."""

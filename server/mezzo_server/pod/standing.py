@@ -7,11 +7,13 @@ thread, of the engine and of the network.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mezzo.errors import MezzoError, Unavailable, WrongEpoch
 from mezzo.placement.pod_map import PodMap
+from mezzo.placement.rendezvous import NOBODY
 from mezzo.placement.slots import hash_key, namespace_seed
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.pod.moving import NOTHING_MOVED
@@ -67,6 +69,11 @@ class Share:
     """the whole of it: who else has what"""
     gains: bool = False
     """whether a slot is `GAINED`"""
+    since: Sequence[int] = ()
+    """for each slot of which the shard is second the epoch since which it is, for the slot's present owner, by all maps that it
+    followed; 0 for the others. Empty: it is second of none"""
+    seconds: frozenset[bytes] = frozenset()
+    """the shards that are second of slots that this one owns"""
 
     @property
     def owns_any(self) -> bool:
@@ -74,17 +81,17 @@ class Share:
         return OWNED in self.answers or self.gains
 
     @classmethod
-    def of(cls, pod_map: PodMap, shard: bytes) -> Share:
-        """Takes some milliseconds with many slots."""
-        me = next((index for index, place in enumerate(pod_map.shards) if place.id == shard), None)
+    def of(cls, pod_map: PodMap, shard: bytes, before: Share | None = None) -> Share:
+        """``before``: what the shard had by the map that it followed until now. Takes some milliseconds with many slots."""
+        me = _index_of(pod_map, shard)
         answers = bytearray(len(pod_map.table))
         gains = False
         if me is not None:
             for slot, owner in enumerate(pod_map.table):
                 if owner == me:
                     answers[slot] = OWNED
-            for slot, before in pod_map.previous.items():
-                if before == me:
+            for slot, former in pod_map.previous.items():
+                if former == me:
                     answers[slot] = answers[slot] or BEFORE
                 elif answers[slot] == OWNED:
                     answers[slot] = GAINED
@@ -92,15 +99,64 @@ class Share:
             for slot, second in enumerate(pod_map.seconds):
                 if second == me:
                     answers[slot] |= SECOND
+        since = () if me is None or me not in pod_map.seconds else _since(pod_map, shard, me, before)
+        seconds = {
+            second for owner, second in zip(pod_map.table, pod_map.seconds, strict=False) if owner == me
+        }
         nodes = {place.node for place in pod_map.shards}
         alone = me is None or nodes == {pod_map.shards[me].node}
-        return cls(pod_map.epoch, pod_map.slots_log2, bytes(answers), alone, pod_map, gains)
+        return cls(
+            pod_map.epoch,
+            pod_map.slots_log2,
+            bytes(answers),
+            alone,
+            pod_map,
+            gains,
+            since,
+            frozenset(pod_map.shards[second].id for second in seconds - {NOBODY}),
+        )
+
+    def slot(self, scope: Scope, key: bytes) -> int:
+        """Of a key."""
+        return hash_key(key, namespace_seed(scope.tenant, scope.namespace)) >> (64 - self.slots_log2)
+
+    def second_of(self, scope: Scope, key: bytes) -> bytes | None:
+        """The second of a key's slot, if the shard owns it; None: nobody, or it does not."""
+        pod_map = self.pod_map
+        if pod_map is None or not self.seconds:
+            return None
+        slot = self.slot(scope, key)
+        second = pod_map.second(slot) if self.answers[slot] & OWNED else None
+        return None if second is None else second.id
 
     def may_pull(self, peer: bytes, slot: int) -> bool:
         """Whether a shard may pull chunks of a slot: by this map it owns it, or is its second."""
         pod_map = self.pod_map
         places = () if pod_map is None else (pod_map.owner(slot), pod_map.second(slot))
         return any(place is not None and place.id == peer for place in places)
+
+
+def _index_of(pod_map: PodMap, shard: bytes) -> int | None:
+    return next((index for index, place in enumerate(pod_map.shards) if place.id == shard), None)
+
+
+def _since(pod_map: PodMap, shard: bytes, me: int, before: Share | None) -> Sequence[int]:
+    """`Share.since`. A map that was not followed may have had another second, or owner: then all begins anew."""
+    was = None if before is None else before.pod_map
+    followed = was is not None and was.pod == pod_map.pod and was.epoch + 1 == pod_map.epoch
+    followed = followed and was is not None and len(was.table) == len(pod_map.table) == len(was.seconds)
+    if was is None or before is None or not followed or not before.since:
+        return array("Q", [pod_map.epoch if second == me else 0 for second in pod_map.seconds])
+    numbers = {place.id: index for index, place in enumerate(pod_map.shards)}
+    now = [numbers.get(place.id, NOBODY) for place in was.shards]
+    since = array("Q", bytes(8 * len(pod_map.table)))
+    mine = _index_of(was, shard)
+    for slot, second in enumerate(pod_map.seconds):
+        if second == me:
+            owner = was.table[slot]
+            same = was.seconds[slot] == mine and owner != NOBODY and now[owner] == pod_map.table[slot]
+            since[slot] = before.since[slot] if same else pod_map.epoch
+    return since
 
 
 NOTHING = Share(0, 0, b"\0")

@@ -1,9 +1,10 @@
 """Second copies, at both ends: an owner tells the second of what it is to have, and a second pulls it.
 
     put, or got often -> Offers -> OFFER -> Puller.want -> PULL
+    evicted           -> Leavings -> OFFER (gone)
 
-Nobody waits for any of it.  What a second is asked for and does not have it pulls by itself (`missed`), so what was
-not told of in time comes when it is read there.
+Nobody waits for any of it.  What a second is asked for and does not have, or cannot say the provenance of, it pulls by
+itself (`given`), so what was not told of in time comes when it is read there.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ import structlog
 
 from mezzo.errors import InvalidArgument, MezzoError, WrongEpoch
 from mezzo.protocol.bitmap import pack, unpack
-from mezzo.protocol.messages import Body, Got, Kind, Offer, Offered, PutDone
+from mezzo.protocol.messages import Body, EventKind, Got, Kind, Offer, Offered, PutDone
 from mezzo_server.blockstore.api import Scope
 from mezzo_server.pod import offers
 from mezzo_server.pod.heat import WINDOW_S, Heat, Name
+from mezzo_server.pod.leaving import Farewell, Leavings
 from mezzo_server.pod.moving import Why
-from mezzo_server.pod.offers import Offers
+from mezzo_server.pod.offers import NOTHING_LEFT, Offers
+from mezzo_server.shard.background import STOP_S, Background, Work
+from mezzo_server.shard.directory import NOWHERE
 from mezzo_server.shard.peer_operations import OfferChunks
+from mezzo_server.tenancy.catalog import Catalog
+from mezzo_server.tenancy.model import copies_of
 
 if TYPE_CHECKING:
     from mezzo_server.pod.standing import Standing
@@ -41,7 +47,9 @@ AGAIN_S = 2.0
 POPULAR_PART = 50
 """One part in so many of what the devices hold is for such copies, if nothing else was said."""
 LOOKED_KEYS_MAX = 512
-"""Keys of one read that are looked at for those that are missing."""
+"""Keys of one read that are wanted from their owners."""
+NO_KEY = b""
+"""Stands for a chunk that is not to be given. None has it."""
 
 
 class Peers(Protocol):
@@ -75,8 +83,10 @@ class SecondCopies:
         self._peers = peers
         self._heat = heat
         self._popular_bytes = popular_bytes
-        self._loop = loop
         self._offers = Offers(standing.second_of, random)
+        self._leavings = Leavings(self._second_of, random)
+        self._untold: set[Name] = set()
+        """chunks that are being deleted here, and perhaps not at their seconds"""
         self._shared: dict[Name, float] = {}
         """popular chunks that their seconds have, until when that is told"""
         self._again: list[tuple[float, Scope, list[bytes]]] = []
@@ -87,10 +97,12 @@ class SecondCopies:
         """popular copies that were taken in here: bytes, and when they end"""
         self._kept_bytes = 0
         self._refused = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._begins = False
-        self._stopped = False
+        self._background = Background(self._next, self._wait_s, loop)
+        service.store.guarded_by(self)
+        self._keeps_two = self.counts_gets
+        """whether any chunk may have two copies"""
+        if service.catalog is not None:
+            self.catalog_changed(None, service.catalog)
 
     @property
     def counts_gets(self) -> bool:
@@ -132,6 +144,14 @@ class SecondCopies:
                 self._shared.pop(name, None)
                 self._drop(name)
 
+    def untold(self, scope: Scope, keys: Sequence[bytes]) -> Callable[[], None]:
+        """Who deletes these here may go by another map than we, and have told another second; what to call at the end."""
+        if not self._keeps_two:
+            return _nothing
+        names = {(scope.tenant, scope.namespace, key) for key in keys} - self._untold
+        self._untold |= names
+        return lambda: self._untold.difference_update(names)
+
     def tick(self) -> None:
         """Called often: what has become popular is told of, and what has ended is let go."""
         now = self._service.now()
@@ -158,19 +178,36 @@ class SecondCopies:
         pod_map = self._standing.pod_map
         self._offers.follow([] if pod_map is None else [place.id for place in pod_map.shards])
         self._shared.clear()  # seconds may be others now
+        if pod_map is not None:
+            self._leavings.follow(self._standing.share.seconds)
+            self._background.soon()
 
     # At the second.
 
-    def missed(self, scope: Scope, keys: Sequence[bytes]) -> None:
-        """These are read here, of which two copies are kept: those that are missing are to come from their owners."""
-        present = self._service.store.prefix
-        looked = keys[:LOOKED_KEYS_MAX]
+    def given(self, scope: Scope, keys: Sequence[bytes], *, wanted: bool) -> Sequence[bytes]:
+        """These are read here; the same, with `NO_KEY` for those that are here and must not be given.
+
+        Of what this shard is second for that is what is not proven to be the owner's.  If second copies are ``wanted`` of all, it is
+        to come from there, and so is what is missing.
+        """
+        if not self._standing.share.since:
+            return keys
+        provenance, sequence = self._puller.provenance, self._service.store.sequence
+        given = list(keys)
         by_owner: dict[bytes, list[bytes]] = {}
-        for key, owner in zip(looked, self._standing.owner_of(scope, looked), strict=True):
-            if owner is not None and not present(scope, (key,))[0]:
-                by_owner.setdefault(owner, []).append(key)
+        looked = 0
+        for index, (key, doubted) in enumerate(zip(keys, provenance.doubted(scope, keys), strict=True)):
+            tenure = doubted or provenance.tenure(scope, key)
+            if tenure is None or self._puller.is_given(scope, key, tenure):
+                continue
+            if doubted is not None and sequence(scope, key) is not None:
+                given[index] = NO_KEY
+            looked += wanted
+            if 0 < looked <= LOOKED_KEYS_MAX:
+                by_owner.setdefault(tenure.owner, []).append(key)
         for owner, missing in by_owner.items():
             self._puller.want(scope.tenant, scope.namespace, missing, owner, Why.COPY)
+        return keys if NO_KEY not in given else given
 
     def offered(self, peer: bytes, body: Offer) -> Offered:
         """Another shard tells of chunks of its own.
@@ -179,19 +216,15 @@ class SecondCopies:
             WrongEpoch: by the map that is followed here they are not its own, or this shard is not their second.
             InvalidArgument: their lengths are missing.
         """
-        service, standing = self._service, self._standing
+        service = self._service
         if body.lives_ms and len(body.lengths) != len(body.keys):
             raise InvalidArgument(f"{len(body.keys)} keys and {len(body.lengths)} lengths")
         scope = service.directory.scope_of(body.tenant, body.namespace)
         if scope is None:
             return Offered(0, pack([False] * len(body.keys)))  # erased, or of a namespace that is new
-        standing.check(scope, body.keys)
-        if any(owner != peer for owner in standing.owner_of(scope, body.keys)):
-            raise WrongEpoch(
-                f"by the map of epoch {standing.epoch} this shard has no second copies of these",
-                standing.epoch,
-            )
-        there = [bool(service.store.prefix(scope, (key,))[0]) for key in body.keys]
+        self._check_owner(peer, scope, body.keys)
+        tenure, is_given = self._puller.provenance.tenure, self._puller.is_given
+        there = [is_given(scope, key, tenure(scope, key)) for key in body.keys]
         wanted = [index for index, has in enumerate(there) if not has]
         why = Why.COPY
         if body.lives_ms:
@@ -202,10 +235,70 @@ class SecondCopies:
             self._puller.want(body.tenant, body.namespace, keys, peer, why, told=True, lives_ms=body.lives_ms)
         return Offered(sum(there), pack(there))
 
+    def begins(self, peer: bytes) -> None:
+        """Another shard does not know any more what it told."""
+        self._puller.begins(peer)
+
+    def let_go(self, peer: bytes, body: Offer, done: Callable[[], None]) -> None:
+        """Another shard has chunks no more; ``done``: none of them is given any more.
+
+        Raises:
+            WrongEpoch: as of `offered`.
+        """
+        scope = self._service.directory.scope_of(body.tenant, body.namespace)
+        if scope is None or not body.gone:
+            done()
+            return
+        self._check_owner(peer, scope, body.gone)
+        self._puller.withdraw(scope, body.gone)
+        self._service.store.dismiss(scope, body.gone, done)
+
+    def _check_owner(self, peer: bytes, scope: Scope, keys: Sequence[bytes]) -> None:
+        standing = self._standing
+        standing.check(scope, keys)
+        if any(owner != peer for owner in standing.owner_of(scope, keys)):
+            raise WrongEpoch(
+                f"by the map of epoch {standing.epoch} this shard has no second copies of these",
+                standing.epoch,
+            )
+
+    # What the store asks.
+
+    def left(self, scope: Scope, key: bytes, why: int) -> None:
+        """See `Guard.left`. Who deletes a chunk tells the second himself, if he goes by the map that we go by."""
+        if why == EventKind.DELETED and (scope.tenant, scope.namespace, key) not in self._untold:
+            return
+        if self._keeps_two and self._keeps_two_of(scope) and self._leavings.left(scope, key):
+            self._background.soon()
+
+    def bars(self, scope: Scope, key: bytes) -> bool:
+        """See `Guard.bars`."""
+        return self._keeps_two and self._leavings.bars(scope, key) and self._keeps_two_of(scope)
+
+    def catalog_changed(self, before: Catalog | None, catalog: Catalog) -> None:
+        """Another catalog is in force. Where there are more copies than there were, none of before counts."""
+        self._keeps_two = self.counts_gets or _has_two(catalog)
+        if before is not None and self._keeps_two and _has_more(before, catalog):
+            self._puller.begins(None)
+            self._leavings.begin_anew()
+        self._background.soon()
+
+    def _second_of(self, scope: Scope, key: bytes) -> bytes | None:
+        return self._standing.share.second_of(scope, key)
+
+    def _keeps_two_of(self, scope: Scope) -> bool:
+        """Whether chunks of a scope may have two copies."""
+        catalog = self._service.catalog
+        if catalog is None or self.counts_gets:
+            return self.counts_gets
+        tenant, namespace = catalog.tenant(scope.tenant), catalog.namespaces.get(scope.namespace)
+        return tenant is not None and namespace is not None and copies_of(tenant, namespace) > 1
+
     def numbers(self) -> Mapping[str, int | float]:
         """How it fares; docs/metrics.md lists them."""
         return {
             **self._offers.numbers(),
+            **(self._leavings.numbers() if self._keeps_two else NOTHING_LEFT),
             "pod_popular_chunks": len(self._shared),
             "pod_popular_bytes": self._kept_bytes,
             "pod_popular_refused": self._refused,
@@ -213,13 +306,7 @@ class SecondCopies:
 
     async def stop(self) -> None:
         """Tell nobody of anything any more."""
-        self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        await self._background.stop(STOP_S)
 
     # Within.
 
@@ -228,7 +315,7 @@ class SecondCopies:
         own = [key for key in keys if second_of(scope, key) is not None]
         if own:
             self._offers.add(scope, own, self._service.now())
-            self._begin_soon()
+            self._background.soon()
 
     def _offer_popular(self, scope: Scope, keys: Sequence[bytes]) -> None:
         """What has its second on the same node gains nothing that memory is worth there, and stays alone."""
@@ -240,49 +327,54 @@ class SecondCopies:
         ]
         if own:
             self._offers.add(scope, own, self._service.now(), popular=True)
-            self._begin_soon()
+            self._background.soon()
 
-    def _begin_soon(self) -> None:
-        if not self._begins and not self._stopped:
-            self._begins = True
-            self._loop.call_soon(self._begin)
+    def _next(self) -> Work | None:
+        now = self._service.now()
+        offer = self._offers.next(now)
+        if offer is not None:
+            return self._tell(offer)
+        farewell = self._leavings.next(now) if self._keeps_two else None
+        return None if farewell is None else self._tell_left(farewell)
 
-    def _begin(self) -> None:
-        self._begins = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        while not self._stopped and (offer := self._offers.next(self._service.now())) is not None:
-            task = self._loop.create_task(self._tell(offer))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        wait_s = self._offers.wait_s(self._service.now())
-        if wait_s is not None and not self._stopped:
-            self._timer = self._loop.call_later(max(0.001, wait_s), self._begin)
+    def _wait_s(self) -> float | None:
+        now = self._service.now()
+        waits = [self._offers.wait_s(now), self._leavings.wait_s(now) if self._keeps_two else None]
+        return min([wait_s for wait_s in waits if wait_s is not None], default=None)
 
     async def _tell(self, offer: offers.Offer) -> None:
-        service, failed = self._service, True
+        service = self._service
+        keys, lengths = offer.keys, [0] * len(offer.keys)
+        if offer.popular:
+            infos = [service.store.info(offer.scope, key) for key in keys]
+            lengths = [0 if info is None else info.length for info in infos]
+        lives_ms = int(POPULAR_LIVES_S * 1000) if offer.popular else 0
+        told = OfferChunks(offer.scope, keys, lives_ms, lengths if offer.popular else ())
+        heard = await self._ask(offer.second, told)
+        if heard and offer.popular:
+            self._heard(offer, told.there)
+        self._offers.ended(offer, service.now(), failed=not heard)
+        self._background.soon()
+
+    async def _tell_left(self, farewell: Farewell) -> None:
+        told = OfferChunks(farewell.scope or NOWHERE, (), gone=farewell.keys, anew=farewell.anew)
+        heard = await self._ask(farewell.second, told)
+        self._leavings.ended(farewell, self._service.now(), failed=not heard)
+        self._background.soon()
+
+    async def _ask(self, second: bytes, told: OfferChunks) -> bool:
+        """Whether the other has heard."""
         try:
-            keys, lengths = offer.keys, [0] * len(offer.keys)
-            if offer.popular:
-                infos = [service.store.info(offer.scope, key) for key in keys]
-                lengths = [0 if info is None else info.length for info in infos]
-            lives_ms = int(POPULAR_LIVES_S * 1000) if offer.popular else 0
-            told = OfferChunks(offer.scope, keys, lives_ms, lengths if offer.popular else ())
-            try:
-                await self._peers.offer(offer.second, told)
-            finally:
-                told.error = None  # it holds our frame by its traceback: no cycle
-            failed = False
-            if offer.popular:
-                self._heard(offer, told.there)
+            await self._peers.offer(second, told)
         except MezzoError as error:
-            log.debug("a second could not be told", second=offer.second.hex(), reason=str(error))
+            log.debug("a second could not be told", second=second.hex(), reason=str(error))
         except Exception:  # a fault of ours must be seen, and must not end what tells others
             log.exception("a fault while a second was told of chunks")
+        else:
+            return True
         finally:
-            self._offers.ended(offer, service.now(), failed=failed)
-            self._begin_soon()
+            told.error = None  # it holds our frame by its traceback: no cycle
+        return False
 
     def _heard(self, offer: offers.Offer, there: Sequence[bool]) -> None:
         scope, now = offer.scope, self._service.now()
@@ -315,9 +407,35 @@ class SecondCopies:
             self._kept_bytes -= kept[0]
 
 
+def _has_two(catalog: Catalog) -> bool:
+    two = any(each.copies > 1 for each in catalog.tenants.values())
+    return two or any(each.copies > 1 for each in catalog.namespaces.values())
+
+
+def _has_more(before: Catalog, catalog: Catalog) -> bool:
+    """Whether more copies are kept of somebody's chunks than before."""
+    tenants = before.tenants
+    if any(each.id in tenants and tenants[each.id].copies < each.copies for each in catalog.tenants.values()):
+        return True
+    for each in catalog.namespaces.values():
+        was, tenant = before.namespaces.get(each.id), catalog.tenants.get(each.tenant_id)
+        if was is None or was is each or tenant is None:
+            continue
+        if copies_of(tenant, was) < copies_of(tenant, each):
+            return True
+    return False
+
+
+def _nothing() -> None:
+    pass
+
+
 def offer(session: Session, request_id: int, body: Offer) -> None:
     """OFFER: another shard of the pod tells of chunks that this one is to have a second copy of. Raises MezzoError."""
     copies, guest = session.service.copies, session.guest
     if copies is None or guest is None:
         raise InvalidArgument("no second copies are kept here")
-    session.send(Kind.OFFERED, request_id, copies.offered(guest.peer, body))
+    if body.anew:
+        copies.begins(guest.peer)
+    told = copies.offered(guest.peer, body)
+    copies.let_go(guest.peer, body, lambda: session.send(Kind.OFFERED, request_id, told))

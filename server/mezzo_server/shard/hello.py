@@ -94,6 +94,8 @@ class Greeting:
         epoch = 0 if service.standing is None else service.standing.epoch
         if self._version >= EPOCH_VERSION:
             session.epoch_told = epoch
+            if self._body.epoch != epoch:
+                session.told_late_at = service.now()
         session.greeted = True
         session.link.let_in()
         session.send(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mezzo.errors import Gone
 from mezzo.protocol.messages import (
     Acquire,
@@ -23,13 +25,14 @@ if TYPE_CHECKING:
 
 def lookup(session: Session, request_id: int, body: Lookup) -> None:
     """How many keys are present. Prolongs nothing, and is no use of any chunk."""
-    session.check_read(body.keys)
-    session.send(Kind.LOOKED_UP, request_id, tell_load(session, body.keys))
+    session.send(Kind.LOOKED_UP, request_id, tell_load(session, session.check_read(body.keys)))
 
 
 def acquire(session: Session, request_id: int, body: Acquire) -> None:
     """A lookup, and a lease on what it finds."""
-    session.check_read(body.keys)
+    keys = session.check_read(body.keys)
+    if keys is not body.keys:
+        body = msgspec.structs.replace(body, keys=keys)
     if body.in_place:
         answer = acquire_in_place(session, request_id, body)
         if answer is not None:

@@ -82,15 +82,24 @@ class PullChunks(Get):
 
 
 class OfferChunks(Operation):
-    """OFFER: what another is to pull from here. ``there``: what it has of it."""
+    """OFFER: what another is to pull from here, and what it is not to give any more. ``there``: what it has of the first."""
 
     kind = Kind.OFFER
 
     def __init__(
-        self, scope: Scope, keys: Sequence[bytes], lives_ms: int = 0, lengths: Sequence[int] = ()
+        self,
+        scope: Scope,
+        keys: Sequence[bytes],
+        lives_ms: int = 0,
+        lengths: Sequence[int] = (),
+        gone: Sequence[bytes] = (),
+        *,
+        anew: bool = False,
     ) -> None:
         super().__init__()
-        self._offer = messages.Offer(scope.tenant, scope.namespace, list(keys), lives_ms, list(lengths))
+        self._offer = messages.Offer(
+            scope.tenant, scope.namespace, list(keys), lives_ms, list(lengths), list(gone), anew
+        )
         self.there: tuple[bool, ...] = (False,) * len(keys)
 
     def body(self, deadline_ms: int) -> Body:

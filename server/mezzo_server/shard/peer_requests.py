@@ -39,7 +39,7 @@ def pull(session: Session, request_id: int, body: Pull) -> None:
     known = service.directory.scope_of(body.tenant, body.namespace) == scope
     infos = [service.store.info(scope, key) if known else None for key in body.keys]
     if not body.capacities or not any(infos):
-        session.send(Kind.PULLED, request_id, Pulled(_told(service, infos)))
+        session.send(Kind.PULLED, request_id, Pulled(_told(service, infos, compared=True)))
         return
     room = zip(infos, body.capacities, strict=True)
     nbytes = sum([info.length for info, capacity in room if info is not None and info.length <= capacity])
@@ -81,7 +81,9 @@ class PullRequest(TcpGet):
         self.finish(Kind.PULLED, Pulled(_told(service, infos)))
 
 
-def _told(service: Service, infos: Sequence[ChunkInfo | None]) -> list[PulledChunk | None]:
+def _told(
+    service: Service, infos: Sequence[ChunkInfo | None], *, compared: bool = False
+) -> list[PulledChunk | None]:
     now_ms = service.store.now_ms
     told: list[PulledChunk | None] = []
     for info in infos:
@@ -89,5 +91,6 @@ def _told(service: Service, infos: Sequence[ChunkInfo | None]) -> list[PulledChu
         if info is None or (info.expiry_ms and left_ms <= 0):
             told.append(None)
         else:
-            told.append(PulledChunk(list(info.parts), left_ms, info.position, info.priority))
+            sums = list(info.checksums) if compared else []
+            told.append(PulledChunk(list(info.parts), left_ms, info.position, info.priority, sums))
     return told

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -19,10 +20,13 @@ from mezzo.errors import Busy, MezzoError, OverQuota, TooLarge, WrongEpoch
 from mezzo.places import Place
 from mezzo.protocol.messages import PulledChunk
 from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus, Scope
-from mezzo_server.memory import PAGE_BYTES, Span
+from mezzo_server.memory import Span
 from mezzo_server.pod.moving import BURST_S, Drop, Moves, Pull, Wanted, Why
+from mezzo_server.pod.provenance import Provenance, Tenure
 from mezzo_server.pod.standing import Standing
 from mezzo_server.quota.bucket import Bucket
+from mezzo_server.shard.background import STOP_S, Background, Work
+from mezzo_server.shard.landing import chunk_of, is_same, room, stage, to_its_end
 from mezzo_server.shard.peer_operations import PullChunks
 from mezzo_server.shard.share import StagingShare
 
@@ -81,10 +85,9 @@ class Puller:
         self._out = Bucket(bytes_per_s, max(1.0, bytes_per_s * BURST_S), service.now())
         self._group_bytes = min(GROUP_BYTES, int(bytes_per_s * BURST_S), service.staging.piece_bytes_max)
         self._share = StagingShare(service.staging, service.limits.staging_connection_bytes_max)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._begins = False
-        self._stopped = False
+        self._background = Background(self._next, lambda: moves.wait_s(service.now()), loop)
+        self.provenance = Provenance(service.store.next_sequence)
+        """of the second copies that are here"""
 
     # -- what is wanted, and what not any more
 
@@ -107,16 +110,16 @@ class Puller:
         ``told`` and ``lives_ms``: as of `Moves.want`.
         """
         scope = self._service.directory.scope_of(tenant, namespace)
-        if scope is None or self._stopped or not self._standing.serving:
+        if scope is None or self._background.stopped or not self._standing.serving:
             return 0
         taken = self._moves.want(scope, keys, source, why, self._service.now(), told=told, lives_ms=lives_ms)
         if taken:
-            self._begin_soon()
+            self._background.soon()
         return taken
 
     def missed(self, scope: Scope, keys: Sequence[bytes]) -> None:
         """These are being read here: those that are not there, and that another had before, are wanted."""
-        if not self._standing.share.gains or self._stopped:
+        if not self._standing.share.gains or self._background.stopped:
             return
         if len(keys) > LOOKED_KEYS_MAX:
             self._loop.call_soon(self.missed, scope, keys[LOOKED_KEYS_MAX:])
@@ -143,7 +146,22 @@ class Puller:
 
     def standing_changed(self) -> None:
         """Another map is followed, or none: what this shard is not to have is not wanted any more."""
-        self._moves.cancel(Drop.LOST, lambda wanted: not self._standing.holds(wanted.scope, wanted.key))
+        self.provenance.follow(self._standing.share, self._service.store.next_sequence)
+        self._moves.cancel(Drop.LOST, self._is_lost)
+
+    def begins(self, owner: bytes | None) -> None:
+        """What an owner of which we are second told, or gave, until now does not count; None: what any of them did."""
+        self.provenance.begin(owner, self._service.store.next_sequence)
+        self._moves.cancel(Drop.LOST, self._is_lost)
+
+    def withdraw(self, scope: Scope, keys: Sequence[bytes]) -> None:
+        """Their owner has these no more: what is under way of them is not committed."""
+        self._moves.withdraw(scope, keys)
+
+    def _is_lost(self, wanted: Wanted) -> bool:
+        scope, key = wanted.scope, wanted.key
+        other = wanted.tenure is not None and wanted.tenure != self.provenance.tenure(scope, key)
+        return other or not self._standing.holds(scope, key)
 
     # -- what others pull from here
 
@@ -164,36 +182,18 @@ class Puller:
         return self._moves.numbers()
 
     async def stop(self) -> None:
-        """Pull nothing any more."""
-        self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        """Pull nothing any more; what is being stored is waited for, `STOP_S` at most."""
+        if not await self._background.stop(STOP_S):
+            # A device has the memory of these, and gives it back or not: what follows waits for devices by itself.
+            log.warning("chunks that were moved here are being stored still, and are not waited for")
         await self._peers.close()
         self._share.close()
 
     # -- pulling
 
-    def _begin_soon(self) -> None:
-        if not self._begins and not self._stopped:
-            self._begins = True
-            self._loop.call_soon(self._begin)
-
-    def _begin(self) -> None:
-        self._begins = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        while not self._stopped and (pull := self._moves.next(self._service.now())) is not None:
-            task = self._loop.create_task(self._pull(pull))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        wait_s = self._moves.wait_s(self._service.now())
-        if wait_s is not None and not self._stopped:
-            self._timer = self._loop.call_later(max(0.001, wait_s), self._begin)
+    def _next(self) -> Work | None:
+        pull = self._moves.next(self._service.now())
+        return None if pull is None else self._pull(pull)
 
     async def _pull(self, pull: Pull) -> None:
         left = {wanted.id: wanted for wanted in pull.wanted}
@@ -216,12 +216,18 @@ class Puller:
         finally:
             for wanted in tuple(left.values()):
                 settle(wanted, Drop.FAILED)
-            if self._moves.ended(pull, self._service.now(), failed=failed) and reason and not self._stopped:
+            if (
+                self._moves.ended(pull, self._service.now(), failed=failed)
+                and reason
+                and not self._background.stopped
+            ):
                 log.warning("chunks cannot be moved here", source=pull.source.hex(), reason=reason)
-            self._begin_soon()
+            self._background.soon()
 
     async def _have(self, pull: Pull, settle: Callable[[Wanted, Drop | int], None]) -> None:
-        late_at = self._service.now() + PULL_S_MAX / 2
+        service, late_at = self._service, self._service.now() + PULL_S_MAX / 2
+        for each in pull.wanted:
+            each.tenure = self.provenance.tenure(each.scope, each.key)
         wanted = [each for each in pull.wanted if not self._refused(each, settle)]
         # Of what waited while the map changed the source may have nothing any more; it would refuse all for one of these.
         for each in [one for one in wanted if not self._standing.comes_from(one.scope, one.key, one.source)]:
@@ -232,13 +238,16 @@ class Puller:
         what, asked_ms = await self._ask(pull, [each.key for each in wanted])
         group: list[tuple[Wanted, PulledChunk]] = []
         nbytes = 0
-        for each, chunk in zip(wanted, what.chunks, strict=True):
-            if chunk is None:
-                settle(each, Drop.ABSENT)
-                continue
+        come = self._compare(zip(wanted, what.chunks, strict=True), asked_ms, settle)
+        other = [each.key for each, _ in come if service.store.sequence(pull.scope, each.key) is not None]
+        if other:
+            gone: asyncio.Future[None] = self._loop.create_future()
+            service.store.dismiss(pull.scope, other, lambda: None if gone.done() else gone.set_result(None))
+            await gone
+        for each, chunk in come:
             if self._refused(each, settle) or self._unfit(each, chunk, asked_ms, settle):
                 continue
-            length = _room(chunk)
+            length = room(chunk)
             if group and nbytes + length > self._group_bytes:
                 await self._fetch(pull, group, settle, late_at)
                 group, nbytes = [], 0
@@ -267,19 +276,47 @@ class Puller:
                 what.error = None  # it holds our frame by its traceback, and so the memory: no cycle
         return what, asked_ms
 
+    def _compare(
+        self,
+        told: Iterable[tuple[Wanted, PulledChunk | None]],
+        asked_ms: int,
+        settle: Callable[[Wanted, Drop | int], None],
+    ) -> list[tuple[Wanted, PulledChunk]]:
+        """Settle what the source does not have, and what is here and the same; the others."""
+        others: list[tuple[Wanted, PulledChunk]] = []
+        for each, chunk in told:
+            if chunk is None:
+                settle(each, Drop.ABSENT)
+            elif not self._refused(each, settle):
+                here = self._service.store.info(each.scope, each.key)
+                if here is not None and each.tenure is not None and is_same(here, chunk, asked_ms):
+                    self.provenance.compared(each.scope, each.key, here.sequence, each.tenure)
+                    settle(each, Drop.SAME)
+                else:
+                    others.append((each, chunk))
+        return others
+
     def _refused(self, wanted: Wanted, settle: Callable[[Wanted, Drop | int], None]) -> bool:
         """Whether it is not to be had any more; then it is settled. Asked again right before it is committed."""
         service, scope = self._service, wanted.scope
         why = self._moves.objection(wanted, service.now())
         if why is None and service.directory.scope_of(scope.tenant, scope.namespace) != scope:
             why = Drop.ERASED
-        if why is None and not self._standing.holds(scope, wanted.key):
+        tenure = self.provenance.tenure(scope, wanted.key)
+        if why is None and (tenure != wanted.tenure or not self._standing.holds(scope, wanted.key)):
             why = Drop.LOST
-        if why is None and service.store.prefix(scope, (wanted.key,))[0]:
+        if why is None and self.is_given(scope, wanted.key, tenure):
             why = Drop.THERE
         if why is not None:
             settle(wanted, why)
         return why is not None
+
+    def is_given(self, scope: Scope, key: bytes, tenure: Tenure | None) -> bool:
+        """Whether a chunk is here and may be given; ``tenure``: as second, in which it is to be the owner's."""
+        sequence = self._service.store.sequence(scope, key)
+        if sequence is None or tenure is None:
+            return sequence is not None
+        return self.provenance.is_proven(scope, key, sequence, tenure)
 
     def _unfit(
         self,
@@ -296,7 +333,7 @@ class Puller:
             if not 0 < length <= service.chunk_bytes_max or min(chunk.parts) < 1:
                 raise TooLarge("it does not fit here")
             service.store.check_put(scope, (wanted.key,), (length,))
-            if not service.store.takes(scope, _chunk(wanted, chunk, (), None, asked_ms)):
+            if not service.store.takes(scope, chunk_of(wanted, chunk, (), None, asked_ms)):
                 why = Drop.DECLINED
         except (OverQuota, Busy):
             why = Drop.QUOTA
@@ -336,7 +373,7 @@ class Puller:
                     settle(each, Drop.QUOTA)
                 return
         try:
-            piece = await self._stage(sum([_room(chunk) for _, chunk in kept]))
+            piece = await stage(self._share, sum([room(chunk) for _, chunk in kept]))
             if piece is None:
                 moves.give_back(left, service.now())
                 for each, _ in kept:
@@ -345,7 +382,7 @@ class Puller:
             spans, at = [], 0
             for _, chunk in kept:
                 spans.append(piece.part(at, sum(chunk.parts)))
-                at += _room(chunk)
+                at += room(chunk)
             places = [Place(span.length, (), (span.view,)) for span in spans]
             try:
                 what, asked_ms = await self._ask(pull, [each.key for each, _ in kept], places)
@@ -376,7 +413,7 @@ class Puller:
             elif not self._refused(each, settle):
                 # It may be another, shorter one by now.
                 source = (spans[index].part(0, sum(chunk.parts)),)
-                taken.append((each, _chunk(each, chunk, source, what.checksums[index], asked_ms)))
+                taken.append((each, chunk_of(each, chunk, source, what.checksums[index], asked_ms)))
         if not taken:
             return
         ended: asyncio.Future[PutOutcome] = self._loop.create_future()
@@ -386,15 +423,30 @@ class Puller:
                 ended.set_result(outcome)
 
         # From here on it is the store's: in the same turn in which it was looked whether it is wanted still.
+        for each, _ in taken:
+            self.provenance.arrives(pull.scope, each.key)
         try:
             service.put(pull.scope, [chunk for _, chunk in taken], done, deadline=None)
         except MezzoError as error:
             for each, _ in taken:
+                self.provenance.arrived(pull.scope, each.key)
                 settle(each, Drop.QUOTA if isinstance(error, Busy) else Drop.FAILED)
             return
-        outcome = await _to_its_end(ended)
+        try:
+            outcome = await to_its_end(ended)
+        except asyncio.CancelledError:
+            for each, _ in taken:
+                arrived = partial(self.provenance.arrived, pull.scope, each.key)
+                service.store.dismiss(pull.scope, (each.key,), arrived)
+            raise
         account = service.accounts.of(pull.scope.tenant)
         for (each, put), status in zip(taken, outcome.statuses, strict=True):
+            arrived = partial(self.provenance.arrived, pull.scope, each.key)
+            if self.provenance.tenure(pull.scope, each.key) != each.tenure:
+                service.store.dismiss(pull.scope, (each.key,), arrived)
+                settle(each, Drop.LOST)
+                continue
+            arrived()
             if status is PutStatus.STORED:
                 settle(each, sum(put.parts))
                 account.bytes_total += sum(put.parts)
@@ -427,67 +479,5 @@ class Puller:
             await asyncio.sleep(YIELD_S)
         return True
 
-    async def _stage(self, length: int) -> Span | None:
-        """Staging memory; None: clients needed it for too long."""
-        arrived: asyncio.Future[Span | None] = self._loop.create_future()
-
-        def ready(span: Span | None) -> None:
-            if not arrived.done():
-                arrived.set_result(span)
-            elif span is not None:
-                self._share.give(span)
-
-        ask = self._share.request(length, ready)
-        try:
-            span = await arrived
-        except asyncio.CancelledError:
-            ask.cancel()
-            if arrived.done() and not arrived.cancelled() and (late := arrived.result()) is not None:
-                self._share.give(late)
-            raise
-        return span
-
 
 _DROPS = {PutStatus.EXISTS: Drop.THERE, PutStatus.DECLINED: Drop.DECLINED}
-
-
-def _room(chunk: PulledChunk) -> int:
-    """Bytes of staging memory for a chunk: whole pages, so that the next begins where devices can read it."""
-    return -(-sum(chunk.parts) // PAGE_BYTES) * PAGE_BYTES
-
-
-def _chunk(
-    wanted: Wanted,
-    chunk: PulledChunk,
-    source: tuple[Span, ...],
-    checksums: tuple[int, ...] | None,
-    asked_ms: int,
-) -> PutChunk:
-    """The put of it. Its life ends no later than at the source: that counted what is left after we asked."""
-    expiry_ms, priority = asked_ms + chunk.ttl_ms if chunk.ttl_ms >= 0 else 0, chunk.priority
-    if wanted.lives_ms:
-        ends_ms = asked_ms + wanted.lives_ms
-        expiry_ms, priority = min(expiry_ms or ends_ms, ends_ms), 0
-    return PutChunk(
-        wanted.key,
-        tuple(chunk.parts),
-        source,
-        chunk.position,
-        checksums,
-        expiry_ms,
-        priority,
-        admitted=True,
-    )
-
-
-async def _to_its_end(ended: asyncio.Future[PutOutcome]) -> PutOutcome:
-    """Wait for the store, which reads the memory until then, whoever wants us to stop."""
-    cancelled: asyncio.CancelledError | None = None
-    while not ended.done():
-        try:
-            await asyncio.wait([ended])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return ended.result()

@@ -125,21 +125,6 @@ class Request(DeviceTime):
             region.drop()
 
 
-class DeleteRequest(Request):
-    """A delete."""
-
-    __slots__ = ("_keys",)
-
-    def __init__(self, session: Session, request_id: int, keys: Sequence[bytes]) -> None:
-        super().__init__(session, request_id, Kind.DELETE)
-        self._keys = keys
-
-    @property
-    def written(self) -> Sequence[bytes]:
-        """See `Request.written`."""
-        return self._keys
-
-
 class SlicedRequest(Request):
     """A request for many keys that goes on slice by slice, so that it holds up nobody else.
 

@@ -254,6 +254,8 @@ class Service:
                 settle_again(session)
         if self.puller is not None:
             self.puller.catalog_changed()
+        if self.copies is not None:
+            self.copies.catalog_changed(before, catalog)
         self.poke()
 
     def get(

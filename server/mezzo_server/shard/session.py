@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mezzo.errors import Busy, InvalidArgument, MezzoError, ProtocolError, TooLarge, Unavailable, WrongEpoch
+import msgspec
+
+from mezzo.errors import Busy, InvalidArgument, MezzoError, ProtocolError, TooLarge, WrongEpoch
 from mezzo.identity import Identity
 from mezzo.protocol.connection import ServerConnection
 from mezzo.protocol.frame import Frame, encode
@@ -21,8 +23,6 @@ from mezzo.protocol.messages import (
     ArenaOpen,
     Body,
     Cancelled,
-    Delete,
-    Deleted,
     Epoch,
     ErrorReply,
     Get,
@@ -37,9 +37,11 @@ from mezzo.protocol.messages import (
 from mezzo_server.blockstore.loads import NETWORK_LATENCY_START_S, NETWORK_RATE_START
 from mezzo_server.blockstore.pace import Pace
 from mezzo_server.metrics.measures import SECONDS
+from mezzo_server.pod.standing import NEVER
 from mezzo_server.quota.account import Account
 from mezzo_server.shard import (
     copies,
+    delete_requests,
     device_requests,
     event_requests,
     lease_requests,
@@ -56,7 +58,7 @@ from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.hello import Greeting
 from mezzo_server.shard.in_place import open_arena
 from mezzo_server.shard.regions import RegionTable
-from mezzo_server.shard.request import DeleteRequest, Request, bitmap
+from mezzo_server.shard.request import Request
 from mezzo_server.shard.share import StagingShare
 from mezzo_server.shard.shm_transfer import ShmGet, ShmPut
 from mezzo_server.shard.tcp_get import TcpGet
@@ -72,6 +74,9 @@ WITH_DESCRIPTOR = frozenset({Kind.REGION_ADD, Kind.ARENA_OPEN})
 
 EPOCHS_UNTOLD = I63_MAX
 """What clients of protocol version 1 have been told: they would not understand."""
+
+BEHIND_S = 10.0
+"""A client that was told of another map may have asked for so long by the one that it had."""
 
 
 class Link(Protocol):
@@ -133,6 +138,8 @@ class Session:
         """whether the metadata are looked at for it, before it is let in"""
         self.epoch_told = EPOCHS_UNTOLD
         """of the map that the client knows us to follow"""
+        self.told_late_at = NEVER
+        """when the client was told last of another map than it knew"""
         self.greeted = False
         self.closed = False
         self.payload_waits = 0
@@ -159,7 +166,7 @@ class Session:
             Kind.LOOKUP: partial(lease_requests.lookup, self),
             Kind.GET: self._get,
             Kind.PUT: self._put,
-            Kind.DELETE: self._delete,
+            Kind.DELETE: partial(delete_requests.delete, self),
             Kind.ACQUIRE: partial(lease_requests.acquire, self),
             Kind.RELEASE: partial(lease_requests.release, self),
             Kind.LEASE_RENEW: partial(lease_requests.renew, self),
@@ -229,6 +236,11 @@ class Session:
         if place is not None and place.tenant is not None and place.namespace is not None:
             life_ms = ttl_ms(wish_ms, place.tenant.lifetime, place.namespace.lifetime)
         return self.service.store.now_ms + life_ms if life_ms else 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether what it asks for may be asked by an older map than the one that is followed."""
+        return self.epoch_told == EPOCHS_UNTOLD or self._now() - self.told_late_at < BEHIND_S
 
     def tell_copies(self, copies: int) -> None:
         """So many copies are kept of its chunks from now on: told with the next request, if that is new."""
@@ -369,7 +381,9 @@ class Session:
         self.send(Kind.PONG, request_id, Pong())
 
     def _get(self, request_id: int, body: Get) -> None:
-        self.check_read(body.keys)
+        keys = self.check_read(body.keys)
+        if keys is not body.keys:
+            body = msgspec.structs.replace(body, keys=keys)
         if self.service.copies is not None:
             self.service.copies.asked(self.scope, body.keys)
         if body.region == 0:
@@ -399,27 +413,6 @@ class Session:
         if not isinstance(put, TcpPut) or not isinstance(frame.body, PutData):
             raise ProtocolError(f"PUT_DATA for request {frame.request_id}, which is no put over tcp")
         return put.receive(frame.body, frame.payload_bytes)
-
-    def _delete(self, request_id: int, body: Delete) -> None:
-        self.check_keys(body.keys)
-        request = DeleteRequest(self, request_id, body.keys)
-        if self.service.puller is not None:
-            self.service.puller.forget(self.scope, body.keys)
-        if self.service.copies is not None:
-            self.service.copies.forget(self.scope, body.keys)
-
-        def done(deleted: list[bool], error: Exception | None) -> None:
-            if error is not None:
-                request.fail(error if isinstance(error, MezzoError) else Unavailable(str(error)))
-                return
-            bits, count = bitmap(deleted)
-            request.finish(Kind.DELETED, Deleted(count, bits))
-
-        try:
-            self.service.store.delete(self.scope, body.keys, done, time=request)
-        except MezzoError as error:
-            request.fail(error)
-        self.service.poke()
 
     def _arena_open(self, request_id: int, body: ArenaOpen) -> None:
         channel = self.link.take_descriptor()
@@ -452,18 +445,22 @@ class Session:
         standing = self.service.standing
         if standing is not None:
             if standing.epoch > self.epoch_told:
-                self.epoch_told = standing.epoch
+                self.epoch_told, self.told_late_at = standing.epoch, self._now()
                 self.send(Kind.EPOCH, 0, Epoch(self.epoch_told, self.copies))
             standing.check(self.scope, keys, to_put=to_put, told=self.epoch_told != EPOCHS_UNTOLD)
 
-    def check_read(self, keys: Sequence[bytes]) -> None:
-        """`check_keys`; what is missing of them, and another shard may have, is moved here meanwhile."""
+    def check_read(self, keys: Sequence[bytes]) -> Sequence[bytes]:
+        """`check_keys`; what is missing of them, and another shard may have, is moved here meanwhile.
+
+        The keys to read: others in the place of those whose second copies are not to be given.
+        """
         self.check_keys(keys)
-        puller = self.service.puller
+        puller, copies = self.service.puller, self.service.copies
         if puller is not None:
             puller.missed(self.scope, keys)
-        if self.copies > 1 and self.service.copies is not None:
-            self.service.copies.missed(self.scope, keys)
+        if copies is not None and (self.copies > 1 or copies.counts_gets):
+            return copies.given(self.scope, keys, wanted=self.copies > 1)
+        return keys
 
     def _forget(self, request: Request) -> None:
         del self.requests[request.id]

@@ -19,8 +19,7 @@ STAT_KEYS = 128
 
 def stat(session: Session, request_id: int, body: Stat) -> None:
     """What is known of chunks of the session's namespace."""
-    session.check_read(body.keys)
-    _Stating(session, request_id, body.keys).step()
+    _Stating(session, request_id, session.check_read(body.keys)).step()
 
 
 def shard_stat(session: Session, request_id: int, body: ShardStat) -> None:

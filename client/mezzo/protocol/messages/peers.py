@@ -10,8 +10,10 @@ from msgspec import Meta
 
 from mezzo.protocol.messages.types import (
     LIFE_MS_MAX,
+    PARTS_MAX,
     PRIORITY_DEFAULT,
     U32,
+    U64,
     Bitmap,
     Body,
     Id16,
@@ -51,6 +53,8 @@ class PulledChunk(Body, frozen=True):
     position: U32 = 0
     """in its prefix"""
     priority: Priority = PRIORITY_DEFAULT
+    checksums: Annotated[list[U64], Meta(max_length=PARTS_MAX)] = []
+    """of the parts, if no bytes are asked for; empty: they are not known without reading it"""
 
 
 class Pulled(Body, frozen=True):
@@ -62,16 +66,20 @@ class Pulled(Body, frozen=True):
 class Offer(Body, frozen=True):
     """The owner of these chunks tells the second of their slots of them, to be pulled as far as it does not have them.
 
-    Only a peer may tell.
+    Only a peer may tell.  Of what is ``gone`` or told ``anew`` the second gives nothing any more before it answers.
     """
 
     tenant: Id16
     namespace: Id16
-    keys: Annotated[list[Key], Meta(min_length=1, max_length=OFFER_KEYS_MAX)]
+    keys: Annotated[list[Key], Meta(max_length=OFFER_KEYS_MAX)]
     lives_ms: Annotated[int, Meta(ge=0, le=LIFE_MS_MAX)] = 0
     """for so long at most, since they are popular, and first of all to go; 0: as long as the first copy"""
     lengths: Annotated[list[U], Meta(max_length=OFFER_KEYS_MAX)] = []
     """bytes of each, with ``lives_ms``"""
+    gone: Annotated[list[Key], Meta(max_length=OFFER_KEYS_MAX)] = []
+    """that have left the owner, and may be put there anew"""
+    anew: bool = False
+    """nothing that the second has of this owner's counts any more, before it was compared"""
 
 
 class Offered(Body, frozen=True):
