@@ -20,6 +20,7 @@ POPULAR_S = 10.0
 """For so long a chunk counts as popular after its owner said so; then that is asked again, and says it anew."""
 POPULAR_MAX = 4096
 """chunks that count as popular at a time; over it the one that was told of first is forgotten"""
+AVOIDED = float("inf")
 AVOIDED_S = 1.0
 """A shard that did not answer is passed over for so long where another has a copy."""
 CHUNK_S = 0.001
@@ -90,7 +91,7 @@ class Copies:
         if not router.pod_map.seconds:
             return None
         if self.kept > 1:
-            return router.copies(keys)
+            return router.seconds(keys)
         popular = self._popular
         if not popular:
             return None
@@ -98,7 +99,7 @@ class Copies:
         if True not in found:
             self._expire(now)
             return None
-        seconds = router.copies(keys)
+        seconds = router.seconds(keys)
         return [second if there else NOBODY for second, there in zip(seconds, found, strict=True)]
 
     def doomed(self, router: Router, keys: Sequence[bytes]) -> list[int]:
@@ -112,18 +113,23 @@ class Copies:
     def choose(
         self, router: Router, keys: Sequence[bytes], owners: Sequence[int], seconds: Sequence[int], now: float
     ) -> list[int]:
-        """Whom to get each chunk from. What is given to a shard counts for the next choice."""
+        """Whom to get each chunk from. What is given to a shard counts for the next choice.
+
+        A second that owned the slot before comes after the owner, if that answers: it may have what the owner did not take over.
+        """
         given: dict[int, float] = {}
         chosen: list[int] = []
-        for key, owner, second in zip(keys, owners, seconds, strict=True):
+        formers = router.formers(keys)
+        for key, owner, second, former in zip(keys, owners, seconds, formers, strict=True):
             shard = owner
             if second != NOBODY:
                 for each in (owner, second):
                     if each not in given:
                         given[each] = self._busy_s(router, each, now)
-                if given[second] * BIAS < given[owner]:
+                both = former != second or given[owner] == AVOIDED
+                if both and given[second] * BIAS < given[owner]:
                     shard = second
-                elif given[owner] * BIAS >= given[second] and self._popular.get(key, 0.0) > now:
+                elif both and given[owner] * BIAS >= given[second] and self._popular.get(key, 0.0) > now:
                     shard = second if self._second_next else owner
                     self._second_next = not self._second_next
                 given[shard] += self._load(router.shard_id(shard)).chunk_s
@@ -166,7 +172,7 @@ class Copies:
 
     def _busy_s(self, router: Router, shard: int, now: float) -> float:
         if self._avoided(router, shard, now):
-            return float("inf")
+            return AVOIDED
         load = self._load(router.shard_id(shard))
         return (load.chunks + 1) * load.chunk_s
 

@@ -49,19 +49,13 @@ class Router:
         table, seed, shift = self.pod_map.seconds, self._seed, self._shift
         return [table[hash_key(key, seed) >> shift] if table else NOBODY for key in keys]
 
-    def copies(self, keys: Iterable[bytes]) -> list[int]:
-        """Who may be asked for a second copy of each key; `NOBODY`: nobody.
-
-        Not who owned the slot before: what he has of then is for when the owner has nothing, and he cannot tell as what he is asked.
-        """
-        table, seed, shift = self.pod_map.seconds, self._seed, self._shift
-        if not table:
-            return [NOBODY for _ in keys]
-        slots = [hash_key(key, seed) >> shift for key in keys]
+    def formers(self, keys: Sequence[bytes]) -> list[int]:
+        """Who owned the slot of each key before; `NOBODY`: nobody who is asked still."""
         previous = self.pod_map.previous
         if not previous:
-            return [table[slot] for slot in slots]
-        return [NOBODY if previous.get(slot, NOBODY) == table[slot] else table[slot] for slot in slots]
+            return [NOBODY] * len(keys)
+        seed, shift = self._seed, self._shift
+        return [previous.get(hash_key(key, seed) >> shift, NOBODY) for key in keys]
 
     def split(self, keys: Sequence[bytes], indexes: Iterable[int] | None = None) -> dict[int, list[int]]:
         """The indexes of each owner's keys, in the caller's order; of these keys only, if ``indexes`` says which."""

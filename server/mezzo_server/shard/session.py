@@ -445,7 +445,8 @@ class Session:
         standing = self.service.standing
         if standing is not None:
             if standing.epoch > self.epoch_told:
-                self.epoch_told, self.told_late_at = standing.epoch, self._now()
+                self.told_late_at = self._now()
+                self.epoch_told = standing.epoch
                 self.send(Kind.EPOCH, 0, Epoch(self.epoch_told, self.copies))
             standing.check(self.scope, keys, to_put=to_put, told=self.epoch_told != EPOCHS_UNTOLD)
 

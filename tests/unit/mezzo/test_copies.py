@@ -244,6 +244,24 @@ def test_the_less_loaded_of_two_is_asked():
     assert pod.asked(keys[2]) == [1]
 
 
+def test_a_second_that_owned_the_slot_before_comes_after_the_owner():
+    """It may have been put there what the owner has not, and has other bytes in the place of."""
+    table, seconds = [slot % 4 for slot in range(SLOTS)], [(slot + 1) % 4 for slot in range(SLOTS)]
+    pod = Pod(table, seconds, dict(enumerate(seconds)))
+    keys = of(pod, 0)
+    for number in (0, 1):
+        pod.has(number, *keys)
+    pod.copies.begin(shard_id(0), 8)
+    assert read(pod, keys[:1]).count == 1
+    assert pod.asked(keys[0]) == [0], "however much it has to do"
+    pod.shards[0].chunks.clear()
+    assert read(pod, [keys[1]]).count == 1
+    assert pod.asked(keys[1]) == [0, 1]
+    pod.copies.silent(shard_id(0), pod.now)
+    assert read(pod, [keys[2]]).count == 1
+    assert pod.asked(keys[2]) == [1]
+
+
 def test_a_call_of_many_chunks_is_shared_out_between_two():
     pod = evenly()
     keys = of(pod, 0)
