@@ -23,8 +23,11 @@ ID_UNKNOWN = bytes(16)
 """of a shard of a release that does not say its own"""
 AGAIN_S = 1.0
 """Who was told so short a time ago would be told the same."""
+BEHIND_S_MIN = 0.1
+"""Who asks for a map that shards follow already, and that nobody could give, asks again after so long, and then after
+longer and longer: front-ends mostly have it a moment later."""
 BEHIND_S_MAX = 30.0
-"""How often, at least, is asked for a map that shards follow already, and that nobody could give."""
+"""And so often at least."""
 
 
 class MapHad(NamedTuple):
@@ -65,7 +68,7 @@ class KnownPod:
         """the latest that a shard said it follows"""
         self.asking = False
         """somebody asks for the map that was heard of"""
-        self._behind_s = AGAIN_S
+        self._behind_s = BEHIND_S_MIN
         self._ask_at = -math.inf
         self._whole = False
         self.copies = Copies(threading.Lock())
@@ -153,7 +156,7 @@ class KnownPod:
         if epoch > self.heard_epoch:
             with self._lock:
                 self.heard_epoch = max(self.heard_epoch, epoch)
-                self._behind_s, self._ask_at = AGAIN_S, -math.inf
+                self._behind_s, self._ask_at = BEHIND_S_MIN, -math.inf
 
     @property
     def behind(self) -> bool:

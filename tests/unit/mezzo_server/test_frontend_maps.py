@@ -1,7 +1,9 @@
 """Which map a front-end tells whom: the whole, the difference, or that there is no other."""
 
 import asyncio
+from collections import deque
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -9,9 +11,9 @@ from mezzo.placement.pod_map import PodMap, ShardPlace, apply, decode_difference
 from mezzo.pod import NO_MAP, MapHad, MapTold
 from mezzo.protocol.messages import Welcome
 from mezzo.v1 import session_pb2
-from mezzo_server.config import FrontendConfig
+from mezzo_server.config import FrontendConfig, NodeConfig
 from mezzo_server.frontend.numbers import FrontendNumbers
-from mezzo_server.frontend.pod import PodKnown, differences_to, without_previous
+from mezzo_server.frontend.pod import FrontendPod, PodKnown, differences_to, without_previous
 from mezzo_server.frontend.session import SessionHandlers
 from mezzo_server.pod.plan import Member, Pace, empty_plan, next_plan
 
@@ -72,6 +74,24 @@ def test_maps_that_do_not_lead_here_are_left_out(maps):
     strangers = PodMap(POD, 2, last.slots_log2, places, last.table, {})
     assert differences_to(last, [other_pod, other_size, last], 1 << 20) == {}
     assert differences_to(last, [strangers], 100) == {}, "no less than the whole"
+
+
+def test_a_map_is_told_before_all_that_it_differs_in_is_known(maps):
+    """Nobody waits for what only clients are told that missed several maps."""
+    pod = FrontendPod(NodeConfig())
+    view: Any = SimpleNamespace(plan=None, revision=0, records={})
+    waiting: deque[Any] = deque()
+    pod._planning = SimpleNamespace(view=view)
+    pod._driver = SimpleNamespace(call=waiting.append)
+    for revision, pod_map in enumerate(maps, start=1):
+        view.plan, view.revision = SimpleNamespace(pod_map=pod_map), revision
+        pod._moved()
+        assert pod.known.pod_map is pod_map
+        assert list(pod.known.differences) == [base.epoch for base in maps[revision - 2 : revision - 1]]
+    while waiting:
+        waiting.popleft()()
+    assert pod.known.differences == known(maps).differences
+    assert len(pod.known.differences) == len(maps) - 1
 
 
 WELCOME = Welcome(
