@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mezzo.errors import DeadlineExceeded, InvalidArgument, MezzoError, TooLarge
 from mezzo.identity import Identity
 from mezzo.protocol.bitmap import pack
-from mezzo.protocol.messages import Body, Kind, Put
+from mezzo.protocol.messages import U32_MAX, Body, Kind, Put
 from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.loads import Load
 from mezzo_server.blockstore.pace import Pace
@@ -244,10 +244,12 @@ def positions_of(body: Put) -> Sequence[int]:
     """Where each chunk of a put stands in its prefix.
 
     Raises:
-        InvalidArgument: there are not as many as keys.
+        InvalidArgument: there are not as many as keys, or one is over what a record can have.
     """
     count = len(body.keys)
     if not body.positions:
+        if body.position + count - 1 > U32_MAX:
+            raise InvalidArgument(f"position {body.position} and {count} keys: the last is over {U32_MAX}")
         return range(body.position, body.position + count)
     if len(body.positions) != count:
         raise InvalidArgument(f"{count} keys and {len(body.positions)} positions")
