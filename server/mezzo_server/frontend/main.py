@@ -266,7 +266,13 @@ class Frontend:
 
     def _sessions(self) -> grpc.GenericRpcHandler:
         handlers = SessionHandlers(
-            self.shards, self._config, self.numbers, self.access.office, self.metadata, self.pod
+            self.shards,
+            self._config,
+            self.numbers,
+            self.access.office,
+            self.metadata,
+            self.pod,
+            self._everywhere,
         )
         return session_service(self.calls, handlers)
 

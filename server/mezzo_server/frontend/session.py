@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import grpc
 
+from mezzo import AsyncClient
 from mezzo.errors import InvalidArgument, MezzoError
 from mezzo.frontend.exchange import SESSION_SERVICE
 from mezzo.pod import MapHad, MapTold
@@ -18,7 +20,7 @@ from mezzo_server.frontend.calls import Calls
 from mezzo_server.frontend.metadata import FrontendMetadata
 from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.pod import FrontendPod
-from mezzo_server.frontend.shards import NodeShards
+from mezzo_server.frontend.shards import ANSWER_S_MAX, NodeShards
 from mezzo_server.frontend.ticket_office import TicketOffice
 
 CLIENT_CHARACTERS_MAX = 128
@@ -35,9 +37,13 @@ class SessionHandlers:
         office: TicketOffice | None = None,
         metadata: FrontendMetadata | None = None,
         pod: FrontendPod | None = None,
+        others: AsyncClient | None = None,
     ) -> None:
-        """No ``office``: no tickets; no ``metadata``: every name is a namespace; no ``pod``: the node is its own."""
+        """No ``office``: no tickets; no ``metadata``: every name is a namespace; no ``pod``: the node is its own.
+        ``others``: a connection to all shards of the pod.
+        """
         self._pod = pod
+        self._others = others
         self._limits: Welcome | None = None
         self._metadata = metadata
         self._office = office
@@ -83,19 +89,28 @@ class SessionHandlers:
 
     async def _seen(self, had: MapHad, timeout_s: float) -> tuple[Welcome, session_pb2.PlacementMap]:
         """What shards allow, and the map of them all for who has that one."""
-        try:
+        if self._pod is None:
             seen = await self._shards.look(timeout_s)
-        except MezzoError:
-            # The node's own shards are away, and the pod has others.
-            if self._pod is None or self._limits is None:
-                raise
-            limits = self._limits
-        else:
-            limits = self._limits = seen.limits
-            if self._pod is None:
-                return limits, _map(seen.epoch, seen.shards, MapTold(seen.encoded))
+            return seen.limits, _map(seen.epoch, seen.shards, MapTold(seen.encoded))
         known = self._pod.known
+        limits = self._limits = await self._limits_in_pod(min(timeout_s / 4, ANSWER_S_MAX))
         return limits, _map(known.pod_map.epoch, known.shards, known.told(had))
+
+    async def _limits_in_pod(self, answer_s: float) -> Welcome:
+        """What the node's own shards allow, or, if they are away, what they or others of the pod did."""
+        if self._limits is not None and self._shards.away:
+            return self._limits
+        try:
+            return (await self._shards.look(answer_s)).limits
+        except MezzoError:
+            limits = self._limits
+            if limits is None and self._others is not None:
+                with suppress(MezzoError):  # one that answers is enough
+                    await self._others.ping(timeout_s=answer_s)
+                limits = self._others.welcome
+            if limits is None:
+                raise
+            return limits
 
 
 class _Told(Protocol):

@@ -97,6 +97,11 @@ class NodeShards:
         return [shard.client for shard in self.shards]
 
     @property
+    def away(self) -> bool:
+        """Whether none of them answered when it was last asked."""
+        return all(shard.problem is not None for shard in self.shards)
+
+    @property
     def map_source(self) -> MapSource | None:
         """For connections of ours to all of them; None: there is one, which has everything."""
         return self.pod_map if self._plans else None

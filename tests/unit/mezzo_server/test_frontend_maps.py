@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mezzo.errors import Unavailable
 from mezzo.placement.pod_map import PodMap, ShardPlace, apply, decode_difference, encode_map
 from mezzo.pod import NO_MAP, MapHad, MapTold
 from mezzo.protocol.messages import Welcome
@@ -103,6 +104,8 @@ WELCOME = Welcome(
 
 def test_a_session_tells_the_map_as_it_was_asked_for_and_counts_how(maps):
     class Shards:
+        away = False
+
         async def look(self, timeout_s):
             return SimpleNamespace(limits=WELCOME)
 
@@ -123,3 +126,59 @@ def test_a_session_tells_the_map_as_it_was_asked_for_and_counts_how(maps):
     assert (same.encoded, same.difference, same.as_had) == (b"", b"", True)
     assert same.ByteSize() < 16
     assert numbers.maps == {"whole": 1, "difference": 1, "as_had": 1}
+
+
+class Silent:
+    """The shards of a front-end's own node, which answer nobody."""
+
+    def __init__(self):
+        self.away = False
+        self.asked_s = []
+
+    async def look(self, timeout_s):
+        self.asked_s.append(timeout_s)
+        raise Unavailable("no answer in time")
+
+
+class OfThePod:
+    """A connection to all shards of the pod, of which some answer."""
+
+    def __init__(self, welcome):
+        self.welcome = None
+        self._tells = welcome
+        self.asked = 0
+
+    async def ping(self, *, timeout_s):
+        self.asked += 1
+        self.welcome = self._tells
+        raise Unavailable("one of them did not answer")
+
+
+def opened(handlers, timeout_s=10.0):
+    return asyncio.run(handlers.open_session(session_pb2.OpenSessionRequest(client="test"), timeout_s))
+
+
+def test_a_front_end_whose_own_shard_is_away_gives_out_the_map_in_time(maps):
+    shards, others, pod = Silent(), OfThePod(WELCOME), SimpleNamespace(known=known(maps))
+    # One that has just started has never heard of its shard.
+    handlers = SessionHandlers(shards, FrontendConfig(), FrontendNumbers(), pod=pod, others=others)
+    told = opened(handlers)
+    assert told.map.encoded == encode_map(maps[-1])
+    assert told.limits.lease_ms_max == WELCOME.lease_ms_max
+    assert sum(shards.asked_s) <= 5.0, "the caller has half of his time left at least"
+    assert others.asked == 1
+    shards.away = True
+    asked = len(shards.asked_s)
+    assert opened(handlers).map.encoded == told.map.encoded
+    assert len(shards.asked_s) == asked, "nobody waits for what is known to be away"
+
+
+def test_without_any_shard_there_is_no_session(maps):
+    pod = SimpleNamespace(known=known(maps))
+    handlers = SessionHandlers(Silent(), FrontendConfig(), FrontendNumbers(), pod=pod, others=OfThePod(None))
+    with pytest.raises(Unavailable, match="no answer in time"):
+        opened(handlers)
+    alone = Silent()
+    with pytest.raises(Unavailable):
+        opened(SessionHandlers(alone, FrontendConfig(), FrontendNumbers()), 3.0)
+    assert alone.asked_s == [3.0], "there is nobody else"
