@@ -26,6 +26,11 @@ from mezzo_server.pod.view import Complain, PodView
 GATHER_S = 3.0
 """A pod that begins waits so long after the last shard registered: who is there at the first epoch need not be spared.
 And a planner that begins waits so long for shards of the map that are not there: all nodes may be starting at once."""
+RETURN_S = 10.0
+"""After an outage of the engine in which leases may have ended that nobody could renew it waits so long for shards of the
+map that are not there: each may have a call under way that is given up after 6 s, and tries again every 2 s."""
+OUTAGE_ROUNDS = 4
+"""An outage is one of so many rounds of quotas, of which a lease has nine."""
 SPREAD_S = 0.5
 """Planners wait a part of it each, so that mostly one writes and the others find that it is done."""
 WAIT_S_MIN, WAIT_S_MAX = 0.1, 2.0
@@ -77,8 +82,9 @@ class Planning:
         self._loaded = False
         self._changed_at = 0.0
         """when the members last became others, while there was no plan"""
-        self._began = NEVER
-        """when the pod was first seen"""
+        self._outage_s = OUTAGE_ROUNDS * round_s
+        self._returned_by = NEVER
+        """until then shards of the map are waited for that are not there"""
         self._proposal: Plan | None = None
         self._seconds = True
         """whether maps say who has second copies: not where that makes a plan larger than the metadata take"""
@@ -117,7 +123,7 @@ class Planning:
         if self._proposal is None:
             if view.behind():
                 return self._wait(None, now)
-            gathered_at = self._gathers(plan) + GATHER_S
+            gathered_at = self._gathered_at(plan)
             if now < gathered_at:
                 return Wait(gathered_at - now)
             self._proposal = next_plan(plan, view.members(), wall_s, pace, seconds=self._seconds)
@@ -136,8 +142,10 @@ class Planning:
         """See `Machine`."""
         self.view.load(scan)
         self._loaded = True
-        if self._began == NEVER:
-            self._began = now
+        if self._seen_at is None:
+            self._returned_by = now + GATHER_S
+        elif now - self._seen_at >= self._outage_s:
+            self._returned_by = now + RETURN_S
         self._news(now)
 
     def changed(self, changes: Sequence[Change], now: float) -> None:
@@ -204,12 +212,12 @@ class Planning:
             "pod_age_s": -1.0 if self._seen_at is None else max(0.0, now - self._seen_at),
         }
 
-    def _gathers(self, plan: Plan) -> float:
-        """Since when others are waited for that may be about to come; never: nobody is."""
+    def _gathered_at(self, plan: Plan) -> float:
+        """Until when others are waited for that may be about to come; never: nobody is."""
         if plan.pod_map.epoch == 0:
-            return self._changed_at if self.view.records else NEVER
+            return self._changed_at + GATHER_S if self.view.records else NEVER
         here = self.view.records.keys()
-        return self._began if any(place.id not in here for place in plan.pod_map.shards) else NEVER
+        return self._returned_by if any(place.id not in here for place in plan.pod_map.shards) else NEVER
 
     def _wait(self, seconds: float | None, now: float) -> Step:
         """Nothing is to be planned: share quotas, or wait, but look now and then whether what is known is so still."""

@@ -9,7 +9,7 @@ from mezzo.placement.pod_map import ShardState
 from mezzo_server.metadata.engine import Write
 from mezzo_server.pod import planning
 from mezzo_server.pod.plan_format import encode_plan
-from mezzo_server.pod.planning import GATHER_S, UNPLANNED_S
+from mezzo_server.pod.planning import GATHER_S, RETURN_S, UNPLANNED_S
 from mezzo_server.pod.records import SETTINGS, Settings
 from mezzo_server.pod.steps import Commit
 from tests.unit.mezzo_server.pod.rig import LOG2, POD, Planner, World, at_once, write_settings
@@ -304,3 +304,37 @@ def test_a_pod_that_starts_again_as_a_whole_keeps_its_map(world):
     world.run(5)
     assert world.epoch == 1
     assert states(world) == dict.fromkeys((1, 2, 3), ShardState.SERVING)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_after_an_outage_that_ended_all_leases_the_map_stays(world, order):
+    shards = [world.shard(n) for n in range(1, 5)]
+    world.planner()
+    world.run(10)
+    assert world.epoch == 1
+    world.away = True
+    world.run(3600, 5.0)
+    assert not any(shard.serves for shard in shards)
+    world.actors[:] = world.actors[::order]
+    # They come back one after the other.
+    for shard in shards:
+        shard.cut = True
+    world.away = False
+    for shard in shards:
+        world.run(0.5, 0.1)
+        shard.cut = False
+    world.run(5)
+    assert all(shard.serves for shard in shards)
+    assert world.epoch == 1
+
+
+def test_one_that_stays_away_after_an_outage_loses_its_slots(world):
+    one, two = world.shard(1), world.shard(2)
+    world.planner()
+    world.run(10)
+    world.away = True
+    world.run(200, 5.0)
+    one.cut = True
+    world.away = False
+    world.run(RETURN_S + 2)
+    assert two.slots() == ALL
