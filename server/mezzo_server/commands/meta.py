@@ -93,7 +93,7 @@ def migrate(
     from mezzo_server.metadata.migration import Migrated
     from mezzo_server.metadata.migration import migrate as copy
     from mezzo_server.metadata.opening import make_engine
-    from mezzo_server.pod.records import MEMBERS
+    from mezzo_server.pod.records import MEMBERS, USES
     from mezzo_server.tenancy.entries import TICKET_KEYS
 
     def progress(done: int, entries: int) -> None:
@@ -104,7 +104,7 @@ def migrate(
         try:
             other = make_engine(target)
             try:
-                return await copy(one, other, source, (TICKET_KEYS, MEMBERS), progress)
+                return await copy(one, other, source, (TICKET_KEYS, MEMBERS, USES), progress)
             finally:
                 await other.close()
         finally:

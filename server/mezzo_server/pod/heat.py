@@ -51,9 +51,9 @@ class Heat:
             elif len(counts) < COUNTERS:
                 counts[name] = SAMPLED
             else:
-                self._counts = counts = {
-                    each: count - SAMPLED for each, count in counts.items() if count > SAMPLED
-                }
+                # Once for a request: it may have hundreds of keys that nobody has counted, and each would take as long.
+                self._counts = {each: count - SAMPLED for each, count in counts.items() if count > SAMPLED}
+                return
 
     def turn(self, now: float) -> list[Name] | None:
         """What is popular, the most popular first, if a window has ended; None: it has not."""

@@ -172,6 +172,46 @@ def test_a_watch_that_makes_an_error_of_its_end_ends_nobody_elses() -> None:
     asyncio.run(main())
 
 
+def test_a_watch_that_does_not_hear_that_it_ends_tells_nobody_else() -> None:
+    """It may be further than the one that follows it: what is between would never be told."""
+
+    class Deaf(Counted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.told: asyncio.Queue[Sequence[Change]] = asyncio.Queue()
+            self.began = 0
+
+        async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Change]]:
+            self.began += 1
+            if self.began > 1:
+                async for changes in super().watch(prefix, after):
+                    yield changes
+            try:
+                yield await self.told.get()
+            except asyncio.CancelledError:
+                pass
+            yield await self.told.get()
+
+    async def main() -> None:
+        engine = Deaf()
+        at = await write(engine, "a")
+        holder = hub.Hub(engine, "")
+        first = asyncio.ensure_future(anext(watch := holder.watch(at)))
+        await settle()
+        first.cancel()
+        await asyncio.wait((first,))
+        second = asyncio.ensure_future(anext(again := holder.watch(at)))
+        await settle()
+        engine.told.put_nowait([Change("c", b"", at + 2)])
+        await settle()
+        await write(engine, "b")
+        assert [change.key for change in await asyncio.wait_for(second, 5)] == ["b"]
+        await watch.aclose()
+        await again.aclose()
+
+    asyncio.run(main())
+
+
 def test_who_does_not_take_what_comes_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "AHEAD_MAX", 2)
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from mezzo.errors import Conflict, Unavailable
+from mezzo_server.commands.meta import migrate as command
 from mezzo_server.metadata.engine import Engine, Write
 from mezzo_server.metadata.memory import MemoryEngine
 from mezzo_server.metadata.migration import MARK, Migrated, migrate
+from mezzo_server.metadata.sqlite import SqliteEngine
+from mezzo_server.pod.records import MEMBERS, ROSTER, SETTINGS, USES
+from mezzo_server.tenancy.entries import TICKET_KEYS
 
 MORE = {f"catalog/{number:04d}": bytes(10_000) for number in range(300)}
 
@@ -35,6 +40,25 @@ def test_everything_is_copied_but_what_is_left_out():
     assert values(target) == {**MORE, "names/x": b"1"}
     assert (done.entries, done.left_out) == (301, 1)
     assert done.bytes == sum(len(key) + len(value) for key, value in values(target).items())
+
+
+def test_the_command_leaves_out_what_goes_with_running_processes(tmp_path, capsys):
+    async def filled() -> None:
+        source = SqliteEngine(tmp_path / "a", time.time)
+        gone = [f"{prefix}1" for prefix in (TICKET_KEYS, MEMBERS, USES)]
+        await source.transact([], [Write(key, b"1") for key in (*gone, ROSTER, SETTINGS)])
+        await source.close()
+
+    async def found() -> set[str]:
+        target = SqliteEngine(tmp_path / "b", time.time)
+        scan = await target.scan("")
+        await target.close()
+        return {entry.key for entry in scan.entries}
+
+    asyncio.run(filled())
+    command(source=f"sqlite://{tmp_path / 'a'}", target=f"sqlite://{tmp_path / 'b'}", json=True)
+    assert '"left_out":3' in capsys.readouterr().out
+    assert asyncio.run(found()) == {ROSTER, SETTINGS}
 
 
 def test_an_empty_one_is_copied_too():

@@ -83,6 +83,8 @@ class Hub:
         try:
             async with aclosing(_generator(self._engine.watch(self._prefix, self._told))) as watch:
                 async for changes in watch:
+                    if self._task is not asyncio.current_task():
+                        return  # it was told to end, and did not hear it; another may be behind this one
                     self._told = changes[-1].revision
                     for queue in tuple(self._queues):
                         self._hand(queue, changes)

@@ -51,6 +51,18 @@ def test_it_stays_so_while_half_of_its_gets_go_elsewhere_and_no_longer():
     assert names(counts, 4 * WINDOW_S) == [], "it has to become popular anew"
 
 
+def test_one_request_takes_from_each_other_no_more_than_one_count():
+    """Whatever it asks for; nor does it hold the loop for longer than that takes."""
+    counts = Heat(RATE, lambda: 0.0, 0.0)
+    known = [b"%d" % number for number in range(COUNTERS)]
+    for begin in range(0, COUNTERS, REQUEST_KEYS_MAX):
+        for _ in range(4):
+            counts.asked(SCOPE, known[begin : begin + REQUEST_KEYS_MAX])
+    before = sum(counts._counts.values())
+    counts.asked(SCOPE, [b"new %d" % number for number in range(REQUEST_KEYS_MAX)])
+    assert sum(counts._counts.values()) == before * 3 // 4
+
+
 def test_it_is_found_among_many_more_than_there_are_counters():
     counts = heat()
     gets(counts, b"often", 2 * RATE, noise=100)
