@@ -53,13 +53,24 @@ class Offer(NamedTuple):
     since: list[float]
 
 
+class Waiting(NamedTuple):
+    """A chunk that waits to be offered."""
+
+    scope: Scope
+    popular: bool
+    since: float
+
+
 class Offers:
     """Owner of what is to be offered. Used by one thread."""
 
     def __init__(self, second_of: SecondOf, random: Callable[[], float]) -> None:
         self._second_of = second_of
         self._random = random
-        self._queue: OrderedDict[Name, tuple[Scope, bool, float]] = OrderedDict()
+        self._lines: OrderedDict[bytes, OrderedDict[Name, Waiting]] = OrderedDict()
+        """by second, which had its turn longest ago first; in each those that wait longest. None is empty"""
+        self._line_of: dict[Name, bytes] = {}
+        """of each that waits, the second"""
         self._under_way: set[bytes] = set()
         """seconds"""
         self._failed: dict[bytes, Backoff] = {}
@@ -68,47 +79,35 @@ class Offers:
 
     def add(self, scope: Scope, keys: Iterable[bytes], now: float, *, popular: bool = False) -> None:
         """These are here, and are to be elsewhere as well."""
-        queue = self._queue
         for key in keys:
             name = scope.tenant, scope.namespace, key
-            known = queue.get(name)
-            if known is not None and known[0] == scope and not known[1]:
-                continue  # it is to be kept, not only for a while
-            if known is None and len(queue) >= QUEUE_KEYS_MAX:
+            second = self._line_of.get(name)
+            if second is not None:
+                known = self._lines[second][name]
+                if known.scope != scope or known.popular:
+                    self._lines[second][name] = Waiting(scope, popular, now)
+                continue  # else it is to be kept, not only for a while
+            second = self._second_of(scope, key) if len(self._line_of) < QUEUE_KEYS_MAX else None
+            if second is None:
                 self._numbers["pod_offers_dropped"] += 1
-                continue
-            queue[name] = scope, popular, now
+            else:
+                self._wait(name, second, Waiting(scope, popular, now))
 
     def next(self, now: float) -> Offer | None:
         """What is to be offered now; None: nothing, see `wait_s`."""
         if len(self._under_way) >= OFFERS_MAX:
             return None
-        first: Offer | None = None
-        for name, (scope, popular, since) in list(islice(self._queue.items(), BATCH_LOOKED_MAX)):
-            key = name[2]
-            second = self._second_of(scope, key)
-            if second is None or now - since > LATE_S:
-                del self._queue[name]
-                self._numbers["pod_offers_dropped"] += 1
-            elif first is None:
-                if self._ready(second, now):
-                    first = Offer(second, scope, [key], popular, [since])
-                    del self._queue[name]
-                else:
-                    self._queue.move_to_end(name)  # it must not hide those of others
-            elif (second, scope, popular) == (first.second, first.scope, first.popular):
-                first.keys.append(key)
-                first.since.append(since)
-                del self._queue[name]
-                if len(first.keys) == BATCH_KEYS_MAX:
-                    break
-        if first is not None:
-            self._under_way.add(first.second)
-        return first
+        for second in tuple(self._lines):
+            self._drop_late(second, now)
+            offer = self._offer_to(second) if self._ready(second, now) else None
+            if offer is not None:
+                self._under_way.add(second)
+                return offer
+        return None
 
     def wait_s(self, now: float) -> float | None:
         """When to ask `next` again although nothing has happened, seconds; None: not before something does."""
-        if not self._queue or len(self._under_way) >= OFFERS_MAX:
+        if not self._line_of or len(self._under_way) >= OFFERS_MAX:
             return None
         waits = [backoff.not_before - now for backoff in self._failed.values() if backoff.not_before > now]
         return min([*waits, LATE_S])
@@ -127,18 +126,21 @@ class Offers:
                 self._random, first_s=BACKOFF_S_MIN, max_s=BACKOFF_S_MAX
             )
         backoff.failed(now)
-        for key, since in zip(offer.keys, offer.since, strict=True):
+        for key, since in zip(reversed(offer.keys), reversed(offer.since), strict=True):
             name = offer.scope.tenant, offer.scope.namespace, key
-            if name not in self._queue and len(self._queue) < QUEUE_KEYS_MAX:
-                self._queue[name] = offer.scope, offer.popular, since
+            if name not in self._line_of and len(self._line_of) < QUEUE_KEYS_MAX:
+                self._wait(name, offer.second, Waiting(offer.scope, offer.popular, since))
+                self._lines[offer.second].move_to_end(name, last=False)
             else:
                 self._numbers["pod_offers_dropped"] += 1
 
     def forget(self, scope: Scope, keys: Iterable[bytes]) -> None:
         """These are being deleted here."""
-        if self._queue:
+        if self._line_of:
             for key in keys:
-                self._queue.pop((scope.tenant, scope.namespace, key), None)
+                name = scope.tenant, scope.namespace, key
+                if name in self._line_of:
+                    self._leave(name)
 
     def follow(self, shards: Sequence[bytes]) -> None:
         """The pod has these shards."""
@@ -146,7 +148,49 @@ class Offers:
 
     def numbers(self) -> Mapping[str, int | float]:
         """How it fares; docs/metrics.md lists them."""
-        return {**self._numbers, "pod_offers_queued": len(self._queue)}
+        return {**self._numbers, "pod_offers_queued": len(self._line_of)}
+
+    def _wait(self, name: Name, second: bytes, waiting: Waiting) -> None:
+        self._line_of[name] = second
+        self._lines.setdefault(second, OrderedDict())[name] = waiting
+
+    def _leave(self, name: Name) -> None:
+        second = self._line_of.pop(name)
+        line = self._lines[second]
+        del line[name]
+        if not line:
+            del self._lines[second]
+
+    def _drop_late(self, second: bytes, now: float) -> None:
+        line = self._lines[second]
+        while line and now - line[name := next(iter(line))].since > LATE_S:
+            self._leave(name)
+            self._numbers["pod_offers_dropped"] += 1
+
+    def _offer_to(self, second: bytes) -> Offer | None:
+        """The first that waits for a shard, and others of its scope; it is the last from then on."""
+        offer: Offer | None = None
+        line = self._lines.get(second)
+        for name, waiting in () if line is None else tuple(islice(line.items(), BATCH_LOOKED_MAX)):
+            now_second = self._second_of(waiting.scope, name[2])
+            if now_second != second:
+                self._leave(name)
+                if now_second is None:
+                    self._numbers["pod_offers_dropped"] += 1
+                else:
+                    self._wait(name, now_second, waiting)
+                continue
+            if offer is None:
+                offer = Offer(second, waiting.scope, [], waiting.popular, [])
+            if (waiting.scope, waiting.popular) == (offer.scope, offer.popular):
+                offer.keys.append(name[2])
+                offer.since.append(waiting.since)
+                self._leave(name)
+                if len(offer.keys) == BATCH_KEYS_MAX:
+                    break
+        if second in self._lines:
+            self._lines.move_to_end(second)
+        return offer
 
     def _ready(self, second: bytes, now: float) -> bool:
         backoff = self._failed.get(second)

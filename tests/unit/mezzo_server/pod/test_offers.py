@@ -118,8 +118,35 @@ def test_one_that_does_not_answer_does_not_hide_the_others():
     queue.ended(offer, 0.0, failed=True)
     queue.add(SCOPE, [b"1%d" % number for number in range(2 * BATCH_LOOKED_MAX)], 0.0)
     queue.add(SCOPE, [b"2a"], 0.0)
-    for _ in range(4):
-        found = told(queue, 0.01)
-        if found is not None:
-            break
-    assert found == (SECONDS[2], SCOPE, [b"2a"], False)
+    assert told(queue, 0.01) == (SECONDS[2], SCOPE, [b"2a"], False)
+
+
+def test_what_waits_for_one_that_does_not_answer_is_not_looked_at_each_time():
+    asked = []
+
+    def counted(scope, key):
+        asked.append(key)
+        return second_of(scope, key)
+
+    queue = offers(counted)
+    queue.add(SCOPE, [b"1%d" % number for number in range(4 * BATCH_KEYS_MAX)], 0.0)
+    offer = queue.next(0.0)
+    assert offer is not None
+    queue.ended(offer, 0.0, failed=True)
+    asked.clear()
+    assert queue.next(0.01) is None
+    assert asked == []
+    # The oldest come first when it is tried again.
+    again = queue.next(BACKOFF_S_MAX)
+    assert again is not None
+    assert again.keys == offer.keys
+
+
+def test_by_another_map_others_are_told():
+    moved = []
+    queue = offers(lambda scope, key: SECONDS[3] if key in moved else second_of(scope, key))
+    queue.add(SCOPE, [b"1a", b"1b", b"1c"], 0.0)
+    moved.append(b"1b")
+    assert told(queue) == (SECONDS[1], SCOPE, [b"1a", b"1c"], False)
+    assert told(queue) == (SECONDS[3], SCOPE, [b"1b"], False)
+    assert queue.numbers()["pod_offers_queued"] == 0
