@@ -34,7 +34,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Tenure:
-    """For so long a slot had one owner, and one to be asked before it, or none."""
+    """For so long a slot had one owner, and one to be asked before it, or none; with two copies one second, too."""
 
     begin: float
     end: float
@@ -42,6 +42,8 @@ class Tenure:
     """the first and the last"""
     owner: bytes
     before: bytes | None
+    second: bytes | None = None
+    """where chunks have two copies"""
     changes: tuple[tuple[float, float], ...] = ()
     """in which epochs followed one another: its shard may have refused then what it had done, and been asked again"""
 
@@ -50,19 +52,20 @@ class Tenure:
         return all(end < since or begin > until for since, until in self.changes)
 
 
-def tenures(looks: list[Look], slot: int) -> list[Tenure]:
+def tenures(looks: list[Look], slot: int, copies: int = 1) -> list[Tenure]:
     """Of a slot, one after the other. Epochs of which nothing is sure are left out."""
     found: list[Tenure] = []
     for begin, end, pod_map in _certain(looks):
         owner, before = pod_map.owner(slot), pod_map.owner_before(slot)
+        second = pod_map.second(slot) if copies > 1 else None
         if owner is None:
             continue
-        who = owner.id, None if before is None else before.id
+        who = owner.id, *(None if each is None else each.id for each in (before, second))
         last = found[-1] if found else None
         epoch = pod_map.epoch
-        if last is not None and last.epochs[1] + 1 == epoch and (last.owner, last.before) == who:
+        if last is not None and last.epochs[1] + 1 == epoch and (last.owner, last.before, last.second) == who:
             changes = (*last.changes, (last.end, begin))
-            found[-1] = Tenure(last.begin, end, (last.epochs[0], epoch), *who, changes)
+            found[-1] = Tenure(last.begin, end, (last.epochs[0], epoch), *who, changes=changes)
         else:
             found.append(Tenure(begin, end, (epoch, epoch), *who))
     return found

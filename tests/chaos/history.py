@@ -104,7 +104,7 @@ class History:
         """Calls that ended too long after their time, or did not end."""
         return [each for each in self.calls if each.late_s > MISS_S]
 
-    def refusals(self, looks: list[Look], slot_of: Callable[[bytes], int]) -> list[str]:
+    def refusals(self, looks: list[Look], slot_of: Callable[[bytes], int], copies: int = 1) -> list[str]:
         """What is wrong with the histories of single keys. Raises Undecided."""
         by_key: defaultdict[bytes, list[Operation]] = defaultdict(list)
         for key, operation in self.operations:
@@ -114,7 +114,7 @@ class History:
         for key, operations in sorted(by_key.items()):
             slot = slot_of(key)
             if slot not in by_slot:
-                by_slot[slot] = tenures(looks, slot)
+                by_slot[slot] = tenures(looks, slot, copies)
             for tenure in by_slot[slot]:
                 within, initial = during(operations, tenure)
                 refused = refusal(within, initial)

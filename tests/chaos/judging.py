@@ -51,7 +51,7 @@ def hurt(lab: Lab, *, seed: int, seconds: float, together: int = 2, clients: int
         lab.resume()
     wrong = [*history.faults]
     wrong += [f"{each.late_s:.1f} s too late: {each}" for each in history.late()]
-    wrong += history.refusals(looks, slot_of)
+    wrong += history.refusals(looks, slot_of, lab.copies)
     wrong += history.resurrected(ERASED_S)
     if heal_s + served_s > HEAL_S:
         wrong.append(f"it took {heal_s:.1f} s to be whole, and {served_s:.1f} s more to serve everybody")

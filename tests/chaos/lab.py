@@ -20,6 +20,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from mezzo import Client
 from mezzo.errors import MezzoError, Unavailable
 from mezzo.frontend.via import Via
@@ -108,6 +110,8 @@ class Lab:
         )
         self.nodes: list[Node] = started[2:4]
         self.frontends: list[RunningFrontend] = started[4:]
+        self.copies = 1
+        """that are kept of each chunk"""
         self._reviving: dict[RunningProcess, threading.Thread] = {}
         stack.callback(self._end)
         # Known to everybody before anything is hurt.
@@ -209,6 +213,16 @@ class Lab:
 
         seed = namespace_seed(*self.do(ids))
         return lambda key: slot_of(key, seed, SLOTS_LOG2)
+
+    def keep(self, copies: int) -> None:
+        """Keep so many copies of each chunk from now on. Raises MezzoError."""
+
+        async def work(engine: Any) -> None:
+            registry = Registry(engine, time.time, os.urandom)
+            await registry.set_tenant("default", lambda tenant: replace(tenant, copies=copies))
+
+        self.do(work)
+        self.copies = copies
 
     def purge(self) -> None:
         """Empty the namespace `ERASABLE`. Raises MezzoError."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mezzo import Client
-from mezzo.errors import Busy, DeadlineExceeded, MezzoError, RegionError, Unavailable, WrongEpoch
+from mezzo.errors import Busy, DeadlineExceeded, Gone, MezzoError, RegionError, Unavailable, WrongEpoch
 from mezzo.regions import Extent, Region
 from mezzo.results import PutState
 from tests.chaos.history import CHUNK_BYTES_MAX, Called, History, number_of, payload
@@ -37,6 +37,8 @@ class Teller:
         self._name = name
         self._history = history
         self._operations = history.erasable if erasable else history.operations
+        # What is being put while its namespace is emptied is told so.
+        self._expected = (*EXPECTED, Gone) if erasable else EXPECTED
         self._region: Region | None = None
 
     def put(self, keys: Sequence[bytes], timeout_s: float = TIMEOUT_S) -> Called:
@@ -113,7 +115,7 @@ class Teller:
         self._history.calls.append(called)
         try:
             yield called
-        except EXPECTED as error:
+        except self._expected as error:
             called.error = error
         called.end = time.monotonic()
 

@@ -24,7 +24,7 @@ SEED = int(os.environ.get("MEZZO_CHAOS_SEED", "1"))
 SHORT_S = 6.0
 RUN_S = 30.0
 LONG_S = float(os.environ.get("MEZZO_CHAOS_S", "300"))
-"""how long the long version hurts a pod, in runs of `RUN_S`"""
+"""how long the long version hurts a pod, in runs of `RUN_S`: half of it with one copy of each chunk, half with two"""
 FOUND = 0.9
 """Of what was stored before a rolling restart: stores keep it. A few slots move for the balance's sake with each change of
 the map, and in the lab nobody asks their former owners after two seconds."""
@@ -50,14 +50,16 @@ def test_a_rolling_restart_fails_no_request(lab: Lab) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(LONG_S * 4 + 300)
-def test_a_pod_that_is_hurt_for_long(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("copies", [2, 1])
+def test_a_pod_that_is_hurt_for_long(lab: Lab, capsys: pytest.CaptureFixture[str], copies: int) -> None:
+    lab.keep(copies)
     seeds = random.Random(SEED if "MEZZO_CHAOS_SEED" in os.environ else None)
-    until = time.monotonic() + LONG_S
+    until = time.monotonic() + LONG_S / 2
     first = SEED if "MEZZO_CHAOS_SEED" in os.environ else seeds.randrange(1 << 31)
     while True:
         told = hurt(lab, seed=first, seconds=RUN_S, together=1 + first % 3)
         with capsys.disabled():
-            print(f"\nseed {first}: {told}")
+            print(f"\nseed {first}, {copies} copies: {told}")
         if time.monotonic() > until:
             return
         first = seeds.randrange(1 << 31)

@@ -15,8 +15,8 @@ class Guarding:
 
     _context: Context
 
-    def guarded_by(self, guard: Guard) -> None:
-        """Tell ``guard`` what leaves the index from now on, and let it bar puts."""
+    def guarded_by(self, guard: Guard | None) -> None:
+        """Tell ``guard`` what leaves the index from now on, and let it bar puts; None: nobody any more."""
         self._context.guard = guard
 
     @property

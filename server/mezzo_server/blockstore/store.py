@@ -248,7 +248,9 @@ class BlockStore(Pumping, Keeping, Telling, Guarding):
 
         Asked once: the put says so (`PutChunk.admitted`).
         """
-        admission = self._context.admission
+        admission, guard = self._context.admission, self._context.guard
+        if guard is not None and guard.bars(scope, chunk.key):
+            return False
         return admission.takes_all or admission.takes(self._context.index.peek(scope).salt, chunk)
 
     def put(

@@ -88,18 +88,25 @@ class Provenance:
         share = self._share
         return self._tenure(share.slot(scope, key)) if share.since else None
 
-    def doubted(self, scope: Scope, keys: Sequence[bytes]) -> list[Tenure | None]:
-        """For each key the tenure if what is here is to be proven before it is given; None: it is not.
+    def held(self, scope: Scope, keys: Sequence[bytes]) -> list[tuple[Tenure, bool] | None] | None:
+        """For each key of which this shard is second the tenure, and whether what is here must be proven before it is given.
 
-        It is not of slots that this shard owns, nor of those that it is asked for because it had them: there it is
-        asked for what the owner does not have.
+        It need not be of slots that this shard is asked for because it had them: there it is asked for what the owner does not
+        have.  None: it is second of none of these.
         """
         share = self._share
         if not share.since:
-            return [None] * len(keys)
+            return None
         answers, slot = share.answers, share.slot
         slots = [slot(scope, key) for key in keys]
-        return [self._tenure(each) if answers[each] == SECOND else None for each in slots]
+        kinds = [answers[each] for each in slots]
+        if not any(kind & SECOND for kind in kinds):
+            return None
+        tenures = [self._tenure(each) for each in slots]
+        return [
+            None if tenure is None else (tenure, kind == SECOND)
+            for tenure, kind in zip(tenures, kinds, strict=True)
+        ]
 
     def is_proven(self, scope: Scope, key: bytes, sequence: int, tenure: Tenure) -> bool:
         """Whether what is here under a key, with this sequence, is the owner's."""

@@ -85,6 +85,8 @@ class SecondCopies:
         self._popular_bytes = popular_bytes
         self._offers = Offers(standing.second_of, random)
         self._leavings = Leavings(self._second_of, random)
+        self._share = standing.share
+        """by the map that was followed last, though perhaps none is now"""
         self._untold: set[Name] = set()
         """chunks that are being deleted here, and perhaps not at their seconds"""
         self._shared: dict[Name, float] = {}
@@ -98,7 +100,6 @@ class SecondCopies:
         self._kept_bytes = 0
         self._refused = 0
         self._background = Background(self._next, self._wait_s, loop)
-        service.store.guarded_by(self)
         self._keeps_two = self.counts_gets
         """whether any chunk may have two copies"""
         if service.catalog is not None:
@@ -179,7 +180,8 @@ class SecondCopies:
         self._offers.follow([] if pod_map is None else [place.id for place in pod_map.shards])
         self._shared.clear()  # seconds may be others now
         if pod_map is not None:
-            self._leavings.follow(self._standing.share.seconds)
+            self._share = self._standing.share
+            self._leavings.follow(self._share.seconds)
             self._background.soon()
 
     # At the second.
@@ -190,17 +192,18 @@ class SecondCopies:
         Of what this shard is second for that is what is not proven to be the owner's.  If second copies are ``wanted`` of all, it is
         to come from there, and so is what is missing.
         """
-        if not self._standing.share.since:
+        held = self._puller.provenance.held(scope, keys)
+        if held is None:
             return keys
-        provenance, sequence = self._puller.provenance, self._service.store.sequence
+        sequence, is_given = self._service.store.sequence, self._puller.is_given
         given = list(keys)
         by_owner: dict[bytes, list[bytes]] = {}
         looked = 0
-        for index, (key, doubted) in enumerate(zip(keys, provenance.doubted(scope, keys), strict=True)):
-            tenure = doubted or provenance.tenure(scope, key)
-            if tenure is None or self._puller.is_given(scope, key, tenure):
+        for index, (key, known) in enumerate(zip(keys, held, strict=True)):
+            if known is None or is_given(scope, key, known[0]):
                 continue
-            if doubted is not None and sequence(scope, key) is not None:
+            tenure, doubted = known
+            if doubted and sequence(scope, key) is not None:
                 given[index] = NO_KEY
             looked += wanted
             if 0 < looked <= LOOKED_KEYS_MAX:
@@ -268,23 +271,24 @@ class SecondCopies:
         """See `Guard.left`. Who deletes a chunk tells the second himself, if he goes by the map that we go by."""
         if why == EventKind.DELETED and (scope.tenant, scope.namespace, key) not in self._untold:
             return
-        if self._keeps_two and self._keeps_two_of(scope) and self._leavings.left(scope, key):
+        if self._keeps_two_of(scope) and self._leavings.left(scope, key):
             self._background.soon()
 
     def bars(self, scope: Scope, key: bytes) -> bool:
         """See `Guard.bars`."""
-        return self._keeps_two and self._leavings.bars(scope, key) and self._keeps_two_of(scope)
+        return self._leavings.bars(scope, key) and self._keeps_two_of(scope)
 
     def catalog_changed(self, before: Catalog | None, catalog: Catalog) -> None:
         """Another catalog is in force. Where there are more copies than there were, none of before counts."""
         self._keeps_two = self.counts_gets or _has_two(catalog)
+        self._service.store.guarded_by(self if self._keeps_two else None)
         if before is not None and self._keeps_two and _has_more(before, catalog):
             self._puller.begins(None)
             self._leavings.begin_anew()
         self._background.soon()
 
     def _second_of(self, scope: Scope, key: bytes) -> bytes | None:
-        return self._standing.share.second_of(scope, key)
+        return self._share.second_of(scope, key)
 
     def _keeps_two_of(self, scope: Scope) -> bool:
         """Whether chunks of a scope may have two copies."""

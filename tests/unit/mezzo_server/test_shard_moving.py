@@ -515,3 +515,20 @@ def test_clients_may_not_pull(pair):
     for kind in PEERS:
         told = pair.old.client().fails(kind, body)
         assert told.message == f"{kind.name} is not for clients"
+
+
+def test_a_device_that_hangs_does_not_hold_the_end_of_moving(pair):
+    pair.put(b"chunk")
+    pair.moves()
+    pair.look(pair.new.client(), b"chunk")
+    for _ in range(50):  # the new shard's device does nothing
+        pair.loop.run_until_complete(asyncio.sleep(0))
+        pair.old.shard.settle()
+    assert pair.new.shard.store.busy
+    began = pair.clock.now
+    stopping = pair.loop.create_task(pair.new.puller.stop())
+    while not stopping.done():
+        pair.clock.now += 0.1
+        pair.loop.run_until_complete(asyncio.sleep(0))
+        assert pair.clock.now < began + 10
+    assert pair.clock.now > began + 1, "what is nearly there is waited for"

@@ -35,6 +35,10 @@ def pod_map(
     return PodMap(pod, epoch, LOG2, places, table, {}, seconds)
 
 
+def parts_of(one: PodMap, previous: dict[int, int]):
+    return one.shards, one.table, previous, one.seconds
+
+
 class Second:
     def __init__(self, sequence: int = 100) -> None:
         self.of = Provenance(sequence)
@@ -146,7 +150,10 @@ def test_of_maps_long_ago_it_is_not_kept_when_they_were_followed(second, monkeyp
 
 
 def test_only_what_the_shard_is_nothing_but_second_for_is_doubted(second):
-    assert second.of.doubted(SCOPE, [KEY]) == [second.of.tenure(SCOPE, KEY)]
-    second.follow(4, US, A, 300)
+    assert second.of.held(SCOPE, [KEY, b"of another slot"]) == [(second.of.tenure(SCOPE, KEY), True), None]
+    second.share = Share.of(PodMap(POD, 4, LOG2, *parts_of(pod_map(4, A, US), {SLOT: 0})), US, second.share)
+    second.of.follow(second.share, 250)
+    assert second.of.held(SCOPE, [KEY]) == [(second.of.tenure(SCOPE, KEY), False)], "it had the slot before"
+    second.follow(5, US, A, 300)
     assert second.of.tenure(SCOPE, KEY) is None
-    assert second.of.doubted(SCOPE, [KEY]) == [None]
+    assert second.of.held(SCOPE, [KEY]) is None
