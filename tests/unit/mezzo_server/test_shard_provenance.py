@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -140,6 +141,20 @@ def test_what_was_on_its_way_as_the_tenure_ended_does_not_come(both):
     both.settle()
     assert both.has(KEY) == 0
     assert both.second.numbers()["pod_moves_dropped_lost"] == 1
+
+
+def test_what_was_being_stored_as_the_tenure_ended_is_not_given(both):
+    assert stored(both.owner, FIRST)
+    for _ in range(60):  # the second's device does nothing
+        both.pair.loop.run_until_complete(asyncio.sleep(0))
+        both.owner.shard.settle()
+    assert both.second.shard.store.busy
+    both.second.puller.begins(both.owner.id)
+    both.second.shard.settle()
+    assert read(both.second) is None, "nobody has looked at it yet"
+    both.settle()
+    assert both.second.numbers()["pod_moves_dropped_lost"] == 1
+    assert both.has(KEY) == 0 or read(both.second) == FIRST, "pulled again, since it was read"
 
 
 def test_what_the_owner_evicted_is_not_put_anew_before_the_second_has_let_go_of_it(both):
