@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from mezzo.calls import Grant, Link
-from mezzo.errors import CallerError, ClientClosed, MezzoError, WrongEpoch
+from mezzo.calls import Grant, Link, Stale
+from mezzo.errors import CallerError, ClientClosed, MezzoError, Unauthenticated, WrongEpoch
 from mezzo.protocol.messages import NamespaceUse, TenantStated
 from mezzo.results import LookupResult
 from mezzo.routing import Share
@@ -80,9 +80,16 @@ def pairs_of(answers: Iterable[Answer]) -> set[tuple[bytes, int]]:
     return {(answer.shard, index) for answer in answers for index in answer.indexes}
 
 
-def raise_failed(answers: Iterable[Answer]) -> None:
-    """Raises MezzoError: what one of them failed with."""
+def note_done(answers: Sequence[Answer], done: set[tuple[bytes, int]]) -> None:
+    """Add who has done its part, for which keys, to those that are ``done``.
+
+    Raises:
+        MezzoError: what one of them failed with; `Stale` only if nothing is done, since all would be begun anew.
+    """
+    done.update(pairs_of([answer for answer in answers if not answer.failed]))
     for answer in answers:
+        if isinstance(answer.outcome, Stale) and done:
+            raise Unauthenticated(str(answer.outcome))
         if answer.failed:
             raise answer.outcome
 

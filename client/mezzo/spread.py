@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from mezzo import calls, moves, shard_calls
-from mezzo.answers import Answer, Prefix, added, asked_by, leases_of, pairs_of, raise_failed, unanswered
+from mezzo.answers import Answer, Prefix, added, asked_by, leases_of, note_done, pairs_of, unanswered
 from mezzo.asking import Asking, Make
 from mezzo.calls import Call, Context, Grant
 from mezzo.errors import (
@@ -342,8 +342,7 @@ class Spread(Asking):
         deleted = [False] * len(keys)
         began = context.now()
         seconds = yield from self._ask_seconds(keys, make, told)
-        raise_failed(seconds)
-        told.update(pairs_of(seconds))
+        note_done(seconds, told)
         router = self._pod.router
         left = [
             index
@@ -351,13 +350,12 @@ class Spread(Asking):
             if owner == NOBODY or (router.shard_id(owner), index) not in told
         ]
         answers = yield from self._ask(keys, make, indexes=left)
-        raise_failed(answers)
-        told.update(pairs_of(answers))
+        note_done(answers, told)
         if seconds and context.now() - began > FORGOTTEN_S:
             # Who was told first may have begun to take them again before the owner had deleted them.
-            raise_failed((yield from self._ask_seconds(keys, make)))
+            note_done((yield from self._ask_seconds(keys, make)), told)
         before = yield from self._ask_before(keys, range(len(keys)), make, told)
-        told.update(pairs_of(before))
+        note_done(before, told)
         # What a second had that is no former owner is a copy of what the owner tells of.
         former = {
             (router.shard_id(shard), index)

@@ -17,6 +17,7 @@ from mezzo.calls import (
     Follow,
     Pause,
     Run,
+    Stale,
     Together,
     acquire,
     delete,
@@ -30,7 +31,9 @@ from mezzo.errors import (
     ConnectionLost,
     DeadlineExceeded,
     InvalidArgument,
+    MezzoError,
     RegionError,
+    Unauthenticated,
     Unavailable,
     WrongEpoch,
 )
@@ -200,9 +203,7 @@ class FakePod:
         shard = next((each for each in self.shards if shard_id(each.number) == name), None)
         try:
             return self.perform(call, shard)
-        except Unavailable as error:
-            return error
-        except (DeadlineExceeded, WrongEpoch, InvalidArgument, RegionError) as error:
+        except MezzoError as error:
             return error
 
     def owner(self, key):
@@ -633,3 +634,25 @@ def test_a_map_that_comes_in_force_meanwhile_does_not_mix_up_who_is_asked():
     pod.shards[0].chunks[KEYS[3]] = b"x"
     found = pod.perform(lookup(pod.context, KEYS[2:4][::-1]))
     assert found.prefix == 1, "as the later map has it, by which all was asked again"
+
+
+def test_a_delete_that_is_refused_in_part_is_not_begun_anew():
+    """It would say of what it has deleted that it was not there."""
+    pod = evenly()
+    keys = [next(key for key in KEYS if pod.owner(key) == number) for number in (0, 1)]
+    for number, key in enumerate(keys):
+        pod.shards[number].chunks[key] = b"x"
+
+    def refuse(operations):
+        for operation in operations:
+            operation.error = Stale("its ticket has expired, says its clock")
+        raise operations[0].error
+
+    pod.shards[1].run = refuse
+    with pytest.raises(Unauthenticated) as raised:
+        pod.perform(delete(pod.context, keys))
+    assert not isinstance(raised.value, Stale)
+    assert pod.shards[0].asked == keys[:1], "once"
+    pod.shards[0].run = refuse
+    with pytest.raises(Stale):
+        pod.perform(delete(pod.context, keys))
