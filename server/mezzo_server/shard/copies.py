@@ -232,7 +232,8 @@ class SecondCopies:
         why = Why.COPY
         if body.lives_ms:
             why = Why.POPULAR
-            wanted = [index for index in wanted if self._keep(scope, body, index)]
+            # Where nothing may be popular, clients may not tell seconds of deletes; nor does what was kept end there.
+            wanted = [index for index in wanted if self.counts_gets and self._keep(scope, body, index)]
         keys = [body.keys[index] for index in wanted]
         if keys:
             self._puller.want(body.tenant, body.namespace, keys, peer, why, told=True, lives_ms=body.lives_ms)

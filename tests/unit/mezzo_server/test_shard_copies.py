@@ -355,3 +355,13 @@ def test_a_put_that_is_told_exists_may_want_a_second_copy_still(both):
     assert done.exists_count == 6
     both.settle()
     assert both.has(*KEYS) == 6
+
+
+def test_nor_is_what_others_call_popular_kept_where_deletes_do_not_reach_it(popular):
+    """A client that has heard last of a shard where nothing may be popular tells no second of its deletes."""
+    popular._popular = 0.0, 0
+    popular.begin(popular.second)
+    client = popular.owner.client()
+    popular.read(client, KEYS[0], OFTEN)
+    assert popular.has(KEYS[0]) == 0
+    assert "pod_popular_bytes" not in popular.numbers(popular.second)
