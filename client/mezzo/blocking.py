@@ -182,9 +182,11 @@ class BlockingLink:
         with self.lock:
             for operation in operations:
                 self._parked.pop(operation, None)
-            if self._mover == threading.get_ident():
-                self._mover = 0
-            self._offer_place()
+            moving = self._mover == threading.get_ident()
+            if not moving:
+                self._offer_place()
+        if moving:
+            self._step_down()
 
     def take_turn(self, deadline: float) -> None:
         """As the mover: receive what is there, and act on it."""
@@ -226,7 +228,7 @@ class BlockingLink:
         if mine:
             self._lose(error)
             return
-        # The mover sees the end of the stream and does the rest; it never waits for anything else.
+        # The mover sees the end of the stream, or has what it waited for: either way it does the rest.
         _shut_down(self._sock)
         self._ended.wait(_HANDOVER_S_MAX)
 
@@ -307,10 +309,18 @@ class BlockingLink:
                 if not self._turn(deadline):
                     break
         finally:
-            with self.lock:
+            self._step_down()
+        return operation.done
+
+    def _step_down(self) -> None:
+        """Be the mover no more. Who wants the connection ended, and waits for the mover to do it, does not wait in vain."""
+        with self.lock:
+            ending = None if self._ended.is_set() else self._ending
+            if ending is None:
                 self._mover = 0
                 self._offer_place()
-        return operation.done
+        if ending is not None:
+            self._lose(ending)
 
     def _offer_place(self) -> None:
         """Wake one waiting thread to become the mover; under the lock."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mezzo import mapping
 from mezzo.at_once import AtOnce, Bell, Errand
+from mezzo.blocking import BlockingLink
 from mezzo.calls import CONNECT, Run, Stage
 from mezzo.errors import Busy, ConnectionLost, DeadlineExceeded, Unavailable
+from mezzo.operations import Lookup
+from mezzo.session import Session
 from mezzo.staging import Staging
+from mezzo.statistics import Counters
+from tests.contract.peer import Peer
 from tests.patience import PATIENCE_S
 
 
@@ -137,3 +144,28 @@ def test_who_waits_for_staging_memory_does_not_stop_who_has_it():
         way.link.go.set()
     assert run(ways, map(staged, "ab")) == ["a", "b"]
     staging.close()
+
+
+def test_who_ends_a_connection_as_its_mover_steps_down_does_not_wait_for_nobody():
+    """A call that has its answer just then, and moves the connection, ends it in its place."""
+    ours, theirs = socket.socketpair()
+    peer = Peer(theirs)
+    with theirs, ThreadPoolExecutor(1) as mover, ThreadPoolExecutor(1) as other:
+        session = Session(
+            address="shard",
+            client_name="test",
+            namespace="default",
+            counters=Counters(),
+            now=time.monotonic,
+            use_shm=False,
+            waiting_max=1,
+        )
+        link = BlockingLink(ours, session, time.monotonic)
+        assert mover.submit(link.attend, Lookup([b"k"]), Bell()).result(PATIENCE_S)
+        ended = other.submit(link.end, ConnectionLost("not needed any more"))
+        while not peer.ended():
+            pass  # the hello
+        mover.submit(link.leave, ()).result(PATIENCE_S)
+        ended.result(PATIENCE_S)
+        assert "not needed" in str(session.failure)
+        assert link.descriptor == -1
