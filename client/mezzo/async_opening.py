@@ -98,6 +98,7 @@ class AsyncOpening(Reaching):
     async def _readmit(self, link: Any, deadline: float) -> None:
         """Have the ticket renewed; wait for it only if the old one has expired."""
         if self._renewing is None:
+            self._tickets.check()
             loop = self._bind()
             self._renewing = loop.create_task(self._renew(link))
             self._renewing.add_done_callback(self._renewed)
@@ -120,10 +121,10 @@ class AsyncOpening(Reaching):
         now = self._surroundings.now
         limit = now() + self.connect_timeout_s
         try:
-            ticket = await drive_async(self._fetch_ticket(), self._make, limit)
+            ticket = await drive_async(self._fetch_ticket(limit), self._make, limit)
             await link.run((RenewTicket(ticket.ticket),), limit, self.cancel_grace_s)
         except MezzoError as error:
-            self._tickets.failed()
+            self._tickets.failed(error)
             if link.session.failure is None:
                 return error
             return ConnectionLost(f"the connection was lost while its ticket was renewed: {error}")
@@ -133,8 +134,9 @@ class AsyncOpening(Reaching):
 
     def _renewed(self, task: asyncio.Task[MezzoError | None]) -> None:
         self._renewing = None
-        if not task.cancelled() and task.exception() is not None:
-            self._tickets.failed()  # what the caller's own function raised: tried again in a while
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._tickets.failed(error)  # what the caller's own function raised: tried again in a while
 
     async def _make(self, step: OpeningStep, deadline: float) -> object:
         """Perform a step on the way to a connection."""

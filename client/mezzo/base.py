@@ -320,11 +320,12 @@ class ClientBase:
         """Of the map by which a shard is asked; 0: by none."""
         return 0
 
-    def _take_given_ticket(self) -> None:
-        """For a client of a shard's own address: the ticket is what its maker gave, or gives now."""
+    def _given_now(self) -> Ticket:
+        """Who asks no front-end shows what the maker of the client gave, or gives now."""
         given = self._given_ticket
-        if given is not None:
-            self._ticket = given if isinstance(given, Ticket) else given()
+        if given is None:
+            return self._ticket
+        return given if isinstance(given, Ticket) else given()
 
     def _refused_run(self, error: Unauthenticated) -> Unauthenticated:
         """A request was refused: `Stale` if another ticket, or token, may be had for the next attempt."""

@@ -5,14 +5,16 @@ Neither is ever part of a repr, a message or a log.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from mezzo.address import Address
+from mezzo.backoff import Backoff
 from mezzo.environment import INSECURE_VARIABLE, says
-from mezzo.errors import InvalidArgument
+from mezzo.errors import InvalidArgument, MezzoError, Unavailable
 
 TOKEN_VARIABLE = "MEZZO_TOKEN"  # noqa: S105 (the name of a variable)
 TOKEN_CHARACTERS_MAX = 8192
@@ -21,10 +23,13 @@ FRESH_S = 30.0
 """How long what a callable gave is used before it is asked again."""
 ASKED_NOW_S = 1.0
 """A callable that was asked so short a time ago would say the same."""
-RETRY_S = 5.0
-"""After an attempt to renew a ticket failed that is good for a while yet."""
+RETRY_S = 0.25
+"""After the first attempt to renew a ticket failed; after each other one twice as long."""
+RETRY_S_MAX = 5.0
+RENEWED_S = 0.5
+"""Nobody asks for another ticket so soon after the last, however short a time that is good for."""
 RENEW_S_MAX = 1.0
-"""How long one call may wait for the renewal of a ticket that is good for a while yet."""
+"""How long one call may wait for the renewal of a ticket that is good for a while yet; half of its time at most."""
 RENEW_S_MIN = 0.1
 """A call that has less time left leaves such a renewal to others."""
 
@@ -113,7 +118,8 @@ class TicketState:
     """The ticket that a client's connection to a shard was opened with, and when to get another.
 
     Renewal is due at a random moment after half of its time: all clients of a front-end that was
-    restarted do not come back together.
+    restarted do not come back together.  Attempts that fail, tickets that end as soon as they are given (the
+    credential behind them ends) and shards that refuse each one never make a client ask again and again.
     """
 
     def __init__(self, now: Callable[[], float], random: Callable[[], float]) -> None:
@@ -121,6 +127,10 @@ class TicketState:
         self._random = random
         self._expires = math.inf
         self._renew_at = math.inf
+        self._not_before = -math.inf
+        self._backoff = Backoff(random, first_s=RETRY_S, max_s=RETRY_S_MAX)
+        self._error: Exception | None = None
+        """why the last attempt failed"""
 
     def __repr__(self) -> str:
         return f"<TicketState {'hidden' if self.used else 'none'}>"
@@ -140,19 +150,42 @@ class TicketState:
         """Whether there is one."""
         return self._expires != math.inf
 
+    def check(self) -> None:
+        """Before an attempt to renew.
+
+        Raises:
+            MezzoError: what the last attempt ended with, since the next is not to be made yet.
+        """
+        error, wait_s = self._error, self._not_before - self._now()
+        if error is None or wait_s <= 0:
+            return
+        if isinstance(error, MezzoError):
+            raise copy.copy(error)
+        raise Unavailable(f"the ticket could not be renewed (next attempt in {wait_s:.2f} s): {error}")
+
     def took(self, ticket: Ticket) -> None:
         """The connection goes on, or begins, with this one."""
+        self._error = None
+        self._backoff.succeeded()
+        now = self._now()
         self._expires = ticket.expires if ticket.ticket else math.inf
-        left = self._expires - self._now()
-        self._renew_at = self._now() + left * (0.5 + 0.25 * self._random()) if left < math.inf else math.inf
+        self._not_before = now + RENEWED_S * (0.5 + 0.5 * self._random())
+        left_s = self._expires - now
+        renew_at = now + left_s * (0.5 + 0.25 * self._random()) if left_s < math.inf else math.inf
+        self._renew_at = max(renew_at, self._not_before)
 
-    def failed(self) -> None:
+    def failed(self, error: Exception) -> None:
         """It could not be renewed now."""
-        self._renew_at = self._now() + RETRY_S * (0.5 + 0.5 * self._random())
+        self._error = error
+        now = self._now()
+        self._renew_at = self._not_before = now + self._backoff.failed(now)
 
     def refused(self) -> None:
-        """The shard says that it has expired, whatever our clock says."""
-        if self.used:
+        """The shard says that it has expired, whatever our clock says.
+
+        Of one that was taken just now it is not believed: what was refused was asked with the one before.
+        """
+        if self.used and (self._error is not None or self._now() >= self._not_before):
             self._expires = self._renew_at = -math.inf
 
 

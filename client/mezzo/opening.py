@@ -76,22 +76,23 @@ class Opening(Reaching):
     def _renew(self, link: Any, deadline: float) -> None:
         """Get another ticket and go on with it. One thread does; the others wait only if they have to."""
         now, tickets = self._surroundings.now, self._tickets
-        must = tickets.expired
-        if not must and deadline - now() < RENEW_S_MIN:
+        must, left_s = tickets.expired, deadline - now()
+        if not must and left_s < RENEW_S_MIN:
             return  # it would take all that this call has; another has more
-        if not self._connect_lock.acquire(timeout=max(0.0, deadline - now()) if must else 0):
+        if not self._connect_lock.acquire(timeout=max(0.0, left_s) if must else 0):
             if must:
                 raise DeadlineExceeded("another thread is still renewing the ticket")
             return
         try:
             if not tickets.due or link.session.failure is not None:
                 return  # done meanwhile; or lost, and the call will see
-            limit = min(deadline, now() + (self.connect_timeout_s if must else RENEW_S_MAX))
+            tickets.check()
+            limit = min(deadline, now() + (self.connect_timeout_s if must else min(RENEW_S_MAX, left_s / 2)))
             try:
-                ticket = drive(self._fetch_ticket(), self._make, limit)
+                ticket = drive(self._fetch_ticket(limit), self._make, limit)
                 link.run((RenewTicket(ticket.ticket),), limit, self.cancel_grace_s)
             except MezzoError as error:
-                tickets.failed()
+                tickets.failed(error)
                 if link.session.failure is not None:
                     raise ConnectionLost(
                         f"the connection was lost while its ticket was renewed: {error}"
@@ -99,8 +100,8 @@ class Opening(Reaching):
                 if tickets.expired:
                     raise
                 return
-            except Exception:  # the caller's own function: its error counts when nothing goes on without it
-                tickets.failed()
+            except Exception as error:  # the caller's own function: it counts when nothing goes on without it
+                tickets.failed(error)
                 if tickets.expired:
                     raise
                 return

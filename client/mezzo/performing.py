@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from mezzo.at_once import AtOnce, Bell, Errand
@@ -134,10 +135,18 @@ class ShardWay(ToShard, Performing):
 
     @property
     def usable(self) -> Any:
-        """The connection, if a call may use it as it is; None: `connecting` makes one."""
+        """The connection, if a call may use it as it is; None: `connecting` makes one.
+
+        A ticket that is good for a while yet is renewed beside the calls: how long that takes is not their affair.
+        """
         link = self._link
-        if link is None or link.session.failure is not None or self._tickets.due:
+        if link is None or link.session.failure is not None:
             return None
+        if self._tickets.due:
+            if self._tickets.expired:
+                return None
+            with suppress(MezzoError):
+                self._sent_off()
         return link
 
     @property
@@ -152,13 +161,18 @@ class ShardWay(ToShard, Performing):
             MezzoError: the next attempt is not due.
         """
         self._check_usable()
+        errand = self._sent_off()
+        errand.listen(bell)
+        return errand
+
+    def _sent_off(self) -> Errand:
+        """Who makes the connection usable; there is one at a time. Raises MezzoError: the next attempt is not due."""
         errand = self._errand
         if errand is None or errand.done:
             if self._link is None or self._link.session.failure is not None:
                 self._check_backoff()
             now, limit_s = self._surroundings.now, self.connect_timeout_s
             self._errand = errand = Errand(lambda: self._connected(now() + limit_s))
-        errand.listen(bell)
         return errand
 
     def perform(self, call: Call[T], deadline: float, grace_s: float) -> T:
@@ -172,6 +186,9 @@ class ShardWay(ToShard, Performing):
                 except MezzoError as error:
                     raise self.told(error) from None
                 return None
+            if type(step) is Connect:
+                link = self.usable
+                return self._connected(deadline) if link is None else link
             return self._take(step, deadline)
 
         return drive(call, take, deadline)

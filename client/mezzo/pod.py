@@ -68,6 +68,8 @@ class KnownPod:
         """the latest that a shard said it follows"""
         self.asking = False
         """somebody asks for the map that was heard of"""
+        self.renewing = False
+        """somebody asks for another ticket"""
         self._behind_s = BEHIND_S_MIN
         self._ask_at = -math.inf
         self._whole = False
@@ -176,6 +178,17 @@ class KnownPod:
     def end_asking(self) -> None:
         """It was got, or not."""
         self.asking = False
+
+    def begin_renewing(self) -> bool:
+        """Whether to ask for another ticket: one does at a time. `end_renewing`."""
+        with self._lock:
+            begins = not self.renewing
+            self.renewing = True
+            return begins
+
+    def end_renewing(self) -> None:
+        """It was got, or not."""
+        self.renewing = False
 
     def met(self, shard: bytes, limits: Welcome) -> None:
         """A shard answered our hello."""

@@ -134,10 +134,10 @@ class Reaching(ClientBase):
         while wait and pod.asking and self._surroundings.now() < deadline:
             yield Pause(ASKED_S)
 
-    def _fetch_ticket(self) -> Opens[Ticket]:
+    def _fetch_ticket(self, deadline: float) -> Opens[Ticket]:
         """Another ticket for the connection that there is."""
         if not self.address.is_frontend:
-            self._take_given_ticket()
+            self._ticket = self._given_now()
             return self._ticket
         proxied = yield from self._open_session()
         yield EndProxy(proxied, ClientClosed("its ticket was all that was wanted"))
@@ -150,7 +150,7 @@ class Reaching(ClientBase):
             yield from self._ask_of(self._pod)
             return (yield OpenPod(self._pod))
         if not self.address.is_frontend:
-            self._take_given_ticket()
+            self._ticket = self._given_now()
             return (yield OpenShard(self.address))
         self._tickets_change = False
         try:
@@ -228,9 +228,10 @@ class Reaching(ClientBase):
             Unauthenticated: the token is not good any more.
         """
         if self._map_source is not None:
-            self._take_given_ticket()
+            # What a way's own connection was opened with stays: by that it knows that this is another ticket.
+            ticket = self._given_now()
             pod.follow(self._map_source())
-            pod.ticket, pod.told_at = self._ticket, self._surroundings.now()
+            pod.ticket, pod.told_at = ticket, self._surroundings.now()
             return
         try:
             proxied = yield from self._open_session(pod)
@@ -342,10 +343,17 @@ class ToShard(Reaching):
         session.hear_copies = self._known.copies.hear
         return session
 
-    def _fetch_ticket(self) -> Opens[Ticket]:
+    def _fetch_ticket(self, deadline: float) -> Opens[Ticket]:
         pod = self._known
         if pod.ticket.expires <= self._ticket.expires:
-            yield from self._ask_of(pod)
+            # One way asks for all: the tickets of all shards may have expired at the same time.
+            if pod.begin_renewing():
+                try:
+                    yield from self._ask_of(pod)
+                finally:
+                    pod.end_renewing()
+            while pod.renewing and self._surroundings.now() < deadline:
+                yield Pause(ASKED_S)
         if pod.ticket.expires <= self._ticket.expires:
             raise Unavailable("nobody gave another ticket")
         return pod.ticket

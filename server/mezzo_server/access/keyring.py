@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 from mezzo.errors import Unavailable
 from mezzo_server.access.principal import Principal
@@ -35,7 +36,7 @@ class KeyRing:
     def __init__(
         self, *, pod: str, key_s: float, ticket_s: float, random_bytes: Callable[[int], bytes]
     ) -> None:
-        """``key_s``: how long a key lives; ``ticket_s``: how long a ticket is good for, at most."""
+        """``key_s``: how long a key lives; ``ticket_s``: how long a ticket is good for, up to a whole second."""
         self._pod = pod
         # Enough for a ticket that is signed just before the successor takes over.
         self._key_s = max(key_s, 4 * (ticket_s + SETTLE_S))
@@ -79,7 +80,8 @@ class KeyRing:
         Raises:
             Unavailable: no key can sign now, since none could be published.
         """
-        expires_s = min(int(now_s + self._ticket_s), principal.expires_s)
+        # Tickets count whole seconds; a shorter one would have no time left at some moments, and too little at most.
+        expires_s = min(ceil(now_s + self._ticket_s), principal.expires_s)
         ticket = Ticket(
             pod=self._pod,
             tenant=principal.tenant,

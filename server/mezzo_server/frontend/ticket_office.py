@@ -49,6 +49,7 @@ class TicketOffice:
         """``now``: the clock of the SDK's clients here; ``now_s``: Unix time."""
         self._ring = ring
         self._keys = keys
+        self._ticket_s = ticket_s
         self._lease_s = max(LEASE_S, ticket_s)
         self.now = now
         self._now_s = now_s
@@ -61,7 +62,7 @@ class TicketOffice:
         """A ticket, with the reading of the clock until which it is good. Unavailable if no key is known yet."""
         now_s = self._now_s()
         data, expires_s = self._ring.sign(principal, now_s)
-        return Ticket(data, self.now() + max(0.0, expires_s - now_s))
+        return Ticket(data, self.now() + min(max(0.0, expires_s - now_s), self._ticket_s))
 
     async def step(self) -> None:
         """Draw, publish and keep what is due."""

@@ -56,7 +56,7 @@ class PeerClient(AsyncClient):
         errors: list[MezzoError] = []
         for way in tuple(self._ways):
             # For each address a credential of its own: who it was shown to has seen it.
-            self._take_given_ticket()
+            self._ticket = self._given_now()
             self._ways = [way]
             link: Reached | None = yield from self._reach_directly(errors)
             if link is not None:

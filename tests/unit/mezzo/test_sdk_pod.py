@@ -23,6 +23,7 @@ from mezzo.protocol.messages import (
     Kind,
     LookedUp,
     PutDone,
+    TicketRenewed,
     Welcome,
 )
 from mezzo.routing import Router
@@ -421,3 +422,62 @@ def test_what_another_call_has_under_way_at_a_shard_that_leaves_is_asked_by_the_
     assert sorted(len(frame.body.keys) for frame in frames) == sorted(map(len, OWN))
     assert result().prefix == len(OWN[0])
     assert other().prefix == len(KEYS)
+
+
+class TicketsOfPod:
+    """A front-end's tickets for a pod, each good for 100 s, in time that the test makes."""
+
+    def __init__(self, make, maps, network, start):
+        self.clock = [1000.0]
+        self.asked = 0
+        surroundings = network.surroundings(now=lambda: self.clock[0], random=lambda: 0.0)
+        self.client = make("tcp://pod:1", map_source=maps, ticket=self._give, surroundings=surroundings)
+        self._start = start
+        done = start(self.client.ping)
+        self.peers = [network.accept_at(number) for number in (0, 1)]
+        for peer in self.peers:
+            peer.send(Kind.PONG, peer.expect(Kind.PING).request_id, mezzo.protocol.messages.Pong())
+        done()
+
+    def _give(self):
+        self.asked += 1
+        return mezzo.Ticket(b"ticket", self.clock[0] + 100.0)
+
+    def look_up(self, *, renewal_first):
+        """A lookup at both shards that renews both tickets, and what it found."""
+        result = self._start(self.client.lookup, KEYS)
+        renewals = []
+        for peer, own in zip(self.peers, OWN, strict=True):
+            frames = {}
+            while Kind.LOOKUP not in frames or (not renewal_first and len(frames) < 2):
+                frame = peer.receive()
+                frames[frame.kind] = frame
+                if renewal_first and frame.kind is Kind.TICKET_RENEW:
+                    peer.send(Kind.TICKET_RENEWED, frame.request_id, TicketRenewed(100_000))
+            peer.send(Kind.LOOKED_UP, frames[Kind.LOOKUP].request_id, looked_up(len(own)))
+            renewals.append(frames[Kind.TICKET_RENEW].request_id)
+        found = result()
+        if not renewal_first:
+            for peer, request_id in zip(self.peers, renewals, strict=True):
+                peer.send(Kind.TICKET_RENEWED, request_id, TicketRenewed(100_000))
+        return found
+
+
+@pytest.fixture
+def tickets(make, maps, network, start):
+    return TicketsOfPod(make, maps, network, start)
+
+
+def test_no_call_waits_for_tickets_that_are_good_for_a_while_yet(tickets):
+    """However long whoever gives them takes: the shards answer meanwhile."""
+    tickets.clock[0] += 60.0
+    found = tickets.look_up(renewal_first=False)
+    assert (found.prefix, found.unanswered) == (len(KEYS), 0)
+
+
+def test_one_asks_for_the_tickets_of_all_shards(tickets):
+    asked = tickets.asked
+    tickets.clock[0] += 150.0
+    found = tickets.look_up(renewal_first=True)
+    assert (found.prefix, found.unanswered) == (len(KEYS), 0)
+    assert tickets.asked == asked + 1

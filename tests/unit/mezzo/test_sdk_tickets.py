@@ -27,14 +27,17 @@ class Tickets:
 
     def __init__(self, clock):
         self.clock = clock
+        self.good_s = 100.0
+        self.asked = 0
         self.count = 0
         self.fails = None
 
     def __call__(self):
+        self.asked += 1
         if self.fails is not None:
             raise self.fails
         self.count += 1
-        return Ticket(b"ticket-%d" % self.count, self.clock[0] + 100.0)
+        return Ticket(b"ticket-%d" % self.count, self.clock[0] + self.good_s)
 
 
 @pytest.fixture
@@ -126,9 +129,10 @@ def test_what_cannot_be_renewed_yet_is_tried_again(client, network, start, clock
 
 
 @pytest.mark.parametrize("call", ["lookup", "delete"])
-def test_a_shard_that_says_expired_gets_another_ticket(client, network, start, call):
+def test_a_shard_that_says_expired_gets_another_ticket(client, network, start, clock, call):
     """Whatever our clock says; also for a call that is not tried again on a lost connection: nothing was done."""
     peer = connected(client, network, start)
+    clock[0] += 1.0
     kind, answer = {
         "lookup": (Kind.LOOKUP, LookedUp(1, 9, 0)),
         "delete": (Kind.DELETE, Deleted(1, b"\x01")),
@@ -139,6 +143,7 @@ def test_a_shard_that_says_expired_gets_another_ticket(client, network, start, c
     renew(peer, b"ticket-2")
     peer.send(kind + 1, peer.expect(kind).request_id, answer)
     assert result()
+    clock[0] += 1.0
     # Once; who is refused again is told.
     result = start(getattr(client, call), KEYS)
     for number in (3, 4):
@@ -147,6 +152,72 @@ def test_a_shard_that_says_expired_gets_another_ticket(client, network, start, c
             renew(peer, b"ticket-3")
     with pytest.raises(Unauthenticated):
         result()
+
+
+def refuse(peer):
+    peer.send(
+        Kind.ERROR, peer.expect(Kind.LOOKUP).request_id, ErrorReply(ErrorCode.UNAUTHENTICATED, "expired")
+    )
+
+
+def test_a_shard_that_refuses_every_ticket_is_not_brought_one_with_each_call(
+    client, network, start, clock, tickets
+):
+    peer = connected(client, network, start)
+    clock[0] += 1.0
+    for number in range(10):
+        result = start(client.lookup, KEYS)
+        refuse(peer)
+        if number == 0:
+            renew(peer, b"ticket-2")
+        refuse(peer)
+        with pytest.raises(Unauthenticated):
+            result()
+    assert tickets.asked == 2
+    # What was asked with the ticket before is asked once more, with the one that there is.
+    result = start(client.lookup, KEYS)
+    refuse(peer)
+    peer.send(Kind.LOOKED_UP, peer.expect(Kind.LOOKUP).request_id, LookedUp(1, 9, 0))
+    assert result().prefix == 1
+    assert tickets.asked == 2
+
+
+def test_nobody_is_asked_for_a_ticket_with_each_call_while_none_is_given(
+    client, network, start, clock, tickets
+):
+    peer = connected(client, network, start)
+    clock[0] += 1.0
+    tickets.fails = mezzo.Unavailable("the front-end is away")
+    for number in range(10):
+        result = start(client.lookup, KEYS)
+        if number < 2:  # asked once more: it has the last word
+            refuse(peer)
+        with pytest.raises(mezzo.Unavailable, match="the front-end is away"):
+            result()
+    assert tickets.asked == 2
+    tickets.fails = None
+    clock[0] += 1.0
+    result = start(client.lookup, KEYS)
+    renew(peer, b"ticket-2")
+    peer.send(Kind.LOOKED_UP, peer.expect(Kind.LOOKUP).request_id, LookedUp(1, 9, 0))
+    assert result().prefix == 1
+
+
+@pytest.mark.parametrize("good_s", [0.0, 0.01])
+def test_tickets_that_end_at_once_are_asked_for_now_and_then(client, network, start, clock, tickets, good_s):
+    """As they do when the token ends. The shard, whose clock is another, has the last word on whether they have."""
+    tickets.good_s = good_s
+    peer = connected(client, network, start)
+    for _ in range(60):
+        clock[0] += 0.05
+        result = start(client.lookup, KEYS)
+        frame = peer.receive()
+        if frame.kind is Kind.TICKET_RENEW:
+            peer.send(Kind.TICKET_RENEWED, frame.request_id, TicketRenewed(1))
+            frame = peer.receive()
+        peer.send(Kind.LOOKED_UP, frame.request_id, LookedUp(1, 9, 0))
+        assert result().prefix == 1
+    assert 5 < tickets.asked <= 1 + 60 * 0.05 / 0.25
 
 
 def test_a_shard_that_has_not_heard_yet_is_asked_once_more(client, network, start):
@@ -343,3 +414,23 @@ def test_renewals_are_spread():
     state = TicketState(lambda: 0.0, lambda: 0.0)
     state.took(Ticket(b"", math.inf))
     assert (state.due, state.used, state.expired) == (False, False, False)
+
+
+def test_a_renewal_that_failed_is_tried_again_before_a_short_ticket_ends():
+    """And then less and less often: up to every 5 s."""
+    clock = [0.0]
+    state = TicketState(lambda: clock[0], lambda: 0.0)
+    state.took(Ticket(b"t", 6.0))
+    attempts = []
+    while clock[0] < 20.0:
+        clock[0] += 0.125
+        if state.due:
+            state.check()
+            attempts.append(clock[0])
+            state.failed(mezzo.Unavailable("away"))
+            with pytest.raises(mezzo.Unavailable, match="away"):
+                state.check()
+    assert attempts == [3.0, 3.125, 3.375, 3.875, 4.875, 6.875, 9.375, 11.875, 14.375, 16.875, 19.375]
+    state.took(Ticket(b"t", clock[0] + 6.0))
+    assert not state.due
+    state.check()

@@ -373,6 +373,10 @@ def test_a_ticket_is_good_as_long_as_it_says() -> None:
     rig.step()
     signed = rig.office.sign(CALLER)
     assert signed.expires == 400.0
+    # At every moment of a second: a ticket of less than one would have no time at all at some.
+    for _ in range(8):
+        rig.clock += 0.125
+        assert rig.office.sign(CALLER).expires == rig.clock + 300.0
     assert "Ticket of" in repr(signed)
     [key] = rig.published.keys.values()
     said = verify(signed.ticket, lambda key_id: key.public, pod="pod", now_s=NOW + 100)

@@ -152,6 +152,14 @@ def test_nothing_is_signed_before_its_key_is_published() -> None:
     assert key.expires_s >= ticket.expires_s
 
 
+def test_a_ticket_is_good_for_no_less_than_was_said() -> None:
+    """It counts whole seconds."""
+    keys = ring(ticket_s=0.8)
+    keys.step(NOW)
+    publish(keys, NOW)
+    assert [keys.sign(CALLER, NOW + part)[1] - NOW for part in (0.0, 0.1, 0.2, 0.3, 0.9)] == [1, 1, 1, 2, 2]
+
+
 def test_a_ticket_ends_with_its_credential() -> None:
     keys = ring()
     keys.step(NOW)
