@@ -8,10 +8,8 @@ connections to the shard; leases that were held through it end with them.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import platform
-import signal
 import time
 from collections.abc import Callable, Sequence
 
@@ -45,14 +43,14 @@ from mezzo_server.frontend.numbers import FrontendNumbers
 from mezzo_server.frontend.pod import FrontendPod
 from mezzo_server.frontend.put import Puts
 from mezzo_server.frontend.room import Room
-from mezzo_server.frontend.serving import bind, loop_factory, server_options
+from mezzo_server.frontend.serving import bind, open_endpoint, run_until_stopped, server_options
 from mezzo_server.frontend.session import SessionHandlers, session_service
 from mezzo_server.frontend.shards import NodeShards
 from mezzo_server.frontend.store import NUMBERS_NAMESPACE, StoreHandlers, store_service
 from mezzo_server.frontend.way import Way
 from mezzo_server.metrics.calls import frontend_sample
+from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.endpoint import Endpoint
-from mezzo_server.metrics.gathering import LoopGatherer
 from mezzo_server.tls.certificates import Certificates, opened
 
 log = structlog.get_logger("mezzo.frontend")
@@ -120,7 +118,6 @@ class Frontend:
         """a connection to all shards of the pod, that may ask for numbers"""
         self._servers: list[grpc.aio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._metrics = config.metrics
         self._endpoint: Endpoint | None = None
         self._began = time.monotonic()
 
@@ -157,7 +154,8 @@ class Frontend:
         add_tools(admin_server, () if self.administration is None else (ADMIN_SERVICE,))
         self._servers = [data_server, admin_server]
         ports = [bind(data_server, listen, self.certificates), bind(admin_server, admin, self.certificates)]
-        self._endpoint = self._open_endpoint()
+        metrics = self._node.metrics
+        self._endpoint = open_endpoint(metrics.frontend, "frontend", self._sample, insecure=metrics.insecure)
         await self._health.look()
         for server in self._servers:
             await server.start()
@@ -200,23 +198,16 @@ class Frontend:
         if self._endpoint is not None:
             self._endpoint.close()
 
-    def _open_endpoint(self) -> Endpoint | None:
-        settings = self._metrics
-        if not settings.frontend:
-            return None
-        gatherer = LoopGatherer(
-            asyncio.get_running_loop().call_soon_threadsafe,
-            lambda: frontend_sample(
-                self.numbers,
-                time.monotonic() - self._began,
-                self.certificates,
-                self.access.authentication,
-                None if self.metadata is None else self.metadata.numbers(),
-                None if self.administration is None else self.administration.audit,
-                None if self.pod is None else self.pod.numbers(),
-            ),
+    def _sample(self) -> Sample:
+        return frontend_sample(
+            self.numbers,
+            time.monotonic() - self._began,
+            self.certificates,
+            self.access.authentication,
+            None if self.metadata is None else self.metadata.numbers(),
+            None if self.administration is None else self.administration.audit,
+            None if self.pod is None else self.pod.numbers(),
         )
-        return Endpoint(settings.frontend, "frontend", gatherer, gatherer.healthy, insecure=settings.insecure)
 
     def _namespace_client(self, principal: Principal, namespace: str) -> AsyncClient:
         source = self.shards.map_source if self.pod is None else self.pod.map_source
@@ -311,25 +302,7 @@ def serve(config: NodeConfig, announce: Callable[[Readiness], None]) -> None:
     Raises:
         MezzoError: it could not start; the message says why in one line.
     """
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(config, announce))
-
-
-async def _serve(config: NodeConfig, announce: Callable[[Readiness], None]) -> None:
-    asked_to_stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_stop.set)
-    frontend = Frontend(config)
-    try:
-        readiness = await frontend.start()
-        # What is there now stays: the collector need not look at it again and again between calls.
-        gc.collect()
-        gc.freeze()
-        announce(readiness)
-        await asked_to_stop.wait()
-    finally:
-        await frontend.stop()
+    run_until_stopped(lambda: Frontend(config), announce)
 
 
 def _shards(config: NodeConfig) -> list[ShardTold]:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-
-import structlog
 
 from mezzo.errors import Unavailable
 from mezzo.placement.pod_map import PodMap, difference, encode_difference, encode_map
 from mezzo.pod import MapHad, MapTold
 from mezzo_server.config import NodeConfig
-from mezzo_server.metadata.opening import make_engine
-from mezzo_server.pod.driving import Driver, machine_seconds
-from mezzo_server.pod.membership import KEEP
-from mezzo_server.pod.planning import Planning
+from mezzo_server.pod.planner import Planner
 from mezzo_server.pod.records import Settings
+from mezzo_server.pod.view import PodView
 
-log = structlog.get_logger("mezzo.pod")
-
-STOP_S = 5.0
 BASES_MAX = 8
 """Maps before the present one from which clients are told the difference: about as many as a shard's joining takes.
 One is 256 KiB, and 10 to 50 ms of this thread for each map that follows it."""
@@ -62,18 +53,16 @@ class PodKnown:
 
 
 class FrontendPod:
-    """Owner of the thread that plans. `start`, then `stop`."""
+    """Owner of what clients are told of the pod. `start`, then `stop`."""
 
     def __init__(self, config: NodeConfig) -> None:
-        pod, url = config.pod, config.metadata.engine
+        pod = config.pod
         settings = Settings(os.urandom(16), pod.slots_log2, pod.ramp_s, pod.asked_s, pod.remembered_s)
-        self._planning = Planning(settings, self._complain, random.random, pod.lease_s * KEEP)
-        self._driver = Driver(self._planning, lambda: make_engine(url), self._moved, name="mezzo-plan")
+        self._planner = Planner(config.metadata.engine, pod.lease_s, settings, self._moved)
         self._known: PodKnown | None = None
         self._bases: deque[PodMap] = deque(maxlen=BASES_MAX)
         self._untold: list[PodMap] = []
         """those of them from which there is no difference yet to the map in force, the oldest first"""
-        self._revision = 0
 
     @property
     def known(self) -> PodKnown:
@@ -95,23 +84,21 @@ class FrontendPod:
 
     def start(self) -> None:
         """Follow the pod, and plan for it."""
-        self._driver.start()
+        self._planner.start()
 
     async def stop(self) -> None:
-        """End the thread. What is known stays."""
-        await asyncio.to_thread(self._driver.stop, STOP_S)
+        """End that. What is known stays."""
+        await self._planner.stop()
 
     def numbers(self) -> Mapping[str, int | float]:
         """How the pod is followed; docs/metrics.md lists them."""
-        return self._planning.numbers(machine_seconds())
+        return self._planner.numbers()
 
     # -- in the thread
 
-    def _moved(self) -> None:
-        view = self._planning.view
-        if view.plan is None or view.revision == self._revision:
+    def _moved(self, view: PodView) -> None:
+        if view.plan is None:
             return
-        self._revision = view.revision
         pod_map, before = view.plan.pod_map, self._known
         if before is not None and before.pod_map is pod_map:
             encoded, differences = before.encoded, before.differences
@@ -122,7 +109,7 @@ class FrontendPod:
             # Most clients have the map before this one. What others are told must hold up neither them nor the next map.
             *self._untold, last = self._bases or [pod_map]
             differences = differences_to(pod_map, [last], len(encoded))
-            self._driver.call(self._tell_more)
+            self._planner.call(self._tell_more)
         shards = []
         for place in pod_map.shards:
             record = view.records.get(place.id)
@@ -134,8 +121,6 @@ class FrontendPod:
                 )
             )
         self._known = PodKnown(pod_map, encoded, tuple(shards), differences)
-        if before is None or before.pod_map.epoch != pod_map.epoch:
-            log.info("the pod has another map", epoch=pod_map.epoch, shards=len(pod_map.shards))
 
     def _tell_more(self) -> None:
         """The difference from one map more."""
@@ -144,11 +129,7 @@ class FrontendPod:
             return
         more = differences_to(known.pod_map, [self._untold.pop()], len(known.encoded))
         self._known = replace(known, differences={**known.differences, **more})
-        self._driver.call(self._tell_more)
-
-    @staticmethod
-    def _complain(key: str, why: str) -> None:
-        log.error("the pod cannot be planned for", key=key, reason=why)
+        self._planner.call(self._tell_more)
 
 
 def without_previous(pod_map: PodMap) -> PodMap:

@@ -333,6 +333,8 @@ class MemberCalls(ABC):
                 if not last:
                     return member
                 self.next_member()
+                if time.monotonic() >= until:
+                    break  # the next call goes on here
             if time.monotonic() + PAUSE_S >= until:
                 names = ", ".join(self._endpoints)
                 raise Unavailable(f"no {self.each} of {self.what} answers ({names}); the last said: {last}")

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -80,15 +80,12 @@ def test_maps_that_do_not_lead_here_are_left_out(maps):
 def test_a_map_is_told_before_all_that_it_differs_in_is_known(maps):
     """Nobody waits for what only clients are told that missed several maps."""
     pod = FrontendPod(NodeConfig())
-    view: Any = SimpleNamespace(plan=None, revision=0, records={})
     waiting: deque[Any] = deque()
-    pod._planning = SimpleNamespace(view=view)
-    pod._driver = SimpleNamespace(call=waiting.append)
-    for revision, pod_map in enumerate(maps, start=1):
-        view.plan, view.revision = SimpleNamespace(pod_map=pod_map), revision
-        pod._moved()
+    pod._planner = cast(Any, SimpleNamespace(call=waiting.append))
+    for number, pod_map in enumerate(maps, start=1):
+        pod._moved(cast(Any, SimpleNamespace(plan=SimpleNamespace(pod_map=pod_map), records={})))
         assert pod.known.pod_map is pod_map
-        assert list(pod.known.differences) == [base.epoch for base in maps[revision - 2 : revision - 1]]
+        assert list(pod.known.differences) == [base.epoch for base in maps[number - 2 : number - 1]]
     while waiting:
         waiting.popleft()()
     assert pod.known.differences == known(maps).differences

@@ -82,6 +82,29 @@ def test_a_member_that_goes_away_while_it_is_asked_for_a_token_is_asked_again(tm
     assert read(made(tmp_path, Played(code), monkeypatch)) == api.RangeResponse()
 
 
+def test_members_that_hang_are_not_all_waited_for(tmp_path, monkeypatch):
+    etcd = made(tmp_path, Played(), monkeypatch)
+    places = [f"10.0.0.{number}:1" for number in range(16)]
+    etcd._endpoints = places
+    etcd._members = [calling.Member(Played(), place) for place in places]  # type: ignore[arg-type]
+    etcd.call_s = 0.05
+    asked = []
+
+    async def question(member, timeout_s):
+        asked.append(member.endpoint)
+        await asyncio.sleep(0.06)
+        raise Said(grpc.StatusCode.DEADLINE_EXCEEDED)
+
+    monkeypatch.setattr(etcd, "question", question)
+    with pytest.raises(Unavailable, match="no member of etcd answers"):
+        read(etcd)
+    first = len(asked)
+    assert first <= 2
+    with pytest.raises(Unavailable):
+        read(etcd)
+    assert len(set(asked)) == len(asked), "the next call goes on where that one ended"
+
+
 def test_a_password_that_is_wrong_is_not_tried_again(tmp_path, monkeypatch):
     channel = Played(*[grpc.StatusCode.INVALID_ARGUMENT] * 2)
     with pytest.raises(Refused, match="'me'"):

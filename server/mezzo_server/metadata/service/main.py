@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import signal
 import time
 from collections.abc import Callable, Mapping
 
@@ -28,7 +26,7 @@ from mezzo_server.frontend.admin import Health, add_health
 from mezzo_server.frontend.calls import Calls, refuse
 from mezzo_server.frontend.gate import Guard
 from mezzo_server.frontend.numbers import CallNumbers
-from mezzo_server.frontend.serving import bind, loop_factory, server_options
+from mezzo_server.frontend.serving import bind, open_endpoint, run_until_stopped, server_options
 from mezzo_server.metadata.engine import Engine
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.metadata.remote.calls import PROBE, SERVICE
@@ -37,11 +35,9 @@ from mezzo_server.metadata.service.gate import NEEDS, PodGate
 from mezzo_server.metadata.service.handlers import MetadataHandlers, metadata_service
 from mezzo_server.metadata.urls import MEMORY
 from mezzo_server.metrics.calls import metadata_sample
+from mezzo_server.metrics.catalog import Sample
 from mezzo_server.metrics.endpoint import Endpoint
-from mezzo_server.metrics.gathering import LoopGatherer
-from mezzo_server.pod.driving import Driver, machine_seconds
-from mezzo_server.pod.membership import KEEP
-from mezzo_server.pod.planning import Planning
+from mezzo_server.pod.planner import Planner
 from mezzo_server.tls.certificates import opened
 
 log = structlog.get_logger("mezzo.metadata")
@@ -51,7 +47,6 @@ ENGINE_S = 3.5
 """An engine that does not answer in this time is away: long enough for it to try another member."""
 LOOK_S_MAX = 4.0
 """It says why itself, if it can."""
-PLANNER_STOP_S = 5.0
 
 
 class ServiceReadiness(Struct, frozen=True):
@@ -99,9 +94,7 @@ class MetadataService:
             answer_s=LOOK_S_MAX,
         )
         self.handlers = MetadataHandlers(self._engine, lambda: self._health.reason, settings.stall_s)
-        self._planning = Planning(None, _complain, random.random, config.pod.lease_s * KEEP)
-        self._planner = Driver(self._planning, lambda: make_engine(url), self._moved, name="mezzo-plan")
-        self._epoch = 0
+        self._planner = Planner(url, config.pod.lease_s)
         self._plans = engine is None and url != MEMORY  # which another engine would know nothing of
         self._unusable: MezzoError | None = None
         """what is stored cannot be used"""
@@ -129,7 +122,8 @@ class MetadataService:
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         port = bind(server, address, self.certificates)
-        self._endpoint = self._open_endpoint()
+        metrics = self._node.metrics
+        self._endpoint = open_endpoint(metrics.metadata, "metadata", self._sample, insecure=metrics.insecure)
         await self._health.look()
         if self._unusable is not None:
             raise self._unusable
@@ -154,7 +148,7 @@ class MetadataService:
                 task.cancel()
             await asyncio.wait(self._tasks)
             await self._health.drain()
-            await asyncio.to_thread(self._planner.stop, PLANNER_STOP_S)
+            await self._planner.stop()
         self.handlers.end_watches()
         if self._server is not None:
             await self._server.stop(self._settings.drain_s)
@@ -166,16 +160,7 @@ class MetadataService:
 
     def pod_numbers(self) -> Mapping[str, int | float]:
         """How the pod is planned for."""
-        return self._planning.numbers(machine_seconds())
-
-    def _moved(self) -> None:
-        """In the planner's thread."""
-        plan = self._planning.view.plan
-        if plan is None or plan.pod_map.epoch == self._epoch:
-            return
-        first, self._epoch = not self._epoch, plan.pod_map.epoch
-        if not first:
-            log.info("the pod has another map", epoch=self._epoch, shards=len(plan.pod_map.shards))
+        return self._planner.numbers()
 
     async def _ask(self, timeout_s: float) -> None:
         try:
@@ -193,21 +178,14 @@ class MetadataService:
             if self._gate.look():
                 self.handlers.end_watches()
 
-    def _open_endpoint(self) -> Endpoint | None:
-        settings = self._node.metrics
-        if not settings.metadata:
-            return None
-        gatherer = LoopGatherer(
-            asyncio.get_running_loop().call_soon_threadsafe,
-            lambda: metadata_sample(
-                self.numbers,
-                time.monotonic() - self._began,
-                self.handlers.watches,
-                self.certificates,
-                self.pod_numbers(),
-            ),
+    def _sample(self) -> Sample:
+        return metadata_sample(
+            self.numbers,
+            time.monotonic() - self._began,
+            self.handlers.watches,
+            self.certificates,
+            self.pod_numbers(),
         )
-        return Endpoint(settings.metadata, "metadata", gatherer, gatherer.healthy, insecure=settings.insecure)
 
 
 def serve(config: NodeConfig, announce: Callable[[ServiceReadiness], None]) -> None:
@@ -216,28 +194,10 @@ def serve(config: NodeConfig, announce: Callable[[ServiceReadiness], None]) -> N
     Raises:
         MezzoError: it could not start; the message says why in one line.
     """
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(config, announce))
-
-
-async def _serve(config: NodeConfig, announce: Callable[[ServiceReadiness], None]) -> None:
-    asked_to_stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_stop.set)
-    service = MetadataService(config)
-    try:
-        announce(await service.start())
-        await asked_to_stop.wait()
-    finally:
-        await service.stop()
+    run_until_stopped(lambda: MetadataService(config), announce)
 
 
 def _tls(config: NodeConfig) -> TlsConfig:
     """Of the service: clients of the store, and those who sign their certificates, are nobody here."""
     client_ca = config.metadata_service.client_ca
     return replace(config.tls, client_certificates="required" if client_ca else "off", client_ca=client_ca)
-
-
-def _complain(key: str, why: str) -> None:
-    log.error("the pod cannot be planned for", key=key, reason=why)
