@@ -7,8 +7,9 @@ calls when it goes on, in their order; one that has ended gets none.
 
 from __future__ import annotations
 
-import heapq
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar
 
 from mezzo.errors import MezzoError
@@ -32,16 +33,33 @@ class Clockwork:
         self.tasks: set[Task[Any]] = set()
         """that have not ended"""
         self._count = 0
-        self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._due: list[tuple[float, int, Process | None, Callable[..., None], tuple[Any, ...]]] = []
+        self._soon: deque[tuple[Process | None, Callable[..., None], tuple[Any, ...]]] = deque()
+        """due now, behind all in ``_due`` that is"""
 
     def at(self, when: float, call: Callable[..., None], *arguments: Any) -> None:
         """Call at a time; one that is past means now, behind what is due now already."""
-        self._count += 1
-        heapq.heappush(self._due, (max(when, self.now), self._count, call, arguments))
+        self.put(when, None, call, arguments)
 
     def after(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
         """Call in so many seconds."""
-        self.at(self.now + seconds, call, *arguments)
+        self.put(self.now + seconds, None, call, arguments)
+
+    def put(
+        self, when: float, process: Process | None, call: Callable[..., None], arguments: tuple[Any, ...]
+    ) -> None:
+        """Call at a time, in a process if there is one."""
+        if when <= self.now:
+            self._soon.append((process, call, arguments))
+        else:
+            self._count += 1
+            heappush(self._due, (when, self._count, process, call, arguments))
+
+    def put_soon(
+        self, process: Process | None, call: Callable[..., None], arguments: tuple[Any, ...]
+    ) -> None:
+        """Call now, behind what is due now already."""
+        self._soon.append((process, call, arguments))
 
     def run(self, until: float, stop: Callable[[], bool] | None = None) -> None:
         """Let everything happen up to a time; no further once ``stop`` says so.
@@ -49,21 +67,32 @@ class Clockwork:
         Raises:
             RuntimeError: what is due never ends.
         """
-        due = self._due
-        while due and due[0][0] <= until:
-            when, _, call, arguments = heapq.heappop(due)
-            self.now = when
+        due, soon = self._due, self._soon
+        while True:
+            if soon and not (due and due[0][0] <= self.now):
+                process, call, arguments = soon.popleft()
+            elif due and due[0][0] <= until:
+                self.now, _, process, call, arguments = heappop(due)
+            else:
+                break
             self.events += 1
-            if self.events > EVENTS_MAX:
-                raise RuntimeError(f"over {EVENTS_MAX} events by {when:.3f} s")
-            call(*arguments)
+            if process is None:
+                call(*arguments)
+            elif process.paused:
+                process.take(call, *arguments)
+            elif process.alive:
+                call(*arguments)
+                if process.look is not None:
+                    process.look()
             if stop is not None and stop():
                 return
+            if self.events > EVENTS_MAX:
+                raise RuntimeError(f"over {EVENTS_MAX} events by {self.now:.3f} s")
         self.now = max(self.now, until)
 
     def close(self) -> None:
         """The run is over: what is not due any more lets go of what it has."""
-        self._due = []
+        self._due, self._soon = [], deque()
         tasks, self.tasks = self.tasks, set()
         for task in tasks:
             task.drop()
@@ -81,6 +110,8 @@ class Process:
         self.alive = True
         self.paused = False
         self.wall_off_s = wall
+        self.look: Callable[[], None] | None = None
+        """called after each step of it: whether all is as it must be"""
         self._rate = rate
         self._offset = offset
         self._held: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
@@ -95,11 +126,12 @@ class Process:
 
     def after(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
         """Call in so many seconds, if it is still there then."""
-        self.clockwork.after(seconds, self.take, call, *arguments)
+        clockwork = self.clockwork
+        clockwork.put(clockwork.now + seconds, self, call, arguments)
 
     def soon(self, call: Callable[..., None], *arguments: Any) -> None:
         """Call in a later turn."""
-        self.clockwork.after(0.0, self.take, call, *arguments)
+        self.clockwork.put_soon(self, call, arguments)
 
     def take(self, call: Callable[..., None], *arguments: Any) -> None:
         """A call that is due."""

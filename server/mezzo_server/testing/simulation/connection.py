@@ -17,6 +17,7 @@ from mezzo_server.shard.service import Service
 from mezzo_server.shard.session import Session
 from mezzo_server.shard.tcp_get import TcpGet
 from mezzo_server.shard.tcp_put import PayloadSink
+from mezzo_server.testing.simulation.caps import check_session
 from mezzo_server.testing.simulation.network import End
 
 HELLO_BYTES_MAX = 16 << 10
@@ -52,6 +53,7 @@ class Connection:
     def __init__(self, shard: Turns, end: End, number: int) -> None:
         self.number = number
         self.end = end
+        self._name = f"{end.process.name} and {end.other.process.name}"
         self._shard = shard
         limits = shard.service.limits
         self._limits = limits
@@ -79,6 +81,7 @@ class Connection:
         self._shard.watcher.sent(self, frame)
         self.output.add_frame(frame)
         self._flush()
+        check_session(self._name, self.session)
 
     def send_payloads(self, get: TcpGet) -> None:
         """See `Link`."""
@@ -194,6 +197,7 @@ class Connection:
                     done, self._sink = self._sink, None
                     done.complete()
         session.turn_ended()
+        check_session(self._name, session)
 
     def _fill(self) -> None:
         if self._filling:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from mezzo_server.blockstore.devices.faults import Fault
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
 from mezzo_server.blockstore.io import Device, Transfer
+from mezzo_server.testing.simulation.violation import Violation
 
 LATENCY_S = 0.0002
 SELDOM, SELDOM_S = 0.2, 0.1
@@ -47,6 +48,12 @@ class TimedDevice(Device):
 
     def submit(self, transfers: Sequence[Transfer]) -> None:
         """See `Device.submit`."""
+        for transfer in transfers:
+            if transfer.offset + transfer.length > self.size_bytes:
+                raise Violation(
+                    f"{self.name}: {transfer.op.name} of {transfer.length} bytes at {transfer.offset}, behind the end of "
+                    f"its {self.size_bytes} bytes"
+                )
         idle = not self.inner.in_flight
         self.inner.submit(transfers)
         if self.timed and idle and transfers:

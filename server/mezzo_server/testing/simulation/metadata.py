@@ -41,6 +41,18 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("it waits")
 
 
+class News(Future[None]):
+    """What a watch waits for."""
+
+    def __init__(self, process: Process, prefix: str) -> None:
+        super().__init__(process)
+        self.prefix = prefix
+        self.waits = False
+        """whether it has seen all so far: what is written elsewhere is nothing that it could miss"""
+        self.after = 0
+        """revision up to which that is so, as of the last write elsewhere"""
+
+
 class Metadata:
     """The engine, and who watches it. Owner of its faults, and of what is truly so of leases."""
 
@@ -61,7 +73,7 @@ class Metadata:
         self._ends: dict[int, float] = {}
         self._ttl_s: dict[int, float] = {}
         self._lease_of: dict[str, int] = {}
-        self._watching: list[Future[None]] = []
+        self._watching: list[News] = []
 
     def holds(self, key: str) -> bool:
         """Whether a key that lies under a lease is there at this moment, by true time."""
@@ -100,20 +112,25 @@ class Metadata:
                 self.clockwork.trace.add(now, "etcd", f"wrote {told}")
                 self.on_write(arguments[1])
         if self.engine._revision != before:
-            self.told()
+            self.told([write.key for write in arguments[1]] if method == "transact" else None)
         return result
 
-    def told(self) -> None:
-        """Whoever watches looks."""
+    def told(self, keys: Sequence[str] | None = None) -> None:
+        """Whoever watches one of these keys looks; None: whoever watches anything."""
         watching, self._watching = self._watching, []
-        for future in watching:
-            future.finish(None)
+        for news in watching:
+            if keys is None or any(key.startswith(news.prefix) for key in keys):
+                news.finish(None)
+            else:
+                self._watching.append(news)
+                if news.waits:
+                    news.after = self.engine._revision
 
-    def news(self, process: Process) -> Future[None]:
-        """Finished at the next write."""
-        future: Future[None] = Future(process)
-        self._watching.append(future)
-        return future
+    def news(self, process: Process, prefix: str) -> News:
+        """Finished at the next write of a key that begins so."""
+        news = News(process, prefix)
+        self._watching.append(news)
+        return news
 
     def compact(self) -> None:
         """Forget all changes so far: a watch that is behind has to begin anew."""
@@ -187,18 +204,22 @@ class FarEngine(Engine):
         """See `Engine`."""
         metadata = self._metadata
         began = metadata.broken
+        news: News | None = None
         while True:
-            news = metadata.news(self._process)
+            if news is None or news.done:
+                news = metadata.news(self._process, prefix)
+            news.waits = False
             await self._process.sleep(self._trip_s())
             if metadata.broken != began or not self._reaches():
                 raise Unavailable("the watch broke off")
-            look = at_once(metadata.engine.look(prefix, after, None, more=True))
+            look = at_once(metadata.engine.look(prefix, max(after, news.after), None, more=True))
             if look is not None:
                 after = look.revision
                 if look.changes:
                     await self._process.sleep(self._trip_s())
                     yield look.changes
                     continue
+            news.waits = True
             await any_done(self._process, [news], 5.0)
 
     async def close(self) -> None:

@@ -75,7 +75,8 @@ class End:
         self._free_at = max(
             self._free_at, network.clockwork.now + network.delay_s(self.host, self.other.host)
         )
-        network.clockwork.at(self._free_at, self.other._come, data)
+        other = self.other
+        network.clockwork.put(self._free_at, other.process, other._take, (data,))
 
     def flow(self) -> None:
         """A cut may have ended: what was held goes on."""
@@ -108,10 +109,6 @@ class End:
             self._network.clockwork.after(0.5, self._tell_end)
             return
         other.break_off()
-
-    def _come(self, data: bytes) -> None:
-        if not self.closed:
-            self.process.take(self._take, data)
 
     def _take(self, data: bytes) -> None:
         if not self.closed:

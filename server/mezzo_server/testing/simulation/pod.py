@@ -34,7 +34,7 @@ from mezzo_server.testing.simulation.metadata import Metadata
 from mezzo_server.testing.simulation.network import Host, Network
 from mezzo_server.testing.simulation.options import DEFAULTS, Options
 from mezzo_server.testing.simulation.placement import Placement
-from mezzo_server.testing.simulation.shard import SEGMENT_BYTES, Shard
+from mezzo_server.testing.simulation.shard import SEGMENT_BYTES, Life, Shard
 from mezzo_server.testing.simulation.trace import LINES_KEPT, Trace
 from mezzo_server.testing.simulation.violation import Violation
 from mezzo_server.testing.simulation.witness import Witness
@@ -43,6 +43,8 @@ from mezzo_server.testing.simulation.workload import Worker
 GATHER_S = 4.0
 HEAL_S = 30.0
 """After the last fault has ended, everybody serves and follows one map within so long."""
+QUIET_S = 8.0
+"""After the last client has gone nothing is left of them within so long."""
 LEASE_S = 4.0
 SHARDS_MAX = 6
 CLIENTS = 3
@@ -300,21 +302,30 @@ class Pod:
     def _check_shards(self) -> None:
         for client in self.clients:
             client.worker.client.forget_connections()
-        self.clockwork.run(self.clockwork.now + 8.0)
+        until = self.clockwork.now + QUIET_S
+        while any(shard.life is not None and any(left(shard.life).values()) for shard in self.shards):
+            if self.clockwork.now >= until:
+                break
+            self.clockwork.run(self.clockwork.now + 0.5)
         for shard in self.shards:
             life = shard.life
             if life is None:
                 continue
             self.witness(shard).check(life)
-            left = {
-                "sessions": sum(not _is_peer(session) for session in life.service.sessions),
-                "leases": len(life.service.leases),
-                "pieces of staging memory": life.staging.pieces_taken + life.store_staging.pieces_taken,
-                "requests": sum(len(one.session.requests) for one in life.connections.values()),
-            }
-            for what, count in left.items():
+            for what, count in left(life).items():
                 if count:
                     raise Violation(f"{shard.name} still has {count} {what}, and nobody uses it")
+
+
+def left(life: Life) -> dict[str, int]:
+    """What a shard has for its clients."""
+    service = life.service
+    return {
+        "sessions": sum(not _is_peer(session) for session in service.sessions),
+        "leases": len(service.leases),
+        "pieces of staging memory": life.staging.pieces_taken + life.store_staging.pieces_taken,
+        "requests": sum(len(one.session.requests) for one in life.connections.values()),
+    }
 
 
 def _is_peer(session: Session) -> bool:

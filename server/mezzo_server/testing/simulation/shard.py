@@ -33,11 +33,17 @@ from mezzo_server.shard.puller import Puller
 from mezzo_server.shard.service import Service
 from mezzo_server.staging import StagingPool
 from mezzo_server.tenancy.standing import standing_of
+from mezzo_server.testing.simulation.caps import Caps
 from mezzo_server.testing.simulation.catalog import CATALOG, NAME
 from mezzo_server.testing.simulation.clockwork import Clockwork, Process
 from mezzo_server.testing.simulation.connection import Connection, Watcher
 from mezzo_server.testing.simulation.device import TimedDevice
-from mezzo_server.testing.simulation.limits import CHUNK_BYTES_MAX, LIMITS, STAGING_BYTES
+from mezzo_server.testing.simulation.limits import (
+    CHUNK_BYTES_MAX,
+    LIMITS,
+    PUTS_WAITING_BYTES_MAX,
+    STORE_STAGING_BYTES,
+)
 from mezzo_server.testing.simulation.metadata import Driver, FarEngine, Metadata
 from mezzo_server.testing.simulation.network import End, Host, Network
 from mezzo_server.testing.simulation.peering import Members, Peers
@@ -144,8 +150,16 @@ class Life:
             self._random.randbytes,
             self._random.random,
         )
-        moves = Moves(MOVE_BYTES_PER_S, self._random.random, service.now())
+        forgotten_max = shard.forgotten_keys_max
+        moves = Moves(
+            MOVE_BYTES_PER_S,
+            self._random.random,
+            service.now(),
+            queue_keys_max=shard.moves_queued_max,
+            forgotten_keys_max=forgotten_max,
+        )
         service.puller = Puller(service, standing, moves, ways, MOVE_BYTES_PER_S, self.virtual_loop)
+        self.loop.look = Caps(shard.name, service, moves, shard.moves_queued_max, forgotten_max).check
 
     # -- what its parts ask
 
@@ -311,13 +325,16 @@ class Shard:
         self.random = random.Random(f"{seed}/{name}")
         self.wall_off_s = self.random.uniform(-0.05, 0.05)
         self.slowness = 1.0
+        self.moves_queued_max = self.random.choice((4, 1000))
+        self.forgotten_keys_max = self.random.choice((8, 1000))
         self.options = StoreOptions(
             durability=durability,
             chunk_bytes_max=CHUNK_BYTES_MAX,
             segment_bytes=SEGMENT_BYTES,
-            staging_bytes=STAGING_BYTES,
+            staging_bytes=STORE_STAGING_BYTES,
             put_wait_s=2.0,
             scrub_bytes_per_s=0,
+            waiting_bytes_max=PUTS_WAITING_BYTES_MAX,
             open_segments_max=2,
         )
         size = DATA_OFFSET + segments * SEGMENT_BYTES
