@@ -11,6 +11,9 @@ import mmap
 from typing import NamedTuple
 
 PAGE_BYTES = mmap.PAGESIZE
+SPARE_BYTES_MAX = 1 << 20
+SPARES_MAX = 4
+"""What `Spares` keep at most: each of them, and how many."""
 
 
 class Memory:
@@ -56,6 +59,32 @@ class Memory:
         # A span kept by mistake is out of range from here on, instead of pointing at what is gone.
         self.address = self.length = 0
         self._map.close()
+
+
+class Spares:
+    """Memory for little that is written once in a while: what is given back is used again. Owner of what it keeps.
+
+    To map and to unmap a page costs several times what filling it does.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: list[Memory] = []
+
+    def take(self, length: int) -> Memory:
+        """``length`` bytes or more, of any content: the caller's until it gives them back."""
+        for place, memory in enumerate(self._kept):
+            if memory.length >= length:
+                return self._kept.pop(place)
+        return Memory.anonymous(length)
+
+    def give(self, memory: Memory) -> None:
+        """Keep it for the next, or unmap it: it is long, or there is enough. Nobody uses it any more."""
+        if memory.length <= SPARE_BYTES_MAX and len(self._kept) < SPARES_MAX:
+            self._kept.append(memory)
+        else:
+            memory.close()
 
 
 class Span(NamedTuple):

@@ -31,7 +31,7 @@ from mezzo_server.blockstore.pace import Pace
 from mezzo_server.blockstore.schedule import RATE_START, SPLIT_ABOVE_BYTES, Schedule, split
 from mezzo_server.blockstore.segment import Purpose, Segment, State
 from mezzo_server.blockstore.tasks import Event, Task
-from mezzo_server.memory import Memory, Span
+from mezzo_server.memory import Memory, Span, Spares
 
 RESERVE_SEGMENTS = 2
 RESERVED_FROM = {Purpose.CHUNKS: RESERVE_SEGMENTS, Purpose.SURVIVORS: 1, Purpose.TOMBSTONES: 0}
@@ -100,6 +100,7 @@ class DeviceLog:
         self._flush_waiters: list[Callable[[Exception | None], None]] = []
         self._flushing = False
         self._erased: set[int] = set()
+        self._spares = Spares()
         self._superblock_written: Event[None] | None = None
 
     def report(self) -> DeviceReport:
@@ -365,19 +366,19 @@ class DeviceLog:
             segment.opened_sequence,
             kind[0],
         )
-        memory = Memory.anonymous(BLOCK_BYTES)
-        memory.view[:] = segment_header.encode(header)
+        memory = self._spares.take(BLOCK_BYTES)
+        memory.view[:BLOCK_BYTES] = segment_header.encode(header)
         segment.hold()
         segment.writes += 1
 
         def written(transfer: Transfer) -> None:
-            memory.close()
+            self._spares.give(memory)
             segment.opened(transfer.result >= 0)
             if transfer.result < 0:
                 self.io_error(segment, -transfer.result, "write of a segment header")
             self.write_ended(segment)
 
-        self.transfer(Op.WRITE, segment.offset, (memory.span(),), written)
+        self.transfer(Op.WRITE, segment.offset, (memory.span(0, BLOCK_BYTES),), written)
         return segment
 
     def write_ended(self, segment: Segment) -> None:
@@ -417,23 +418,24 @@ class DeviceLog:
         first, data = table.encode(
             segment.table, self.segment_blocks, segment.next_block, segment.life, segment.incarnation
         )
-        memory = Memory.anonymous(len(data))
+        memory = self._spares.take(len(data))
         memory.view[: len(data)] = data
         event: Event[Transfer] = Event()
         segment.hold()
         self.transfer(Op.WRITE, segment.offset + first * BLOCK_BYTES, (memory.span(0, len(data)),), event)
         transfer = await event
         segment.release()
-        memory.close()
+        self._spares.give(memory)
         return max(0, -transfer.result)
 
     async def erase(self, segment: Segment) -> bool:
         """End a life: overwrite its header. The segment is not free yet. False: it could not be."""
-        memory = Memory.anonymous(BLOCK_BYTES)
+        memory = self._spares.take(BLOCK_BYTES)
+        memory.view[:BLOCK_BYTES] = bytes(BLOCK_BYTES)
         event: Event[Transfer] = Event()
-        self.transfer(Op.WRITE, segment.offset, (memory.span(),), event)
+        self.transfer(Op.WRITE, segment.offset, (memory.span(0, BLOCK_BYTES),), event)
         transfer = await event
-        memory.close()
+        self._spares.give(memory)
         if transfer.result < 0:
             self.io_error(segment, -transfer.result, "write of an erased segment header")
             return False

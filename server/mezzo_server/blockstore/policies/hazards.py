@@ -44,6 +44,8 @@ def _edges() -> list[int]:
 
 
 EDGES = _edges()
+_ENDS = EDGES[1:]
+_WIDTHS = [EDGES[age + 1] - EDGES[age] for age in range(AGES)]
 _SPANS = EDGES[AGES] // SPAN
 _AGE_OF = bytes(max(age for age in range(AGES) if EDGES[age] <= span * SPAN) for span in range(_SPANS))
 
@@ -163,19 +165,25 @@ class Hazards:
     def pass_on(self, now: int) -> None:
         """A span has ended: count who waits; the cohort that is watched longest gives way to a new one.
 
-        Some of the classes are learned anew, in turn.  Takes a few hundred microseconds.
+        Some of the classes are learned anew, in turn.  Takes about a hundred microseconds.
         """
         newest = (now // SPAN - 1) % COHORTS
         for waiting, waited in zip(self._waiting, self._waited, strict=True):
+            if not any(waiting):
+                continue  # as of most classes
             by_span = [*waiting[newest::-1], *waiting[:newest:-1]]
             for age, first, end in _WATCHED:
                 count = sum(by_span[first:end])
                 if count:
                     waited[age] += SPAN * count
             waiting[(newest + 1) % COHORTS] = 0
+        pools: dict[int, _Pool] = {}
         for _ in range(LEARN_AT_ONCE):
             self._turn = (self._turn + 1) % len(self._groups)
-            self.learn(self._turn)
+            first = self._groups[self._turn][0]
+            if first not in pools:
+                pools[first] = self._pool(first)
+            self._learn(self._turn, pools[first])
 
     def forget(self) -> None:
         """Half of the capacity was put: what was learned weighs less."""
@@ -185,39 +193,71 @@ class Hazards:
 
     def learn(self, kind: int) -> None:
         """Compute the worths of one class anew."""
+        self._learn(kind, self._pool(kind))
+
+    def _pool(self, kind: int) -> _Pool:
         group = self._groups[kind]
-        uses = [sum([self._uses[other][age] for other in group]) for age in range(AGES)]
-        times = [max(sum([self._waited[other][age] for other in group]), 0.0) for age in range(AGES)]
+        return _Pool(
+            [sum(of_age) for of_age in zip(*[self._uses[other] for other in group], strict=True)],
+            [sum(of_age) for of_age in zip(*[self._waited[other] for other in group], strict=True)],
+        )
+
+    def _learn(self, kind: int, pool: _Pool) -> None:
+        uses, waited = self._uses[kind], self._waited[kind]
+        if not any(uses) and max(waited) <= 0.0:
+            self.worth[kind] = pool.worth  # all that is known of it is its group
+            return
         rates = []
-        for age in range(AGES):
-            pooled = (uses[age] + 0.01) / (times[age] + EDGES[age + 1])
+        for used, time, pooled, seen in zip(uses, waited, pool.rates, pool.times, strict=True):
             # as if the class had been seen for so long as brings PRIOR uses to its group
-            prior = min(PRIOR / pooled, times[age] + EDGES[age + 1])
-            rates.append(
-                (self._uses[kind][age] + pooled * prior) / (max(self._waited[kind][age], 0.0) + prior)
-            )
-        self.worth[kind] = _by_step(_worths(rates))
+            prior = PRIOR / pooled
+            if prior > seen:
+                prior = seen
+            rates.append((used + pooled * prior) / (time + prior if time > 0.0 else prior))
+        self.worth[kind] = _by_step(worths_of(rates))
 
 
-def _worths(rates: Sequence[float]) -> list[float]:
+class _Pool:
+    """What is known of a group of classes: what any of them is believed to be like that was not seen itself."""
+
+    __slots__ = ("_worth", "rates", "times")
+
+    def __init__(self, uses: Sequence[float], waited: Sequence[float]) -> None:
+        self.times = [time + most if time > 0.0 else most for time, most in zip(waited, _ENDS, strict=True)]
+        """that its chunks were watched, at each age"""
+        self.rates = [(used + 0.01) / time for used, time in zip(uses, self.times, strict=True)]
+        self._worth: list[float] | None = None
+
+    @property
+    def worth(self) -> list[float]:
+        """By step, as in `Hazards.worth`; shared, and never changed."""
+        if self._worth is None:
+            self._worth = _by_step(worths_of(self.rates))
+        return self._worth
+
+
+def worths_of(rates: Sequence[float]) -> list[float]:
     """Hits for each unit of time when kept for the best time from the beginning of each age on.
 
-    ``rates`` are uses for each unit of waiting, by age.
+    ``rates`` are uses for each unit of waiting, by age.  From the last age on: ages that follow are taken along for as
+    long as what they promise is more than what those before them do, so that it is one pass.
     """
-    widths = [EDGES[age + 1] - EDGES[age] for age in range(AGES)]
-    stays = [exp(-rate * width) for rate, width in zip(rates, widths, strict=True)]
-    worths = []
-    for first in range(AGES):
-        left, hits, time, best = 1.0, 0.0, 0.0, 0.0
-        for age in range(first, AGES):
-            hit = left * (1.0 - stays[age])
-            hits += hit
-            time += widths[age] * (left - hit / 2)
-            left -= hit
-            best = max(best, hits / time)
-            if left < 1e-4:
-                break
-        worths.append(best)
+    worths = [0.0] * AGES
+    runs: list[tuple[float, float, float, float]] = []
+    """hits for each unit of time, hits, time, and who is left, of what comes behind: the best last"""
+    for age in range(AGES - 1, -1, -1):
+        left = exp(-rates[age] * _WIDTHS[age])
+        hits = 1.0 - left
+        time = _WIDTHS[age] * (1.0 - hits / 2)
+        best = hits / time
+        while runs and runs[-1][0] > best:
+            _, more, longer, stay = runs.pop()
+            hits += left * more
+            time += left * longer
+            left *= stay
+            best = hits / time
+        runs.append((best, hits, time, left))
+        worths[age] = best
     return worths
 
 
