@@ -59,6 +59,11 @@ class Health:
             await self._ping(self._answer_s)
         except MezzoError as error:
             self.reason = str(error)
+        except (
+            Exception
+        ) as error:  # must be seen, and must not end the asking: what was told last would be told for ever
+            log.exception(f"the {self._what} could not be asked")
+            self.reason = f"a fault of ours: {error!r}"
         else:
             self.reason = ""
         await self._tell(not self.reason)
