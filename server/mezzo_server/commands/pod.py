@@ -16,7 +16,7 @@ import typer
 from mezzo.cli.keys import format_key, parse_key
 from mezzo.cli.output import json_result, remark, result
 from mezzo.durations import parse_duration
-from mezzo.errors import InvalidArgument
+from mezzo.errors import InvalidArgument, Unavailable
 from mezzo.placement.pod_map import ShardPlace, encode_map
 from mezzo_server.admin.opening import audit_of
 from mezzo_server.commands import operator as op
@@ -35,7 +35,7 @@ from mezzo_server.commands.pod_reports import (
     rebalance_words,
     status_table,
 )
-from mezzo_server.commands.pod_waiting import Change, emptied, followed, shares, shown
+from mezzo_server.commands.pod_waiting import Change, Stand, emptied, followed, shares, shown
 from mezzo_server.config import NodeConfig, load_with_origins
 from mezzo_server.logs import configure_logs
 
@@ -311,13 +311,25 @@ def locate(
 
 
 def _waited(config: Path | None, change: Change, *, wait: bool) -> tuple[PodReport, bool]:
-    """How the pod is, and whether a change has come to its end; ``wait``: when it has."""
+    """How the pod is, and whether a change has come to its end; ``wait``: when it has.
+
+    Raises:
+        Unavailable: the metadata cannot be reached; who waits already goes on.
+    """
+    done: float | None = None
     with shown() as show:
         while True:
-            report = pod_report(_act(config, lambda node, pod: pod.look()))
-            stand = change(report)
-            if stand.over or not wait:
-                return report, stand.over
+            try:
+                report = pod_report(_act(config, lambda node, pod: pod.look()))
+            except Unavailable as error:
+                if done is None:
+                    raise
+                stand = Stand(False, done, str(error))
+            else:
+                stand = change(report)
+                if stand.over or not wait:
+                    return report, stand.over
+                done = stand.done
             show(stand)
             time.sleep(WAIT_S)
 
