@@ -1,7 +1,10 @@
 """A front-end as a stock gRPC client sees it: results, limits, refusals, health and tools."""
 
 import itertools
+import re
+import socket
 import threading
+from contextlib import ExitStack, suppress
 
 import grpc
 import pytest
@@ -388,8 +391,24 @@ def test_an_address_that_others_can_reach_needs_a_word(shard):
 
 
 def test_an_address_in_use_is_named(frontend, shard):
-    with refusing("in use"), running_frontend(shard.unix, arguments=["--listen", frontend.target]):
+    taken = re.escape(f"{frontend.target} (frontend.listen): it is in use")
+    with refusing(taken), running_frontend(shard.unix, arguments=["--listen", frontend.target]):
         pass
+    with ExitStack() as held:
+        before = eventually(lambda: free_port_before_one_that_is_taken(held), "two ports in a row")
+        where = ["--listen", f"127.0.0.1:{before}"]
+        with (
+            refusing("the admin port, one after frontend.listen"),
+            running_frontend(shard.unix, arguments=where),
+        ):
+            pass
+
+
+def free_port_before_one_that_is_taken(held):
+    """None: not this time."""
+    taken = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+    with suppress(OSError), socket.create_server(("127.0.0.1", taken - 1)):
+        return taken - 1
 
 
 def told(messages, count):

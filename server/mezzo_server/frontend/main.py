@@ -153,7 +153,10 @@ class Frontend:
             admin_server.add_generic_rpc_handlers((self.administration.service(),))
         add_tools(admin_server, () if self.administration is None else (ADMIN_SERVICE,))
         self._servers = [data_server, admin_server]
-        ports = [bind(data_server, listen, self.certificates), bind(admin_server, admin, self.certificates)]
+        ports = [
+            bind(data_server, listen, self.certificates, "frontend.listen"),
+            bind(admin_server, admin, self.certificates, _admin_setting(settings.admin_listen)),
+        ]
         metrics = self._node.metrics
         self._endpoint = open_endpoint(metrics.frontend, "frontend", self._sample, insecure=metrics.insecure)
         await self._health.look()
@@ -321,6 +324,13 @@ def _checked(name: str, text: str, config: NodeConfig) -> Address:
     address = parse_host_port(text)
     check_reach(name, address, frontend_guard(config))
     return address
+
+
+def _admin_setting(said: str) -> str:
+    """What says where the admin port is, for people who may have named none."""
+    if said:
+        return "frontend.admin_listen"
+    return "the admin port, one after frontend.listen unless frontend.admin_listen is set"
 
 
 def _next_port(listen: Address) -> str:

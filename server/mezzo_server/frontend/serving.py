@@ -48,8 +48,8 @@ def server_options(message_bytes_max: int, calls_max: int, connections_max: int)
     ]
 
 
-def bind(server: grpc.aio.Server, address: Address, certificates: Certificates | None) -> int:
-    """Listen; the port that was taken. Raises Unavailable."""
+def bind(server: grpc.aio.Server, address: Address, certificates: Certificates | None, setting: str) -> int:
+    """Listen; the port that was taken. Raises Unavailable, with the name of the setting that says where."""
     text = host_and_port(address.host, address.port)
     try:
         if certificates is None:
@@ -59,7 +59,7 @@ def bind(server: grpc.aio.Server, address: Address, certificates: Certificates |
     except RuntimeError:
         port = 0
     if not port:
-        raise Unavailable(f"cannot listen on {text}: it is in use, or no address of this host")
+        raise Unavailable(f"cannot listen on {text} ({setting}): it is in use, or no address of this host")
     return port
 
 

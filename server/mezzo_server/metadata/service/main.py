@@ -121,7 +121,7 @@ class MetadataService:
         add_health(server, self._health)
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        port = bind(server, address, self.certificates)
+        port = bind(server, address, self.certificates, "metadata_service.listen")
         metrics = self._node.metrics
         self._endpoint = open_endpoint(metrics.metadata, "metadata", self._sample, insecure=metrics.insecure)
         await self._health.look()
