@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -7,9 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from mezzo.errors import InvalidArgument
 from mezzo_server.cli import register
 from mezzo_server.commands.options import Flag, Settings, takes_settings
-from mezzo_server.config import keys
+from mezzo_server.config import keys, load
 from mezzo_server.config.document import document
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
@@ -37,6 +40,29 @@ def test_every_key_is_in_the_document() -> None:
         assert f"`{key.variable}`" in text
         if key.path[:-1]:
             assert f"## [{'.'.join(key.path[:-1])}]" in text
+
+
+def examples() -> Iterator[tuple[str, str]]:
+    """Documents, and settings in them. (That of docs/workload.md is about something else.)"""
+    for path in sorted(DOCUMENT.parent.glob("*.md")):
+        for text in re.findall(r"^```toml\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
+            if path.name != "workload.md":
+                yield path.name, text
+
+
+def test_settings_in_documents_are_right(tmp_path: Path) -> None:
+    checked = []
+    for name, text in examples():
+        file = tmp_path / "node.toml"
+        file.write_text(text)
+        # Some show a part of a file, which has an engine elsewhere.
+        engine = {} if "[metadata]" in text else {"MEZZO_METADATA_ENGINE": "sqlite:///metadata.db"}
+        try:
+            load(file, engine)
+        except InvalidArgument as error:
+            raise AssertionError(f"docs/{name}: {error}") from None
+        checked.append(name)
+    assert {"pod.md", "metadata.md", "tls.md"} <= set(checked)
 
 
 def test_what_is_in_force_and_where_it_came_from(tmp_path: Path) -> None:
