@@ -11,6 +11,9 @@ ARGS ?=
 # A folder with the published trace; tests and demo do without it (docs/replay.md).
 MEZZO_TRACES ?= $(wildcard ../shared/traces)
 export MEZZO_TRACES
+# Tests start hundreds of processes and import thousands of tests: what was compiled is kept (make clean removes it),
+# also where the surroundings say otherwise, as many containers do.
+unexport PYTHONDONTWRITEBYTECODE
 # A guard against what hangs; on two quiet cores the suite takes a few minutes.
 TEST_SECONDS ?= 900
 TEST_LONG_SECONDS ?= 3500
@@ -119,6 +122,8 @@ $(VENV)/.stamp-install: pyproject.toml $(NATIVE) $(VENV)/.stamp-demo
 	    >$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@$(BIN)/python -c 'import mezzo_server._native.ring, mezzo_server._native.pool, mezzo_server._native.rendezvous' 2>/dev/null || \
 	    echo "no io_uring module ($(VENV)/install.log says why): I/O goes through pread in threads. Later: make native"
+	@# An editable install compiles nothing; processes would do so each time they start.
+	@$(BIN)/python -m compileall -q -j 0 client/mezzo server/mezzo_server
 	@touch $@
 
 # -- cleaning ------------------------------------------------------------------------------------
