@@ -12,10 +12,13 @@ PATIENCE_S = 60.0
 POLL_S = 0.01
 
 
-def eventually(condition: Callable[[], T], what: str) -> T:
-    """Ask until the answer is true, and return it: for what gives no other sign. AssertionError after `PATIENCE_S`."""
+def eventually(condition: Callable[[], T], what: str, *, poll_s: float = POLL_S) -> T:
+    """Ask until the answer is true, and return it: for what gives no other sign. AssertionError after `PATIENCE_S`.
+
+    ``poll_s``: between two questions; more where asking is work.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return answer

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import pytest
@@ -24,7 +23,6 @@ from mezzo.placement.pod_map import PodMap, apply, decode_difference, decode_map
 from mezzo.testing.blocking import Blocking
 from mezzo.v1 import session_pb2
 from mezzo_server.commands.pod_parts import parts_report
-from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.operating import PodOperator, PodSeen
 from mezzo_server.tenancy.model import Limit, Quota, Tenant
 from mezzo_server.tenancy.registry import Registry
@@ -32,17 +30,17 @@ from mezzo_server.testing import RunningFrontend, RunningShard, running_frontend
 from tests.integration.etcd_members import Cluster, find_etcd, running_etcd
 from tests.integration.metadata_replicas import RunningReplica, running_replicas
 from tests.integration.nursery import run_mezzo
+from tests.integration.pod_metadata import LOOK_S, PodMetadata
 from tests.patience import eventually
 
 pytestmark = pytest.mark.skipif(not find_etcd(), reason="there is no etcd, and none could be fetched")
 
-T = TypeVar("T")
 LEASE_S = 5
 STANDS_S = 2.0
 OPEN_SESSION = "/mezzo.v1.SessionService/OpenSession"
 
 
-class Pod:
+class Pod(PodMetadata):
     """The processes of a pod, and what its metadata say."""
 
     def __init__(self, cluster: Cluster, stack: ExitStack, folder: Path) -> None:
@@ -50,7 +48,8 @@ class Pod:
         self.folder = folder
         self.file = folder / "mezzo.toml"
         self._stack = stack
-        self._reach(cluster.url("pod"))
+        super().__init__(cluster.url("pod"))
+        self._reach(self.url)
 
     def _reach(self, url: str) -> None:
         self.url = url
@@ -84,45 +83,21 @@ class Pod:
     def frontend(self, shard: RunningShard) -> RunningFrontend:
         return self._stack.enter_context(running_frontend(shard.unix, config=self.config))
 
-    def do(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        async def run() -> T:
-            engine = make_engine(self.url)
-            try:
-                return await work(engine)
-            finally:
-                await engine.close()
-
-        return asyncio.run(run())
-
-    def look(self) -> PodSeen:
-        return self.do(lambda engine: PodOperator(engine, time.time).look())
-
     def asks_former_owners(self, asked_s: float) -> None:
         self.do(lambda engine: PodOperator(engine, time.time).pace({"asked_s": asked_s}))
 
-    def states(self) -> dict[str, str]:
-        """Of each node's shard, once all of them follow the map."""
-        seen = self.look()
-        return {} if seen.behind else {shard.node: shard.state for shard in seen.shards}
-
     def becomes(self, **states: str) -> PodSeen:
-        eventually(lambda: self.states() == states, f"the pod is {states}")
+        eventually(lambda: self.states() == states, f"the pod is {states}", poll_s=LOOK_S)
         return self.look()
 
     def keys(self, pod_map: PodMap, node: str, count: int = 20) -> list[bytes]:
         """Keys of the namespace "default" that a node's shard has."""
-
-        async def ids(engine: Any) -> tuple[bytes, bytes]:
-            registry = Registry(engine, time.time, os.urandom)
-            tenant = await registry.tenant("default")
-            return tenant.id, (await registry.namespace(tenant.id, "default")).id
-
-        tenant, namespace = self.do(ids)
+        of = self.ids()
         found: list[bytes] = []
         number = 0
         while len(found) < count:
             key = b"key-%d" % number
-            owner = pod_map.owner(pod_map.slot(tenant, namespace, key))
+            owner = pod_map.owner(pod_map.slot(*of, key))
             if owner is not None and owner.node == node:
                 found.append(key)
             number += 1
@@ -185,7 +160,9 @@ def test_a_pod_begins_grows_shrinks_and_rides_out_faults(pod: Pod) -> None:
 
         # Then nobody is asked any more, and what nobody has read is missing.
         pod.asks_former_owners(0.5)
-        grown = eventually(lambda: (seen := pod.look()).moved == 0 and seen, "nobody is asked any more")
+        grown = eventually(
+            lambda: (seen := pod.look()).moved == 0 and seen, "nobody is asked any more", poll_s=LOOK_S
+        )
         proxied.put(keys, chunks)
         assert direct.lookup(keys).prefix == len(keys)
         # The etcd stands still: nobody minds, and nothing changes.
@@ -295,7 +272,7 @@ def quota_goes_where_it_is_wanted(
         together.append(sum(shard.part for shard in report.limits[0].shards))
         return client.lookup(of_three).prefix == 90
 
-    eventually(all_kept, "the shard's part becomes what is wanted")
+    eventually(all_kept, "the shard's part becomes what is wanted", poll_s=LOOK_S)
     assert max(together) <= 1 + 1 / 16 + 1e-3
     assert report is not None
     parts = {shard.node: shard.part for shard in report.limits[0].shards}

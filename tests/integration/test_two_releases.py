@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from mezzo import Client
-from mezzo_server.metadata.opening import make_engine
-from mezzo_server.pod.operating import PodOperator, PodSeen
+from mezzo_server.pod.operating import PodSeen
 from mezzo_server.testing import RunningFrontend, RunningShard, running_frontend, running_shard
 from tests.integration.etcd_members import find_etcd, running_etcd
+from tests.integration.pod_metadata import LOOK_S, PodMetadata
 from tests.patience import eventually
 
 pytestmark = [
@@ -40,9 +38,9 @@ def release(*, older: bool) -> Iterator[None]:
         yield
 
 
-class Pod:
+class Pod(PodMetadata):
     def __init__(self, url: str, stack: ExitStack) -> None:
-        self.url = url
+        super().__init__(url)
         self.config = (
             f'[metadata]\nengine = "{url}"\n[pod]\nenabled = true\nlease_s = 5\nslots_log2 = 8\n'
             "ramp_s = 0.5\nasked_s = 2\n"
@@ -58,23 +56,11 @@ class Pod:
         with release(older=older):
             return self._stack.enter_context(running_frontend(shard.unix, config=self.config))
 
-    def look(self) -> PodSeen:
-        async def run() -> PodSeen:
-            engine = make_engine(self.url)
-            try:
-                return await PodOperator(engine, time.time).look()
-            finally:
-                await engine.close()
-
-        return asyncio.run(run())
-
     def serves(self, *names: str) -> PodSeen:
         def there() -> PodSeen | None:
-            seen = self.look()
-            states = {shard.node: shard.state for shard in seen.shards}
-            return seen if states == dict.fromkeys(names, "serving") and not seen.behind else None
+            return self.look() if self.states() == dict.fromkeys(names, "serving") else None
 
-        return eventually(there, f"{names} serve")
+        return eventually(there, f"{names} serve", poll_s=LOOK_S)
 
 
 @pytest.fixture

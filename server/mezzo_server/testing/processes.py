@@ -126,6 +126,9 @@ class RunningProcess:
         try:
             with self.log.open("ab") as log:
                 self._process = self.starter(self._command, self._environ, writing, log.fileno())
+        except OSError:
+            self._output.close()
+            raise
         finally:
             os.close(writing)
         line = _read_line(self._output, READY_S)
