@@ -17,6 +17,7 @@ from mezzo.errors import Unavailable
 from mezzo_server.testing import RunningProcess, running_frontend, running_shard, start_command
 from tests.integration.metadata_replicas import running_replicas
 from tests.integration.nursery import Forked, real_commands, run_mezzo, start
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(params=["forked", "real"])
@@ -43,7 +44,7 @@ def test_shards_front_ends_and_metadata_services(
         for process in (shard, frontend, service):
             assert process.readiness["pid"] == process.pid
             assert process.is_alive()
-        with Client(frontend.grpc, via="proxy") as client:
+        with Client(frontend.grpc, via="proxy", timeout_s=PATIENCE_S) as client:
             assert client.put([b"k"], [b"bytes"]).stored == 1
         pid = shard.pid
         shard.kill()
