@@ -7,14 +7,13 @@ reach the metadata through links of their own: "a" the etcd itself, "b" the meta
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,7 +26,6 @@ from mezzo.errors import MezzoError, Unavailable
 from mezzo.frontend.via import Via
 from mezzo.placement.slots import namespace_seed, slot_of
 from mezzo_server.metadata.opening import make_engine
-from mezzo_server.pod.operating import PodOperator, PodSeen
 from mezzo_server.tenancy.registry import Registry
 from mezzo_server.testing import (
     RunningFrontend,
@@ -40,6 +38,7 @@ from tests.chaos.cutting import Cutter, Link, cutting
 from tests.chaos.epochs import Watcher
 from tests.integration.etcd_members import Cluster, Member, free_ports, running_etcd
 from tests.integration.metadata_replicas import made_replicas
+from tests.integration.pod_metadata import LOOK_S, PodMetadata
 from tests.patience import eventually
 
 T = TypeVar("T")
@@ -69,7 +68,7 @@ class Node:
 
     def pid_of(self, part: str) -> int:
         """Of the process that was ready last under this name."""
-        return self.process._last_ready(part)
+        return self.process.pid_of(part)
 
     def signal(self, part: str, number: signal.Signals) -> bool:
         """Send a signal to a part; whether it was there."""
@@ -80,14 +79,14 @@ class Node:
         return True
 
 
-class Lab:
+class Lab(PodMetadata):
     """The pod. Made by `running_lab`."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self.cutter: Cutter = stack.enter_context(cutting())
         self.etcd: Cluster = stack.enter_context(running_etcd(folder / "etcd", 3))
-        self.url = self.etcd.url(FOLDER)
+        super().__init__(self.etcd.url(FOLDER))  # nobody cuts us off from it
         self.secret = folder / "secret"
         self.secret.write_text("s" * 32)
         self.services = made_replicas(2, self.url, folder, self.secret)
@@ -174,25 +173,9 @@ class Lab:
 
     # What the metadata say.
 
-    def do(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Something with an engine that nobody cuts off."""
-
-        async def run() -> T:
-            engine = make_engine(self.url)
-            try:
-                return await work(engine)
-            finally:
-                await engine.close()
-
-        return asyncio.run(run())
-
     def watcher(self) -> Watcher:
         """Looks at the metadata while the pod is hurt."""
         return Watcher(lambda: make_engine(self.url))
-
-    def look(self) -> PodSeen:
-        """The pod as it is."""
-        return self.do(lambda engine: PodOperator(engine, time.time).look())
 
     def is_whole(self) -> bool:
         """Every shard serves, by the present map."""
@@ -203,15 +186,13 @@ class Lab:
         serving = [shard for shard in seen.shards if shard.state == "serving"]
         return len(serving) == len(NODES) * SHARDS and not seen.behind
 
+    def becomes_whole(self, what: str) -> None:
+        """Wait until it is."""
+        eventually(self.is_whole, what, poll_s=LOOK_S)
+
     def slots(self) -> Callable[[bytes], int]:
         """What says the slot of a key of the namespace "default"."""
-
-        async def ids(engine: Any) -> tuple[bytes, bytes]:
-            registry = Registry(engine, time.time, os.urandom)
-            tenant = await registry.tenant("default")
-            return tenant.id, (await registry.namespace(tenant.id, "default")).id
-
-        seed = namespace_seed(*self.do(ids))
+        seed = namespace_seed(*self.ids())
         return lambda key: slot_of(key, seed, SLOTS_LOG2)
 
     def keep(self, copies: int) -> None:
@@ -287,7 +268,7 @@ class Lab:
             if not process.is_alive():
                 process.kill()  # it is to be waited for
                 process.start()
-        eventually(self.is_whole, "the pod is whole")
+        self.becomes_whole("the pod is whole")
         return time.monotonic() - began
 
     def _end(self) -> None:
@@ -339,7 +320,7 @@ def running_lab() -> Iterator[Lab]:
     try:
         with ExitStack() as stack:
             lab = Lab(folder, stack)
-            eventually(lab.is_whole, "the pod is whole")
+            lab.becomes_whole("the pod is whole")
             yield lab
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -84,7 +84,7 @@ def roll(lab: Lab, steps: Sequence[Step]) -> tuple[Asked, dict[str, object]]:
         for name, step in steps:
             began = time.monotonic()
             step()
-            eventually(lab.is_whole, f"the pod is whole after {name}")
+            lab.becomes_whole(f"the pod is whole after {name}")
             took[name] = round(time.monotonic() - began, 2)
     finally:
         load.stop()

@@ -121,6 +121,8 @@ class RunningProcess:
 
     def start(self) -> None:
         """Start the process and wait until it is ready. Unavailable, with its last words, if not."""
+        if self._output is not None:
+            self._output.close()  # of one that has ended without being waited for
         reading, writing = os.pipe()
         self._output = os.fdopen(reading, "rb")
         try:
@@ -214,7 +216,7 @@ class RunningNode(RunningProcess):
     @property
     def shard_pid(self) -> int:
         """Process id of the (first) shard that became ready last."""
-        return self._last_ready(self._shard_name(0))
+        return self.pid_of(self._shard_name(0))
 
     @property
     def shards(self) -> list[dict[str, object]]:
@@ -224,7 +226,7 @@ class RunningNode(RunningProcess):
     @property
     def frontend_pid(self) -> int:
         """Process id of the front-end that became ready last."""
-        return self._last_ready("frontend")
+        return self.pid_of("frontend")
 
     @property
     def grpc(self) -> str:
@@ -241,6 +243,20 @@ class RunningNode(RunningProcess):
         """Addresses of metrics: ``shard``, ``frontend``, ``supervisor``, as far as they have any."""
         return msgspec.convert(self.readiness.get("metrics", {}), dict[str, str])
 
+    def pid_of(self, part: str) -> int:
+        """Process id of the part that became ready last under this name (`frontend`, `shard`, `shard-0`, ...)."""
+        pid = 0
+        for line in self.log.read_bytes().splitlines():
+            try:
+                event = msgspec.json.decode(line, type=_Event)
+            except msgspec.MsgspecError:
+                continue  # a line that is still being written, or that is no event
+            if event.event == READY_EVENT and event.part == part:
+                pid = event.of
+        if not pid:
+            raise Unavailable(f"the node has no {part} that became ready")
+        return pid
+
     def kill_shard(self, number: int = 0) -> int:
         """SIGKILL to a shard; its process id."""
         return self._kill_part(self._shard_name(number))
@@ -253,7 +269,7 @@ class RunningNode(RunningProcess):
         """Wait until every part that was killed has come back. Unavailable if it does not in time."""
         deadline = time.monotonic() + timeout_s
         for part, pid in tuple(self._killed.items()):
-            while self._last_ready(part) == pid:
+            while self.pid_of(part) == pid:
                 if time.monotonic() > deadline or not self.is_alive():
                     said = self.log.read_text(errors="replace")[-2000:]
                     raise Unavailable(f"the {part} did not come back within {timeout_s:g} s: {said}")
@@ -264,22 +280,9 @@ class RunningNode(RunningProcess):
         return shard_name(number, max(1, len(self.shards)))
 
     def _kill_part(self, part: str) -> int:
-        pid = self._last_ready(part)
+        pid = self.pid_of(part)
         self._killed[part] = pid
         os.kill(pid, signal.SIGKILL)
-        return pid
-
-    def _last_ready(self, part: str) -> int:
-        pid = 0
-        for line in self.log.read_bytes().splitlines():
-            try:
-                event = msgspec.json.decode(line, type=_Event)
-            except msgspec.MsgspecError:
-                continue  # a line that is still being written, or that is no event
-            if event.event == READY_EVENT and event.part == part:
-                pid = event.of
-        if not pid:
-            raise Unavailable(f"the node has no {part} that became ready")
         return pid
 
     def _of_frontend(self, name: str) -> str:

@@ -161,7 +161,9 @@ def test_a_delete_ends_what_is_wanted_or_under_way_and_lasts():
     assert known.objection(wanted, 0) is Drop.DELETED
     end(known, pull, 0, Drop.DELETED)
     # Its name is free again long after; until then it is not wanted, for whatever reason.
+    before = known.numbers()["pod_moves_dropped_deleted"]
     assert known.want(B, [b"under way"], THERE, Why.COPY, FORGET_S - 1) == 0
+    assert known.numbers()["pod_moves_dropped_deleted"] == before + 1
     assert known.want(B, [b"under way"], THERE, Why.READ, FORGET_S) == 1
     assert known.want(A, [b"under way"], THERE, Why.READ, 0) == 1
 

@@ -7,7 +7,7 @@ import pytest
 from mezzo_server.metadata.engine import Write
 from mezzo_server.pod.parts import UsedRow, decode_parts
 from mezzo_server.pod.records import PARTS, USES
-from mezzo_server.pod.rounds import ROUND_S
+from mezzo_server.pod.rounds import ROUND_S, SPREAD_S
 from mezzo_server.pod.steps import Commit
 from mezzo_server.quota.part import NEWCOMER_POINTS, POINTS
 from tests.unit.mezzo_server.pod.rig import LEASE_S, Shard, World, at_once
@@ -43,6 +43,21 @@ def test_shards_are_told_their_parts_as_soon_as_they_serve(world: World) -> None
     assert sum(view.parts.default) / POINTS == pytest.approx(17 / 16, abs=0.001)
     assert [shard.part.default for shard in shards] == list(view.parts.default)
     assert {use.mark for use in view.uses.values()} == {view.parts_mark}
+
+
+def test_only_a_pod_that_begins_does_not_wait_for_another_planner_to_be_first(world: World) -> None:
+    planner = world.planner(spread=1.0)
+    shards = [world.shard(number) for number in (1, 2)]
+    while world.view().plan is None:
+        world.run(0.1, 0.1)
+    assert all(shard.part.settled for shard in shards)
+    assert world.view().parts.number == 1
+    world.shard(3)
+    world.run(SPREAD_S - 0.1, 0.1)
+    assert world.view().parts.number == 1
+    world.run(0.3, 0.1)
+    assert world.view().parts.number > 1
+    assert planner.planning.numbers(world.now)["pod_rounds_written"] == world.view().parts.number
 
 
 def test_a_shard_that_is_alone_has_the_whole(world: World) -> None:
