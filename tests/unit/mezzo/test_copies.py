@@ -232,7 +232,8 @@ def test_the_less_loaded_of_two_is_asked():
     keys = of(pod, 0)
     for number in (0, 1):
         pod.has(number, *keys)
-    assert read(pod, keys[:1]).count == 1
+    for _ in range(3):
+        assert read(pod, keys[:1]).count == 1
     assert pod.asked(keys[0]) == [0], "the owner, where both have as much to do"
     under_way = pod.copies.begin(shard_id(0), 8)
     read(pod, [keys[1]])

@@ -39,6 +39,13 @@ def test_what_is_got_often_is_popular_and_nothing_else():
     assert counts.turn(WINDOW_S) == [(SCOPE.tenant, SCOPE.namespace, b"often")]
 
 
+def test_the_most_popular_come_first():
+    counts = heat()
+    for times, key in ((2, b"often"), (6, b"most often"), (4, b"more often")):
+        gets(counts, key, times * RATE)
+    assert names(counts, WINDOW_S) == [b"most often", b"more often", b"often"]
+
+
 def test_it_stays_so_while_half_of_its_gets_go_elsewhere_and_no_longer():
     counts = heat()
     gets(counts, b"often", 2 * RATE)
