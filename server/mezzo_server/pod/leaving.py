@@ -3,7 +3,8 @@
 A second gives what it pulled in its tenure (`pod.provenance`).  When a chunk leaves its owner (evicted, expired, corrupt) the
 second may have it still: that is a chunk that is there.  But a put of other bytes must not be acknowledged while
 the second gives the first ones.  So the owner tells the second of what has left, in the background, and until that has answered puts
-of these chunks, and of no others, are declined.  What clients delete they tell the second themselves, and first.
+of these chunks, and of no others, are declined.  What clients delete they tell the second themselves, and first; it is told once more
+without barring anything, for the case that the second has forgotten it since (it was killed).
 
 An owner that starts does not know what its former life had not told: so the first that it tells each second is
 that everything begins anew (`Provenance.begin`).  It does so too where there is more to tell than is kept.
@@ -17,17 +18,13 @@ from typing import NamedTuple
 
 from mezzo.backoff import Backoff
 from mezzo_server.blockstore.api import Scope
-from mezzo_server.pod.offers import (
-    BACKOFF_S_MAX,
-    BACKOFF_S_MIN,
-    BATCH_KEYS_MAX,
-    LATE_S,
-    NOTHING_LEFT,
-    SecondOf,
-)
+from mezzo_server.pod.offers import BACKOFF_S_MIN, BATCH_KEYS_MAX, LATE_S, NOTHING_LEFT, SecondOf
 
 LEFT_KEYS_MAX = 32768
 """Chunks that are to be told, of all seconds together: some megabytes, only while one of them does not answer."""
+
+BACKOFF_S_MAX = 2.0
+"""A second that is there again is to hear of it soon: until then puts are declined."""
 
 
 class Farewell(NamedTuple):
@@ -51,11 +48,13 @@ class Leavings:
         self._seconds: frozenset[bytes] | None = None
         self._anew: dict[bytes, int] = {}
         """seconds that are to begin anew; how often that was found necessary"""
-        self._left: dict[bytes, dict[Scope, dict[bytes, None]]] = {}
-        """by second"""
+        self._left: dict[bytes, dict[Scope, dict[bytes, bool]]] = {}
+        """by second; whether puts are barred"""
         self._count = 0
         self._under_way: dict[bytes, Farewell | None] = {}
         """by second; None: whatever is answered to it tells nothing any more"""
+        self._again: set[tuple[Scope, bytes]] = set()
+        """chunks that have left once more since that was told that is under way"""
         self._failed: dict[bytes, Backoff] = {}
         self._asked: dict[bytes, int] = {}
         """of `_anew`, when that was told that is under way"""
@@ -76,22 +75,29 @@ class Leavings:
         for second in sorted(self._seconds or ()):
             self._begins(second)
 
-    def left(self, scope: Scope, key: bytes) -> bool:
-        """A chunk is here no more; whether somebody is to be told."""
+    def left(self, scope: Scope, key: bytes, *, bars: bool = True) -> bool:
+        """A chunk is here no more; whether somebody is to be told.  ``bars``: puts of it are, until then."""
         second = self._second_of(scope, key)
         if second is None or self._seconds is None or second not in self._seconds:
             return False
+        full = self._count >= LEFT_KEYS_MAX
+        if not bars and full:
+            return False
         keys = self._left.setdefault(second, {}).setdefault(scope, {})
         if key in keys:
+            keys[key] |= bars
+            under_way = self._under_way.get(second)
+            if under_way is not None and under_way.scope == scope and key in under_way.keys:
+                self._again.add((scope, key))  # what is answered now may be from before it was here once more
             return False
-        if self._count >= LEFT_KEYS_MAX:
+        if full:
             # Who is told that all begins anew need not be told of each.
             longest = max(self._left, key=lambda each: sum(map(len, self._left[each].values())))
             self._forget(longest)
             self._begins(longest)
             if longest == second:
                 return True
-        keys[key] = None
+        keys[key] = bars
         self._count += 1
         return True
 
@@ -102,7 +108,7 @@ class Leavings:
         second = self._second_of(scope, key)
         if second is None:
             return False
-        barred = second in self._anew or key in self._left.get(second, {}).get(scope, ())
+        barred = second in self._anew or self._left.get(second, {}).get(scope, {}).get(key, False)
         self._numbers["pod_puts_barred"] += barred
         return barred
 
@@ -133,6 +139,8 @@ class Leavings:
         """The second has heard of it, and gives none of it any more; or ``failed``: it is tried again."""
         second = farewell.second
         counts = self._under_way.pop(second) is farewell
+        if failed or not counts:
+            self._again.difference_update([(farewell.scope, key) for key in farewell.keys if farewell.scope])
         if failed:
             self._numbers["pod_left_failed"] += 1
             if self._seconds and second in self._seconds:
@@ -171,7 +179,9 @@ class Leavings:
             return
         keys = scopes.get(farewell.scope, {})
         for key in farewell.keys:
-            if key in keys:
+            if (farewell.scope, key) in self._again:
+                self._again.discard((farewell.scope, key))
+            elif key in keys:
                 del keys[key]
                 self._count -= 1
         if not keys:

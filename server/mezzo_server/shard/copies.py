@@ -82,6 +82,8 @@ class SecondCopies:
         self._puller = puller
         self._peers = peers
         self._heat = heat
+        self.counts_gets = heat is not None
+        """whether chunks may be popular"""
         self._popular_bytes = popular_bytes
         self._offers = Offers(standing.second_of, random)
         self._leavings = Leavings(self._second_of, random)
@@ -104,11 +106,6 @@ class SecondCopies:
         """whether any chunk may have two copies"""
         if service.catalog is not None:
             self.catalog_changed(None, service.catalog)
-
-    @property
-    def counts_gets(self) -> bool:
-        """Whether chunks may be popular."""
-        return self._heat is not None
 
     # At the owner.
 
@@ -255,6 +252,8 @@ class SecondCopies:
             return
         self._check_owner(peer, scope, body.gone)
         self._puller.withdraw(scope, body.gone)
+        for key in body.gone if self._kept else ():
+            self._drop((scope.tenant, scope.namespace, key))
         self._service.store.dismiss(scope, body.gone, done)
 
     def _check_owner(self, peer: bytes, scope: Scope, keys: Sequence[bytes]) -> None:
@@ -270,9 +269,8 @@ class SecondCopies:
 
     def left(self, scope: Scope, key: bytes, why: int) -> None:
         """See `Guard.left`. Who deletes a chunk tells the second himself, if he goes by the map that we go by."""
-        if why == EventKind.DELETED and (scope.tenant, scope.namespace, key) not in self._untold:
-            return
-        if self._keeps_two_of(scope) and self._leavings.left(scope, key):
+        told = why == EventKind.DELETED and (scope.tenant, scope.namespace, key) not in self._untold
+        if self._keeps_two_of(scope) and self._leavings.left(scope, key, bars=not told):
             self._background.soon()
 
     def bars(self, scope: Scope, key: bytes) -> bool:

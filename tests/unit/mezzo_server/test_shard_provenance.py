@@ -20,10 +20,13 @@ from mezzo.protocol.messages import (
     Kind,
     LookedUp,
     Lookup,
+    Offer,
+    Offered,
     Stat,
     Stated,
 )
-from mezzo_server.pod.moving import Why
+from mezzo_server.pod.moving import FORGET_S
+from mezzo_server.pod.refusals import Refusals
 from tests.unit.mezzo_server.copies_rig import KEYS, Copies, two
 from tests.unit.mezzo_server.moving_rig import SCOPE, TENANT, Member
 from tests.unit.mezzo_server.shard_harness import FakeClient, data_of, get_tcp, put_tcp
@@ -255,6 +258,20 @@ def test_a_delete_by_the_map_that_is_followed_keeps_no_put_waiting(both):
     assert read(both.second) is None
 
 
+def test_a_second_that_was_killed_within_a_delete_does_not_keep_what_it_copied_since(both):
+    assert stored(both.owner, FIRST)
+    both.settle()
+    client, second = client_of_map(both.owner, 4), client_of_map(both.second, 4)
+    assert second.ask(Kind.DELETE, Delete([KEY]), Deleted).count == 1
+    both.second.moves._forgotten = Refusals(FORGET_S, 8)  # of its former life
+    assert read(both.second) is None
+    both.settle()
+    assert read(both.second) == FIRST
+    assert client.ask(Kind.DELETE, Delete([KEY]), Deleted).count == 1
+    both.settle()
+    assert read(both.second) is None
+
+
 def test_copies_from_before_two_were_asked_for_again_do_not_count(both):
     assert stored(both.owner, FIRST)
     both.settle()
@@ -282,9 +299,12 @@ def test_a_pod_of_one_copy_tells_nobody_and_bars_nothing():
 def test_what_is_popular_is_given_by_its_second_only_as_long_as_its_owner_has_it():
     with two(copies=1) as both:
         assert stored(both.owner, FIRST)
-        both.second.puller.want(*SCOPE[:2], [KEY], both.owner.id, Why.POPULAR, told=True, lives_ms=60_000)
+        link = both.owner.peers.link(both.second)
+        link.ask(Kind.OFFER, Offer(*SCOPE[:2], [KEY], 60_000, [5000]), Offered)
         both.settle()
+        assert both.numbers(both.second) == {"pod_popular_bytes": 5000}
         assert read(both.second) == FIRST
         evict(both)
         both.settle()
         assert read(both.second) is None
+        assert both.numbers(both.second) == {}

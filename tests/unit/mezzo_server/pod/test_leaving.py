@@ -63,6 +63,33 @@ def test_what_has_left_is_barred_until_its_second_has_heard_it(leavings):
     assert leavings.bars(SCOPE, b"1b"), "that was not told yet"
 
 
+def test_what_the_second_was_told_of_already_is_told_again_and_bars_nothing(leavings):
+    assert leavings.left(SCOPE, b"1a", bars=False)
+    assert not leavings.bars(SCOPE, b"1a")
+    assert leavings.next(0.0) == Farewell(ONE, SCOPE, [b"1a"], False)
+    leavings.left(SCOPE, b"1a")
+    assert leavings.bars(SCOPE, b"1a")
+    leavings.left(SCOPE, b"1a", bars=False)
+    assert leavings.bars(SCOPE, b"1a")
+
+
+def test_what_was_put_and_has_left_again_while_it_was_told_is_told_again(leavings):
+    leavings.left(SCOPE, b"1a", bars=False)
+    farewell = leavings.next(0.0)
+    leavings.left(SCOPE, b"1a")
+    leavings.ended(farewell, 0.0, failed=False)
+    assert leavings.bars(SCOPE, b"1a")
+    leavings.ended(leavings.next(0.0), 0.0, failed=False)
+    assert not leavings.bars(SCOPE, b"1a")
+
+
+def test_more_than_is_kept_of_that_is_not_told(leavings, monkeypatch):
+    monkeypatch.setattr(leaving, "LEFT_KEYS_MAX", 1)
+    leavings.left(SCOPE, b"1a")
+    assert not leavings.left(SCOPE, b"1b", bars=False)
+    assert not leavings.bars(SCOPE, b"1b")
+
+
 def test_who_does_not_answer_is_told_again_and_holds_up_no_other(leavings):
     leavings.left(SCOPE, b"1a")
     first = leavings.next(0.0)
