@@ -81,7 +81,7 @@ def from_client() -> Frames:
         encode(Kind.EVENTS, 6, Events(bytes(16), 3, 100, 1000)),
         encode(Kind.EVENTS, 7, Events(part=1, parts=2)),
         encode(Kind.PULL, 8, Pull(bytes(16), bytes(16), 0, 3, KEYS[:2], [100, 200])),
-        encode(Kind.OFFER, 9, Offer(bytes(16), bytes(16), KEYS[:2], 1000, [100, 200])),
+        encode(Kind.OFFER, 9, Offer(bytes(16), bytes(16), KEYS[:2], 1000, [100, 200], KEYS[2:], True)),
         encode(Kind.PUT_DATA, 4, PutData(1, [3]), 30000) + bytes(30000),
     ]
 
@@ -104,7 +104,7 @@ def from_server() -> Frames:
         encode(Kind.EVENTS_ARE, 9, EventsAre(bytes(16), 2, 0, b"\0\2", KEYS[:2], [1, 2], 3)),
         encode(Kind.CANCELLED, 4, Cancelled()),
         encode(Kind.GET_DATA, 10, GetData(0, 0, [4, 5], [1, 2]), 9) + b"123456789",
-        encode(Kind.PULLED, 10, Pulled([PulledChunk([4, 5], 1000, 7, 3), None])),
+        encode(Kind.PULLED, 10, Pulled([PulledChunk([4, 5], 1000, 7, 3, [1, 2]), None])),
         encode(Kind.OFFERED, 11, Offered(1, b"\1")),
     ]
 

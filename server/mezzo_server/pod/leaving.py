@@ -118,14 +118,10 @@ class Leavings:
             backoff = self._failed.get(second)
             if second in self._under_way or (backoff is not None and now < backoff.not_before):
                 continue
-            if second in self._anew:
-                self._asked[second] = self._anew[second]
-                farewell = Farewell(second, None, [], True)
-            else:
-                scope, keys = next(iter(self._left[second].items()))
-                farewell = Farewell(second, scope, list(islice(keys, BATCH_KEYS_MAX)), False)
-            self._under_way[second] = farewell
-            return farewell
+            farewell = self._begin(second) if second in self._anew else self._batch(second)
+            if farewell is not None:
+                self._under_way[second] = farewell
+                return farewell
         return None
 
     def wait_s(self, now: float) -> float | None:
@@ -164,6 +160,23 @@ class Leavings:
     def numbers(self) -> Mapping[str, int | float]:
         """How it fares; docs/metrics.md lists them."""
         return {**self._numbers, "pod_left_queued": self._count, "pod_left_anew": len(self._anew)}
+
+    def _begin(self, second: bytes) -> Farewell:
+        self._asked[second] = self._anew[second]
+        return Farewell(second, None, [], True)
+
+    def _batch(self, second: bytes) -> Farewell | None:
+        """What has left and is of one scope; None: nothing that this one is second for by now."""
+        while scopes := self._left.get(second):
+            scope, keys = next(iter(scopes.items()))
+            found = list(islice(keys, BATCH_KEYS_MAX))
+            farewell = Farewell(second, scope, found, False)
+            others = [key for key in found if self._second_of(scope, key) != second]
+            if not others:
+                return farewell
+            # It would refuse all for one of these.
+            self._take_out(farewell._replace(keys=others))
+        return None
 
     def _begins(self, second: bytes) -> None:
         self._anew[second] = self._anew.get(second, 0) + 1

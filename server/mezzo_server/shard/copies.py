@@ -275,7 +275,7 @@ class SecondCopies:
 
     def bars(self, scope: Scope, key: bytes) -> bool:
         """See `Guard.bars`."""
-        return self._leavings.bars(scope, key) and self._keeps_two_of(scope)
+        return self._keeps_two_of(scope) and self._leavings.bars(scope, key)
 
     def catalog_changed(self, before: Catalog | None, catalog: Catalog) -> None:
         """Another catalog is in force. Where there are more copies than there were, none of before counts."""

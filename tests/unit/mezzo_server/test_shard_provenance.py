@@ -16,6 +16,8 @@ from mezzo.protocol.messages import (
     Acquired,
     Delete,
     Deleted,
+    Get,
+    Got,
     Hello,
     Kind,
     LookedUp,
@@ -82,6 +84,15 @@ def test_nothing_tells_that_it_is_there(both):
     assert client.ask(Kind.LOOKUP, Lookup([KEY]), LookedUp).prefix == 0
     assert client.ask(Kind.ACQUIRE, Acquire([KEY], 1000), Acquired).prefix == 0
     assert client.ask(Kind.STAT, Stat([KEY]), Stated).chunks == [None]
+
+
+def test_a_region_gets_none_of_it(both):
+    had_once(both, OTHER)
+    client = both.second.shard.client(ticket=TENANT, version=EPOCH_VERSION)
+    region = client.region(1, 16384)
+    assert client.ask(Kind.GET, Get([KEY], region=1, targets=[[0, 8192]]), Got).count == 0
+    assert region.read(0, 8192) == bytes(8192)
+    region.close()
 
 
 def test_what_is_the_same_is_given_once_it_was_compared_and_not_moved(both):

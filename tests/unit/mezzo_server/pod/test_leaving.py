@@ -83,6 +83,20 @@ def test_what_was_put_and_has_left_again_while_it_was_told_is_told_again(leaving
     assert not leavings.bars(SCOPE, b"1a")
 
 
+def test_what_is_in_slots_of_others_by_now_is_not_told(leavings, monkeypatch):
+    for key in (b"1a", b"1b", b"1c"):
+        leavings.left(SCOPE, key)
+    leavings.left(OTHER, b"1b")
+    monkeypatch.setattr(
+        leavings, "_second_of", lambda scope, key: None if key == b"1b" else second_of(scope, key)
+    )
+    farewell = leavings.next(0.0)
+    assert farewell == Farewell(ONE, SCOPE, [b"1a", b"1c"], False)
+    leavings.ended(farewell, 0.0, failed=False)
+    assert leavings.next(0.0) is None
+    assert leavings.numbers()["pod_left_queued"] == 0
+
+
 def test_more_than_is_kept_of_that_is_not_told(leavings, monkeypatch):
     monkeypatch.setattr(leaving, "LEFT_KEYS_MAX", 1)
     leavings.left(SCOPE, b"1a")
