@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import structlog
 
-from mezzo.errors import InvalidArgument, MezzoError, WrongEpoch
+from mezzo.errors import InvalidArgument, MezzoError, Unsupported, WrongEpoch
 from mezzo.protocol.bitmap import pack, unpack
 from mezzo.protocol.messages import Body, EventKind, Got, Kind, Offer, Offered, PutDone
 from mezzo_server.blockstore.api import Scope
@@ -25,6 +25,7 @@ from mezzo_server.pod.heat import WINDOW_S, Heat, Name
 from mezzo_server.pod.leaving import Farewell, Leavings
 from mezzo_server.pod.moving import Why
 from mezzo_server.pod.offers import NOTHING_LEFT, Offers
+from mezzo_server.pod.standing import SECOND, Standing
 from mezzo_server.shard.background import STOP_S, Background, Work
 from mezzo_server.shard.directory import NOWHERE
 from mezzo_server.shard.peer_operations import OfferChunks
@@ -32,7 +33,6 @@ from mezzo_server.tenancy.catalog import Catalog
 from mezzo_server.tenancy.model import copies_of
 
 if TYPE_CHECKING:
-    from mezzo_server.pod.standing import Standing
     from mezzo_server.shard.puller import Puller
     from mezzo_server.shard.request import Request
     from mezzo_server.shard.service import Service
@@ -366,18 +366,20 @@ class SecondCopies:
         self._background.soon()
 
     async def _ask(self, second: bytes, told: OfferChunks) -> bool:
-        """Whether the other has heard."""
+        """Whether the other has heard, or has no second copies at all."""
+        heard = False
         try:
             await self._peers.offer(second, told)
+            heard = True
+        except Unsupported:
+            heard = not told.keys  # it gives none of what it has
         except MezzoError as error:
             log.debug("a second could not be told", second=second.hex(), reason=str(error))
         except Exception:  # a fault of ours must be seen, and must not end what tells others
             log.exception("a fault while a second was told of chunks")
-        else:
-            return True
         finally:
             told.error = None  # it holds our frame by its traceback: no cycle
-        return False
+        return heard
 
     def _heard(self, offer: offers.Offer, there: Sequence[bool]) -> None:
         scope, now = offer.scope, self._service.now()
@@ -431,6 +433,14 @@ def _has_more(before: Catalog, catalog: Catalog) -> bool:
 
 def _nothing() -> None:
     pass
+
+
+def none_given(standing: Standing, scope: Scope, keys: Sequence[bytes]) -> Sequence[bytes]:
+    """As `SecondCopies.given`, where no second copies are kept: what there is of others' slots is from another time."""
+    if not standing.share.since:
+        return keys
+    answers, slot = standing.share.answers, standing.share.slot
+    return [NO_KEY if answers[slot(scope, key)] == SECOND else key for key in keys]
 
 
 def offer(session: Session, request_id: int, body: Offer) -> None:

@@ -97,6 +97,8 @@ class OfferChunks(Operation):
         anew: bool = False,
     ) -> None:
         super().__init__()
+        self.keys = tuple(keys)
+        """what is offered"""
         self._offer = messages.Offer(
             scope.tenant, scope.namespace, list(keys), lives_ms, list(lengths), list(gone), anew
         )

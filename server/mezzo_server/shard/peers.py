@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from mezzo.address import parse
-from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable, WrongEpoch
+from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable, Unsupported, WrongEpoch
 from mezzo.operations import Operation
 from mezzo.tls import TLS
 from mezzo_server.access.peers import CONNECTION_S, GOOD_S, PeerCredential, PeerKey
@@ -139,8 +139,10 @@ class PeerWays:
             raise Unavailable("the metadata did not say in time where the other shard is") from None
         if isinstance(record, MezzoError):
             raise record
-        if record is None or not record.public:
-            raise Unavailable(f"the shard {shard.hex()} is not there, or does not let others pull from it")
+        if record is None:
+            raise Unavailable(f"the shard {shard.hex()} is not there")
+        if not record.public:
+            raise Unsupported(f"the shard {shard.hex()} moves no chunks")
         return record
 
     def _leave(self, shard: bytes, way: _Way) -> None:

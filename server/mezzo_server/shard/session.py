@@ -53,6 +53,7 @@ from mezzo_server.shard import (
 )
 from mezzo_server.shard.admission import Guest
 from mezzo_server.shard.charging import CHARGED, Meter
+from mezzo_server.shard.copies import none_given
 from mezzo_server.shard.directory import NOWHERE, Place
 from mezzo_server.shard.fd_transfer import FdGet, FdPut
 from mezzo_server.shard.hello import Greeting
@@ -459,7 +460,10 @@ class Session:
         puller, copies = self.service.puller, self.service.copies
         if puller is not None:
             puller.missed(self.scope, keys)
-        if copies is not None and (self.copies > 1 or copies.counts_gets):
+        if copies is None:
+            standing = self.service.standing
+            return keys if standing is None else none_given(standing, self.scope, keys)
+        if self.copies > 1 or copies.counts_gets:
             return copies.given(self.scope, keys, wanted=self.copies > 1)
         return keys
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mezzo.errors import Unavailable
+from mezzo.errors import Unavailable, Unsupported
 from mezzo.placement.rendezvous import NOBODY
 from mezzo.protocol.frame import Frame
 from mezzo.protocol.messages import (
@@ -220,6 +220,23 @@ def test_an_owner_that_starts_puts_nothing_before_its_seconds_know(both):
     assert stored(both.owner, OTHER)
     both.settle()
     assert read(both.second) == OTHER
+
+
+def test_a_second_that_keeps_no_copies_is_waited_for_by_nobody(both):
+    both.peers.error = Unsupported("an older release, or it moves nothing")
+    both.begin(both.owner)
+    both.follow(5)
+    assert not stored(both.owner, FIRST)
+    both.settle()
+    assert stored(both.owner, FIRST)
+
+
+def test_a_second_that_moves_nothing_gives_nothing_of_others_slots(both):
+    had_once(both, OTHER)
+    service = both.second.shard.service
+    copies, service.copies = service.copies, None
+    assert read(both.second) is None
+    service.copies = copies
 
 
 def test_copies_from_before_an_owner_started_are_compared(both):
