@@ -97,8 +97,7 @@ class Provenance:
         share = self._share
         if not share.since:
             return None
-        answers, slot = share.answers, share.slot
-        slots = [slot(scope, key) for key in keys]
+        answers, slots = share.answers, share.slots(scope, keys)
         kinds = [answers[each] for each in slots]
         if not any(kind & SECOND for kind in kinds):
             return None

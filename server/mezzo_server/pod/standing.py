@@ -120,6 +120,11 @@ class Share:
         """Of a key."""
         return hash_key(key, namespace_seed(scope.tenant, scope.namespace)) >> (64 - self.slots_log2)
 
+    def slots(self, scope: Scope, keys: Sequence[bytes]) -> list[int]:
+        """Of several."""
+        seed, shift = namespace_seed(scope.tenant, scope.namespace), 64 - self.slots_log2
+        return [hash_key(key, seed) >> shift for key in keys]
+
     def second_of(self, scope: Scope, key: bytes) -> bytes | None:
         """The second of a key's slot, if the shard owns it; None: nobody, or it does not."""
         pod_map = self.pod_map

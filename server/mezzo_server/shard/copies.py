@@ -439,8 +439,8 @@ def none_given(standing: Standing, scope: Scope, keys: Sequence[bytes]) -> Seque
     """As `SecondCopies.given`, where no second copies are kept: what there is of others' slots is from another time."""
     if not standing.share.since:
         return keys
-    answers, slot = standing.share.answers, standing.share.slot
-    return [NO_KEY if answers[slot(scope, key)] == SECOND else key for key in keys]
+    answers, slots = standing.share.answers, standing.share.slots(scope, keys)
+    return [NO_KEY if answers[slot] == SECOND else key for key, slot in zip(keys, slots, strict=True)]
 
 
 def offer(session: Session, request_id: int, body: Offer) -> None:
