@@ -86,23 +86,22 @@ class Share:
         me = _index_of(pod_map, shard)
         answers = bytearray(len(pod_map.table))
         gains = False
+        owned: list[int] = []
+        copied: list[int] = []
         if me is not None:
-            for slot, owner in enumerate(pod_map.table):
-                if owner == me:
-                    answers[slot] = OWNED
+            owned = [slot for slot, owner in enumerate(pod_map.table) if owner == me]
+            copied = [slot for slot, second in enumerate(pod_map.seconds) if second == me]
+            for slot in owned:
+                answers[slot] = OWNED
             for slot, former in pod_map.previous.items():
                 if former == me:
                     answers[slot] = answers[slot] or BEFORE
                 elif answers[slot] == OWNED:
                     answers[slot] = GAINED
                     gains = True
-            for slot, second in enumerate(pod_map.seconds):
-                if second == me:
-                    answers[slot] |= SECOND
-        since = () if me is None or me not in pod_map.seconds else _since(pod_map, shard, me, before)
-        seconds = {
-            second for owner, second in zip(pod_map.table, pod_map.seconds, strict=False) if owner == me
-        }
+            for slot in copied:
+                answers[slot] |= SECOND
+        seconds = set(map(pod_map.seconds.__getitem__, owned)) if pod_map.seconds else set()
         nodes = {place.node for place in pod_map.shards}
         alone = me is None or nodes == {pod_map.shards[me].node}
         return cls(
@@ -112,7 +111,7 @@ class Share:
             alone,
             pod_map,
             gains,
-            since,
+            _since(pod_map, copied, before) if copied else (),
             frozenset(pod_map.shards[second].id for second in seconds - {NOBODY}),
         )
 
@@ -145,22 +144,22 @@ def _index_of(pod_map: PodMap, shard: bytes) -> int | None:
     return next((index for index, place in enumerate(pod_map.shards) if place.id == shard), None)
 
 
-def _since(pod_map: PodMap, shard: bytes, me: int, before: Share | None) -> Sequence[int]:
+def _since(pod_map: PodMap, slots: Sequence[int], before: Share | None) -> Sequence[int]:
     """`Share.since`. A map that was not followed may have had another second, or owner: then all begins anew."""
+    since, epoch = array("Q", bytes(8 * len(pod_map.table))), pod_map.epoch
+    for slot in slots:
+        since[slot] = epoch
     was = None if before is None else before.pod_map
-    followed = was is not None and was.pod == pod_map.pod and was.epoch + 1 == pod_map.epoch
-    followed = followed and was is not None and len(was.table) == len(pod_map.table) == len(was.seconds)
-    if was is None or before is None or not followed or not before.since:
-        return array("Q", [pod_map.epoch if second == me else 0 for second in pod_map.seconds])
+    if was is None or before is None or not before.since or was.pod != pod_map.pod or was.epoch + 1 != epoch:
+        return since
+    if len(was.table) != len(pod_map.table):
+        return since
     numbers = {place.id: index for index, place in enumerate(pod_map.shards)}
-    now = [numbers.get(place.id, NOBODY) for place in was.shards]
-    since = array("Q", bytes(8 * len(pod_map.table)))
-    mine = _index_of(was, shard)
-    for slot, second in enumerate(pod_map.seconds):
-        if second == me:
-            owner = was.table[slot]
-            same = was.seconds[slot] == mine and owner != NOBODY and now[owner] == pod_map.table[slot]
-            since[slot] = before.since[slot] if same else pod_map.epoch
+    now = {index: numbers.get(place.id) for index, place in enumerate(was.shards)}
+    for slot in slots:
+        # What it was not second of then has 0 there.
+        if before.since[slot] and now.get(was.table[slot]) == pod_map.table[slot]:
+            since[slot] = before.since[slot]
     return since
 
 
