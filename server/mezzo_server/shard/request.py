@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 STEP_KEYS = 32
 """Keys of one request handled before others get their turn: a few hundred microseconds."""
 STEP_EXTENTS = 256
+REST_SHARE = 4
+"""Where no more keys would be left than this part of a slice, they go with it: a slice has its price however few it has,
+and of a call that is spread over shards each gets about as many keys as the others, and seldom a round number."""
 
 
 class Request(DeviceTime):
@@ -178,7 +181,10 @@ class SlicedRequest(Request):
                 return
             first = last = self.next_index
             nbytes = extents = 0
-            end = min(self.count, first + min(self.slice_keys_max, keys_left))
+            most = min(self.slice_keys_max, keys_left)
+            end = first + most
+            if end + most // REST_SHARE >= self.count:
+                end = self.count
             room, weigh = self.session.window_room, self.weigh
             while last < end and extents < extents_left:
                 size, pieces = weigh(last)

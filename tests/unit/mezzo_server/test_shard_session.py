@@ -210,6 +210,19 @@ def test_a_large_request_goes_on_in_steps(client: FakeClient, region: ClientRegi
     assert region.read(0, 512_000) == b"".join(chunks.values())
 
 
+@pytest.mark.parametrize(("count", "goes_on"), [(32, False), (40, False), (41, True), (64, True)])
+def test_a_few_keys_more_than_a_slice_go_with_it(shard: Shard, count: int, goes_on: bool) -> None:
+    client = shard.client()
+    region = client.region(1, MIB)
+    chunks = {b"%d" % n: data_of(b"%d" % n, 512) for n in range(count)}
+    assert put_shm(client, region, 1, chunks).stored_count == count
+    request_id = client.start(Kind.GET, Get(list(chunks), 1, [[512 * n, 512] for n in range(count)]))
+    assert bool(client.steps) is goes_on
+    shard.settle()
+    assert client.answer(request_id, Got).count == count
+    region.close()
+
+
 def test_bytes_under_way_are_bounded_and_all_arrive(shard: Shard) -> None:
     shard.service.limits = Limits(
         staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB, in_flight_bytes_max=8192
