@@ -11,7 +11,6 @@ from mezzo.address import Address
 from mezzo.asyncio_link import AsyncioLink
 from mezzo.driving import drive_async
 from mezzo.errors import (
-    ClientClosed,
     ConnectionLost,
     DeadlineExceeded,
     InvalidArgument,
@@ -22,7 +21,6 @@ from mezzo.frontend.via import async_proxy_link
 from mezzo.operations import RenewTicket
 from mezzo.pod import KnownPod
 from mezzo.reaching import EndProxy, OpeningStep, OpenPod, OpenProxy, OpenShard, Reaching
-from mezzo.session import Session
 from mezzo.stripe import Stripe
 from mezzo.stripes import AsyncStripedLink
 
@@ -67,30 +65,8 @@ class AsyncOpening(Reaching):
         except TimeoutError:
             raise DeadlineExceeded("another task is still connecting") from None
         try:
-            link = self._link
-            if link is not None and link.session.failure is None:
-                return link
-            self._check_usable()
-            if link is not None:
-                self._link = None
-                self._lost_at = now()
-                self._counters.connections_lost += 1
-            self._check_backoff()
-            try:
-                limit = min(deadline, now() + self.connect_timeout_s)
-                made: AnyLink = await drive_async(self._reach(limit), self._make, limit)
-            except MezzoError as error:
-                told = self._connect_failed(error)
-                if told is not error:
-                    raise told from error
-                raise
-            self._backoff.succeeded()
-            if made.spread is None:  # else each shard counts
-                self._counters.connections += 1
-            if self._closed:  # closed meanwhile by another task
-                made.end(ClientClosed("the client was closed"))
-                raise self._ending()
-            self._link = made
+            limit = min(deadline, now() + self.connect_timeout_s)
+            made: AnyLink = await drive_async(self._connect(limit), self._make, limit)
             return made
         finally:
             self._connecting.release()
@@ -204,10 +180,6 @@ class AsyncOpening(Reaching):
         except TimeoutError as error:
             raise Unavailable(f"cannot connect to {address}: {error}") from error
         return AsyncStripedLink(first, opener, self.stripes, surroundings.now, surroundings.random)
-
-    def _current_session(self) -> Session | None:
-        link = self._link
-        return None if link is None else link.session
 
 
 R = TypeVar("R")

@@ -8,21 +8,18 @@ from typing import Any, TypeVar
 
 from mezzo.async_opening import AnyLink, AsyncOpening, to_its_end
 from mezzo.asyncio_link import AsyncioLink
-from mezzo.base import call_seconds, copy_bytes
+from mezzo.base import copy_bytes
 from mezzo.calls import Call, CatchUp, Connect, Copy, Follow, Pause, Run, Stage, Step, Together
 from mezzo.driving import drive_async
 from mezzo.errors import (
     ClientClosed,
     DeadlineExceeded,
     MezzoError,
-    Unauthenticated,
     Unavailable,
-    WrongEpoch,
 )
 from mezzo.pod import KnownPod
-from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
+from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met
 from mezzo.reaching import ToShard
-from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
 
 T = TypeVar("T")
@@ -33,9 +30,6 @@ _COPY_INLINE_BYTES_MAX = 1024 * 1024  # what is larger is copied in the loop's e
 class AsyncPerforming(AsyncOpening):
     """Performs the steps of calls, in one event loop."""
 
-    def _deadline(self, timeout_s: float | None, deadline_s: float | None = None) -> float:
-        return self._surroundings.now() + call_seconds(self.timeout_s, timeout_s, deadline_s)
-
     async def _perform(self, call: Call[T], timeout_s: float | None, deadline_s: float | None = None) -> T:
         """Run a call: perform its steps and tell it how they went."""
         self._check_usable()
@@ -43,10 +37,8 @@ class AsyncPerforming(AsyncOpening):
         deadline = self._deadline(timeout_s, deadline_s)
         return await drive_async(call, self._take, deadline)
 
-    async def _take(self, step: Step, deadline: float) -> object:
-        return await self._take_within(step, deadline, self.cancel_grace_s)
-
-    async def _take_within(self, step: Step, deadline: float, grace_s: float) -> object:
+    async def _take(self, step: Step, deadline: float, grace_s: float | None = None) -> object:
+        """Perform a step; ``grace_s``: other than the client's own."""
         if isinstance(step, Connect):
             return await self._connected(deadline)
         if isinstance(step, Run):
@@ -54,14 +46,9 @@ class AsyncPerforming(AsyncOpening):
             if type(link) is not AsyncioLink and not getattr(link, "asynchronous", False):
                 raise TypeError("this lease belongs to another kind of client")
             try:
-                await link.run(step.operations, deadline, grace_s)
-            except DeadlineExceeded:
-                self._counters.timeouts += 1
-                raise
-            except Unauthenticated as error:
-                raise self._refused_run(error) from None
-            except WrongEpoch as error:
-                raise self._outgrown(link, error) from None
+                await link.run(step.operations, deadline, self.cancel_grace_s if grace_s is None else grace_s)
+            except MezzoError as error:
+                raise self._run_failed(link, error) from None
             return None
         if isinstance(step, Stage):
             return await self._stage(step.length, deadline)
@@ -72,18 +59,12 @@ class AsyncPerforming(AsyncOpening):
             pod_link: Any = step.link
             if not isinstance(pod_link, AsyncPodLink):
                 raise TypeError("this lease belongs to another kind of client")
-            now = self._surroundings.now()
-            reserved_s = reserve_s(deadline - now, grace_s)
-            return await pod_link.together(step.parts, deadline - reserved_s, reserved_s)
+            return await pod_link.together(step.parts, *pod_link.in_time(deadline, self.cancel_grace_s))
         if isinstance(step, Follow | CatchUp):
-            if isinstance(step, Follow):
-                await drive_async(self._follow(step.epoch, deadline), self._make, deadline)
-            else:
-                now = self._surroundings.now()
-                limit = now + (deadline - now) / 2
-                await drive_async(self._catch_up(limit, step.wait), self._make, limit)
-            link = step.link
-            link.end_leavers()
+            opens, limit = self._about_map(step, deadline)
+            await drive_async(opens, self._make, limit)
+            over: Any = step.link
+            over.end_leavers()
         if isinstance(step, Pause):
             left_s = deadline - self._surroundings.now()
             await asyncio.sleep(max(0.0, min(step.seconds, left_s / 2)))
@@ -141,16 +122,11 @@ class AsyncShardWay(ToShard, AsyncPerforming):
 
     _attempt: asyncio.Task[AnyLink] | None = None
 
-    @property
-    def session(self) -> Session | None:
-        """Of the connection that there is."""
-        return self._current_session()
-
     async def perform(self, call: Call[T], deadline: float, grace_s: float) -> T:
         """One call of this shard."""
 
         async def take(step: Step, deadline: float) -> object:
-            return await self._take_within(step, deadline, grace_s)
+            return await self._take(step, deadline, grace_s)
 
         return await drive_async(call, take, deadline)
 
@@ -188,13 +164,11 @@ class AsyncShardWay(ToShard, AsyncPerforming):
         return [task for task in (self._attempt, self._renewing) if task is not None]
 
     def end(self, error: MezzoError) -> None:
-        """End the connection; none is made any more."""
+        """See `ToShard.end`."""
         self._closed = True
         for task in self.tasks():
             task.cancel()
-        link, self._link = self._link, None
-        if link is not None:
-            link.end(error)
+        super().end(error)
 
     def end_from_anywhere(self, error: MezzoError) -> None:
         """As `end`, from any thread and whether or not the loop still runs."""
@@ -202,11 +176,6 @@ class AsyncShardWay(ToShard, AsyncPerforming):
         link, self._link = self._link, None
         if link is not None:
             link.end_from_anywhere(error)
-
-    def close_descriptors(self) -> None:
-        """In a forked child: give up the copies of the descriptors."""
-        if self._link is not None:
-            self._link.close_descriptors()
 
 
 class AsyncPodLink(Ways[AsyncShardWay]):
@@ -268,11 +237,6 @@ class AsyncPodLink(Ways[AsyncShardWay]):
         """As `end`, from any thread and whether or not the loop still runs."""
         for way in self._close(error):
             way.end_from_anywhere(error)
-
-    def close_descriptors(self) -> None:
-        """In a forked child: give up the copies of the descriptors; the parent's stay."""
-        for way in self._each():
-            way.close_descriptors()
 
 
 async def _ended(tasks: Sequence[asyncio.Task[Any]]) -> None:

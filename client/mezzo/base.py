@@ -23,6 +23,7 @@ from mezzo.errors import (
     CallerError,
     ClientClosed,
     ConnectionLost,
+    DeadlineExceeded,
     ForkedError,
     InvalidArgument,
     MezzoError,
@@ -335,6 +336,14 @@ class ClientBase:
             return error
         return Stale(str(error))
 
+    def _run_failed(self, link: Any, error: MezzoError) -> MezzoError:
+        """What a call is told of the error that a request of its ended with."""
+        if isinstance(error, DeadlineExceeded):
+            self._counters.timeouts += 1
+        if isinstance(error, Unauthenticated):
+            return self._refused_run(error)
+        return self._outgrown(link, error) if isinstance(error, WrongEpoch) else error
+
     def _outgrown(self, link: Any, error: WrongEpoch) -> MezzoError:
         """A shard says that others have a part of the keys. Who knew of one only is to ask the front-end anew."""
         if not self.address.is_frontend or self._pod is not None or not link.direct:
@@ -362,6 +371,9 @@ class ClientBase:
 
     def _current_session(self) -> Session | None:
         raise NotImplementedError
+
+    def _deadline(self, timeout_s: float | None, deadline_s: float | None = None) -> float:
+        return self._surroundings.now() + call_seconds(self.timeout_s, timeout_s, deadline_s)
 
     def _forked(self) -> bool:
         return os.getpid() != self._outfit.pid

@@ -9,7 +9,6 @@ from mezzo.blocking import BlockingLink
 from mezzo.credentials import RENEW_S_MAX, RENEW_S_MIN
 from mezzo.driving import drive
 from mezzo.errors import (
-    ClientClosed,
     ConnectionLost,
     DeadlineExceeded,
     MezzoError,
@@ -19,7 +18,6 @@ from mezzo.frontend.via import proxy_link
 from mezzo.operations import RenewTicket
 from mezzo.pod import KnownPod
 from mezzo.reaching import EndProxy, OpeningStep, OpenPod, OpenProxy, OpenShard, Reaching
-from mezzo.session import Session
 from mezzo.stripes import StripedLink
 
 if TYPE_CHECKING:
@@ -45,30 +43,8 @@ class Opening(Reaching):
         if not self._connect_lock.acquire(timeout=max(0.0, deadline - now())):
             raise DeadlineExceeded("another thread is still connecting")
         try:
-            link = self._link
-            if link is not None and link.session.failure is None:
-                return link
-            self._check_usable()
-            if link is not None:
-                self._link = None
-                self._lost_at = now()
-                self._counters.connections_lost += 1
-            self._check_backoff()
-            try:
-                limit = min(deadline, now() + self.connect_timeout_s)
-                made: AnyLink = drive(self._reach(limit), self._make, limit)
-            except MezzoError as error:
-                told = self._connect_failed(error)
-                if told is not error:
-                    raise told from error
-                raise
-            self._backoff.succeeded()
-            if made.spread is None:  # else each shard counts
-                self._counters.connections += 1
-            self._link = made
-            if self._closed:  # closed meanwhile by another thread
-                made.end(ClientClosed("the client was closed"))
-                raise self._ending()
+            limit = min(deadline, now() + self.connect_timeout_s)
+            made: AnyLink = drive(self._connect(limit), self._make, limit)
             return made
         finally:
             self._connect_lock.release()
@@ -160,7 +136,3 @@ class Opening(Reaching):
             link.end(ConnectionLost("the hello failed"))
             raise
         return link
-
-    def _current_session(self) -> Session | None:
-        link = self._link
-        return None if link is None else link.session

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from mezzo.at_once import AtOnce, Bell, Errand
-from mezzo.base import call_seconds, copy_bytes
+from mezzo.base import copy_bytes
 from mezzo.blocking import BlockingLink
 from mezzo.calls import Call, CatchUp, Connect, Copy, Follow, Pause, Run, Stage, Step, Together
 from mezzo.driving import drive
@@ -16,15 +16,12 @@ from mezzo.errors import (
     ClientClosed,
     DeadlineExceeded,
     MezzoError,
-    Unauthenticated,
     Unavailable,
-    WrongEpoch,
 )
 from mezzo.opening import Opening
 from mezzo.pod import KnownPod
-from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
+from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met
 from mezzo.reaching import ToShard
-from mezzo.session import Session
 from mezzo.staging import Piece, StagingRequest
 
 T = TypeVar("T")
@@ -33,16 +30,14 @@ T = TypeVar("T")
 class Performing(Opening):
     """Performs the steps of calls. Any number of threads."""
 
-    def _deadline(self, timeout_s: float | None, deadline_s: float | None = None) -> float:
-        return self._surroundings.now() + call_seconds(self.timeout_s, timeout_s, deadline_s)
-
     def _perform(self, call: Call[T], timeout_s: float | None, deadline_s: float | None = None) -> T:
         """Run a call: perform its steps and tell it how they went."""
         self._check_usable()
         deadline = self._deadline(timeout_s, deadline_s)
         return drive(call, self._take, deadline)
 
-    def _take(self, step: Step, deadline: float) -> object:
+    def _take(self, step: Step, deadline: float, grace_s: float | None = None) -> object:
+        """Perform a step; ``grace_s``: other than the client's own."""
         if type(step) is Connect:
             link = self._link
             if link is not None and link.session.failure is None and not self._tickets.due:
@@ -53,14 +48,9 @@ class Performing(Opening):
             if type(runner) is not BlockingLink and not getattr(runner, "blocking", False):
                 raise TypeError("this lease belongs to another kind of client")
             try:
-                runner.run(step.operations, deadline, self.cancel_grace_s)
-            except DeadlineExceeded:
-                self._counters.timeouts += 1
-                raise
-            except Unauthenticated as error:
-                raise self._refused_run(error) from None
-            except WrongEpoch as error:
-                raise self._outgrown(runner, error) from None
+                runner.run(step.operations, deadline, self.cancel_grace_s if grace_s is None else grace_s)
+            except MezzoError as error:
+                raise self._run_failed(runner, error) from None
             return None
         if isinstance(step, Stage):
             return self._stage(step.length, deadline)
@@ -72,16 +62,10 @@ class Performing(Opening):
             pod_link: Any = step.link
             if not isinstance(pod_link, PodLink):
                 raise TypeError("this lease belongs to another kind of client")
-            now = self._surroundings.now()
-            reserved_s = reserve_s(deadline - now, self.cancel_grace_s)
-            return pod_link.together(step.parts, deadline - reserved_s, reserved_s)
+            return pod_link.together(step.parts, *pod_link.in_time(deadline, self.cancel_grace_s))
         if isinstance(step, Follow | CatchUp):
-            if isinstance(step, Follow):
-                drive(self._follow(step.epoch, deadline), self._make, deadline)
-            else:
-                now = self._surroundings.now()
-                limit = now + (deadline - now) / 2
-                drive(self._catch_up(limit, step.wait), self._make, limit)
+            opens, limit = self._about_map(step, deadline)
+            drive(opens, self._make, limit)
             over: Any = step.link
             over.end_leavers()
         if isinstance(step, Pause):
@@ -129,11 +113,6 @@ class ShardWay(ToShard, Performing):
     _errand: Errand | None = None
 
     @property
-    def session(self) -> Session | None:
-        """Of the connection that there is."""
-        return self._current_session()
-
-    @property
     def usable(self) -> Any:
         """The connection, if a call may use it as it is; None: `connecting` makes one.
 
@@ -179,25 +158,16 @@ class ShardWay(ToShard, Performing):
         """A call that is alone: this thread waits for nothing else."""
 
         def take(step: Step, deadline: float) -> object:
-            if type(step) is Run:
-                runner: Any = step.link
-                try:
-                    runner.run(step.operations, deadline, grace_s)
-                except MezzoError as error:
-                    raise self.told(error) from None
-                return None
             if type(step) is Connect:
                 link = self.usable
                 return self._connected(deadline) if link is None else link
-            return self._take(step, deadline)
+            return self._take(step, deadline, grace_s)
 
         return drive(call, take, deadline)
 
     def told(self, error: MezzoError) -> MezzoError:
         """What a call is told of the error that a request of its ended with."""
-        if isinstance(error, DeadlineExceeded):
-            self._counters.timeouts += 1
-        return self._refused_run(error) if isinstance(error, Unauthenticated) else error
+        return self._run_failed(self._link, error)
 
     def ask_staging(self, length: int, bell: Bell) -> StagingRequest:
         """A request for staging memory; the bell is rung when it has come."""
@@ -206,18 +176,6 @@ class ShardWay(ToShard, Performing):
     def cancel_staging(self, request: StagingRequest) -> None:
         """It is not waited for any more."""
         self._staging.cancel(request)
-
-    def end(self, error: MezzoError) -> None:
-        """End the connection; none is made any more."""
-        self._closed = True
-        link, self._link = self._link, None
-        if link is not None:
-            link.end(error)
-
-    def close_descriptors(self) -> None:
-        """In a forked child: give up the copies of the descriptors."""
-        if self._link is not None:
-            self._link.close_descriptors()
 
 
 class PodLink(Ways[ShardWay]):
@@ -267,8 +225,3 @@ class PodLink(Ways[ShardWay]):
                 return
             errors += failed
         raise not_met(errors)
-
-    def close_descriptors(self) -> None:
-        """In a forked child: give up the copies of the descriptors; the parent's stay."""
-        for way in self._each():
-            way.close_descriptors()

@@ -43,6 +43,9 @@ class Way(Protocol):
     def leave(self) -> None:
         """As `end`, since the map has the shard no more."""
 
+    def close_descriptors(self) -> None:
+        """In a forked child: give up the copies of the descriptors; the parent's stay."""
+
 
 W = TypeVar("W", bound=Way)
 
@@ -162,6 +165,16 @@ class Ways(Generic[W]):
         """End all connections."""
         for way in self._close(error):
             way.end(error)
+
+    def close_descriptors(self) -> None:
+        """In a forked child: give up the copies of the descriptors; the parent's stay."""
+        for way in self._each():
+            way.close_descriptors()
+
+    def in_time(self, deadline: float, grace_s: float) -> tuple[float, float]:
+        """When shards that have not answered are given up, so that a call ends in time, and how long that may take."""
+        reserved_s = reserve_s(deadline - self._surroundings.now(), grace_s)
+        return deadline - reserved_s, reserved_s
 
     def _close(self, error: MezzoError) -> list[W]:
         """No way is made any more; those that there are, to be ended."""

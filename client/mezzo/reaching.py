@@ -8,10 +8,11 @@ shards it opens the pod: each of them on a way of its own (`ToShard`), when it i
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from mezzo.address import Address
 from mezzo.base import ClientBase
+from mezzo.calls import CatchUp, Follow
 from mezzo.credentials import Ticket
 from mezzo.errors import (
     Busy,
@@ -28,6 +29,9 @@ from mezzo.outfit import Outfit
 from mezzo.placement.pod_map import decode_map
 from mezzo.pod import AGAIN_S, NO_MAP, KnownPod, MapHad, MapTold, is_shard
 from mezzo.session import Session
+
+if TYPE_CHECKING:
+    from mezzo.spread import Spread
 
 ASKED_S = 0.005
 """How often is looked whether somebody else has got a map."""
@@ -80,6 +84,8 @@ class Reached(Protocol):
     """What is opened: a driver's link."""
 
     session: Session
+    spread: Spread | None
+    """the calls over its shards, if it stands for several"""
     direct: bool
     """whether it leads to a shard itself"""
 
@@ -89,6 +95,40 @@ class Reached(Protocol):
 
 class Reaching(ClientBase):
     """A client that knows the ways to its shard; how they are gone is its driver's."""
+
+    _link: Any = None
+    """the connection, a driver's; None: there is none"""
+
+    def _connect(self, deadline: float) -> Opens[Any]:
+        """The connection that there is by now, or another one in its place; by one caller at a time.
+
+        Raises:
+            MezzoError: none was to be had, or the next attempt is not due.
+        """
+        link = self._link
+        if link is not None and link.session.failure is None:
+            return link
+        self._check_usable()
+        if link is not None:
+            self._link, self._lost_at = None, self._surroundings.now()
+            self._counters.connections_lost += 1
+        self._check_backoff()
+        try:
+            made: Reached = yield from self._reach(deadline)
+        except MezzoError as error:
+            told = self._connect_failed(error)
+            if told is not error:
+                raise told from error
+            raise
+        self._backoff.succeeded()
+        if made.spread is None:  # else each shard counts
+            self._counters.connections += 1
+        # In this order: who closes the client just now finds the connection, or has closed the client before.
+        self._link = made
+        if self._closed:
+            made.end(ClientClosed("the client was closed"))
+            raise self._ending()
+        return made
 
     def _reach(self, deadline: float) -> Opens[Any]:
         """A link: to the shard, or to a front-end in its place."""
@@ -119,6 +159,14 @@ class Reaching(ClientBase):
             self._places.go_on()
             yield Pause(NEWS_S / 4)
 
+    def _about_map(self, step: Follow | CatchUp, deadline: float) -> tuple[Opens[None], float]:
+        """What a call's step comes to that is about the map, and until when."""
+        if isinstance(step, Follow):
+            return self._follow(step.epoch, deadline), deadline
+        now = self._surroundings.now()
+        limit = now + (deadline - now) / 2
+        return self._catch_up(limit, step.wait), limit
+
     def _catch_up(self, deadline: float, wait: bool) -> Opens[None]:
         """The map that shards were heard to follow; one asks for all. ``wait``: for who asks already."""
         pod = self._pod
@@ -133,6 +181,10 @@ class Reaching(ClientBase):
                 pod.end_asking()
         while wait and pod.asking and self._surroundings.now() < deadline:
             yield Pause(ASKED_S)
+
+    def _current_session(self) -> Session | None:
+        link = self._link
+        return None if link is None else link.session
 
     def _fetch_ticket(self, deadline: float) -> Opens[Ticket]:
         """Another ticket for the connection that there is."""
@@ -296,9 +348,22 @@ class ToShard(Reaching):
         # Its tickets are the pod's.
         self._tickets_change = self._tickets_change or self.address.is_frontend
 
+    @property
+    def session(self) -> Session | None:
+        """Of the connection that there is."""
+        return self._current_session()
+
     def end(self, error: MezzoError) -> None:
         """End the connection; none is made any more."""
-        raise NotImplementedError
+        self._closed = True
+        link, self._link = self._link, None
+        if link is not None:
+            link.end(error)
+
+    def close_descriptors(self) -> None:
+        """In a forked child: give up the copies of the descriptors; the parent's stay."""
+        if self._link is not None:
+            self._link.close_descriptors()
 
     def leave(self) -> None:
         """As `end`, since the map has the shard no more: another call may have heard of that."""

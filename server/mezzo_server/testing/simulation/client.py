@@ -21,14 +21,12 @@ from mezzo.errors import (
     DeadlineExceeded,
     MezzoError,
     ProtocolError,
-    Unauthenticated,
     Unavailable,
-    WrongEpoch,
 )
 from mezzo.frontend import opened as sessions
 from mezzo.operations import Operation, State
 from mezzo.pod import KnownPod, MapTold
-from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met, reserve_s
+from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met
 from mezzo.reaching import EndProxy, OpeningStep, OpenPod, OpenProxy, OpenShard, Pause, Reaching, ToShard
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.session import Session
@@ -194,32 +192,22 @@ class Performing(Reaching):
     async def _perform(self, call: Call[T], timeout_s: float) -> T:
         return await drive_async(call, self._take, self._process.now() + timeout_s)
 
-    async def _take(self, step: Step, deadline: float) -> object:
-        return await self._take_within(step, deadline, self.cancel_grace_s)
-
-    async def _take_within(self, step: Step, deadline: float, grace_s: float) -> object:
+    async def _take(self, step: Step, deadline: float, grace_s: float | None = None) -> object:
         if isinstance(step, Connect):
             return await self._connected(deadline)
         if isinstance(step, Run):
             link: Any = step.link
             try:
-                await link.run(step.operations, deadline, grace_s)
-            except Unauthenticated as error:
-                raise self._refused_run(error) from None
-            except WrongEpoch as error:
-                raise self._outgrown(link, error) from None
+                await link.run(step.operations, deadline, self.cancel_grace_s if grace_s is None else grace_s)
+            except MezzoError as error:
+                raise self._run_failed(link, error) from None
             return None
         if isinstance(step, Together):
             pod_link: Any = step.link
-            reserved_s = reserve_s(deadline - self._process.now(), grace_s)
-            return await pod_link.together(step.parts, deadline - reserved_s, reserved_s)
+            return await pod_link.together(step.parts, *pod_link.in_time(deadline, self.cancel_grace_s))
         if isinstance(step, Follow | CatchUp):
-            if isinstance(step, Follow):
-                await drive_async(self._follow(step.epoch, deadline), self._make, deadline)
-            else:
-                now = self._process.now()
-                limit = now + (deadline - now) / 2
-                await drive_async(self._catch_up(limit, step.wait), self._make, limit)
+            opens, limit = self._about_map(step, deadline)
+            await drive_async(opens, self._make, limit)
             over: Any = step.link
             over.end_leavers()
             return None
@@ -240,26 +228,8 @@ class Performing(Reaching):
         if not await self._connecting.acquire(deadline - now()):
             raise DeadlineExceeded("another task is still connecting")
         try:
-            link = self._link
-            if link is not None and link.session.failure is None:
-                return link
-            self._check_usable()
-            if link is not None:
-                self._link = None
-                self._lost_at = now()
-                self._counters.connections_lost += 1
-            self._check_backoff()
-            try:
-                limit = min(deadline, now() + self.connect_timeout_s)
-                made = await drive_async(self._reach(limit), self._make, limit)
-            except MezzoError as error:
-                raise self._connect_failed(error) from error
-            self._backoff.succeeded()
-            if self._closed:  # closed meanwhile
-                made.end(ClientClosed("the client was closed"))
-                raise ClientClosed("the client is closed")
-            self._link = made
-            return made
+            limit = min(deadline, now() + self.connect_timeout_s)
+            return await drive_async(self._connect(limit), self._make, limit)
         finally:
             self._connecting.release()
 
@@ -321,10 +291,6 @@ class Performing(Reaching):
             raise
         return link
 
-    def _current_session(self) -> Session | None:
-        link = self._link
-        return None if link is None else link.session
-
 
 class ShardWay(ToShard, Performing):
     """A way to one shard, as `async_performing.AsyncShardWay`."""
@@ -341,16 +307,11 @@ class ShardWay(ToShard, Performing):
         way._known, way._shard = pod, shard
         return way
 
-    @property
-    def session(self) -> Session | None:
-        """Of the connection that there is."""
-        return self._current_session()
-
     async def perform(self, call: Call[T], deadline: float, grace_s: float) -> T:
         """One call of this shard."""
 
         async def take(step: Step, deadline: float) -> object:
-            return await self._take_within(step, deadline, grace_s)
+            return await self._take(step, deadline, grace_s)
 
         return await drive_async(call, take, deadline)
 
@@ -370,13 +331,6 @@ class ShardWay(ToShard, Performing):
         if not await all_done(self._process, [attempt], left_s):
             raise Unavailable("the shard did not answer yet, and is still being connected to")
         return attempt.result()
-
-    def end(self, error: MezzoError) -> None:
-        """End the connection; none is made any more."""
-        self._closed = True
-        link, self._link = self._link, None
-        if link is not None:
-            link.end(error)
 
 
 class PodLink(Ways[ShardWay]):
