@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus
+from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus, Scope
 from mezzo_server.memory import Memory
 from mezzo_server.testing.simulation import Options
-from mezzo_server.testing.simulation.catalog import SCOPE
 from mezzo_server.testing.simulation.pod import GATHER_S, Pod
 from mezzo_server.testing.simulation.shard import Life, Shard
 from mezzo_server.testing.simulation.trace import Trace
@@ -36,10 +35,12 @@ def test_what_a_device_has_done_is_looked_at_when_it_is_done_whatever_the_rate_o
 ) -> None:
     monkeypatch.setattr(Life, "_tick", lambda life: None)  # it would look, too, some time later
     pod, _, life = make_shard(rate)
+    space = pod.spaces.all[0]
+    scope = Scope(space.tenant_id, space.namespace_id)
     outcomes: list[PutOutcome] = []
     memory = Memory.anonymous(4096)
     life.store.register(memory)
-    life.store.put(SCOPE, [PutChunk(b"k", (4096,), (memory.span(0, 4096),))], outcomes.append)
+    life.store.put(scope, [PutChunk(b"k", (4096,), (memory.span(0, 4096),))], outcomes.append)
     life.poke()
     pod.clockwork.run(GATHER_S + 2.0)
     assert [outcome.statuses for outcome in outcomes] == [[PutStatus.STORED]]

@@ -186,6 +186,8 @@ class Performing(Reaching):
     _host: Host
     _network: Network
     _calls: Calls
+    _tenant: str
+    """who it says that it is, to front-ends"""
     _link: Any = None
     _connecting: Lock | None = None
 
@@ -250,7 +252,11 @@ class Performing(Reaching):
         now = self._process.now
         limit_s = max(0.001, (deadline - now()) / step.share)
         asked = self._calls.open_session(
-            self._process, self._host, str(step.address), sessions.request(self.name, "", step.had)
+            self._process,
+            self._host,
+            str(step.address),
+            sessions.request(self.name, "", step.had),
+            self._tenant,
         )
         try:
             if not await all_done(self._process, [asked], limit_s):
@@ -389,9 +395,10 @@ class Client(Performing):
         frontends: Sequence[str],
         random: Any,
         *,
+        tenant: str,
         timeout_s: float,
     ) -> Client:
-        """A client that knows these front-ends."""
+        """A tenant's client that knows these front-ends."""
         client = cls(
             list(frontends),
             name=process.name,
@@ -403,7 +410,7 @@ class Client(Performing):
             surroundings=Surroundings(process.now, random, _never),
         )
         client._process, client._host = process, host
-        client._network, client._calls = network, frontend_calls
+        client._network, client._calls, client._tenant = network, frontend_calls, tenant
         return client
 
     async def put(self, keys: Iterable[bytes], sources: Sequence[bytes], timeout_s: float) -> PutResult:

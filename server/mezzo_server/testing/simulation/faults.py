@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mezzo_server.testing.simulation.pod import Pod
     from mezzo_server.testing.simulation.shard import Shard
 
-CHOICES = (2, 3, 4, 6, 10, 22)
+CHOICES = (2, 3, 4, 6, 10, 23)
 """how many kinds a run has"""
 LIES = (
     FaultKind.ROTTEN_READ,
@@ -61,6 +61,7 @@ class Faults:
             "stop": self._stop,
             "frontend": self._frontend,
             "pause_client": self._pause_client,
+            "erase": self._erase,
         }
         names = [name for name in KINDS if name in self.kinds]
         if kinds is None:
@@ -297,3 +298,10 @@ class Faults:
             client.worker.paused()
             process.pause()
             self._after(seconds, process.resume)
+
+    # -- tenants
+
+    def _erase(self) -> None:
+        space = self._random.choice(self._pod.spaces.all)
+        self._say(f"the chunks of {space.tenant} are erased")
+        self._pod.spaces.erase(space)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Mapping
 
 from mezzo.errors import ConnectionLost, MezzoError, Unavailable
 from mezzo.placement.pod_map import PodMap, encode_map
@@ -18,6 +19,9 @@ from mezzo_server.testing.simulation.limits import CHUNK_BYTES_MAX, LIMITS
 from mezzo_server.testing.simulation.metadata import Driver, FarEngine, Metadata
 from mezzo_server.testing.simulation.network import Host, Network
 
+TICKET_MS = 10**9
+"""Longer than any run: tickets are not renewed here."""
+
 
 class Frontend:
     """A front-end, in lives. Stateless: nothing stays."""
@@ -29,9 +33,11 @@ class Frontend:
         network: Network,
         metadata: Metadata,
         settings: Settings,
+        tickets: Mapping[str, bytes],
         *,
         seed: str,
     ) -> None:
+        """``tickets``: what opens shards to a tenant's clients, by what these say who they are."""
         self.name = name
         self.host = Host(name)
         self.address = f"grpc://{name}:7600"
@@ -41,6 +47,7 @@ class Frontend:
         self._lives = 0
         self._seed = seed
         self._settings = settings
+        self._tickets = tickets
         self._clockwork = clockwork
         self._network = network
         self._metadata = metadata
@@ -78,8 +85,8 @@ class Frontend:
         """A line of the trace."""
         self._clockwork.trace.add(self._clockwork.now, self.name, what)
 
-    def open_session(self, message: bytes) -> bytes:
-        """The answer to ``OpenSession``. Raises Unavailable: it has no map."""
+    def open_session(self, message: bytes, tenant: str) -> bytes:
+        """The answer to ``OpenSession`` of a tenant's client. Raises Unavailable: it has no map."""
         known = self._known
         if known is None:
             raise Unavailable("the pod has no map yet")
@@ -95,6 +102,8 @@ class Frontend:
             ]
             placement = session_pb2.PlacementMap(epoch=epoch, shards=shards, encoded=told.encoded)
         answer = session_pb2.OpenSessionResponse(
+            ticket=self._tickets[tenant],
+            ticket_ms=TICKET_MS,
             map=placement,
             limits=session_pb2.Limits(
                 keys_max=KEYS_MAX,
@@ -139,15 +148,19 @@ class Calls:
         self._network = network
         self._frontends = frontends
 
-    def open_session(self, process: Process, host: Host, address: str, message: bytes) -> Future[bytes]:
+    def open_session(
+        self, process: Process, host: Host, address: str, message: bytes, tenant: str
+    ) -> Future[bytes]:
         """Asks a front-end; fails with `MezzoError`, or never ends."""
         answer: Future[bytes] = Future(process)
         frontend = self._frontends[address]
         delay_s = self._network.delay_s(host, frontend.host)
-        self._clockwork.after(delay_s, self._arrive, answer, host, frontend, message)
+        self._clockwork.after(delay_s, self._arrive, answer, host, frontend, message, tenant)
         return answer
 
-    def _arrive(self, answer: Future[bytes], host: Host, frontend: Frontend, message: bytes) -> None:
+    def _arrive(
+        self, answer: Future[bytes], host: Host, frontend: Frontend, message: bytes, tenant: str
+    ) -> None:
         network = self._network
         if not network.passes(host, frontend.host):
             return
@@ -157,13 +170,19 @@ class Calls:
                 back_s, answer.fail, ConnectionLost(f"{frontend.address}: connection refused")
             )
             return
-        frontend.process.take(self._answer, answer, host, frontend, message, back_s)
+        frontend.process.take(self._answer, answer, host, frontend, message, tenant, back_s)
 
     def _answer(
-        self, answer: Future[bytes], host: Host, frontend: Frontend, message: bytes, back_s: float
+        self,
+        answer: Future[bytes],
+        host: Host,
+        frontend: Frontend,
+        message: bytes,
+        tenant: str,
+        back_s: float,
     ) -> None:
         try:
-            data = frontend.open_session(message)
+            data = frontend.open_session(message, tenant)
         except MezzoError as error:
             self._clockwork.after(back_s, answer.fail, error)
             return

@@ -13,6 +13,9 @@ Each put has bytes of its own, so an answer tells which put it came from.  A mis
 - *One version at a time*: a put that was told `stored` found nothing, so a version that was acknowledged before it
   began is never seen again by a get that begins after it, on the same condition, and if its shard's device did
   not lose power or lie meanwhile.
+- *What is erased stays so*: once every shard that runs has heard that a namespace was erased, no version is seen that
+  was stored before.
+- *Nothing of another tenant's*: keys of two tenants are alike, and no bytes are.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from mezzo_server.testing.simulation.catalog import Space
 from mezzo_server.testing.simulation.placement import Placement
 from mezzo_server.testing.simulation.violation import Violation
 
@@ -53,24 +57,24 @@ class History:
     def __init__(self, seed: str, placement: Placement) -> None:
         self._seed = seed
         self.placement = placement
-        self._keys: dict[bytes, KeyHistory] = {}
+        self._keys: dict[tuple[str, bytes], KeyHistory] = {}
         self.gets = 0
         self.hits = 0
         self.puts_stored = 0
         self.deletes = 0
 
-    def of(self, key: bytes) -> KeyHistory:
+    def of(self, space: Space, key: bytes) -> KeyHistory:
         """What is known of a key."""
-        known = self._keys.get(key)
+        known = self._keys.get((space.tenant, key))
         if known is None:
-            known = self._keys[key] = KeyHistory(self.placement.slot(key))
+            known = self._keys[space.tenant, key] = KeyHistory(self.placement.slot(space, key))
         return known
 
-    def put(self, key: bytes, now: float, length: int) -> Version:
+    def put(self, space: Space, key: bytes, now: float, length: int) -> Version:
         """A put begins; its version."""
-        known = self.of(key)
+        known = self.of(space, key)
         number = len(known.versions)
-        name = f"{self._seed}/{key.hex()}/{number}"
+        name = f"{self._seed}/{space.tenant}/{key.hex()}/{number}"
         version = Version(number, random.Random(name).randbytes(length), now)
         known.versions.append(version)
         return version
@@ -80,25 +84,33 @@ class History:
         version.stored = now
         self.puts_stored += 1
 
-    def deleted(self, key: bytes, began: float, now: float) -> None:
+    def deleted(self, space: Space, key: bytes, began: float, now: float) -> None:
         """A delete was acknowledged."""
-        self.of(key).deletes.append((began, now))
+        self.of(space, key).deletes.append((began, now))
         self.deletes += 1
 
-    def got(self, key: bytes, data: bytes, began: float, now: float) -> Version:
+    def got(self, space: Space, key: bytes, data: bytes, began: float, now: float) -> Version:
         """A get that began at ``began`` was answered with these bytes; which version they are.
 
         Raises:
             Violation: it may not be.
         """
-        known = self.of(key)
+        known = self.of(space, key)
         self.hits += 1
         version = next((one for one in known.versions if one.data == data), None)
         if version is None:
-            raise Violation(f"wrong bytes: {len(data)} bytes of {key!r} are of no put of it")
+            raise Violation(
+                f"wrong bytes: {len(data)} bytes of {key!r} of {space.tenant} are of {self._whose(data)}"
+            )
+        erased = space.erased(version.stored, began)
+        if erased is not None:
+            raise Violation(
+                f"{key!r} of {space.tenant}: version {version.number}, stored at {version.stored:.3f}, was erased at "
+                f"{erased.at:.3f}, as all knew from {erased.known:.3f} on, and got at {now:.3f}"
+            )
         for start, end in known.deletes:
             before = version.stored < start and end < began
-            if before and self.placement.deleted_everywhere(key, version.began, start, end):
+            if before and self.placement.deleted_everywhere(space, key, version.began, start, end):
                 raise Violation(
                     f"{key!r}: version {version.number}, stored at {version.stored:.3f}, was deleted from "
                     f"{start:.3f} to {end:.3f} by all who had it, and came back: got at {now:.3f}"
@@ -121,3 +133,9 @@ class History:
                     f"stored from {later.began:.3f} to {later.stored:.3f}"
                 )
         return version
+
+    def _whose(self, data: bytes) -> str:
+        for (tenant, key), known in self._keys.items():
+            if any(one.data == data for one in known.versions):
+                return f"{key!r} of {tenant}"
+        return "no put"

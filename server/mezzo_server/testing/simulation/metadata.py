@@ -80,6 +80,11 @@ class Metadata:
         lease = self._lease_of.get(key)
         return lease is not None and self._ends.get(lease, 0.0) > self.clockwork.now
 
+    def reached_from(self, host: Host) -> bool:
+        """Whether anything comes through now, there and back."""
+        passes = self.network.passes
+        return not self.away and passes(host, self.host) and passes(self.host, host)
+
     def value(self, key: str) -> Entry | None:
         """What is stored, looked at behind everybody's back."""
         return at_once(self.engine.get(key))
@@ -163,6 +168,45 @@ class Metadata:
         self.told()
 
 
+class NearEngine(Engine):
+    """The engine as an operator has it: at once, behind everybody's back. What is done waits for nothing."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    async def get(self, key: str) -> Entry | None:
+        """See `Engine`."""
+        return await self._metadata.engine.get(key)
+
+    async def scan(self, prefix: str) -> Scan:
+        """See `Engine`."""
+        return await self._metadata.engine.scan(prefix)
+
+    async def transact(self, checks: Sequence[Check], writes: Sequence[Write]) -> Outcome:
+        """See `Engine`."""
+        outcome: Outcome = self._metadata.apply("transact", (checks, writes))
+        return outcome
+
+    async def grant(self, ttl_s: float) -> int:
+        """See `Engine`."""
+        raise NotImplementedError
+
+    async def keep(self, lease: int) -> bool:
+        """See `Engine`."""
+        raise NotImplementedError
+
+    async def revoke(self, lease: int) -> None:
+        """See `Engine`."""
+        raise NotImplementedError
+
+    def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Change]]:
+        """See `Engine`."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """See `Engine`."""
+
+
 class FarEngine(Engine):
     """The engine as a process reaches it over the network."""
 
@@ -210,7 +254,7 @@ class FarEngine(Engine):
                 news = metadata.news(self._process, prefix)
             news.waits = False
             await self._process.sleep(self._trip_s())
-            if metadata.broken != began or not self._reaches():
+            if metadata.broken != began or not metadata.reached_from(self._host):
                 raise Unavailable("the watch broke off")
             look = at_once(metadata.engine.look(prefix, max(after, news.after), None, more=True))
             if look is not None:
@@ -224,11 +268,6 @@ class FarEngine(Engine):
 
     async def close(self) -> None:
         """See `Engine`."""
-
-    def _reaches(self) -> bool:
-        metadata = self._metadata
-        passes = metadata.network.passes
-        return not metadata.away and passes(self._host, metadata.host) and passes(metadata.host, self._host)
 
     def _trip_s(self) -> float:
         metadata = self._metadata

@@ -28,6 +28,7 @@ KINDS = (
     "leave",
     "frontend",
     "pause_client",
+    "erase",
 )
 """of faults; docs/simulation.md says what each does"""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from mezzo.placement.pod_map import PodMap
-from mezzo.placement.slots import hash_key, namespace_seed
-from mezzo_server.blockstore.api import Scope
+from mezzo.placement.slots import hash_key
+from mezzo_server.testing.simulation.catalog import Space
 from mezzo_server.testing.simulation.violation import Violation
 
 NEVER = float("-inf")
@@ -15,27 +15,26 @@ NEVER = float("-inf")
 class Placement:
     """Owner of the maps of all epochs, and of since when each slot has its owner."""
 
-    def __init__(self, slots_log2: int, scope: Scope, now: Callable[[], float]) -> None:
+    def __init__(self, slots_log2: int, now: Callable[[], float]) -> None:
         self.maps: dict[int, PodMap] = {}
         self.epoch = 0
         """of the plan in force"""
         self._slots_log2 = slots_log2
-        self._seed = namespace_seed(scope.tenant, scope.namespace)
         self._now = now
         self._settled: list[float] = [float("inf")] * (1 << slots_log2)
         self._moving: dict[int, int] = {}
         """slots that move, and the epoch in which they have arrived"""
         self._owners: list[list[tuple[float, bytes]]] = [[] for _ in self._settled]
         """who has had each slot, and from when on"""
-        self._deletes: dict[bytes, list[tuple[float, bytes]]] = {}
+        self._deletes: dict[tuple[bytes, bytes], list[tuple[float, bytes]]] = {}
         """when which shard acknowledged that it has deleted a key"""
         self._losses: dict[bytes, float] = {}
         """when a shard's device last lost power or lied"""
         self._liars: set[bytes] = set()
 
-    def slot(self, key: bytes) -> int:
-        """Of a key of the namespace that all clients use."""
-        return hash_key(key, self._seed) >> (64 - self._slots_log2)
+    def slot(self, space: Space, key: bytes) -> int:
+        """Of a key of a namespace."""
+        return hash_key(key, space.seed) >> (64 - self._slots_log2)
 
     @property
     def pod_map(self) -> PodMap | None:
@@ -75,19 +74,20 @@ class Placement:
         """Since when a slot has had its owner, and everybody has known it; infinity: it moves."""
         return self._settled[slot]
 
-    def deleted(self, shard: bytes, key: bytes) -> None:
+    def deleted(self, shard: bytes, space: Space, key: bytes) -> None:
         """A shard acknowledges that it has deleted a key."""
-        self._deletes.setdefault(key, []).append((self._now(), shard))
+        self._deletes.setdefault((space.namespace_id, key), []).append((self._now(), shard))
 
-    def deleted_everywhere(self, key: bytes, since: float, begin: float, end: float) -> bool:
+    def deleted_everywhere(self, space: Space, key: bytes, since: float, begin: float, end: float) -> bool:
         """Whether all who had the slot of a key at any time from ``since`` on deleted it between two times, none of
         them on a device that lies, and nobody else has had it since.
         """
-        owners = self._owners[self.slot(key)]
+        slot = self.slot(space, key)
+        owners = self._owners[slot]
         first = max([at for at, _ in owners if at <= since], default=0.0)
         had = {shard for at, shard in owners if at >= first}
-        told = {shard for at, shard in self._deletes.get(key, ()) if begin <= at <= end}
-        return had <= told and not had & self._liars and self._settled[self.slot(key)] < begin
+        told = {shard for at, shard in self._deletes.get((space.namespace_id, key), ()) if begin <= at <= end}
+        return had <= told and not had & self._liars and self._settled[slot] < begin
 
     def lost(self, shard: bytes, *, lies: bool = False) -> None:
         """A shard's device loses power, or lies from now on."""

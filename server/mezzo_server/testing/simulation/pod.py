@@ -11,7 +11,7 @@ heal.  docs/simulation.md says what is real in it, and how to read a trace.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,9 @@ from mezzo_server.pod.plan_format import decode_plan
 from mezzo_server.pod.records import PLAN, Settings, member_key
 from mezzo_server.quota.part import NEWCOMER_POINTS, POINTS, SLACK_POINTS
 from mezzo_server.shard.session import Session
-from mezzo_server.testing.simulation.catalog import SCOPE
+from mezzo_server.testing.simulation.catalog import Space, Spaces
 from mezzo_server.testing.simulation.client import Client
-from mezzo_server.testing.simulation.clockwork import Clockwork, Process, Task
+from mezzo_server.testing.simulation.clockwork import Clockwork, Process
 from mezzo_server.testing.simulation.faults import Faults
 from mezzo_server.testing.simulation.frontend import Calls, Frontend
 from mezzo_server.testing.simulation.history import History
@@ -47,6 +47,8 @@ QUIET_S = 8.0
 """After the last client has gone nothing is left of them within so long."""
 LEASE_S = 4.0
 SHARDS_MAX = 6
+TENANTS = ((1,), (1, 1))
+"""for each tenant, how many copies are kept of its chunks"""
 CLIENTS = 3
 KEYS = 24
 SEGMENTS = 12
@@ -96,14 +98,21 @@ class Pod:
             asked_s=draw.choice((3.0, 60.0)),
             remembered_s=draw.choice((2.0, 86_400.0)),
         )
-        self.placement = Placement(settings.slots_log2, SCOPE, lambda: self.clockwork.now)
+        self.spaces = Spaces(self.metadata, random.Random(f"{name}/spaces"), draw.choice(TENANTS))
+        self.placement = Placement(settings.slots_log2, lambda: self.clockwork.now)
         self.history = History(name, self.placement)
         self.shards: list[Shard] = []
         self._witnesses: dict[str, Witness] = {}
         self.frontends: dict[str, Frontend] = {}
         for number in range(2):
             frontend = Frontend(
-                f"fe{number}", self.clockwork, self.network, self.metadata, settings, seed=name
+                f"fe{number}",
+                self.clockwork,
+                self.network,
+                self.metadata,
+                settings,
+                {space.tenant: space.ticket for space in self.spaces.all},
+                seed=name,
             )
             self.frontends[frontend.address] = frontend
         calls = Calls(self.clockwork, self.network, self.frontends)
@@ -162,7 +171,7 @@ class Pod:
             segments=SEGMENTS,
             durability=self.durability,
         )
-        witness = Witness(shard, self.metadata, self.placement)
+        witness = Witness(shard, self.metadata, self.placement, self.spaces)
         shard.watcher = witness
         shard.on_start = self._started
         shard.on_follow = self._followed
@@ -193,8 +202,18 @@ class Pod:
         )
         addresses = list(self.frontends)
         randomness.shuffle(addresses)
-        client = Client.made(process, host, self.network, calls, addresses, randomness.random, timeout_s=3.0)
-        return ClientAt(host, Worker(process, client, self.history, keys, randomness, self.trace))
+        space = self.spaces.all[number % len(self.spaces.all)]
+        client = Client.made(
+            process,
+            host,
+            self.network,
+            calls,
+            addresses,
+            randomness.random,
+            tenant=space.tenant,
+            timeout_s=3.0,
+        )
+        return ClientAt(host, Worker(process, client, self.history, space, keys, randomness, self.trace))
 
     # -- what happens
 
@@ -224,7 +243,9 @@ class Pod:
         self._followed()
 
     def _followed(self) -> None:
-        serving = [s.life for s in self.shards if s.life is not None and s.life.standing.serving]
+        lives = [shard.life for shard in self.shards if shard.life is not None]
+        self.spaces.followed_by(life.service.catalog for life in lives)
+        serving = [life for life in lives if life.standing.serving]
         self.placement.acted_by(life.standing.epoch for life in serving)
         parts = [life.service.accounts.part.default for life in serving]
         if sum(parts) > POINTS + SLACK_POINTS + NEWCOMER_POINTS * len(parts):
@@ -249,6 +270,8 @@ class Pod:
                 return False
             if not self.metadata.holds(member_key(shard.id)) or not life.service.accounts.part.settled:
                 return False
+        if not self.spaces.settled:
+            return False
         pod_map = self.placement.pod_map
         there = {shard.id for shard in self.shards if not shard.left}
         return pod_map is not None and {place.id for place in pod_map.shards} == there
@@ -261,41 +284,47 @@ class Pod:
             self.clockwork.run(self.clockwork.now + 0.25)
 
     def _read_all(self) -> None:
-        """A client asks for every key: all that is there at its owner must come, and none may be left out."""
-        worker = self.clients[0].worker
+        """A client of each tenant asks for every key: all that is there at its owner must come, and none be left out."""
         keys = [b"k%d" % number for number in range(KEYS)]
-        for start in range(0, KEYS, 8):
-            part = keys[start : start + 8]
-            for _ in range(4):  # a client may be behind by a map, and has to hear of shards that are back
-                found, unanswered = self._finish(worker.get_all(part, 3.0))
-                lost = [
-                    key for key, there in zip(part, found, strict=True) if not there and self._holder(key)
-                ]
-                if not unanswered and not lost:
-                    break
-                self.clockwork.run(self.clockwork.now + 3.0)
-            if unanswered:
-                raise Violation(f"the pod has healed, and nobody answers for {unanswered} keys")
-            for key in lost:
-                raise Violation(
-                    f"{key!r} is at {self._holder(key)}, who is asked for it, and a client does not find it"
-                )
+        for client in self.clients[: len(self.spaces.all)]:
+            for start in range(0, KEYS, 8):
+                self._read(client.worker, keys[start : start + 8])
 
-    def _holder(self, key: bytes) -> str | None:
+    def _read(self, worker: Worker, keys: list[bytes]) -> None:
+        space = worker.space
+        for _ in range(4):  # a client may be behind by a map, and has to hear of shards that are back
+            found, unanswered = self._finish(worker, worker.get_all(keys, 3.0))
+            lost = [
+                key for key, there in zip(keys, found, strict=True) if not there and self._holder(space, key)
+            ]
+            if not unanswered and not lost:
+                return
+            self.clockwork.run(self.clockwork.now + 3.0)
+        if unanswered:
+            raise Violation(f"the pod has healed, and nobody answers for {unanswered} keys")
+        for key in lost:
+            raise Violation(
+                f"{key!r} of {space.tenant} is at {self._holder(space, key)}, who is asked for it, and a client does "
+                "not find it"
+            )
+
+    def _holder(self, space: Space, key: bytes) -> str | None:
         """Who is asked for a key, and is bound to have it."""
-        pod_map, slot = self.placement.pod_map, self.placement.slot(key)
+        pod_map, slot = self.placement.pod_map, self.placement.slot(space, key)
         if pod_map is None:
             return None
         asked = [place.id for place in (pod_map.owner(slot), pod_map.owner_before(slot)) if place is not None]
         for shard in self.shards:
-            kept = self.witness(shard).kept
-            if shard.id in asked and any(name == key for _, name in kept):
-                return shard.name
+            if shard.id in asked and shard.life is not None:
+                scope = shard.life.service.directory.scope_of(space.tenant_id, space.namespace_id)
+                if scope is not None and (scope, key) in self.witness(shard).kept:
+                    return shard.name
         return None
 
-    def _finish(self, work: object) -> tuple[list[bool], int]:
-        worker = self.clients[0].worker
-        task: Task[tuple[list[bool], int]] = worker.process.run(work)  # type: ignore[arg-type]
+    def _finish(
+        self, worker: Worker, work: Coroutine[Any, Any, tuple[list[bool], int]]
+    ) -> tuple[list[bool], int]:
+        task = worker.process.run(work)
         self._wait(lambda: task.done, 10.0, "a call has not ended")
         return task.result()
 

@@ -11,9 +11,7 @@ import random
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from mezzo_server.access.authentication import Anonymous
 from mezzo_server.access.peers import PeerDoor, PeerKey
-from mezzo_server.access.principal import Scopes
 from mezzo_server.access.tickets import SEED_BYTES
 from mezzo_server.blockstore.devices.faults import Fault
 from mezzo_server.blockstore.devices.faulty import FaultyDevice
@@ -32,9 +30,11 @@ from mezzo_server.shard.peer_admission import PeerAdmission
 from mezzo_server.shard.puller import Puller
 from mezzo_server.shard.service import Service
 from mezzo_server.staging import StagingPool
+from mezzo_server.tenancy.catalog import Catalog
+from mezzo_server.tenancy.following import Following
 from mezzo_server.tenancy.standing import standing_of
 from mezzo_server.testing.simulation.caps import Caps
-from mezzo_server.testing.simulation.catalog import CATALOG, NAME
+from mezzo_server.testing.simulation.catalog import POD, Follower, first_catalog
 from mezzo_server.testing.simulation.clockwork import Clockwork, Process
 from mezzo_server.testing.simulation.connection import Connection, Watcher
 from mezzo_server.testing.simulation.device import TimedDevice
@@ -53,6 +53,8 @@ from mezzo_server.workers import InlineWorkers
 SEGMENT_BYTES = 256 << 10
 TICK_S, TICK_IDLE_S = 0.05, 0.5
 START_S = 0.3
+WAIT_S = 0.5
+"""between two attempts to read the metadata, for the first time"""
 HANDED_OVER_S = 0.05
 MOVE_BYTES_PER_S = 4 << 20
 
@@ -60,7 +62,8 @@ MOVE_BYTES_PER_S = 4 << 20
 class Life:
     """One run of a shard's processes. Owner of all that is in its memory."""
 
-    def __init__(self, shard: Shard, number: int) -> None:
+    def __init__(self, shard: Shard, number: int, following: Following, catalog: Catalog) -> None:
+        """``following`` has loaded ``catalog``."""
         clockwork = shard.clockwork
         self._shard = shard
         self._random = random.Random(f"{shard.seed}/{shard.name}/{number}")
@@ -82,7 +85,7 @@ class Life:
             shard.options,
             now=self.loop.now,
             entropy=self._random.randbytes,
-            standing=standing_of(CATALOG),
+            standing=standing_of(catalog),
         )
         self.device.timed = True
         incarnation = hashlib.blake2b(f"{shard.seed}{shard.name}{number}".encode(), digest_size=16).digest()
@@ -98,13 +101,13 @@ class Life:
             one_of_several=True,
         )
         self.service.admission = TicketAdmission(
-            lambda: CATALOG,
-            pod="",
-            anonymous=Anonymous(NAME, Scopes.READ | Scopes.WRITE),
+            lambda: self.service.catalog,
+            pod=POD,
+            anonymous=None,
             now=self.loop.now,
             now_s=self.loop.wall_s,
         )
-        self.service.catalog_is(CATALOG)
+        self.service.catalog_is(catalog)
         self.watcher: Watcher = shard.watcher
         self.standing = Standing(self.loop.now, self.loop.now)
         self.service.standing = self.standing
@@ -128,6 +131,10 @@ class Life:
         self._handover: Handover | None = None
         engine = FarEngine(shard.metadata, self.thread, shard.host)
         self.driver = Driver(self.thread, self.membership, engine, self._moved)
+        follower = Follower(
+            self.thread, FarEngine(shard.metadata, self.thread, shard.host), following, self._heard
+        )
+        self.service.directory.look = lambda done: follower.look(partial(self.loop.soon, done))
         self.virtual_loop = VirtualLoop(self.loop)  # type: ignore[abstract]
         self._move(key, incarnation)
         shard.network.listen(shard.address, self.loop, shard.host, self._accept)
@@ -281,11 +288,19 @@ class Life:
             accounts.part_is(part, lambda: self.driver.call(lambda: self.membership.enforces(part.mark)))
         self._shard.on_follow()
 
+    def _catalog(self, catalog: Catalog) -> None:
+        if not self._closed:
+            self.service.catalog_is(catalog)
+            self._shard.on_follow()
+
     def _alive(self) -> None:
         now = self.loop.now()
         self.driver.call(lambda: self.membership.heard(now))
 
     # -- in the thread that follows the pod
+
+    def _heard(self, catalog: Catalog) -> None:
+        self.loop.soon(self._catalog, catalog)
 
     def _moved(self) -> None:
         membership = self.membership
@@ -369,8 +384,15 @@ class Shard:
         """Begin another life, unless there is one."""
         if self.life is not None or not self.wanted or not self.host.up:
             return
+        if not self.metadata.reached_from(self.host):
+            self.start_later(WAIT_S)  # without tenants nothing is served
+            return
+        following = Following(lambda key, why: None, self.random.random)
+        catalog = first_catalog(self.metadata, following, self.boot_s())
+        if catalog is None:
+            raise RuntimeError("no tenants are there")
         self.lives += 1
-        self.life = Life(self, self.lives)
+        self.life = Life(self, self.lives, following, catalog)
         self.id = self.life.id
         self.say(f"life {self.lives}: {self.life.store.report().chunks} chunks")
         self.on_start(self)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from mezzo.protocol.bitmap import unpack
@@ -25,6 +26,7 @@ from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.options import Durability
 from mezzo_server.blockstore.segment import Purpose, State
 from mezzo_server.pod.records import member_key
+from mezzo_server.testing.simulation.catalog import Space, Spaces
 from mezzo_server.testing.simulation.metadata import Metadata
 from mezzo_server.testing.simulation.placement import Placement
 from mezzo_server.testing.simulation.violation import Violation
@@ -46,16 +48,30 @@ ANSWERS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that a shard has not answered yet."""
+
+    kind: Kind
+    keys: Sequence[bytes]
+    held: bool
+    """whether the lease was held when it came"""
+    came: float
+    scope: Scope
+    """its session's then"""
+
+
 class Witness:
     """Of one shard, through all of its lives; implements `connection.Watcher`. Owner of what it is bound to have."""
 
-    def __init__(self, shard: Shard, metadata: Metadata, placement: Placement) -> None:
+    def __init__(self, shard: Shard, metadata: Metadata, placement: Placement, spaces: Spaces) -> None:
         self._shard = shard
         self._metadata = metadata
         self._placement = placement
-        self._asked: dict[tuple[int, int], tuple[Kind, Sequence[bytes], bool, float]] = {}
-        """(connection, request): kind, keys, whether the lease was held when it came, and when that was"""
-        self._deleted_at: dict[bytes, float] = {}
+        self._spaces = spaces
+        self._asked: dict[tuple[int, int], Asked] = {}
+        """by connection and request"""
+        self._deleted_at: dict[tuple[Scope, bytes], float] = {}
         """when a delete of a key came last"""
         self.kept: dict[tuple[Scope, bytes], int] = {}
         """what was acknowledged: the chunk's sequence"""
@@ -72,11 +88,14 @@ class Witness:
             return
         keys: Sequence[bytes] = getattr(frame.body, "keys", ())
         now = self._metadata.clockwork.now
-        self._asked[connection.number, frame.request_id] = frame.kind, keys, self._holds_lease(), now
+        scope = connection.session.scope
+        self._asked[connection.number, frame.request_id] = Asked(
+            frame.kind, keys, self._holds_lease(), now, scope
+        )
         if frame.kind is Kind.DELETE:
             for key in keys:
-                self.kept.pop((connection.session.scope, key), None)
-                self._deleted_at[key] = now
+                self.kept.pop((scope, key), None)
+                self._deleted_at[scope, key] = now
 
     def sent(self, connection: Connection, data: bytes) -> None:
         """See `Watcher`."""
@@ -91,19 +110,20 @@ class Witness:
             raise Violation(
                 f"{self._shard.name} answers request {request_id} with {Kind(kind).name}, which nobody asked"
             )
-        _, keys, held, came = asked
+        keys, scope = asked.keys, asked.scope
         self.answers += 1
-        if not held:
+        if not asked.held:
             raise Violation(
                 f"{self._shard.name} answers {Kind(kind).name} to what was asked after its lease had ended"
             )
         if kind == Kind.PUT_DONE:
-            self._stored(connection, keys, _body(data, PutDone), came)
+            self._stored(connection, asked, _body(data, PutDone))
         elif kind == Kind.DELETED:
             _body(data, Deleted)
+            space = self._spaces.of(scope)
             for key in keys:
-                self._placement.deleted(self._shard.id, key)
-            self._acknowledged(connection, keys, "delete")
+                self._placement.deleted(self._shard.id, space, key)
+            self._acknowledged(connection, space, keys, "delete")
 
     # -- ends and starts of lives
 
@@ -150,7 +170,10 @@ class Witness:
                 raise Violation(
                     f"{self._shard.name}: {name} is {counters[name]}, and its device does not lie"
                 )
-        for (scope, key), sequence in self.kept.items():
+        for (scope, key), sequence in list(self.kept.items()):
+            if life.service.directory.scope_of(scope.tenant, scope.namespace) != scope:
+                del self.kept[scope, key]  # it was erased
+                continue
             info = life.store.info(scope, key)
             if info is None or info.sequence != sequence:
                 found = "nothing" if info is None else f"sequence {info.sequence}"
@@ -163,33 +186,36 @@ class Witness:
     def _holds_lease(self) -> bool:
         return self._metadata.holds(member_key(self._shard.id))
 
-    def _stored(self, connection: Connection, keys: Sequence[bytes], done: PutDone, came: float) -> None:
+    def _stored(self, connection: Connection, asked: Asked, done: PutDone) -> None:
+        keys, scope = asked.keys, asked.scope
         stored = unpack(done.stored, len(keys))
         exists = unpack(done.exists, len(keys))
         there = [key for key, new, old in zip(keys, stored, exists, strict=True) if new or old]
-        self._acknowledged(connection, there, "put")
+        self._acknowledged(connection, self._spaces.of(scope), there, "put")
         life = self._shard.life
-        if self.lies or life is None:
+        if self.lies or life is None or connection.session.scope != scope:
             return
-        scope = connection.session.scope
         for key in there:
-            if self._deleting(key):
+            if self._deleting(scope, key):
                 continue
             info = life.store.info(scope, key)
             if info is not None:
                 self.kept[scope, key] = info.sequence
-            elif self._deleted_at.get(key, -1.0) < came:
+            elif self._deleted_at.get((scope, key), -1.0) < asked.came:
                 raise Violation(f"{self._shard.name} acknowledges {key!r} and does not have it")
 
-    def _deleting(self, key: bytes) -> bool:
-        return any(kind is Kind.DELETE and key in keys for kind, keys, _, _ in self._asked.values())
+    def _deleting(self, scope: Scope, key: bytes) -> bool:
+        return any(
+            one.kind is Kind.DELETE and one.scope == scope and key in one.keys for one in self._asked.values()
+        )
 
-    def _acknowledged(self, connection: Connection, keys: Sequence[bytes], what: str) -> None:
+    def _acknowledged(self, connection: Connection, space: Space, keys: Sequence[bytes], what: str) -> None:
         if not keys:
             return
         shard, placement = self._shard, self._placement
         shard.say(
-            f"to {connection.end.other.process.name}: {what} of {' '.join(key.decode() for key in keys)}"
+            f"to {connection.end.other.process.name}: {what} of {space.tenant}'s "
+            f"{' '.join(key.decode() for key in keys)}"
         )
         if not self._holds_lease():
             raise Violation(f"{shard.name} acknowledges a {what} although its lease has ended")
@@ -200,7 +226,7 @@ class Witness:
                 f"{shard.name} acknowledges a {what} by the map of epoch {epoch}, while {placement.epoch} is in force"
             )
         for key in keys:
-            slot = placement.slot(key)
+            slot = placement.slot(space, key)
             may = placement.concerns if what == "delete" else placement.owns
             if may(shard.id, epoch, slot):
                 continue

@@ -8,6 +8,7 @@ from typing import Any
 
 from mezzo.errors import CallerError, MezzoError
 from mezzo.results import PutState
+from mezzo_server.testing.simulation.catalog import Space
 from mezzo_server.testing.simulation.client import Client
 from mezzo_server.testing.simulation.clockwork import Process
 from mezzo_server.testing.simulation.history import LENGTHS, History, Version
@@ -29,6 +30,7 @@ class Worker:
         process: Process,
         client: Client,
         history: History,
+        space: Space,
         keys: Sequence[bytes],
         randomness: random.Random,
         trace: Trace,
@@ -39,6 +41,7 @@ class Worker:
         self.idle = True
         self.calls = 0
         self.errors = 0
+        self.space = space
         self._history = history
         self._keys = keys
         self._random = randomness
@@ -89,7 +92,9 @@ class Worker:
 
     async def _put_keys(self, keys: Sequence[bytes], timeout_s: float) -> int:
         history, now = self._history, self._true_now()
-        versions: list[Version] = [history.put(key, now, self._random.choice(LENGTHS)) for key in keys]
+        versions: list[Version] = [
+            history.put(self.space, key, now, self._random.choice(LENGTHS)) for key in keys
+        ]
         call = self.client.put(keys, [version.data for version in versions], timeout_s)
         result = await self._called("put", keys, call, timeout_s)
         if result is None:
@@ -116,7 +121,7 @@ class Worker:
             if not there:
                 told.append("-")
                 continue
-            version = self._history.got(key, bytes(target[:length]), began, self._true_now())
+            version = self._history.got(self.space, key, bytes(target[:length]), began, self._true_now())
             told.append(f"v{version.number}")
         self._say(f"got {_names(keys)}: {' '.join(told)}{' unanswered ' * bool(result.unanswered)}")
         return list(result.found), result.unanswered
@@ -132,7 +137,7 @@ class Worker:
         result = await self._called("delete", keys, self.client.delete(keys, timeout_s), timeout_s)
         if result is not None:
             for key in keys:
-                self._history.deleted(key, began, self._true_now())
+                self._history.deleted(self.space, key, began, self._true_now())
             self._say(f"deleted {_names(keys)}: {' '.join(str(flag) for flag in result.deleted)}")
 
     async def _called(
