@@ -17,6 +17,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mezzo import Client
+from mezzo.errors import MezzoError, Unauthenticated
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.tenancy.registry import Registry
 from mezzo_server.testing import RunningNode, running_node
@@ -38,6 +39,17 @@ def do(file: Path, work: Callable[[Registry], Awaitable[T]]) -> T:
             await engine.close()
 
     return asyncio.run(main())
+
+
+def refused(client: Client) -> bool:
+    """Whether its credential counts no more."""
+    try:
+        client.lookup([b"key"])
+    except Unauthenticated:
+        return True
+    except MezzoError:
+        return False
+    return False
 
 
 class Tenants:

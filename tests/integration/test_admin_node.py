@@ -13,9 +13,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mezzo import Client
 from mezzo.cli.app import make_app, run
-from mezzo.errors import Conflict, Denied, InvalidArgument, MezzoError, TooLarge, Unauthenticated
+from mezzo.errors import Conflict, Denied, InvalidArgument, TooLarge
 from mezzo_server.testing import running_node
 from tests.contract.certificates import Authority
+from tests.integration.tenants import refused
 from tests.patience import eventually
 
 KEYS = [b"k1", b"k2"]
@@ -71,16 +72,6 @@ def node(
         frontend: Any = running.readiness["frontend"]
         node.grpc, node.admin, node.ca = running.grpc, f"grpcs://{frontend['admin']}", authority.ca
         yield node
-
-
-def refused(client: Client) -> bool:
-    try:
-        client.lookup(KEYS)
-    except Unauthenticated:
-        return True
-    except MezzoError:
-        return False
-    return False
 
 
 def test_a_day_of_an_operator(node: Node) -> None:

@@ -10,11 +10,11 @@ from typing import TypeVar
 import pytest
 
 from mezzo import Client
-from mezzo.errors import Conflict, InvalidArgument, MezzoError, Unauthenticated, Unavailable
+from mezzo.errors import Conflict, InvalidArgument, Unavailable
 from mezzo_server.tenancy.registry import Registry
 from mezzo_server.testing import RunningNode, running_node
 from tests.integration.nursery import run_mezzo
-from tests.integration.tenants import do
+from tests.integration.tenants import do, refused
 from tests.patience import eventually
 
 T = TypeVar("T")
@@ -147,18 +147,8 @@ def test_a_deleted_tenant_is_out(node: Node) -> None:
     with direct, proxied:
         direct.put(KEYS, CHUNKS)
         node.do(lambda registry: registry.delete_tenant("default"))
-
-        def out(client: Client) -> bool:
-            try:
-                client.lookup(KEYS)
-            except Unauthenticated:
-                return True
-            except MezzoError:
-                return False
-            return False
-
-        eventually(lambda: out(direct), "a direct client is out")
-        eventually(lambda: out(proxied), "a proxied client is out")
+        eventually(lambda: refused(direct), "a direct client is out")
+        eventually(lambda: refused(proxied), "a proxied client is out")
 
 
 def test_a_shard_without_its_metadata_serves_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from mezzo import Client
 from mezzo_server.testing import RunningNode, running_node
+from tests.integration.chunks import chunks, reads_back
 from tests.integration.nursery import run_mezzo
 from tests.patience import eventually
 
@@ -34,20 +34,6 @@ def node(folder: Path) -> Iterator[RunningNode]:
         yield made
 
 
-def chunks(seed: int) -> dict[bytes, bytes]:
-    source = random.Random(seed)
-    return {b"%d-%d" % (seed, number): source.randbytes(5000) for number in range(COUNT)}
-
-
-def reads_back(client: Client, stored: dict[bytes, bytes]) -> int:
-    """How many are there; none is wrong."""
-    outs = [bytearray(len(data)) for data in stored.values()]
-    found = client.get(list(stored), outs).found
-    for ok, out, data in zip(found, outs, stored.values(), strict=True):
-        assert not ok or bytes(out) == data
-    return sum(found)
-
-
 def told(folder: Path) -> list[int]:
     """Chunks of each shard."""
     answer = msgspec.json.decode(run_mezzo("stat", "--server", f"unix://{folder}/s", "--json").stdout)
@@ -56,7 +42,7 @@ def told(folder: Path) -> list[int]:
 
 
 def test_chunks_are_spread_over_the_shards_and_found_by_whatever_way(node: RunningNode, folder: Path) -> None:
-    before, stored = told(folder), chunks(1)
+    before, stored = told(folder), chunks(1, COUNT, 5000)
     with Client(node.grpc, via="direct") as client:
         client.put(list(stored), list(stored.values()))
         assert reads_back(client, stored) == COUNT
@@ -70,7 +56,7 @@ def test_chunks_are_spread_over_the_shards_and_found_by_whatever_way(node: Runni
 def test_a_shard_that_ends_is_misses_until_it_is_back_with_what_it_had(
     node: RunningNode, folder: Path
 ) -> None:
-    stored = chunks(2)
+    stored = chunks(2, COUNT, 5000)
     with Client(node.grpc, via="direct") as client:
         client.put(list(stored), list(stored.values()))
         pids = [shard["pid"] for shard in node.shards]
@@ -84,7 +70,7 @@ def test_a_shard_that_ends_is_misses_until_it_is_back_with_what_it_had(
 def test_a_node_that_starts_again_has_all_and_refuses_another_number_of_shards(
     node: RunningNode, folder: Path
 ) -> None:
-    stored = chunks(3)
+    stored = chunks(3, COUNT, 5000)
     with Client(node.grpc) as client:
         client.put(list(stored), list(stored.values()))
     node.stop()

@@ -17,6 +17,7 @@ import pytest
 from mezzo import Client
 from mezzo.errors import MezzoError
 from mezzo_server.testing import RunningNode, running_node
+from tests.integration.chunks import chunks, reads_back
 from tests.integration.nursery import run_mezzo
 from tests.patience import PATIENCE_S, eventually
 
@@ -42,20 +43,6 @@ def warnings(node: RunningNode) -> list[dict[str, object]]:
     return [line for line in decoded if line["level"] == "warning"]
 
 
-def chunks(count: int, seed: int = 0) -> dict[bytes, bytes]:
-    source = random.Random(seed)
-    return {b"%d-%d" % (seed, n): source.randbytes(20_000) for n in range(count)}
-
-
-def reads_back(client: Client, stored: dict[bytes, bytes]) -> int:
-    """How many are there; none is wrong."""
-    outs = [bytearray(len(data)) for data in stored.values()]
-    found = client.get(list(stored), outs).found
-    for ok, out, data in zip(found, outs, stored.values(), strict=True):
-        assert not ok or bytes(out) == data
-    return sum(found)
-
-
 @pytest.fixture
 def device(tmp_path: Path) -> str:
     return str(tmp_path / "device")
@@ -69,7 +56,7 @@ def test_a_node_starts_serves_and_stops(device: str) -> None:
         assert len({*pids}) == 3
         assert msgspec.convert(node.readiness["shard"], dict[str, object])["pid"] == node.shard_pid
         assert set(node.metrics) == {"shard", "frontend", "supervisor"}
-        stored = chunks(20)
+        stored = chunks(0, 20, 20_000)
         for address, via in ((node.unix, "auto"), (node.tcp, "auto"), (node.grpc, "proxy")):
             with Client(address, via=via) as client:
                 client.put(list(stored), list(stored.values()))
@@ -100,7 +87,7 @@ def goes_on(done: dict[str, int]) -> None:
 def test_a_shard_killed_under_load_comes_back_with_what_it_had(device: str) -> None:
     """Clients go on, directly and through the front-end, which is the same process as before."""
     with running_node(devices=[device], capacity="128MiB") as node:
-        before = chunks(200)
+        before = chunks(0, 200, 20_000)
         with Client(node.unix) as client:
             assert client.put(list(before), list(before.values())).stored == 200
         done: dict[str, int] = {}
@@ -111,7 +98,7 @@ def test_a_shard_killed_under_load_comes_back_with_what_it_had(device: str) -> N
                 number = 0
                 while not stop.is_set():
                     number += 1
-                    mine = chunks(3, seed=1000 + number)
+                    mine = chunks(1000 + number, 3, 20_000)
                     try:
                         client.put(list(mine), list(mine.values()))
                         reads_back(client, mine)
@@ -148,7 +135,7 @@ def test_a_shard_killed_under_load_comes_back_with_what_it_had(device: str) -> N
 def test_a_front_end_killed_comes_back_at_its_address() -> None:
     with running_node() as node, Client(node.unix) as direct, Client(node.grpc, via="proxy") as proxied:
         address, shard = node.grpc, node.shard_pid
-        stored = chunks(10)
+        stored = chunks(0, 10, 20_000)
         assert proxied.put(list(stored), list(stored.values())).stored == 10
         node.kill_frontend()
         assert reads_back(direct, stored) == 10
@@ -170,7 +157,7 @@ def test_a_device_that_was_added_is_there_after_a_restart(device: str) -> None:
     with running_node(devices=[device], capacity="64MiB", frontend=False) as node:
         done = run_mezzo("device", "add", added, "--capacity", "64MiB", "-a", node.unix)
         assert done.returncode == 0, done
-        stored = chunks(100)
+        stored = chunks(0, 100, 20_000)
         with Client(node.unix) as client:
             assert client.put(list(stored), list(stored.values())).stored == 100
             node.kill_shard()
@@ -182,7 +169,7 @@ def test_a_device_that_was_added_is_there_after_a_restart(device: str) -> None:
 
 def test_a_supervisor_killed_takes_its_processes_along(device: str) -> None:
     with running_node(devices=[device], capacity="64MiB") as node:
-        stored = chunks(10)
+        stored = chunks(0, 10, 20_000)
         with Client(node.unix) as client:
             assert client.put(list(stored), list(stored.values())).stored == 10
         pids = (node.shard_pid, node.frontend_pid)
