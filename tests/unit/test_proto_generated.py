@@ -47,3 +47,12 @@ def test_the_lowest_protobuf_that_is_allowed_runs_what_was_generated():
     for extra in ("grpc", "server"):
         (requirement,) = [text for text in extras[extra] if text.startswith("protobuf")]
         assert tuple(map(int, requirement.removeprefix("protobuf>=").split("."))) >= generator
+
+
+def test_the_baseline_has_every_file():
+    """What it does not have could be changed in any way: `proto/lint` compares with it."""
+    from google.protobuf import descriptor_pb2
+
+    image = (ROOT / "proto" / "breaking" / "baseline.binpb").read_bytes()
+    had = {file.name for file in descriptor_pb2.FileDescriptorSet.FromString(image).file}
+    assert {f"mezzo/v1/{path.name}" for path in PROTOS} <= had, "run proto/lint --baseline"
