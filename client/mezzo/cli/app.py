@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 from typer.models import CommandInfo, TyperInfo
 
+from mezzo.cli import overview
 from mezzo.cli.output import complain, remark
 from mezzo.errors import MezzoError
 
@@ -117,17 +118,7 @@ def make_app(entry_points: Iterable[EntryPoint] | None = None, wanted: str = "")
     ``wanted``: the command that is about to run.  If it is one of our own, or of the server's, there are no others: to
     import them all takes longer than most of them.
     """
-    app = typer.Typer(
-        name="mezzo",
-        cls=_InOrder,
-        help="A store for the KV cache of large language models.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode="markdown",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(_root)
+    app = _make_empty()
     alone = wanted in OWN_COMMANDS
     of_server = wanted in SERVER_COMMANDS
     for name in [wanted] if alone else () if of_server else OWN_COMMANDS:
@@ -146,12 +137,32 @@ def make_app(entry_points: Iterable[EntryPoint] | None = None, wanted: str = "")
     return app
 
 
+def make_overview(entry_points: Iterable[EntryPoint] | None = None) -> typer.Typer:
+    """The application as it is shown when no command is about to run: what commands there are, without their modules."""
+    there = tuple(entry_points_of(ENTRY_POINT_GROUP) if entry_points is None else entry_points)
+    of_server = any(entry_point.name == SERVER for entry_point in there)
+    if of_server and not overview.are_there(
+        [name for name, extra in EXTRA_OF_MODULE.items() if extra == SERVER]
+    ):
+        return make_app(there)  # which tells what is missing
+    app = _make_empty()
+    overview.register(app, (*OWN_COMMANDS, *(SERVER_COMMANDS if of_server else ())))
+    for entry_point in there:
+        if entry_point.name != SERVER:
+            _register_installed(app, entry_point, "")
+    _arrange(app)
+    return app
+
+
 def main() -> None:
     """Run the command line of this process and exit."""
     # What goes wrong is told in one line, by us.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = sys.argv[1:]
-    status = run(lambda: make_app(wanted=arguments[0] if arguments else ""), arguments)
+    if arguments in overview.ALONE:
+        status = run(make_overview, arguments)
+    else:
+        status = run(lambda: make_app(wanted=arguments[0]), arguments)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -247,6 +258,21 @@ def installed_version() -> str:
         return metadata.version("mezzo")
     except metadata.PackageNotFoundError:
         return "(source tree, not installed)"
+
+
+def _make_empty() -> typer.Typer:
+    app = typer.Typer(
+        name="mezzo",
+        cls=_InOrder,
+        help="A store for the KV cache of large language models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    return app
 
 
 def _arrange(app: typer.Typer) -> None:

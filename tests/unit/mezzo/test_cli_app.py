@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -9,7 +11,17 @@ from importlib.metadata import EntryPoint
 import pytest
 import typer
 
-from mezzo.cli.app import OWN_COMMANDS, PANELS, SERVER_COMMANDS, make_app, missing, run
+from mezzo.cli.app import (
+    ENTRY_POINT_GROUP,
+    OWN_COMMANDS,
+    PANELS,
+    SERVER_COMMANDS,
+    entry_points_of,
+    make_app,
+    make_overview,
+    missing,
+    run,
+)
 from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable
 
 
@@ -77,6 +89,55 @@ def test_help_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     run(lambda: make_app([]), [])
     shown = capsys.readouterr()
     assert "replay" in shown.out + shown.err
+
+
+def test_what_is_shown_without_a_command_is_what_the_commands_say(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # no sentence is cut
+    server = tuple(entry_points_of(ENTRY_POINT_GROUP))
+    for there in ((), server):
+        shown = []
+        for make in (make_overview, make_app):
+            assert run(lambda: make(there), ["--help"]) == 0  # noqa: B023
+            shown.append(capsys.readouterr().out)
+        assert shown[0] == shown[1]
+        assert (" tenant " in shown[0]) is bool(there)
+
+
+def test_without_the_server_extra_what_is_shown_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mezzo.cli.overview.find_spec", lambda name: None)
+    absent = installed("server", fail(ModuleNotFoundError("No module named 'uvloop'", name="uvloop")))
+    run(lambda: make_overview([absent]), ["--help"])
+    assert "(Not installed.)" in capsys.readouterr().out
+
+
+def test_to_show_what_commands_there_are_imports_none_of_them() -> None:
+    """Nor what they need: that is most of the time that it would take."""
+    script = (
+        "import sys\n"
+        "from mezzo.cli.app import main\n"
+        "sys.argv = ['mezzo', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    code = done.code\n"
+        "print(code, *sys.modules, file=sys.stderr)\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True
+    )
+    code, *modules = done.stderr.splitlines()[-1].split()
+    assert code == "0"
+    assert " put " in done.stdout
+    packages = {name.partition(".")[0] for name in modules}
+    assert packages.isdisjoint(
+        {"mezzo_server", "grpc", "google", "numpy", "asyncio", "cryptography", "structlog"}
+    )
+    ours = {
+        name for name in modules if name.startswith("mezzo.") and name not in ("mezzo.cli", "mezzo.errors")
+    }
+    assert ours <= {"mezzo.cli.app", "mezzo.cli.output", "mezzo.cli.overview"}
 
 
 def test_headings_have_an_order_whatever_has_commands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
