@@ -16,13 +16,14 @@ import pytest
 from mezzo.errors import InvalidArgument, Unavailable
 from mezzo.v1 import metadata_pb2 as api
 from mezzo_server.config import NodeConfig
+from mezzo_server.metadata import trust
 from mezzo_server.metadata.engine import Check, Engine, Entry, Outcome, Write
 from mezzo_server.metadata.memory import MemoryEngine
 from mezzo_server.metadata.remote.calls import SERVICE
 from mezzo_server.metadata.remote.engine import ServiceEngine
 from mezzo_server.metadata.remote.place import parse_service
 from mezzo_server.pod.records import DRAINS, MEMBERS, PLAN, ROSTER, SETTINGS
-from tests.contract.certificates import Authority
+from tests.contract.certificates import Authority, Files
 from tests.contract.metadata import MetadataContract, Rig, put, take
 from tests.contract.metadata_service import Replica, ServiceRig, service_config
 from tests.patience import PATIENCE_S, eventually
@@ -333,3 +334,41 @@ def test_over_tls_with_certificates_of_the_pod(tmp_path: Path) -> None:
         ]
         engines = [reached(one, query=query, call_s=0.5) for query in queries]
         run(work(*engines), *engines)
+
+
+def test_certificates_are_replaced_while_somebody_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another authority signs for all: calls and watches go on, and who connects anew does so by what is new."""
+    monkeypatch.setattr(trust, "LOOK_S", 0.0)
+
+    def issue() -> tuple[str, Files, Files]:
+        authority = Authority(tmp_path)
+        return authority.ca, authority.issue("metadata"), authority.issue("shard", client=True)
+
+    ca, server, ours = issue()
+    tls = {"certificate": server.certificate, "key": server.key, "reload_s": 0.02}
+    query = f"?ca={ca}&certificate={ours.certificate}&key={ours.key}"
+
+    async def work(engine: ServiceEngine, one: Replica, two: Replica) -> None:
+        watch = engine.watch("", await put(engine, "a"))
+        await put(engine, "b")
+        assert [change.key for change in await take(watch, 1)] == ["b"]
+        issue()
+        both = [replica.service.certificates for replica in (one, two)]
+        await asyncio.to_thread(
+            eventually, lambda: all(each is not None and each.reloads for each in both), "read again"
+        )
+        await put(engine, "c")
+        assert [change.key for change in await take(watch, 1)] == ["c"]
+        await asyncio.to_thread(one.stop)
+        assert await engine.get("c")
+        await put(engine, "d")
+        assert [change.key for change in await take(watch, 1)] == ["d"]
+
+    shared = Failing()
+    config = service_config(tls, client_ca=ca)
+    one = Replica(lambda: shared, config)
+    with replicas(1, shared, config) as (two,):
+        engine = reached(one, two, query=query)
+        run(work(engine, one, two), engine)

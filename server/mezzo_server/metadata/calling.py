@@ -14,9 +14,8 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
@@ -24,6 +23,7 @@ from google.protobuf.message import Message
 
 from mezzo.errors import Unavailable
 from mezzo_server.metadata.engine import Change, Compacted
+from mezzo_server.metadata.trust import Refused, Trust, TrustFiles
 
 Asked = TypeVar("Asked", bound=Message)
 Answered = TypeVar("Answered", bound=Message)
@@ -55,10 +55,6 @@ AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """A member that answers so cannot be asked now; all else is an answer."""
 
 
-class Refused(Unavailable):
-    """We are not let in, or may not do this: another member would say the same."""
-
-
 class Method(NamedTuple, Generic[Asked, Answered]):
     """A method of a gRPC service."""
 
@@ -69,14 +65,6 @@ class Method(NamedTuple, Generic[Asked, Answered]):
     """of one whose answers are a stream: its requests are none"""
 
 
-class Trust(NamedTuple):
-    """Files of PEM; empty: the system's authorities, and no certificate of our own."""
-
-    ca: str = ""
-    certificate: str = ""
-    key: str = ""
-
-
 class Member:
     """One of those that say the same."""
 
@@ -85,6 +73,8 @@ class Member:
         self.endpoint = endpoint
         self.answered = float("-inf")
         """when it last did"""
+        self.uses = 0
+        """calls and streams that are under way"""
 
 
 class MemberCalls(ABC):
@@ -110,9 +100,12 @@ class MemberCalls(ABC):
         self.call_s = call_s
         self.closed = False
         self._endpoints = endpoints
-        self._trust = trust
+        self._trust = None if trust is None else TrustFiles(trust)
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
         self._members: list[Member] = []
+        self._left: list[Member] = []
+        """whose certificates were replaced: what is under way there goes on"""
         self._streams: set[Any] = set()
         self._first = first
 
@@ -205,6 +198,7 @@ class MemberCalls(ABC):
         call = _streaming(member.channel, method)(asked, metadata=metadata)
         with self._lock:
             self._streams.add(call)
+            member.uses += 1
         arrived: asyncio.Queue[Answered | Exception] = asyncio.Queue()
         room = threading.Semaphore(STREAM_AHEAD)
         loop = asyncio.get_running_loop()
@@ -253,6 +247,7 @@ class MemberCalls(ABC):
             room.release()
             with self._lock:
                 self._streams.discard(call)
+                member.uses -= 1
 
     async def follow(
         self, after: int, begin: Callable[[int], AsyncGenerator[list[Change], None]]
@@ -294,12 +289,13 @@ class MemberCalls(ABC):
         metadata: Metadata = NOTHING,
     ) -> Answered:
         """One call to one member. Raises grpc.RpcError, and Unavailable: the channel was closed meanwhile."""
-        try:
-            call = _unary(member.channel, method).future(request, timeout=timeout_s, metadata=metadata)
-        except ValueError as error:  # so gRPC says it
-            raise Unavailable("the metadata engine was closed") from error
-        answer: Answered = await _done(call)
-        return answer
+        with self._in_use(member):
+            try:
+                call = _unary(member.channel, method).future(request, timeout=timeout_s, metadata=metadata)
+            except ValueError as error:  # so gRPC says it
+                raise Unavailable("the metadata engine was closed") from error
+            answer: Answered = await _done(call)
+            return answer
 
     def next_member(self) -> None:
         """The one that was asked did not answer: ask another."""
@@ -309,7 +305,7 @@ class MemberCalls(ABC):
         """End all calls; streams end with Unavailable."""
         with self._lock:
             self.closed = True
-            members, self._members = self._members, []
+            members, self._members, self._left = [*self._members, *self._left], [], []
             streams = tuple(self._streams)
         for stream in streams:
             stream.cancel()
@@ -320,6 +316,7 @@ class MemberCalls(ABC):
         """One that has just answered: the same as long as it does. Raises Unavailable."""
         last = ""
         while True:
+            await self._look_at_certificates(sooner=bool(last))
             for _ in self._endpoints:
                 with self._lock:
                     if self.closed:
@@ -351,15 +348,36 @@ class MemberCalls(ABC):
         member.answered = time.monotonic()
         return ""
 
+    async def _look_at_certificates(self, *, sooner: bool) -> None:
+        """New ones count for new connections, and such are made of them; those that there are go on until nobody uses them."""
+        trust = self._trust
+        if trust is None or not trust.due(time.monotonic(), sooner=sooner):
+            return
+
+        def look() -> None:
+            with self._looking:
+                fresh = self._connect() if trust.look() else []
+            with self._lock:
+                # Those of the look before: whoever was about to use one has begun by now.
+                over = [member for member in self._left if not member.uses]
+                self._left = [member for member in self._left if member.uses]
+                if self.closed:
+                    over += fresh
+                elif fresh:
+                    self._left += self._members
+                    self._members = fresh
+            for member in over:
+                member.channel.close()
+
+        await asyncio.to_thread(look)
+
     def _connect(self) -> list[Member]:
-        trust, members = self._trust, []
+        pem, members = None if self._trust is None else self._trust.pem, []
         for endpoint in self._endpoints:
-            if trust is None:
+            if pem is None:
                 channel = grpc.insecure_channel(endpoint, options=OPTIONS)
             else:
-                credentials = grpc.ssl_channel_credentials(
-                    contents(trust.ca), contents(trust.key), contents(trust.certificate)
-                )
+                credentials = grpc.ssl_channel_credentials(pem.ca, pem.key, pem.certificate)
                 channel = grpc.secure_channel(endpoint, credentials, options=OPTIONS)
             members.append(Member(channel, endpoint))
         return members
@@ -385,22 +403,23 @@ class MemberCalls(ABC):
                 call.cancel()
             return answer
 
-        return await asyncio.to_thread(first)
+        with self._in_use(member):
+            return await asyncio.to_thread(first)
+
+    @contextmanager
+    def _in_use(self, member: Member) -> Iterator[None]:
+        with self._lock:
+            member.uses += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                member.uses -= 1
 
 
 def details(error: grpc.RpcError) -> str:
     """What an error says, in words."""
     return str(error.details() or error.code().name)
-
-
-def contents(path: str) -> bytes | None:
-    """What a file holds; None: no file is named. Raises Refused: it cannot be read."""
-    if not path:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise Refused(f"cannot read {path}: {error.strerror}") from None
 
 
 def _unary(channel: grpc.Channel, method: Method[Any, Any]) -> grpc.UnaryUnaryMultiCallable[Any, Any]:

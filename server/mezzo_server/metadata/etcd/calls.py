@@ -13,13 +13,11 @@ from mezzo_server.metadata.calling import (
     MemberCalls,
     Metadata,
     Method,
-    Refused,
-    Trust,
-    contents,
     details,
 )
 from mezzo_server.metadata.etcd import etcd_pb2 as api
 from mezzo_server.metadata.etcd.place import EtcdPlace
+from mezzo_server.metadata.trust import Refused, Trust, contents
 
 SAYS_EXPIRED = "invalid auth token"
 NO_USER = "user name is empty"

@@ -19,7 +19,6 @@ import grpc
 import structlog
 
 from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable
-from mezzo_server.metadata.calling import Refused
 from mezzo_server.metadata.engine import (
     LEASES_MAX,
     Change,
@@ -39,6 +38,7 @@ from mezzo_server.metadata.etcd import etcd_pb2 as api
 from mezzo_server.metadata.etcd.calls import EtcdCalls
 from mezzo_server.metadata.etcd.place import EtcdPlace
 from mezzo_server.metadata.places import CALL_S
+from mezzo_server.metadata.trust import Refused
 
 log = structlog.get_logger("mezzo.metadata")
 

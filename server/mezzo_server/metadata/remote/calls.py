@@ -23,13 +23,11 @@ from mezzo_server.metadata.calling import (
     MemberCalls,
     Metadata,
     Method,
-    Refused,
-    Trust,
-    contents,
     details,
 )
 from mezzo_server.metadata.remote.place import ServicePlace
 from mezzo_server.metadata.remote.secrets import first_secret
+from mezzo_server.metadata.trust import Refused, Trust, contents
 
 SERVICE = api.DESCRIPTOR.services_by_name["MetadataService"].full_name
 _PATH = f"/{SERVICE}/"

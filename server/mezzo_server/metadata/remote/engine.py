@@ -14,7 +14,7 @@ from contextlib import aclosing
 
 from mezzo.errors import InvalidArgument, Unavailable
 from mezzo.v1 import metadata_pb2 as api
-from mezzo_server.metadata.calling import PAUSE_S, Refused
+from mezzo_server.metadata.calling import PAUSE_S
 from mezzo_server.metadata.engine import (
     Change,
     Check,
@@ -32,6 +32,7 @@ from mezzo_server.metadata.places import CALL_S
 from mezzo_server.metadata.remote import calls
 from mezzo_server.metadata.remote.calls import ServiceCalls
 from mezzo_server.metadata.remote.place import ServicePlace
+from mezzo_server.metadata.trust import Refused
 
 TRANSACTION_BYTES_MAX = 4 << 20
 """of one transaction's message"""
