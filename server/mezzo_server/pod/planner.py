@@ -36,7 +36,7 @@ class Planner:
         self._planning = Planning(settings, _complain, random.random, lease_s * KEEP)
         self._driver = Driver(self._planning, lambda: make_engine(engine), self._look, name="mezzo-plan")
         self._moved = moved
-        self._revision = 0
+        self._news = 0
         self._epoch = 0
 
     def start(self) -> None:
@@ -57,9 +57,9 @@ class Planner:
 
     def _look(self) -> None:
         view = self._planning.view
-        if view.plan is None or view.revision == self._revision:
+        if view.plan is None or view.news == self._news:
             return
-        self._revision = view.revision
+        self._news = view.news
         if self._moved is not None:
             self._moved(view)
         pod_map = view.plan.pod_map

@@ -38,6 +38,8 @@ class PodView:
         self._complain = complain
         self.revision = 0
         """all up to it is seen"""
+        self.news = 0
+        """the last revision of which there was something else than what shards use, and their parts of it"""
         self.settings: Settings | None = None
         """None: no pod was made"""
         self.records: dict[bytes, MemberRecord] = {}
@@ -66,7 +68,7 @@ class PodView:
         self.parts, self.parts_mark, self.parts_revision, self.uses = NOTHING_DIVIDED, b"", 0, {}
         for entry in scan.entries:
             self._take(entry.key, entry.value, entry.revision)
-        self.revision = scan.revision
+        self.revision = self.news = scan.revision
 
     def apply(self, changes: Sequence[Change]) -> bool:
         """What a watch tells; whether anything of it is new that a plan could follow from.
@@ -79,7 +81,9 @@ class PodView:
             self._take(change.key, change.value, change.revision)
         if new:
             self.revision = new[-1].revision
-        return any(change.key != PARTS and not change.key.startswith(USES) for change in new)
+        news = [change.revision for change in new if change.key != PARTS and not change.key.startswith(USES)]
+        self.news = max(news, default=self.news)
+        return bool(news)
 
     @property
     def present(self) -> Plan | None:

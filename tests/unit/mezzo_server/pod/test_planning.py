@@ -338,3 +338,18 @@ def test_one_that_stays_away_after_an_outage_loses_its_slots(world):
     world.away = False
     world.run(RETURN_S + 2)
     assert two.slots() == ALL
+
+
+def test_what_shards_use_is_no_news_of_the_pod(world):
+    shards = [world.shard(n) for n in (1, 2)]
+    planner = world.planner()
+    world.run(15)
+    view = planner.planning.view
+    news, seen = view.news, view.revision
+    shards[0].tells({(b"t" * 16, 0): (1 << 19, 1 << 19)})
+    world.run(1)
+    assert view.revision > seen
+    assert view.news == news
+    world.drain(1)
+    world.run(1)
+    assert view.news > seen
