@@ -83,6 +83,7 @@ BREAK: dict[str, Callable[[Caps], None]] = {
     ),
     "absent keys that are remembered": lambda caps: caps._moves._absent._order.extend([(0.0, 0, 0)] * 16385),
     "sources that failed": lambda caps: caps._moves._sources.update(too_many(1025)),
+    "bytes of popular copies": lambda caps: vars(caps._copies).update(_kept_bytes=1 << 30),
 }
 
 

@@ -42,6 +42,7 @@ class Caps:
         self._open_max = open_max(log) + OTHER_OPEN_MAX
         self._sessions = service.sessions
         self._moves = moves
+        self._copies = service.copies
         self._queue_max = queue_keys_max
         self._known_max = queue_keys_max + PULLS_MAX * BATCH_KEYS_MAX
         self._forgotten_max = forgotten_max
@@ -49,7 +50,7 @@ class Caps:
     def check(self) -> None:
         """Raises Violation. Called after each step, so no more than comparisons; `each` has their names."""
         leases, staging, store_staging = self._leases, self._staging, self._store_staging
-        log, moves, puts = self._log, self._moves, self._puts
+        log, moves, puts, copies = self._log, self._moves, self._puts, self._copies
         if (
             len(log.segments) + len(log.free) > self._segments_max
             or len(log.open) > self._open_max
@@ -67,13 +68,14 @@ class Caps:
             or len(moves._forgotten._order) > self._forgotten_max
             or len(moves._absent._order) > ABSENT_KEYS_MAX
             or len(moves._sources) > SOURCES_MAX
+            or (copies is not None and copies._kept_bytes > copies._popular_bytes)
         ):
             self._tell()
 
     def each(self) -> Iterator[tuple[str, int, int]]:
         """What is limited, how much there is, and how much there may be."""
         leases, staging, store_staging = self._leases, self._staging, self._store_staging
-        log, moves, puts = self._log, self._moves, self._puts
+        log, moves, puts, copies = self._log, self._moves, self._puts, self._copies
         yield "segments of the device", len(log.segments) + len(log.free), self._segments_max
         yield "open segments", len(log.open), self._open_max
         # A put is taken, however long it is, if no other waits.
@@ -91,6 +93,8 @@ class Caps:
         yield "deleted keys that are remembered", len(moves._forgotten._order), self._forgotten_max
         yield "absent keys that are remembered", len(moves._absent._order), ABSENT_KEYS_MAX
         yield "sources that failed", len(moves._sources), SOURCES_MAX
+        if copies is not None:
+            yield "bytes of popular copies", copies._kept_bytes, copies._popular_bytes
 
     def _queued_most(self) -> int:
         return max(self._moves._queued_of.values(), default=0)

@@ -64,6 +64,10 @@ class Space:
         found = (one for one in self.erasures if stored < one.at and one.known < asked)
         return next(found, None)
 
+    def heard(self, since: float, until: float) -> bool:
+        """Whether no erasure was under way between two times: some shards had heard of it, and others not."""
+        return not any(since < one.known and one.at < until for one in self.erasures)
+
 
 class Spaces:
     """All tenants of a run. Owner of what is truly so of them."""

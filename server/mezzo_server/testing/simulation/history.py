@@ -11,8 +11,10 @@ Each put has bytes of its own, so an answer tells which put it came from.  A mis
 - Nor after a change, if everybody who has had the slot since then said that he has deleted it: chunks move from a
   former owner to the new one, and what is deleted must not come back on that way.
 - *One version at a time*: a put that was told `stored` found nothing, so a version that was acknowledged before it
-  began is never seen again by a get that begins after it, on the same condition, and if its shard's device did
-  not lose power or lie meanwhile.
+  began is never seen again by a get that begins after it: as long as the slot has had one and the same owner (and
+  second) since before the later one was put, whose device did not lose power since, or ever lie.  While a former
+  owner is asked still, who has what was put before and is asked if the owner does not answer: since before the
+  earlier one was.
 - *What is erased stays so*: once every shard that runs has heard that a namespace was erased, no version is seen that
   was stored before.
 - *Nothing of another tenant's*: keys of two tenants are alike, and no bytes are.
@@ -116,21 +118,28 @@ class History:
                     f"{start:.3f} to {end:.3f} by all who had it, and came back: got at {now:.3f}"
                 )
         settled = self.placement.settled_since(known.slot)
-        if not settled < version.began or self.placement.lies(known.slot):
+        if self.placement.lies(known.slot):
             return version
         for start, end in known.deletes:
-            if version.stored < start and end < began:
+            if settled < version.began and version.stored < start and end < began:
                 raise Violation(
                     f"{key!r}: version {version.number}, stored at {version.stored:.3f}, was deleted from "
                     f"{start:.3f} to {end:.3f} and got at {now:.3f} (slot {known.slot} is settled since {settled:.3f})"
                 )
-        if self.placement.lost_since(known.slot, version.began):
-            return version
         for later in known.versions:
-            if version.stored < later.began and later.stored < began:
+            # With a later one that was not sealed may have gone what stood before the earlier one.
+            since = later.began if self.placement.alone(known.slot) else version.began
+            binding = settled < since and not self.placement.lost_since(known.slot, later.began)
+            if (
+                binding
+                and space.heard(later.stored, began)
+                and version.stored < later.began
+                and later.stored < began
+            ):
                 raise Violation(
                     f"{key!r}: version {version.number} was got at {now:.3f} although version {later.number} was "
-                    f"stored from {later.began:.3f} to {later.stored:.3f}"
+                    f"stored from {later.began:.3f} to {later.stored:.3f} (slot {known.slot} is settled since "
+                    f"{settled:.3f})"
                 )
         return version
 

@@ -20,7 +20,7 @@ from mezzo_server.pod.records import MemberRecord, decode, member_key
 from mezzo_server.pod.standing import Standing
 from mezzo_server.shard.peer_admission import Known
 from mezzo_server.shard.peer_client import PeerClient
-from mezzo_server.shard.peer_operations import PullChunks
+from mezzo_server.shard.peer_operations import OfferChunks, PullChunks
 from mezzo_server.testing.simulation.client import Performing
 from mezzo_server.testing.simulation.clockwork import Process, Task
 from mezzo_server.testing.simulation.metadata import FarEngine
@@ -105,7 +105,15 @@ class Peers:
         self._ways: dict[bytes, Way] = {}
 
     async def pull(self, shard: bytes, operation: PullChunks) -> None:
-        """See `puller.Peers`. Runs in the virtual loop; what it awaits is done by the process."""
+        """See `puller.Peers`."""
+        await self._have(shard, operation)
+
+    async def offer(self, shard: bytes, operation: OfferChunks) -> None:
+        """See `copies.Peers`."""
+        await self._have(shard, operation)
+
+    async def _have(self, shard: bytes, operation: Operation) -> None:
+        """Runs in the virtual loop; what it awaits is done by the process."""
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         asking: Task[None] = self._process.run(self._ask(shard, operation))
 
@@ -129,7 +137,7 @@ class Peers:
         for shard in tuple(self._ways):
             self._leave(shard)
 
-    async def _ask(self, shard: bytes, operation: PullChunks) -> None:
+    async def _ask(self, shard: bytes, operation: Operation) -> None:
         way = self._ways.get(shard)
         if way is None:
             record = await self._members.read(shard)

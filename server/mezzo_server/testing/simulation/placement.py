@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from mezzo.placement.pod_map import PodMap
+from mezzo.placement.pod_map import PodMap, ShardPlace
 from mezzo.placement.slots import hash_key
 from mezzo_server.testing.simulation.catalog import Space
 from mezzo_server.testing.simulation.violation import Violation
@@ -15,17 +15,21 @@ NEVER = float("-inf")
 class Placement:
     """Owner of the maps of all epochs, and of since when each slot has its owner."""
 
-    def __init__(self, slots_log2: int, now: Callable[[], float]) -> None:
+    def __init__(self, slots_log2: int, now: Callable[[], float], *, copies: bool = False) -> None:
+        """``copies``: some chunks have second copies, and it matters who is second for a slot."""
         self.maps: dict[int, PodMap] = {}
         self.epoch = 0
         """of the plan in force"""
         self._slots_log2 = slots_log2
         self._now = now
+        self._copies = copies
         self._settled: list[float] = [float("inf")] * (1 << slots_log2)
         self._moving: dict[int, int] = {}
         """slots that move, and the epoch in which they have arrived"""
         self._owners: list[list[tuple[float, bytes]]] = [[] for _ in self._settled]
         """who has had each slot, and from when on"""
+        self._seconds: list[list[tuple[float, bytes]]] = [[] for _ in self._settled]
+        """who has been second for each slot, and from when on; empty: nobody"""
         self._deletes: dict[tuple[bytes, bytes], list[tuple[float, bytes]]] = {}
         """when which shard acknowledged that it has deleted a key"""
         self._losses: dict[bytes, float] = {}
@@ -53,13 +57,24 @@ class Placement:
         for slot in range(len(pod_map.table)):
             was = None if before is None else before.owner(slot)
             owner = pod_map.owner(slot)
-            if was is None or owner is None or was.id != owner.id:
+            moves = was is None or owner is None or was.id != owner.id
+            if moves and owner is not None:
+                self._owners[slot].append((self._now(), owner.id))
+            if self._copies:
+                moves = self._second_is(slot, pod_map.second(slot)) or moves
+            if moves:
                 self._settled[slot] = float("inf")
                 self._moving[slot] = pod_map.epoch
-                if owner is not None:
-                    self._owners[slot].append((self._now(), owner.id))
         self.maps[pod_map.epoch] = pod_map
         self.epoch = pod_map.epoch
+
+    def _second_is(self, slot: int, second: ShardPlace | None) -> bool:
+        """Whether another is second for a slot from now on."""
+        known, shard = self._seconds[slot], b"" if second is None else second.id
+        if known and known[-1][1] == shard:
+            return False
+        known.append((self._now(), shard))
+        return True
 
     def acted_by(self, epochs: Iterable[int]) -> None:
         """The epochs by which shards that serve act at this moment."""
@@ -74,18 +89,23 @@ class Placement:
         """Since when a slot has had its owner, and everybody has known it; infinity: it moves."""
         return self._settled[slot]
 
+    def alone(self, slot: int) -> bool:
+        """Whether nobody else is asked for a slot since he had it before."""
+        return self.pod_map is None or self.pod_map.owner_before(slot) is None
+
     def deleted(self, shard: bytes, space: Space, key: bytes) -> None:
         """A shard acknowledges that it has deleted a key."""
         self._deletes.setdefault((space.namespace_id, key), []).append((self._now(), shard))
 
     def deleted_everywhere(self, space: Space, key: bytes, since: float, begin: float, end: float) -> bool:
-        """Whether all who had the slot of a key at any time from ``since`` on deleted it between two times, none of
+        """Whether all who had the slot of a key (or were second for it) at any time from ``since`` on deleted it between two times, none of
         them on a device that lies, and nobody else has had it since.
         """
         slot = self.slot(space, key)
-        owners = self._owners[slot]
-        first = max([at for at, _ in owners if at <= since], default=0.0)
-        had = {shard for at, shard in owners if at >= first}
+        had: set[bytes] = set()
+        for holders in (self._owners[slot], self._seconds[slot]):
+            first = max([at for at, _ in holders if at <= since], default=0.0)
+            had.update(shard for at, shard in holders if at >= first and shard)
         told = {shard for at, shard in self._deletes.get((space.namespace_id, key), ()) if begin <= at <= end}
         return had <= told and not had & self._liars and self._settled[slot] < begin
 
@@ -96,9 +116,13 @@ class Placement:
             self._liars.add(shard)
 
     def lies(self, slot: int) -> bool:
-        """Whether the device of a slot's owner lied at any time: it may have lost what says that a chunk is deleted."""
+        """Whether the device of a slot's owner lied at any time: it may have lost what says that a chunk is deleted.
+
+        Or that of its second, where that matters.
+        """
         owner = None if self.pod_map is None else self.pod_map.owner(slot)
-        return owner is None or owner.id in self._liars
+        second = None if self.pod_map is None or not self._copies else self.pod_map.second(slot)
+        return owner is None or owner.id in self._liars or (second is not None and second.id in self._liars)
 
     def lost_since(self, slot: int, since: float) -> bool:
         """Whether the owner of a slot lost something since then."""

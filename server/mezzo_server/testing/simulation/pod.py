@@ -20,6 +20,7 @@ import structlog
 from mezzo_server.blockstore.format.superblock import DATA_OFFSET
 from mezzo_server.blockstore.options import Durability
 from mezzo_server.metadata.engine import Write
+from mezzo_server.pod.moving import Why
 from mezzo_server.pod.plan_format import decode_plan
 from mezzo_server.pod.records import PLAN, Settings, member_key
 from mezzo_server.quota.part import NEWCOMER_POINTS, POINTS, SLACK_POINTS
@@ -47,8 +48,10 @@ QUIET_S = 8.0
 """After the last client has gone nothing is left of them within so long."""
 LEASE_S = 4.0
 SHARDS_MAX = 6
-TENANTS = ((1,), (1, 1))
+TENANTS = ((1,), (1, 1), (2,), (2, 1))
 """for each tenant, how many copies are kept of its chunks"""
+POPULAR_GETS_PER_S = (0.0, 0.0, 0.1)
+"""by which a chunk is popular; 0: none ever is"""
 CLIENTS = 3
 KEYS = 24
 SEGMENTS = 12
@@ -91,6 +94,7 @@ class Pod:
         self.metadata.on_write = self._written
         self.lease_s = LEASE_S
         self.durability = draw.choice((Durability.PROCESS, Durability.POWER))
+        self.popular_gets_per_s = draw.choice(POPULAR_GETS_PER_S)
         settings = Settings(
             draw.randbytes(16),
             draw.choice((4, 5, 6)),
@@ -99,7 +103,8 @@ class Pod:
             remembered_s=draw.choice((2.0, 86_400.0)),
         )
         self.spaces = Spaces(self.metadata, random.Random(f"{name}/spaces"), draw.choice(TENANTS))
-        self.placement = Placement(settings.slots_log2, lambda: self.clockwork.now)
+        copies = self.popular_gets_per_s > 0 or any(space.copies > 1 for space in self.spaces.all)
+        self.placement = Placement(settings.slots_log2, lambda: self.clockwork.now, copies=copies)
         self.history = History(name, self.placement)
         self.shards: list[Shard] = []
         self._witnesses: dict[str, Witness] = {}
@@ -170,6 +175,7 @@ class Pod:
             lease_s=self.lease_s,
             segments=SEGMENTS,
             durability=self.durability,
+            popular_gets_per_s=self.popular_gets_per_s,
         )
         witness = Witness(shard, self.metadata, self.placement, self.spaces)
         shard.watcher = witness
@@ -245,6 +251,9 @@ class Pod:
     def _followed(self) -> None:
         lives = [shard.life for shard in self.shards if shard.life is not None]
         self.spaces.followed_by(life.service.catalog for life in lives)
+        for shard in self.shards:
+            if shard.life is not None and shard.life.standing.epoch:
+                self.witness(shard).follows(shard.life.standing.share)
         serving = [life for life in lives if life.standing.serving]
         self.placement.acted_by(life.standing.epoch for life in serving)
         parts = [life.service.accounts.part.default for life in serving]
@@ -402,7 +411,9 @@ def simulate(
         "hits": pod.history.hits,
         "puts_stored": pod.history.puts_stored,
         "deletes": pod.history.deletes,
-        "moved": sum(shard.moved for shard in pod.shards),
+        "moved": sum(shard.moved[Why.READ] for shard in pod.shards),
+        "copied": sum(shard.moved[Why.COPY] for shard in pod.shards),
+        "popular": sum(shard.moved[Why.POPULAR] for shard in pod.shards),
         "lives": sum(shard.lives for shard in pod.shards),
     }
     return Outcome(seed, failure, trace.digest, tuple(trace.lines), numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -19,13 +20,15 @@ from mezzo_server.blockstore.format.superblock import DATA_OFFSET
 from mezzo_server.blockstore.options import Durability, StoreOptions
 from mezzo_server.blockstore.store import BlockStore
 from mezzo_server.pod.handover import Handover
+from mezzo_server.pod.heat import Heat
 from mezzo_server.pod.membership import Membership
-from mezzo_server.pod.moving import Moves
+from mezzo_server.pod.moving import Moves, Why
 from mezzo_server.pod.records import MemberRecord
 from mezzo_server.pod.standing import NEVER, Situation, Standing
 from mezzo_server.quota.accounts import Accounts
 from mezzo_server.quota.part import NEWCOMER
 from mezzo_server.shard.admission import TicketAdmission
+from mezzo_server.shard.copies import SecondCopies
 from mezzo_server.shard.peer_admission import PeerAdmission
 from mezzo_server.shard.puller import Puller
 from mezzo_server.shard.service import Service
@@ -57,6 +60,7 @@ WAIT_S = 0.5
 """between two attempts to read the metadata, for the first time"""
 HANDED_OVER_S = 0.05
 MOVE_BYTES_PER_S = 4 << 20
+POPULAR_BYTES = 256 << 10
 
 
 class Life:
@@ -166,6 +170,19 @@ class Life:
             forgotten_keys_max=forgotten_max,
         )
         service.puller = Puller(service, standing, moves, ways, MOVE_BYTES_PER_S, self.virtual_loop)
+        heat = None
+        if shard.popular_gets_per_s:
+            heat = Heat(shard.popular_gets_per_s, self._random.random, service.now())
+        service.copies = SecondCopies(
+            service,
+            standing,
+            service.puller,
+            ways,
+            heat,
+            POPULAR_BYTES,
+            self._random.random,
+            self.virtual_loop,
+        )
         self.loop.look = Caps(shard.name, service, moves, shard.moves_queued_max, forgotten_max).check
 
     # -- what its parts ask
@@ -185,17 +202,19 @@ class Life:
         self.connections.pop(connection.number, None)
 
     @property
-    def moved(self) -> int:
-        """Chunks that came from other shards."""
+    def moved(self) -> dict[Why, int]:
+        """Chunks that came from other shards, by what they were wanted for."""
         puller = self.service.puller
-        return 0 if puller is None else int(puller.numbers()["pod_moved_chunks_read"])
+        return (
+            {} if puller is None else {why: int(puller.numbers()[f"pod_moved_chunks_{why}"]) for why in Why}
+        )
 
     # -- ends
 
     def end(self) -> None:
         """The processes are gone, with all they had."""
         self.virtual_loop.drop()
-        self._shard.moved_before += self.moved
+        self._shard.moved_before.update(self.moved)
         self.loop.end()
         self.thread.end()
         self._shard.network.ended(self.loop)
@@ -221,9 +240,14 @@ class Life:
 
     def _close(self) -> None:
         # The tick goes on meanwhile: what a pull has begun may wait for space, and is waited for here.
+        stopping = self.virtual_loop.create_task(self._stop_moving())
+        stopping.add_done_callback(lambda _: self._close_store())
+
+    async def _stop_moving(self) -> None:
+        if self.service.copies is not None:
+            await self.service.copies.stop()
         if self.service.puller is not None:
-            stopping = self.virtual_loop.create_task(self.service.puller.stop())
-            stopping.add_done_callback(lambda _: self._close_store())
+            await self.service.puller.stop()
 
     def _close_store(self) -> None:
         for connection in list(self.connections.values()):
@@ -278,6 +302,8 @@ class Life:
         epoch = situation.share.epoch
         if self.service.puller is not None and (epoch != self._said[0] or not self.standing.serving):
             self.service.puller.standing_changed()
+            if self.service.copies is not None:
+                self.service.copies.standing_changed()
         said = epoch, self.standing.serving
         if said != self._said:
             self._said = said
@@ -327,6 +353,7 @@ class Shard:
         lease_s: float,
         segments: int,
         durability: Durability,
+        popular_gets_per_s: float,
     ) -> None:
         self.name = name
         self.seed = seed
@@ -335,6 +362,7 @@ class Shard:
         self.metadata = metadata
         self.watcher: Watcher
         self.lease_s = lease_s
+        self.popular_gets_per_s = popular_gets_per_s
         self.host = Host(name)
         self.address = f"tcp://{name}:7700"
         self.random = random.Random(f"{seed}/{name}")
@@ -357,7 +385,7 @@ class Shard:
         self.life: Life | None = None
         self.lives = 0
         self.id = b""
-        self.moved_before = 0
+        self.moved_before: Counter[Why] = Counter()
         """chunks that came from other shards, in former lives"""
         self.wanted = True
         """whether it is to be started again"""
@@ -372,9 +400,9 @@ class Shard:
         return self._boot_offset + self.clockwork.now * self._boot_rate
 
     @property
-    def moved(self) -> int:
-        """Chunks that came from other shards, in all lives."""
-        return self.moved_before + (0 if self.life is None else self.life.moved)
+    def moved(self) -> Counter[Why]:
+        """Chunks that came from other shards, in all lives, by what they were wanted for."""
+        return self.moved_before + Counter({} if self.life is None else self.life.moved)
 
     def say(self, what: str) -> None:
         """A line of the trace."""

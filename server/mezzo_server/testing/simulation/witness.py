@@ -26,6 +26,7 @@ from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.options import Durability
 from mezzo_server.blockstore.segment import Purpose, State
 from mezzo_server.pod.records import member_key
+from mezzo_server.pod.standing import SECOND, Share
 from mezzo_server.testing.simulation.catalog import Space, Spaces
 from mezzo_server.testing.simulation.metadata import Metadata
 from mezzo_server.testing.simulation.placement import Placement
@@ -78,6 +79,8 @@ class Witness:
         self.lies = False
         """whether its device does, and nothing is binding"""
         self._lost_power = False
+        self._epoch = 0
+        """by which the shard was seen to act"""
         self.answers = 0
 
     # -- Watcher
@@ -130,6 +133,15 @@ class Witness:
     def forget_requests(self) -> None:
         """The life has ended: nobody answers any more."""
         self._asked.clear()
+
+    def follows(self, share: Share) -> None:
+        """The shard follows another map: of what it is second for it may take the owner's copies for its own."""
+        if share.epoch == self._epoch:
+            return
+        self._epoch = share.epoch
+        for scope, key in list(self.kept):
+            if share.answers[self._placement.slot(self._spaces.of(scope), key)] & SECOND == SECOND:
+                del self.kept[scope, key]
 
     def power_fails(self, life: Life | None) -> None:
         """What the coming power cut may take is not binding any more."""
