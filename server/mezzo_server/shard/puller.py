@@ -225,7 +225,7 @@ class Puller:
             self._background.soon()
 
     async def _have(self, pull: Pull, settle: Callable[[Wanted, Drop | int], None]) -> None:
-        service, late_at = self._service, self._service.now() + PULL_S_MAX / 2
+        late_at = self._service.now() + PULL_S_MAX / 2
         for each in pull.wanted:
             each.tenure = self.provenance.tenure(each.scope, each.key)
         wanted = [each for each in pull.wanted if not self._refused(each, settle)]
@@ -238,13 +238,7 @@ class Puller:
         what, asked_ms = await self._ask(pull, [each.key for each in wanted])
         group: list[tuple[Wanted, PulledChunk]] = []
         nbytes = 0
-        come = self._compare(zip(wanted, what.chunks, strict=True), asked_ms, settle)
-        other = [each.key for each, _ in come if service.store.sequence(pull.scope, each.key) is not None]
-        if other:
-            gone: asyncio.Future[None] = self._loop.create_future()
-            service.store.dismiss(pull.scope, other, lambda: None if gone.done() else gone.set_result(None))
-            await gone
-        for each, chunk in come:
+        for each, chunk in self._compare(zip(wanted, what.chunks, strict=True), asked_ms, settle):
             if self._refused(each, settle) or self._unfit(each, chunk, asked_ms, settle):
                 continue
             length = room(chunk)
@@ -310,6 +304,9 @@ class Puller:
         if why is not None:
             settle(wanted, why)
         return why is not None
+
+    def _is_here(self, scope: Scope, key: bytes) -> bool:
+        return self._service.store.sequence(scope, key) is not None
 
     def is_given(self, scope: Scope, key: bytes, tenure: Tenure | None) -> bool:
         """Whether a chunk is here and may be given; ``tenure``: as second, in which it is to be the owner's."""
@@ -406,6 +403,17 @@ class Puller:
         settle: Callable[[Wanted, Drop | int], None],
     ) -> None:
         service = self._service
+        come = [each for each, chunk in zip(wanted, what.chunks, strict=True) if chunk is not None]
+        # In whose place they come: other bytes than the source's.
+        others = [
+            each.key
+            for each in come
+            if not self._refused(each, settle) and self._is_here(pull.scope, each.key)
+        ]
+        if others:
+            gone: asyncio.Future[None] = self._loop.create_future()
+            service.store.dismiss(pull.scope, others, lambda: None if gone.done() else gone.set_result(None))
+            await gone
         taken: list[tuple[Wanted, PutChunk]] = []
         for index, (each, chunk) in enumerate(zip(wanted, what.chunks, strict=True)):
             if chunk is None:

@@ -78,6 +78,17 @@ def test_what_a_second_has_from_when_it_was_owner_is_not_given_but_replaced(both
     assert read(both.second) == FIRST
 
 
+def test_what_is_to_be_replaced_goes_when_the_other_has_come(both):
+    had_once(both, OTHER)
+    both.second.peers.spoil = True
+    assert stored(both.owner, FIRST)
+    both.settle()
+    assert both.has(KEY) == 1
+    assert read(both.second) is None
+    both.follow(7, owner=1, second=NOBODY)
+    assert read(both.second) == OTHER
+
+
 def test_nothing_tells_that_it_is_there(both):
     had_once(both, OTHER)
     client = both.second.client()
