@@ -297,7 +297,9 @@ class Puller:
         if why is None and service.directory.scope_of(scope.tenant, scope.namespace) != scope:
             why = Drop.ERASED
         tenure = self.provenance.tenure(scope, wanted.key)
-        if why is None and (tenure != wanted.tenure or not self._standing.holds(scope, wanted.key)):
+        # It may have been wanted from who owned the slot then.
+        other = tenure != wanted.tenure or (tenure is not None and tenure.owner != wanted.source)
+        if why is None and (other or not self._standing.holds(scope, wanted.key)):
             why = Drop.LOST
         if why is None and self.is_given(scope, wanted.key, tenure):
             why = Drop.THERE

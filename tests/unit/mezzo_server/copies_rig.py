@@ -79,8 +79,10 @@ class Copies:
         *,
         one_node: bool = False,
     ) -> None:
+        """A map: 0 is the old shard, 1 the new, and 2 one that nobody reaches."""
         both = (self.pair.old, self.pair.new)
         places = [ShardPlace(each.id, "n" if one_node else f"n{n}", "", (), 1) for n, each in enumerate(both)]
+        places.append(ShardPlace(bytes(16), "elsewhere", "", (), 1))
         slots = 1 << LOG2
         previous = {} if before is None else dict.fromkeys(range(slots), before)
         pod_map = PodMap(POD, epoch, LOG2, places, [owner] * slots, previous, [second] * slots)

@@ -27,7 +27,7 @@ from mezzo.protocol.messages import (
     Stat,
     Stated,
 )
-from mezzo_server.pod.moving import FORGET_S
+from mezzo_server.pod.moving import FORGET_S, Why
 from mezzo_server.pod.refusals import Refusals
 from tests.unit.mezzo_server.copies_rig import KEYS, Copies, two
 from tests.unit.mezzo_server.moving_rig import SCOPE, TENANT, Member
@@ -166,6 +166,16 @@ def test_what_was_on_its_way_as_the_tenure_ended_does_not_come(both):
     both.settle()
     assert both.has(KEY) == 0
     assert both.second.numbers()["pod_moves_dropped_lost"] == 1
+
+
+def test_what_was_wanted_from_a_former_owner_is_not_the_owners(both):
+    both.peers.error = Unavailable("gone")
+    assert stored(both.owner, FIRST)
+    assert both.second.puller.want(*SCOPE[:2], [KEY], both.owner.id, Why.COPY) == 1
+    both.follow(5, owner=2, second=1, before=0)
+    both.settle()
+    assert both.second.numbers()["pod_moves_dropped_lost"] == 1
+    assert both.has(KEY) == 0
 
 
 def test_what_was_being_stored_as_the_tenure_ended_is_not_given(both):
