@@ -18,7 +18,7 @@ from mezzo.errors import (
     Unavailable,
 )
 from mezzo.pod import KnownPod
-from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met
+from mezzo.pod_link import MET_MAX, Ways, hello, not_met
 from mezzo.reaching import ToShard
 from mezzo.staging import Piece, StagingRequest
 
@@ -144,12 +144,11 @@ class AsyncShardWay(ToShard, AsyncPerforming):
             self._attempt.add_done_callback(self._attempted)
         attempt = self._attempt
         left_s = deadline - self._surroundings.now()
-        if self._backoff.failures:
-            left_s = min(left_s, PATIENCE_S)
+        waits_s = min(left_s, self.patience_s)
         # The task is shared: whoever gives up waiting for it leaves it to the others.
-        done, _ = await asyncio.wait((attempt,), timeout=max(0.0, left_s))
+        done, _ = await asyncio.wait((attempt,), timeout=max(0.0, waits_s))
         if not done:
-            raise Unavailable("the shard did not answer yet, and is still being connected to")
+            raise self._not_connected(left_s, waits_s)
         if attempt.cancelled():
             raise self._ending()
         return attempt.result()

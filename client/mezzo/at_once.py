@@ -21,13 +21,11 @@ from mezzo.blocking import BlockingLink
 from mezzo.calls import Call, Connect, Copy, Run, Stage
 from mezzo.errors import ConnectionLost, DeadlineExceeded, MezzoError, Unavailable
 from mezzo.operations import Operation, State
+from mezzo.reaching import LATE, STILL_CONNECTING
 from mezzo.staging import StagingRequest
 
 if TYPE_CHECKING:
     from mezzo.performing import ShardWay
-
-LATE = "the shard did not answer within the time of the call"
-STILL_CONNECTING = "the shard did not answer lately, and is still being connected to"
 
 
 class Bell:

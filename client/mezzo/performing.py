@@ -20,7 +20,7 @@ from mezzo.errors import (
 )
 from mezzo.opening import Opening
 from mezzo.pod import KnownPod
-from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met
+from mezzo.pod_link import MET_MAX, Ways, hello, not_met
 from mezzo.reaching import ToShard
 from mezzo.staging import Piece, StagingRequest
 
@@ -127,11 +127,6 @@ class ShardWay(ToShard, Performing):
             with suppress(MezzoError):
                 self._sent_off()
         return link
-
-    @property
-    def patience_s(self) -> float:
-        """How long a call waits for the connection: for one that was not to be had lately, not for long."""
-        return PATIENCE_S if self._backoff.failures else self.connect_timeout_s
 
     def connecting(self, bell: Bell) -> Errand:
         """Have a connection made in a thread of its own, as many calls as there are waiting for the same one.

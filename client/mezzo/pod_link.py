@@ -17,8 +17,6 @@ from mezzo.session import Session
 from mezzo.spread import Spread
 from mezzo.statistics import Counters
 
-PATIENCE_S = 0.1
-"""How long a call waits for a shard that could not be reached lately: it is tried on, and its chunks are misses."""
 RESERVE = 8
 """The part of a call's time that is left for giving up what is late, so that the answer comes within it."""
 MET_MAX = 8

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 ASKED_S = 0.005
 """How often is looked whether somebody else has got a map."""
 LEFT = "the shard has left the pod, and others have its keys"
+LATE = "the shard did not answer within the time of the call"
+STILL_CONNECTING = "the shard did not answer lately, and is still being connected to"
+PATIENCE_S = 0.1
+"""How long a call waits for a shard that could not be reached lately: it is tried on, and its chunks are misses."""
 NEWS_S = 0.4
 """Within which a shard that does not know a key, a credential or a tenant yet will have looked again."""
 
@@ -352,6 +356,17 @@ class ToShard(Reaching):
     def session(self) -> Session | None:
         """Of the connection that there is."""
         return self._current_session()
+
+    @property
+    def patience_s(self) -> float:
+        """How long a call waits for the connection: for one that was not to be had lately, not for long."""
+        return PATIENCE_S if self._backoff.failures else self.connect_timeout_s
+
+    def _not_connected(self, left_s: float, waited_s: float) -> MezzoError:
+        """What a call is told that had so much time left, and has waited for the connection so long."""
+        if waited_s < left_s:
+            return Unavailable(STILL_CONNECTING)
+        return self._run_failed(None, DeadlineExceeded(LATE))
 
     def end(self, error: MezzoError) -> None:
         """End the connection; none is made any more."""

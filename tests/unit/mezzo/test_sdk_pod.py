@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 import mezzo
-from mezzo.errors import ErrorCode, Unavailable, Unsupported
+from mezzo.errors import DeadlineExceeded, ErrorCode, Unavailable, Unsupported
 from mezzo.placement.pod_map import PodMap, ShardPlace
 from mezzo.protocol.bitmap import pack
 from mezzo.protocol.messages import (
@@ -481,3 +481,10 @@ def test_one_asks_for_the_tickets_of_all_shards(tickets):
     found = tickets.look_up(renewal_first=True)
     assert (found.prefix, found.unanswered) == (len(KEYS), 0)
     assert tickets.asked == asked + 1
+
+
+def test_shards_that_do_not_answer_the_hello_take_the_time_of_the_call(make, maps, network):
+    client = make("tcp://pod:1", map_source=maps)
+    with pytest.raises(DeadlineExceeded, match="within the time of the call"):
+        client.lookup(KEYS, timeout_s=SHORT_S)
+    assert client.statistics().timeouts == 2, "one of each shard"

@@ -26,7 +26,7 @@ from mezzo.errors import (
 from mezzo.frontend import opened as sessions
 from mezzo.operations import Operation, State
 from mezzo.pod import KnownPod, MapTold
-from mezzo.pod_link import MET_MAX, PATIENCE_S, Ways, hello, not_met
+from mezzo.pod_link import MET_MAX, Ways, hello, not_met
 from mezzo.reaching import EndProxy, OpeningStep, OpenPod, OpenProxy, OpenShard, Pause, Reaching, ToShard
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult
 from mezzo.session import Session
@@ -332,10 +332,9 @@ class ShardWay(ToShard, Performing):
             self._attempt = self._process.run(super()._connected(now() + self.connect_timeout_s))
         attempt = self._attempt
         left_s = deadline - now()
-        if self._backoff.failures:
-            left_s = min(left_s, PATIENCE_S)
-        if not await all_done(self._process, [attempt], left_s):
-            raise Unavailable("the shard did not answer yet, and is still being connected to")
+        waits_s = min(left_s, self.patience_s)
+        if not await all_done(self._process, [attempt], waits_s):
+            raise self._not_connected(left_s, waits_s)
         return attempt.result()
 
 
