@@ -9,7 +9,6 @@ what a node starts for itself is never from here.
 from __future__ import annotations
 
 import atexit
-import functools
 import json
 import os
 import select
@@ -98,6 +97,8 @@ class _Nursery:
     """The process that others are forked from. Owner of the socket to it; any thread may ask."""
 
     def __init__(self) -> None:
+        self.ended = False
+        """nobody can ask it anything any more"""
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = os.pathsep.join(path for path in sys.path if path)
@@ -129,11 +130,12 @@ class _Nursery:
         return Forked(int(self._ask(order, files)), self)
 
     def status_of(self, pid: int) -> int:
-        """Exit status of one that has ended."""
-        return int(self._ask({"of": pid}))
+        """Exit status of one that has ended; as if it had been killed, if nobody knows any more."""
+        return -signal.SIGKILL if self.ended else int(self._ask({"of": pid}))
 
     def close(self) -> None:
         """It ends when nobody can ask any more."""
+        self.ended = True
         self._control.close()
         self._process.wait()
 
@@ -146,13 +148,17 @@ class _Nursery:
                 socket.send_fds(self._control, [message], files)
                 answer = self._control.recv(64)
             except BaseException:
-                # Whatever it still says would be taken for the answer to the next one.
-                self._process.kill()
-                _nursery.cache_clear()
+                # Interrupted. Whatever it still says would be taken for the answer to the next one.
+                self._end()
                 raise
-        if not answer:
-            raise RuntimeError("the nursery has ended")
+            if not answer:
+                self._end()
+                raise RuntimeError("the nursery has ended")
         return answer
+
+    def _end(self) -> None:
+        self._process.kill()
+        self.close()
 
 
 class Forked:
@@ -246,9 +252,14 @@ def run_mezzo_bytes(
         return subprocess.CompletedProcess(said, status, out.read(), err.read())
 
 
-@functools.cache
+_present: list[_Nursery] = []
+
+
 def _nursery() -> _Nursery:
-    return _Nursery()
+    """The one that there is, which is made when it is first needed."""
+    if not _present or _present[-1].ended:
+        _present[:] = [_Nursery()]
+    return _present[-1]
 
 
 def _said_before_imports(environ: Mapping[str, str]) -> dict[str, str]:

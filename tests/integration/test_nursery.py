@@ -15,6 +15,7 @@ import pytest
 from mezzo import Client
 from mezzo.errors import Unavailable
 from mezzo_server.testing import RunningProcess, running_frontend, running_shard, start_command
+from tests.integration import nursery
 from tests.integration.metadata_replicas import running_replicas
 from tests.integration.nursery import Forked, real_commands, run_mezzo, start
 from tests.patience import PATIENCE_S
@@ -100,3 +101,17 @@ def test_a_command_runs_where_its_caller_is(tmp_path: Path, monkeypatch: pytest.
     )
     settings = json.loads(shown.stdout)
     assert (settings["shard.depth"]["value"], settings["log.level"]["value"]) == (7, "error")
+
+
+def test_where_the_nursery_ends_another_takes_its_place(tmp_path: Path) -> None:
+    with running_shard() as shard:
+        before = nursery._nursery()
+        before._process.kill()
+        with pytest.raises((RuntimeError, OSError)):
+            run_mezzo("--version")
+        with running_shard() as other, Client(other.unix) as client:
+            assert nursery._nursery() is not before
+            assert client.ping() > 0
+        with Client(shard.unix) as client:
+            assert client.ping() > 0, "it goes on"
+        assert shard.stop() != 0, "nobody knows how it ended"
