@@ -6,7 +6,6 @@ Foreign memory is moved over the stream directly; over shared memory it goes thr
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -357,7 +356,9 @@ def _batches(
         share_bytes = max(STRIPE_BYTES_MIN, sum(chunks.lengths) // session.stripes)
     elif shm and chunks.region is not None and len(parts) <= 1 and len(keys) <= keys_max:
         body_bytes = sum(map(len, keys)) + (_KEY_REST_BYTES + _EXTENT_BYTES) * len(keys)
-        if body_bytes <= body_bytes_max and _aligned_bytes(chunks) <= REQUEST_BYTES_MAX:
+        # As if all were as long as the longest, which as a rule they are.
+        bytes_most = _aligned(max(chunks.lengths)) * len(keys)
+        if body_bytes <= body_bytes_max and bytes_most <= REQUEST_BYTES_MAX:
             return [_Batch(range(len(keys)), chunks.region, False)]  # as nearly always: one request
     finished: list[_Batch] = []
     # By region: batch, its indexes, body bytes, chunk bytes.
@@ -415,8 +416,7 @@ def _aligned(length: int) -> int:
 
 
 def _aligned_bytes(chunks: Places) -> int:
-    # Chunks are mostly as long as one another.
-    return sum([_aligned(length) * count for length, count in Counter(chunks.lengths).items()])
+    return sum([_aligned(length) for length in chunks.lengths])
 
 
 def _lay_out(piece: Piece, chunks: Places) -> Places:
