@@ -7,6 +7,9 @@ from enum import Enum
 
 from mezzo_server.blockstore.admission.admission import TAKES_ALL, AdmissionOptions
 
+INLINE_BYTES = 2 << 20
+"""See `StoreOptions.inline_bytes`."""
+
 
 class Durability(Enum):
     """What a power loss may take of what was acknowledged. Killing a process never takes anything."""
@@ -43,7 +46,7 @@ class StoreOptions:
     """payload bytes of puts that were accepted and not yet written"""
     put_wait_s: float = 5.0
     """how long a put may wait for space before it is refused as busy"""
-    inline_bytes: int = 2 << 20
+    inline_bytes: int = INLINE_BYTES
     """payload bytes checksummed or copied in the loop in one turn (`python -m benchmarks cost` has the time of a checksum); the rest goes to the
     workers: handing little work over costs more than doing it, and doing much holds the loop"""
     scrub_bytes_per_s: float = 16 << 20

@@ -15,6 +15,7 @@ from mezzo.protocol.bitmap import pack
 from mezzo.protocol.messages import U32_MAX, Body, Kind, Put
 from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.loads import Load
+from mezzo_server.blockstore.options import INLINE_BYTES
 from mezzo_server.blockstore.pace import Pace
 from mezzo_server.shard.naming import check_identity_lengths
 from mezzo_server.shard.regions import Region
@@ -190,6 +191,8 @@ class SlicedRequest(Request):
                 size, pieces = weigh(last)
                 if last > first and nbytes + size > room:
                     break
+                if last - first >= most and nbytes <= INLINE_BYTES < nbytes + size:
+                    break  # the rest would be handed to the workers: that costs more than a slice
                 nbytes += size
                 extents += pieces
                 last += 1

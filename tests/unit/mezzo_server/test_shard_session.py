@@ -223,6 +223,19 @@ def test_a_few_keys_more_than_a_slice_go_with_it(shard: Shard, count: int, goes_
     region.close()
 
 
+def test_no_more_go_with_a_slice_than_are_checksummed_in_the_loop(shard: Shard) -> None:
+    client = shard.client()
+    region = client.region(1, 4 * MIB)
+    chunks = {b"%d" % n: data_of(b"%d" % n, 64 * KIB) for n in range(33)}
+    assert put_shm(client, region, 1, chunks).stored_count == 33
+    targets = [[64 * KIB * n, 64 * KIB] for n in range(33)]
+    request_id = client.start(Kind.GET, Get(list(chunks), 1, targets))
+    assert client.steps, "32 chunks are 2 MiB"
+    shard.settle()
+    assert client.answer(request_id, Got).count == 33
+    region.close()
+
+
 def test_bytes_under_way_are_bounded_and_all_arrive(shard: Shard) -> None:
     shard.service.limits = Limits(
         staging_bytes=16 * MIB, staging_connection_bytes_max=8 * MIB, in_flight_bytes_max=8192
