@@ -145,7 +145,7 @@ class AtOnce:
             for part in self._parts:
                 self._advance(part, None, None)
             while not self._are_enough(enough) and self._now() < self._deadline:
-                self._turn()
+                self._turn(enough)
             if not all(part.ended for part in self._parts):
                 late = self._now() >= self._deadline
                 self._give_up(DeadlineExceeded(LATE) if late else Unavailable("another shard has answered"))
@@ -248,14 +248,14 @@ class AtOnce:
 
     # Moving.
 
-    def _turn(self) -> None:
-        """Look at all that wait; then wait for something to happen, and receive what has come."""
+    def _turn(self, enough: int | None) -> None:
+        """Look at all that wait; then, unless that was ``enough``, wait for something to happen, and receive what has come."""
         for part in self._parts:
             while not part.ended and self._look(part):
                 pass  # to what it waits for next
-        waiting = [part for part in self._parts if not part.ended]
-        if not waiting:
+        if self._are_enough(enough):
             return
+        waiting = [part for part in self._parts if not part.ended]
         until = min(self._deadline, *[part.patience for part in waiting])
         self._receive(until)
 

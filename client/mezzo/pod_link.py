@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from mezzo.calls import CONNECT, Call
 from mezzo.connecting import Surroundings
-from mezzo.errors import MezzoError, Unavailable
+from mezzo.errors import DeadlineExceeded, MezzoError, Unavailable
 from mezzo.pod import KnownPod
 from mezzo.protocol.messages import Welcome
 from mezzo.session import Session
@@ -189,5 +189,12 @@ def hello() -> Call[None]:
 
 
 def not_met(errors: Sequence[MezzoError]) -> MezzoError:
-    """Why no shard was reached: what the first said, which for a caller's own fault is what all say."""
-    return errors[0] if errors else Unavailable("the pod has no shards")
+    """Why no shard was reached: what the first said, which for a caller's own fault is what all say.
+
+    One that took too long is not there, as for a client of one shard: the next attempt may find it.
+    """
+    if not errors:
+        return Unavailable("the pod has no shards")
+    if isinstance(errors[0], DeadlineExceeded):
+        return Unavailable("no shard of the pod answered the hello in time")
+    return errors[0]

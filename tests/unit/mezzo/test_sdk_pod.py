@@ -483,8 +483,24 @@ def test_one_asks_for_the_tickets_of_all_shards(tickets):
     assert tickets.asked == asked + 1
 
 
-def test_shards_that_do_not_answer_the_hello_take_the_time_of_the_call(make, maps, network):
-    client = make("tcp://pod:1", map_source=maps)
-    with pytest.raises(DeadlineExceeded, match="within the time of the call"):
+def test_who_waits_for_a_pod_that_does_not_answer_the_hello_goes_on_trying(make, maps, network, start):
+    client = make("tcp://pod:1", map_source=maps, connect_timeout_s=SHORT_S / 2)
+    with pytest.raises(Unavailable, match="in time"):
         client.lookup(KEYS, timeout_s=SHORT_S)
-    assert client.statistics().timeouts == 2, "one of each shard"
+    done = start(client.connect, PATIENCE_S)
+    while network.attempts < 4:
+        pass
+    for at in network._to.values():  # the first ones are not there any more
+        at.get(timeout=PATIENCE_S)
+    network.accept_at(0)
+    done()
+
+
+def test_a_shard_that_does_not_answer_the_hello_takes_the_time_of_the_call(make, maps, network, start):
+    client = make("tcp://pod:1", map_source=maps, connect_timeout_s=PATIENCE_S)
+    result = start(client.lookup, OWN[0])
+    a = network.accept_at(0)
+    a.send(Kind.LOOKED_UP, a.expect(Kind.LOOKUP).request_id, looked_up(0))
+    assert result().prefix == 0
+    with pytest.raises(DeadlineExceeded, match="within the time of the call"):
+        client.lookup(OWN[1], timeout_s=SHORT_S)
