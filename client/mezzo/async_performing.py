@@ -209,12 +209,12 @@ class AsyncPodLink(Ways[AsyncShardWay]):
         errors: list[MezzoError] = []
         for start in range(0, len(shards), MET_MAX):
             asked = shards[start : start + MET_MAX]
-            left = {asyncio.create_task(self._way(shard).perform(hello(), deadline, 0.0)) for shard in asked}
-            tasks = tuple(left)
+            tasks = [asyncio.create_task(self._way(shard).perform(hello(), deadline, 0.0)) for shard in asked]
+            left = set(tasks)
             try:
                 while left:
                     done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
+                    for task in [task for task in tasks if task in done]:
                         error = task.exception()
                         if error is None:
                             return

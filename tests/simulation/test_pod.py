@@ -21,7 +21,7 @@ from mezzo_server.testing.simulation.trace import Trace
 from mezzo_server.testing.simulation.violation import Violation
 from mezzo_server.testing.simulation.witness import Witness
 
-VIRTUAL = ("virtual_loop.py", "peering.py")
+VIRTUAL = ("virtual_loop.py", "client.py")
 """Where asyncio's futures and tasks run, on a loop in virtual time."""
 SIMULATION = Path(__file__).parents[2] / "server" / "mezzo_server" / "testing" / "simulation"
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 from mezzo import AsyncClient
 from mezzo.address import Address, parse
 from mezzo.calls import CONNECT, Call, Link, Run
+from mezzo.connecting import Surroundings
 from mezzo.credentials import Ticket
 from mezzo.errors import InvalidArgument, MezzoError, Unavailable
 from mezzo.operations import Operation
@@ -27,7 +28,12 @@ class PeerClient(AsyncClient):
         return super().__new__(cls, "")
 
     def __init__(
-        self, shard: bytes, addresses: Sequence[str], tls: TLS, credential: Callable[[], bytes]
+        self,
+        shard: bytes,
+        addresses: Sequence[str],
+        tls: TLS,
+        credential: Callable[[], bytes],
+        surroundings: Surroundings | None = None,
     ) -> None:
         """``credential`` makes one for each connection. Raises Unavailable: there is no address to go to."""
         known = _parsed(addresses)
@@ -43,6 +49,7 @@ class PeerClient(AsyncClient):
             token="",
             ticket=lambda: Ticket(credential()),
             stripes=1,
+            surroundings=surroundings,
         )
         self._shard = shard
         self._known = known

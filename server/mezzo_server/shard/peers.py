@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from mezzo.address import parse
+from mezzo.connecting import Surroundings
 from mezzo.errors import Busy, InvalidArgument, MezzoError, Unavailable, Unsupported, WrongEpoch
 from mezzo.operations import Operation
 from mezzo.tls import TLS
@@ -45,8 +46,15 @@ class PeerWays:
         tls: TLS,
         now: Callable[[], float],
         node: str,
+        *,
+        surroundings: Surroundings | None = None,
+        wall_s: Callable[[], float] = time.time,
+        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """``shard``: our own id; ``key``: what we sign with; ``node``: where we are."""
+        """``shard``: our own id; ``key``: what we sign with; ``node``: where we are; ``wall_s``: Unix time."""
+        self._surroundings = surroundings
+        self._wall_s = wall_s
+        self._entropy = entropy
         self._node = node
         self._shard = shard
         self._key = key
@@ -116,13 +124,16 @@ class PeerWays:
             pod_map = self._standing.pod_map
             if pod_map is None or not self._standing.serving:
                 raise Unavailable("this shard serves nothing now, and pulls nothing")
-            now_s = int(time.time())
+            now_s = int(self._wall_s())
             return self._key.sign(
                 self._shard,
-                PeerCredential(pod_map.pod, shard, record.incarnation, os.urandom(16), now_s, now_s + GOOD_S),
+                PeerCredential(
+                    pod_map.pod, shard, record.incarnation, self._entropy(16), now_s, now_s + GOOD_S
+                ),
             )
 
-        return PeerClient(shard, _ways_to(record, self._node), self._tls, credential)
+        addresses = _ways_to(record, self._node)
+        return PeerClient(shard, addresses, self._tls, credential, self._surroundings)
 
     async def _record(self, shard: bytes) -> MemberRecord:
         looked: asyncio.Future[MemberRecord | MezzoError | None] = asyncio.get_running_loop().create_future()

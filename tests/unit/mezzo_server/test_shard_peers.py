@@ -31,7 +31,12 @@ class Played:
     error: MezzoError | None
 
     def __init__(
-        self, shard: bytes, addresses: tuple[str, ...], tls: TLS, credential: Callable[[], bytes]
+        self,
+        shard: bytes,
+        addresses: tuple[str, ...],
+        tls: TLS,
+        credential: Callable[[], bytes],
+        surroundings: object = None,
     ) -> None:
         self.addresses, self.credential, self.closed = addresses, credential, False
         self.made.append(self)

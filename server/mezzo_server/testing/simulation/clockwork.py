@@ -32,6 +32,8 @@ class Clockwork:
         """calls made"""
         self.tasks: set[Task[Any]] = set()
         """that have not ended"""
+        self.buried: list[Callable[[], None]] = []
+        """called when the run is over: to let go of what processes had that are gone"""
         self._count = 0
         self._due: list[tuple[float, int, Process | None, Callable[..., None], tuple[Any, ...]]] = []
         self._soon: deque[tuple[Process | None, Callable[..., None], tuple[Any, ...]]] = deque()
@@ -96,6 +98,9 @@ class Clockwork:
         tasks, self.tasks = self.tasks, set()
         for task in tasks:
             task.drop()
+        buried, self.buried = self.buried, []
+        for call in buried:
+            call()
 
 
 class Process:

@@ -371,6 +371,11 @@ def _is_peer(session: Session) -> bool:
     return session.guest is not None and session.guest.peer != b""
 
 
+def _unheard(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+    """What is said when the run is over."""
+    raise structlog.DropEvent
+
+
 def simulate(
     seed: int,
     options: Options | None = None,
@@ -396,8 +401,14 @@ def simulate(
         if where is not None:
             failure += f" ({where.tb_frame.f_code.co_filename}:{where.tb_lineno})"
     finally:
+        structlog.configure(processors=[_unheard])
+        for client in pod.clients:
+            client.worker.client.at.loop.drop()
+        for shard in pod.shards:
+            if shard.life is not None:
+                shard.life.virtual_loop.drop()
+        pod.clockwork.close()
         structlog.configure(**logging)
-    pod.clockwork.close()
     if failure is not None:
         trace.add(pod.clockwork.now, "VIOLATION", failure)
     workers = [client.worker for client in pod.clients]

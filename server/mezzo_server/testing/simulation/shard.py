@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from mezzo.tls import TLS
 from mezzo_server.access.peers import PeerDoor, PeerKey
 from mezzo_server.access.tickets import SEED_BYTES
 from mezzo_server.blockstore.devices.faults import Fault
@@ -30,6 +31,7 @@ from mezzo_server.quota.part import NEWCOMER
 from mezzo_server.shard.admission import TicketAdmission
 from mezzo_server.shard.copies import SecondCopies
 from mezzo_server.shard.peer_admission import PeerAdmission
+from mezzo_server.shard.peers import PeerWays
 from mezzo_server.shard.puller import Puller
 from mezzo_server.shard.service import Service
 from mezzo_server.staging import StagingPool
@@ -38,6 +40,7 @@ from mezzo_server.tenancy.following import Following
 from mezzo_server.tenancy.standing import standing_of
 from mezzo_server.testing.simulation.caps import Caps
 from mezzo_server.testing.simulation.catalog import POD, Follower, first_catalog
+from mezzo_server.testing.simulation.client import surroundings
 from mezzo_server.testing.simulation.clockwork import Clockwork, Process
 from mezzo_server.testing.simulation.connection import Connection, Watcher
 from mezzo_server.testing.simulation.device import TimedDevice
@@ -49,7 +52,7 @@ from mezzo_server.testing.simulation.limits import (
 )
 from mezzo_server.testing.simulation.metadata import Driver, FarEngine, Metadata
 from mezzo_server.testing.simulation.network import End, Host, Network
-from mezzo_server.testing.simulation.peering import Members, Peers
+from mezzo_server.testing.simulation.peering import Members
 from mezzo_server.testing.simulation.virtual_loop import VirtualLoop
 from mezzo_server.workers import InlineWorkers
 
@@ -150,16 +153,18 @@ class Life:
         members = Members(self.loop, FarEngine(shard.metadata, self.loop, shard.host))
         door = PeerDoor(self.id, incarnation)
         service.door = PeerAdmission(service, door, members, standing, self.loop.wall_s)
-        ways = Peers(
+        around = surroundings(self.loop, self.virtual_loop, shard.host, shard.network, self._random.random)
+        ways = PeerWays(
             self.id,
             key,
             members,
             standing,
-            self.loop,
-            shard.host,
-            shard.network,
-            self._random.randbytes,
-            self._random.random,
+            TLS(),
+            self.loop.now,
+            shard.host.name,
+            surroundings=around,
+            wall_s=self.loop.wall_s,
+            entropy=self._random.randbytes,
         )
         forgotten_max = shard.forgotten_keys_max
         moves = Moves(
@@ -213,11 +218,11 @@ class Life:
 
     def end(self) -> None:
         """The processes are gone, with all they had."""
-        self.virtual_loop.drop()
         self._shard.moved_before.update(self.moved)
         self.loop.end()
         self.thread.end()
         self._shard.network.ended(self.loop)
+        self.virtual_loop.drop()
 
     def stop(self) -> None:
         """A clean stop: hand the slots over, then serve nothing, give the membership up, close the store."""

@@ -95,7 +95,7 @@ class Worker:
         versions: list[Version] = [
             history.put(self.space, key, now, self._random.choice(LENGTHS)) for key in keys
         ]
-        call = self.client.put(keys, [version.data for version in versions], timeout_s)
+        call = self.client.have_put(keys, [version.data for version in versions], timeout_s)
         result = await self._called("put", keys, call, timeout_s)
         if result is None:
             return 0
@@ -108,7 +108,7 @@ class Worker:
     async def _get_keys(self, keys: Sequence[bytes], timeout_s: float) -> tuple[list[bool], int]:
         began = self._true_now()
         targets = [bytearray(TARGET_BYTES) for _ in keys]
-        result = await self._called("get", keys, self.client.get(keys, targets, timeout_s), timeout_s)
+        result = await self._called("get", keys, self.client.have_got(keys, targets, timeout_s), timeout_s)
         self._history.gets += len(keys)
         if self.client.statistics().checksum_mismatches:
             raise Violation(
@@ -128,13 +128,13 @@ class Worker:
 
     async def _lookup(self) -> None:
         keys, timeout_s = self._chosen(), self._time_s()
-        result = await self._called("lookup", keys, self.client.lookup(keys, timeout_s), timeout_s)
+        result = await self._called("lookup", keys, self.client.looked_up(keys, timeout_s), timeout_s)
         if result is not None:
             self._say(f"lookup {_names(keys)}: {result.prefix}")
 
     async def _delete(self) -> None:
         keys, timeout_s, began = self._chosen()[:2], self._time_s(), self._true_now()
-        result = await self._called("delete", keys, self.client.delete(keys, timeout_s), timeout_s)
+        result = await self._called("delete", keys, self.client.have_deleted(keys, timeout_s), timeout_s)
         if result is not None:
             for key in keys:
                 self._history.deleted(self.space, key, began, self._true_now())
