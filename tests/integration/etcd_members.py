@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 STARTED_S = 30.0
@@ -79,8 +79,13 @@ class Member:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)
 
     def signal(self, number: int) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
+        if self.process is None:
+            return
+        self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            # On a busy machine its threads go on for a while. (Nothing is taken from who waits for its end.)
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def kill(self) -> None:
         if self.process is not None:
