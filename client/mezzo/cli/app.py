@@ -159,7 +159,9 @@ def main() -> None:
     # What goes wrong is told in one line, by us.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = sys.argv[1:]
-    if arguments in overview.ALONE:
+    if os.environ.get(overview.COMPLETION_VARIABLE):
+        status = run(make_app, arguments)  # a shell asks what comes next
+    elif arguments in overview.ALONE:
         status = run(make_overview, arguments)
     else:
         status = run(lambda: make_app(wanted=arguments[0]), arguments)

@@ -22,10 +22,10 @@ from typer.completion import completion_init, get_completion_script  # type: ign
 
 from mezzo.cli import options as opt
 from mezzo.cli.output import console, json_result
+from mezzo.cli.overview import COMPLETION_VARIABLE
 from mezzo.errors import InvalidArgument
 
 PROGRAM = "mezzo"
-VARIABLE = "_MEZZO_COMPLETE"
 
 
 class Shell(StrEnum):
@@ -61,7 +61,7 @@ def completion(
 
     In bash, for this session: source <(mezzo completion bash)
     """
-    made_of = {"prog_name": PROGRAM, "complete_var": VARIABLE, "shell": shell.value}
+    made_of = {"prog_name": PROGRAM, "complete_var": COMPLETION_VARIABLE, "shell": shell.value}
     script: str = get_completion_script(**made_of) + "\n"
     path = None
     if install:

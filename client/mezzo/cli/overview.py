@@ -41,6 +41,8 @@ SUMMARIES = {
     "completion": "Print the script that lets a shell complete the commands and options of mezzo.",
 }
 """The first sentences of the commands' own help, as a test says that they are."""
+COMPLETION_VARIABLE = "_MEZZO_COMPLETE"
+"""By it a shell asks what completes a line, and that may be of any command."""
 ALONE: tuple[list[str], ...] = ([], ["-h"], ["--help"], ["--version"])
 """arguments that no command sees"""
 
