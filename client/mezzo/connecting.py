@@ -26,7 +26,11 @@ def open_socket(address: Address, timeout_s: float) -> socket.socket:
             raise
     else:
         sock = _open_tcp(address, timeout_s)
-        prepare_tcp(sock)
+        try:
+            prepare_tcp(sock)
+        except BaseException:  # it was reset already, say
+            sock.close()
+            raise
     return sock
 
 

@@ -1,6 +1,7 @@
 """Both clients and what is around them: processes, signals, loops, the environment."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from mezzo.protocol.messages import (
     RegionAdded,
 )
 from tests.contract.peer import UNIX
+from tests.held import descriptors
 from tests.patience import PATIENCE_S
 
 
@@ -311,3 +313,15 @@ def test_what_is_not_several_front_ends(given):
 
 def test_a_path_may_have_commas():
     assert parse_all("unix:///run/a,b") == (parse("unix:///run/a,b"),)
+
+
+def test_a_connection_that_was_reset_as_it_was_made_leaves_no_descriptor(monkeypatch):
+    def reset(sock):
+        raise OSError(errno.ENOTCONN, "not connected")  # what a socket says of its peer then
+
+    monkeypatch.setattr("mezzo.connecting.keep_in_cache", reset)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        before = descriptors()
+        with pytest.raises(OSError, match="not connected") as refused:
+            open_socket(parse(f"tcp://127.0.0.1:{listener.getsockname()[1]}"), PATIENCE_S)
+        assert descriptors() <= before, refused  # which keeps what is not closed
