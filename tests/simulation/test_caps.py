@@ -37,7 +37,7 @@ def running() -> Iterator[Running]:
     life = pod.shards[0].life
     assert life is not None
     yield Running(pod, life)
-    pod.clockwork.close()
+    pod.close()
 
 
 def too_many(count: int) -> dict[int, None]:

@@ -49,6 +49,7 @@ def test_without_faults_every_call_is_answered() -> None:
     outcome = simulate(5, Options(faults=0, seconds=8))
     assert outcome.failure is None
     assert outcome.numbers["errors"] == 0
+    assert outcome.numbers["early"] <= outcome.numbers["calls"] / 10
     assert min(outcome.numbers[name] for name in ("hits", "puts_stored", "deletes")) > 0
 
 
@@ -58,13 +59,17 @@ def test_each_kind_of_fault_strikes(kind: str) -> None:
     struck = []
     strike = pod.faults.kinds[kind]
     pod.faults.kinds[kind] = lambda: (struck.append(kind), strike())[1]
-    pod.run()
+    try:
+        pod.run()
+    finally:
+        pod.close()
     assert struck == [kind, kind]
 
 
 def test_every_kind_that_is_named_is_there() -> None:
     pod = Pod(1, Options(), Trace())
     assert set(Faults(pod, "1", 0, None).kinds) == set(KINDS)
+    pod.close()
 
 
 def test_the_same_seed_is_the_same_trace_in_any_process() -> None:

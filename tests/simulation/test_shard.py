@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,18 +15,22 @@ from mezzo_server.testing.simulation.trace import Trace
 
 
 @pytest.fixture
-def make_shard() -> Callable[[float], tuple[Pod, Shard, Life]]:
+def make_shard() -> Iterator[Callable[[float], tuple[Pod, Shard, Life]]]:
     """A shard of a pod that serves, by the rate of its clock."""
+    pods: list[Pod] = []
 
     def make(rate: float) -> tuple[Pod, Shard, Life]:
         pod = Pod(1, Options(faults=0), Trace())
+        pods.append(pod)
         shard = pod.shards[0]
         shard._boot_rate = rate
         pod.clockwork.run(GATHER_S)
         assert shard.life is not None
         return pod, shard, shard.life
 
-    return make
+    yield make
+    for pod in pods:
+        pod.close()
 
 
 @pytest.mark.parametrize("rate", [0.9995, 1.0, 1.0005])

@@ -22,7 +22,7 @@ def pod(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
     made = Pod(3, Options(faults=0), Trace())
     made.clockwork.run(GATHER_S)
     yield made
-    made.clockwork.close()
+    made.close()
 
 
 def test_the_bytes_of_one_tenant_are_wrong_bytes_for_another(pod: Pod) -> None:

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 EVENTS_MAX = 2_000_000
 """A run that needs more turns in circles."""
+CLOSES = 4
+"""A coroutine that is let go of may wait for others as it ends: it is told again, so often at most."""
 
 
 class Clockwork:
@@ -32,8 +34,8 @@ class Clockwork:
         """calls made"""
         self.tasks: set[Task[Any]] = set()
         """that have not ended"""
-        self.buried: list[Callable[[], None]] = []
-        """called when the run is over: to let go of what processes had that are gone"""
+        self.closing: list[Callable[[], None]] = []
+        """called when the run is over: to end what processes have under way, those that are gone too"""
         self._count = 0
         self._due: list[tuple[float, int, Process | None, Callable[..., None], tuple[Any, ...]]] = []
         self._soon: deque[tuple[Process | None, Callable[..., None], tuple[Any, ...]]] = deque()
@@ -93,14 +95,15 @@ class Clockwork:
         self.now = max(self.now, until)
 
     def close(self) -> None:
-        """The run is over: what is not due any more lets go of what it has."""
+        """The run is over: all that is under way ends, and nothing is due any more."""
         self._due, self._soon = [], deque()
         tasks, self.tasks = self.tasks, set()
         for task in tasks:
             task.drop()
-        buried, self.buried = self.buried, []
-        for call in buried:
+        closing, self.closing = self.closing, []
+        for call in closing:
             call()
+        self._due, self._soon = [], deque()
 
 
 class Process:
@@ -248,7 +251,17 @@ class Task(Future[T]):
 
     def drop(self) -> None:
         """Nobody goes on with it."""
-        self._work.close()
+        close(self._work)
+
+
+def close(work: Coroutine[Any, Any, Any] | Generator[Any, Any, Any]) -> None:
+    """End a coroutine where it stands, whatever it would do in the end."""
+    for _ in range(CLOSES):
+        try:
+            work.close()
+        except Exception:  # noqa: S112 - it waits for others once more, or finds no task
+            continue
+        return
 
 
 async def all_done(process: Process, futures: Iterable[Future[Any]], seconds: float | None = None) -> bool:

@@ -59,6 +59,8 @@ class History:
     def __init__(self, seed: str, placement: Placement) -> None:
         self._seed = seed
         self.placement = placement
+        self.begun = False
+        """all the shards have served at the same time: from then on there is somebody for each key"""
         self._keys: dict[tuple[str, bytes], KeyHistory] = {}
         self.gets = 0
         self.hits = 0

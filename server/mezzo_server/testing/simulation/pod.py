@@ -159,6 +159,16 @@ class Pod:
         self._read_all()
         self._check_shards()
 
+    def close(self) -> None:
+        """The run is over, however it ended: all that is under way ends, unheard."""
+        self.trace.end()
+        logging = structlog.get_config()
+        structlog.configure(processors=[_unheard], cache_logger_on_first_use=False)
+        try:
+            self.clockwork.close()
+        finally:
+            structlog.configure(**logging)
+
     # -- parts
 
     def add_shard(self) -> None:
@@ -256,6 +266,9 @@ class Pod:
                 self.witness(shard).follows(shard.life.standing.share)
         serving = [life for life in lives if life.standing.serving]
         self.placement.acted_by(life.standing.epoch for life in serving)
+        self.history.begun = self.history.begun or (
+            len(serving) == len(self.shards) and all(life.standing.epoch for life in serving)
+        )
         parts = [life.service.accounts.part.default for life in serving]
         if sum(parts) > POINTS + SLACK_POINTS + NEWCOMER_POINTS * len(parts):
             raise Violation(f"parts of quotas are together {sum(parts) / POINTS:.3f} of them")
@@ -401,13 +414,6 @@ def simulate(
         if where is not None:
             failure += f" ({where.tb_frame.f_code.co_filename}:{where.tb_lineno})"
     finally:
-        structlog.configure(processors=[_unheard])
-        for client in pod.clients:
-            client.worker.client.at.loop.drop()
-        for shard in pod.shards:
-            if shard.life is not None:
-                shard.life.virtual_loop.drop()
-        pod.clockwork.close()
         structlog.configure(**logging)
     if failure is not None:
         trace.add(pod.clockwork.now, "VIOLATION", failure)
@@ -418,6 +424,7 @@ def simulate(
         "epochs": pod.placement.epoch,
         "calls": sum(worker.calls for worker in workers),
         "errors": sum(worker.errors for worker in workers),
+        "early": sum(worker.early for worker in workers),
         "gets": pod.history.gets,
         "hits": pod.history.hits,
         "puts_stored": pod.history.puts_stored,
@@ -427,4 +434,5 @@ def simulate(
         "popular": sum(shard.moved[Why.POPULAR] for shard in pod.shards),
         "lives": sum(shard.lives for shard in pod.shards),
     }
+    pod.close()
     return Outcome(seed, failure, trace.digest, tuple(trace.lines), numbers)

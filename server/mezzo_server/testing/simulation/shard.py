@@ -222,7 +222,6 @@ class Life:
         self.loop.end()
         self.thread.end()
         self._shard.network.ended(self.loop)
-        self.virtual_loop.drop()
 
     def stop(self) -> None:
         """A clean stop: hand the slots over, then serve nothing, give the membership up, close the store."""

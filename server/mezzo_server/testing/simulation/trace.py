@@ -18,15 +18,22 @@ class Trace:
         self.count = 0
         self._hash = hashlib.blake2b(digest_size=8)
         self._tell = tell
+        self._over = False
 
     def add(self, now: float, who: str, what: str) -> None:
         """One line: when, by true time; who; what."""
+        if self._over:
+            return
         line = f"{now:10.4f} {who:<10} {what}"
         self.count += 1
         self._hash.update(line.encode())
         self.lines.append(line)
         if self._tell is not None:
             self._tell(line)
+
+    def end(self) -> None:
+        """The run is over: what is said from now on is no part of it."""
+        self._over = True
 
     @property
     def digest(self) -> str:

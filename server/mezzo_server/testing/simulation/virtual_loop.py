@@ -12,13 +12,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any, TypeVar
 
-from mezzo_server.testing.simulation.clockwork import Future, Process
+from mezzo_server.testing.simulation.clockwork import Future, Process, close
 from mezzo_server.testing.simulation.network import End
 
 T = TypeVar("T")
 
-CLOSES = 4
-"""A coroutine that is let go of may wait for others as it ends: it is told again, so often at most."""
+CANCELS = 4
+"""What is under way when a run is over may wait for others as it ends: it is told again, so often at most."""
+LAST_TURNS_MAX = 10_000
+"""after each time that it was told"""
 
 
 class VirtualSocket:
@@ -101,6 +103,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._count = 0
         self.tasks: list[asyncio.Task[Any]] = []
         """that were made and may not have ended"""
+        self._ready: dict[asyncio.Handle, None] = {}
+        """whose turn is to come; of a process that is gone: never came"""
+        self._over = False
+        """the run is: turns are taken here, and time stands still"""
+        process.clockwork.closing.append(self._close)
 
     def get_debug(self) -> bool:
         """See `asyncio`."""
@@ -123,7 +130,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.Handle:
         """See `asyncio`."""
         handle = asyncio.Handle(callback, args, self, context)
-        self._process.soon(self._turn, handle)
+        self._ready[handle] = None
+        if not self._over:
+            self._process.soon(self._turn, handle)
         return handle
 
     def call_later(  # type: ignore[override]
@@ -137,7 +146,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         """See `asyncio`."""
         handle = asyncio.TimerHandle(when, callback, args, self, context)
-        self._process.after(max(0.0, when - self.time()) + 1e-6, self._turn, handle)
+        if not self._over:
+            self._process.after(max(0.0, when - self.time()) + 1e-6, self._turn, handle)
         return handle
 
     def call_soon_threadsafe(  # type: ignore[override]
@@ -236,32 +246,46 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if isinstance(fault, BaseException):
             self._fault = fault
 
-    def drop(self) -> None:
-        """The process is gone, and with it all that was under way: nothing of it is ever done."""
-        tasks, self.tasks = [task for task in self.tasks if not task.done()], []
-        self._process.clockwork.buried.append(lambda: self._bury(tasks))
+    def _close(self) -> None:
+        """The run is over: end what is under way, as a loop that closes does, and leave nothing to the garbage collector.
 
-    def _bury(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
-        """The run is over: let go of what was under way, whatever it would do in the end."""
+        What it does in the end comes to nobody: nothing that is sent now is delivered.
+        """
+        self._over = True
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
-            for task in tasks:
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                work = task.get_coro()
-                for _ in range(CLOSES):
-                    try:
-                        work.close()
-                    except Exception:  # noqa: S112 - it waits for others once more, or finds no task
-                        continue
+            for attempt in range(2 * CANCELS):
+                tasks, self.tasks = [task for task in self.tasks if not task.done()], []
+                if not tasks and not self._ready:
                     break
+                if attempt < CANCELS:
+                    for task in tasks:
+                        task.cancel()
+                    self.tasks = tasks
+                else:  # it waits for what nobody does any more
+                    for task in tasks:
+                        task._log_destroy_pending = False  # type: ignore[attr-defined]
+                        close(task.get_coro())
+                self._take_last_turns()
         finally:
             asyncio._set_running_loop(before)
+        self._ready, self._readers, self._sockets, self._fault = {}, {}, {}, None
+
+    def _take_last_turns(self) -> None:
+        for _ in range(LAST_TURNS_MAX):
+            if not self._ready:
+                return
+            handle = next(iter(self._ready))
+            del self._ready[handle]
+            if not handle.cancelled():
+                handle._run()
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         return
 
     def _turn(self, handle: asyncio.Handle) -> None:
+        self._ready.pop(handle, None)
         if handle.cancelled():
             return
         before = asyncio._get_running_loop()

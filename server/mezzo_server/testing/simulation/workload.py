@@ -41,6 +41,8 @@ class Worker:
         self.idle = True
         self.calls = 0
         self.errors = 0
+        """calls that failed, but for those that came before the pod had begun: `early`"""
+        self.early = 0
         self.space = space
         self._history = history
         self._keys = keys
@@ -148,6 +150,7 @@ class Worker:
         self.calls += 1
         number = self._number
         self.idle = False
+        early = not self._history.begun
         limit_s = timeout_s + self.client.cancel_grace_s + SLACK_S
         self.process.clockwork.after(limit_s, self._look_at, number, what, limit_s)
         try:
@@ -157,7 +160,8 @@ class Worker:
                 f"{self.process.name}: {what} is refused as the caller's fault: {error!r}"
             ) from error
         except MezzoError as error:
-            self.errors += 1
+            self.early += early
+            self.errors += not early
             self._say(f"{what} {_names(keys)}: {type(error).__name__}: {str(error)[:90]}")
             return None
         finally:
