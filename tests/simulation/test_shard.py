@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from mezzo.protocol.frame import FROM_SERVER, Frame, FrameReader
+from mezzo.protocol.messages import Kind
 from mezzo_server.blockstore.api import PutChunk, PutOutcome, PutStatus, Scope
 from mezzo_server.memory import Memory
 from mezzo_server.testing.simulation import Options
+from mezzo_server.testing.simulation.clockwork import Process
+from mezzo_server.testing.simulation.network import Host
 from mezzo_server.testing.simulation.pod import GATHER_S, Pod
 from mezzo_server.testing.simulation.shard import Life, Shard
 from mezzo_server.testing.simulation.trace import Trace
@@ -67,3 +71,21 @@ def test_a_clean_stop_goes_on_ticking_until_nothing_moves_to_it_any_more(
     pod.clockwork.run(GATHER_S + 60.0)
     assert refused.done()
     assert shard.life is None
+
+
+def test_who_is_refused_is_told_why(make_shard: Callable[[float], tuple[Pod, Shard, Life]]) -> None:
+    """At once, as by the product: who hears nothing waits until his time is over, and takes it for a shard that hangs."""
+    pod, shard, _ = make_shard(1.0)
+    clockwork, told = pod.clockwork, bytearray()
+    opening = pod.network.connect(Process(clockwork, "x"), Host("x"), shard.address)
+    clockwork.run(clockwork.now + 0.1)
+    end = opening.result()
+    end.received = told.extend
+    end.send(b"this is no HELLO" * 4)
+    clockwork.run(clockwork.now + 0.1)
+    refused = FrameReader(FROM_SERVER, body_bytes_max=4096, payload_bytes_max=0)
+    refused.buffer()[: len(told)] = told
+    refused.received(len(told))
+    event = refused.next_event()
+    assert isinstance(event, Frame)
+    assert event.kind is Kind.REFUSE

@@ -166,9 +166,9 @@ class Connection:
             self.refuse(error)
         finally:
             self._corked = False
-        if self._is_over():
+        if self._closed:
             return
-        self._flush()
+        self._flush()  # be it why he is refused
         if self._gets:
             self._fill()
 
