@@ -4,7 +4,8 @@
     python -m tests.simulation.planting epoch_ignored            # the first seed that finds it
     python -m tests.simulation.planting epoch_ignored --seed 3   # that seed, with its trace
 
-A bug is a file in `planted/`: a title, the number of seeds within which it is found, and a unified diff.  Nothing on the
+A bug is a file in `planted/`: a title, the number of seeds within which it is found, with which faults if not with any (`seeds: 300
+faults=24 kinds=join,drain`), and a unified diff.  Nothing on the
 disk is changed: modules that a diff names are compiled from the changed text.  A diff whose old lines are not there any
 more, or are there twice, is an error that says so.
 """
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = Path(__file__).parent / "planted"
@@ -40,6 +42,8 @@ class Bug:
     title: str
     seeds: int
     """within which it is found"""
+    options: dict[str, Any]
+    """of `Options`, with which that is so; none: those of any run"""
     hunks: dict[str, list[Hunk]]
     """by the path of the file that they change"""
 
@@ -77,7 +81,14 @@ def read(name: str) -> Bug:
     end()
     if not hunks or not all(hunks.values()):
         raise ValueError(f"{name}.patch is no unified diff")
-    return Bug(name, title, int(seeds.removeprefix("seeds: ")), hunks)
+    number, *words = seeds.removeprefix("seeds: ").split()
+    told = dict(word.split("=") for word in words)
+    options: dict[str, Any] = {}
+    if "faults" in told:
+        options["faults"] = int(told["faults"])
+    if "kinds" in told:
+        options["kinds"] = tuple(told["kinds"].split(","))
+    return Bug(name, title, int(number), options, hunks)
 
 
 def applied(bug: Bug, path: str) -> str:
@@ -148,14 +159,15 @@ def main(arguments: list[str]) -> int:
         return 0
     bug = read(arguments[0])
     plant(bug)
-    from mezzo_server.testing.simulation import simulate
+    from mezzo_server.testing.simulation import Options, simulate
 
+    options = Options(**bug.options)
     if arguments[1:2] == ["--seed"]:
-        outcome = simulate(int(arguments[2]))
+        outcome = simulate(int(arguments[2]), options)
         sys.stdout.write("\n".join(outcome.lines) + "\n")
         return 0 if outcome.failure else 1
     for seed in range(bug.seeds):
-        outcome = simulate(seed)
+        outcome = simulate(seed, options)
         if outcome.failure is not None:
             sys.stdout.write(f"{bug.name}: found by seed {seed}: {outcome.failure}\n")
             return 0

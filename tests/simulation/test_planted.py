@@ -60,4 +60,4 @@ def test_a_diff_that_does_not_fit_any_more_says_so() -> None:
     path = "server/mezzo_server/pod/standing.py"
     for old in ("def what_was_never_there() -> None:", ""):
         with pytest.raises(LookupError, match="make it anew"):
-            applied(Bug("lost", "", 1, {path: [Hunk((old,), ("pass",))]}), path)
+            applied(Bug("lost", "", 1, {}, {path: [Hunk((old,), ("pass",))]}), path)

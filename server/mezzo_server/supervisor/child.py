@@ -121,7 +121,7 @@ class Child:
         try:
             line = await pipe.readline()
             return msgspec.json.decode(line, type=dict[str, Any]) if line else None
-        except ValueError:
+        except (ValueError, msgspec.MsgspecError):  # in msgspec 0.19 its errors are no ValueError
             # Too long, or no JSON. Before it was ready: it is killed when its time to start is over.
             log.warning("a process said something that is not understood", part=self.name, of=self.pid)
             return None
