@@ -28,6 +28,7 @@ CASES = ((64 * KIB, 512), (MIB, 64))
 CALLS = 4
 """of different chunks, in turn"""
 DEVICE_BYTES = 1024 * MIB
+"""of each shard: half of one has smaller segments, which devices of terabytes have not"""
 TARGET = 1.05
 
 
@@ -71,6 +72,7 @@ class Load:
 
     def __init__(self, stack: ExitStack, shards: int, chunk_bytes: int, count: int) -> None:
         self._node = stack.enter_context(_node(shards))
+        self._shards = shards
         self.chunk_bytes = chunk_bytes
         self.count = count
         """chunks in one call"""
@@ -89,7 +91,7 @@ class Load:
 
     def warm(self, verb: str) -> None:
         """Have memory touched that is new: a device that was never written is filled first by puts of a while."""
-        calls = 2 * DEVICE_BYTES // self._call_bytes if verb == "put" else CALLS
+        calls = 2 * self._shards * DEVICE_BYTES // self._call_bytes if verb == "put" else CALLS
         for turn in range(calls):
             (self.put if verb == "put" else self.get)(turn % CLIENTS)
 
@@ -143,7 +145,7 @@ class Load:
 
 def _node(shards: int) -> AbstractContextManager[RunningNode]:
     return running_node(
-        devices=[f"memory:{DEVICE_BYTES}"],
+        devices=[f"memory:{DEVICE_BYTES}"] * shards,
         arguments=["--shards", str(shards)],
         config="[shard]\nscrub_bytes_per_s = 0\n",
     )
