@@ -106,7 +106,8 @@ def configure_logs(config: LogConfig, process: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.level.upper())),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, StandardError())),
-        cache_logger_on_first_use=True,
+        # Loggers are modules' own, and live longer than a configuration: a simulated run has another one.
+        cache_logger_on_first_use=False,
     )
 
 

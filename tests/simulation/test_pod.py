@@ -10,10 +10,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 from typer.main import get_command
 
 from mezzo.cli.app import make_app, run
 from mezzo_server.commands.simulate_faults import FaultsSummary
+from mezzo_server.config import LogConfig
+from mezzo_server.logs import configure_logs
+from mezzo_server.pod import driving
+from mezzo_server.shard import puller, stopping
 from mezzo_server.testing.simulation import KINDS, Options, simulate
 from mezzo_server.testing.simulation.faults import Faults
 from mezzo_server.testing.simulation.pod import Pod
@@ -86,6 +91,19 @@ def test_the_same_seed_is_the_same_trace_in_any_process() -> None:
     )
     assert other.stdout.split() == here
     assert here[0] != here[1]
+
+
+def test_what_the_process_logs_is_nothing_to_the_trace() -> None:
+    """A process that plays it may have logs of its own, at another level, and have written some by the same loggers."""
+    before = simulate(1004).digest
+    logging = structlog.get_config()
+    try:
+        configure_logs(LogConfig(level="error"), "operator")
+        for log in (puller.log, driving.log, stopping.log):
+            log.error("said by a test")
+        assert simulate(1004).digest == before
+    finally:
+        structlog.configure(**logging)
 
 
 def test_nothing_in_it_looks_at_a_clock_or_at_chance() -> None:

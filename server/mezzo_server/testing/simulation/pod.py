@@ -163,7 +163,8 @@ class Pod:
         """The run is over, however it ended: all that is under way ends, unheard."""
         self.trace.end()
         logging = structlog.get_config()
-        structlog.configure(processors=[_unheard], cache_logger_on_first_use=False)
+        structlog.reset_defaults()
+        structlog.configure(processors=[_unheard])
         try:
             self.clockwork.close()
         finally:
@@ -401,7 +402,8 @@ def simulate(
     pod = Pod(seed, options or DEFAULTS, trace)
     failure: str | None = None
     logging = structlog.get_config()
-    structlog.configure(processors=[pod.logged], cache_logger_on_first_use=False)
+    structlog.reset_defaults()  # whatever level and format the process has: what is logged is of the trace
+    structlog.configure(processors=[pod.logged])
     try:
         pod.run()
     except Violation as violation:
