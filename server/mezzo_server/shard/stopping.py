@@ -94,7 +94,7 @@ class Stopping:
     def _busy(self) -> bool:
         """Whether something that was begun has not ended, or its answer is not out."""
         runtime = self._runtime
-        return any(_busy(session) for session in runtime.service.sessions) or any(
+        return any(_has_begun(session) for session in runtime.service.sessions) or any(
             connection.output_bytes for connection in runtime.connections
         )
 
@@ -114,7 +114,7 @@ def untouched(session: Session) -> bool:
     return all(request.region is None for request in session.requests.values())
 
 
-def _busy(session: Session) -> bool:
+def _has_begun(session: Session) -> bool:
     """Whether something is under way that ends by itself: a reader of events waits for what may never come."""
     return any(request.kind is not Kind.EVENTS for request in session.requests.values())
 
