@@ -66,8 +66,8 @@ class Context(Payloads):
         """what deadlines of chunks are measured by"""
         self.erasure = Erasure(self)
         self.expiry = Expiry(self)
-        self.streams: set[Stream] = set()
-        """those that are not finished"""
+        self.streams: dict[Stream, None] = {}
+        """those that are not finished, in the order in which they were opened"""
         self.logs: list[DeviceLog] = []
         self.hot: HotTier | None = None
         """chunks that are in memory as well"""

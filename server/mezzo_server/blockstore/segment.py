@@ -129,7 +129,7 @@ class Segment:
         """(block, blocks) where a mismatch was confirmed: to be tried before the segment is reused"""
         self.retire = False
         """an I/O error happened here: never use it again"""
-        self.streams: set[ChunkStream] = set()
+        self.streams: dict[ChunkStream, None] = {}
         """streams that read from here; reclaim may revoke them"""
         self._idle: list[Callable[[], None]] = []
 

@@ -84,8 +84,8 @@ class ChunkStream:
         self.moved_at = context.now()
         """when the receiver last took or returned a piece"""
         segment.hold()
-        segment.streams.add(self)
-        context.streams.add(self)
+        segment.streams[self] = None
+        context.streams[self] = None
 
     def next(self, ready: Ready) -> None:
         """Give the next piece to ``ready``; None: it could not be read, and nothing follows.
@@ -123,7 +123,7 @@ class ChunkStream:
         """Release the segment, once, when no memory of its device is lent."""
         if self._holds and all(staged is not None for staged in self._lent.values()):
             self._holds = False
-            self._segment.streams.discard(self)
+            self._segment.streams.pop(self, None)
             self._segment.release()
 
     def finish(self) -> bool:
@@ -135,7 +135,7 @@ class ChunkStream:
             raise RuntimeError("a stream is finished once")
         self._finished = True
         self._waiting = None
-        self._context.streams.discard(self)
+        self._context.streams.pop(self, None)
         for piece in self._pieces:
             if piece.here:
                 self._give(piece)

@@ -45,7 +45,7 @@ class WholeStream(ABC):
         self._taken_back = False
         self._waiting: Callable[[Span | None], None] | None = None
         self._delivering = False
-        context.streams.add(self)
+        context.streams[self] = None
 
     @abstractmethod
     def _take_back(self) -> bool:
@@ -69,7 +69,7 @@ class WholeStream(ABC):
             raise RuntimeError("a stream is finished once")
         self._finished = True
         self._waiting = None
-        self._context.streams.discard(self)
+        self._context.streams.pop(self, None)
         self._rest()
         return self._given == self.length and not self._failed
 

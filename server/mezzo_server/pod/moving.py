@@ -185,7 +185,7 @@ class Moves:
         self._queued = 0
         self._pulls: dict[bytes, int] = {}
         """how many are under way, by source"""
-        self._under_way: set[Pull] = set()
+        self._under_way: dict[Pull, None] = {}
         self._sources: dict[bytes, Backoff] = {}
         """those that failed last"""
         self._forgotten = Refusals(FORGET_S, forgotten_keys_max)
@@ -241,7 +241,7 @@ class Moves:
             pull = self._next_of(tenant, now)
             if pull is not None:
                 self._pulls[pull.source] = self._pulls.get(pull.source, 0) + 1
-                self._under_way.add(pull)
+                self._under_way[pull] = None
                 self._asked.take(len(pull.wanted), now)
                 return pull
         return None
@@ -261,7 +261,7 @@ class Moves:
 
         True: it is the first failure of this source after it was well, or was not known: worth a word.
         """
-        self._under_way.discard(pull)
+        self._under_way.pop(pull, None)
         left = self._pulls.pop(pull.source) - 1
         if left:
             self._pulls[pull.source] = left

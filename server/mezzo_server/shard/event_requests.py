@@ -95,7 +95,7 @@ class _Waiting(Request):
     def start(self) -> None:
         """Wait: for an event, or until the time is over."""
         self._log.wait(self._wake)
-        self.session.service.waiting.add(self)
+        self.session.service.waiting[self] = None
 
     def give_up(self) -> None:
         """The client does not want to know any more."""
@@ -119,7 +119,7 @@ class _Waiting(Request):
             return
         self._log.leave(self._wake)
         service = session.service
-        service.waiting.discard(self)
+        service.waiting.pop(self, None)
         service.events.end_waiting(self._scope.tenant)
         session.told_at = service.now()
         self.finish(Kind.EVENTS_ARE, _read(session, self._scope, self._log, self._body))

@@ -64,7 +64,7 @@ class PeerWays:
         self._now = now
         self._ways: dict[bytes, _Way] = {}
         self._opening: dict[bytes, asyncio.Lock] = {}
-        self._leaving: set[_Way] = set()
+        self._leaving: dict[_Way, None] = {}
         """that are closed when nobody uses them any more"""
         self._closing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -160,11 +160,11 @@ class PeerWays:
         """It is not to be gone any more."""
         if self._ways.get(shard) is way:
             del self._ways[shard]
-        self._leaving.add(way)
+        self._leaving[way] = None
 
     def _close_unused(self) -> None:
         for way in [way for way in self._leaving if not way.users]:
-            self._leaving.discard(way)
+            self._leaving.pop(way, None)
             task = asyncio.get_running_loop().create_task(way.client.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -151,8 +151,8 @@ class Service:
             idle_s=limits.events_idle_s,
             now=now,
         )
-        self.waiting: set[Waiter] = set()
-        """requests that wait for an event"""
+        self.waiting: dict[Waiter, None] = {}
+        """requests that wait for an event, in the order in which they came"""
         self.device_changes: DeviceChanges | None = None
         self.master_keys = MasterKeys()
         """what tenants' keys are wrapped with; set before the first catalog"""
@@ -179,7 +179,7 @@ class Service:
             offload=offload,
             discard=discard,
         )
-        self.sessions: set[Session] = set()
+        self.sessions: dict[Session, None] = {}
         self.measures = Measures()
         store.loads.observe = self.measures.load_took
         self._began = now()

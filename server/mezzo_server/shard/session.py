@@ -185,7 +185,7 @@ class Session:
             Kind.PULL: partial(peer_requests.pull, self),
             Kind.OFFER: partial(copies.offer, self),
         }
-        service.sessions.add(self)
+        service.sessions[self] = None
 
     def receive(self, frame: Frame) -> PayloadSink | None:
         """Act on a frame. For PUT_DATA: where its payload goes.
@@ -260,7 +260,7 @@ class Session:
             return
         self.closed = True
         self.meter.close()
-        self.service.sessions.discard(self)
+        self.service.sessions.pop(self, None)
         self.share.close()
         for request in tuple(self.requests.values()):
             request.cancelled = True

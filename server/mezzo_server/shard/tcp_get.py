@@ -173,7 +173,7 @@ class TcpGet(Request):
         # Opened chunks whose bytes are not all queued, in order; the first has its turn.
         self._ahead: deque[_Sending] = deque()
         # Those and the ones that are queued and not yet sent.
-        self._open: set[_Sending] = set()
+        self._open: dict[_Sending, None] = {}
         self._queued = False
         self._busy = False
         self._queued_bytes = 0
@@ -338,7 +338,7 @@ class TcpGet(Request):
                 continue
             sending = _Sending(self, stream, index)
             ahead.append(sending)
-            self._open.add(sending)
+            self._open[sending] = None
             nbytes += stream.length
             sending.draw()
             opened = opened or sending.waiting
@@ -355,7 +355,7 @@ class TcpGet(Request):
         output.begin_payload(encode(Kind.GET_DATA, self.id, head, stream.length), stream.length)
 
     def _end_chunk(self, sending: _Sending) -> None:
-        self._open.discard(sending)
+        self._open.pop(sending, None)
         self._queued_bytes += sending.queued_bytes
         if sending.end() and not self.cancelled:
             self._lengths[sending.index] = sending.length

@@ -112,6 +112,24 @@ def test_a_stream_in_flight_is_cut_off(hot: dict[str, object] | None) -> None:
     rig.drain()
 
 
+def test_streams_are_cut_off_in_the_order_in_which_they_were_opened() -> None:
+    """And not in that of where they lie in memory: who was waiting hears of it alike whenever it is played again."""
+    rig = Rig()
+    keys = rig.fill("k", 40, 4000)
+    heard: list[bytes] = []
+    streams = [rig.store.stream(SCOPE, key) for key in keys]
+    for key, stream in zip(keys, streams, strict=True):
+        assert stream is not None
+        stream.next(lambda _, key=key: heard.append(key))  # type: ignore[misc]
+    rig.erase()
+    rig.until(lambda: len(heard) == len(keys))
+    assert heard == keys
+    for stream in streams:
+        assert stream is not None
+        stream.finish()
+    rig.drain()
+
+
 def test_leases_end_with_what_they_are_on() -> None:
     """Whoever holds them gives them back later, by the name that they had."""
     rig = Rig(hot=HOT)
