@@ -65,17 +65,17 @@ class FaultyDevice(Device):
         memory_align_bytes: int = MEMORY_ALIGN_BYTES,
     ) -> None:
         """``contents``: size in bytes (zeros), or the bytes. ``in_order``: everything at the next reap."""
-        data = bytearray(contents)
-        if not data or len(data) % BLOCK_BYTES or BLOCK_BYTES % atom_bytes:
-            raise InvalidArgument(f"{len(data)} bytes in blocks of {BLOCK_BYTES} in atoms of {atom_bytes}")
+        size = contents if isinstance(contents, int) else len(contents)
+        if not size or size % BLOCK_BYTES or BLOCK_BYTES % atom_bytes:
+            raise InvalidArgument(f"{size} bytes in blocks of {BLOCK_BYTES} in atoms of {atom_bytes}")
         self.name = name
-        self.size_bytes = len(data)
+        self.size_bytes = size
         self.block_bytes = BLOCK_BYTES
         self.memory_align_bytes = memory_align_bytes
         self._in_order = in_order
         self._random = random.Random(seed)
         self._plan = FaultPlan(faults, self._random)
-        self._medium = Medium(data, atom_bytes, keep_former=self._plan.injects(FaultKind.STALE_READ))
+        self._medium = Medium(contents, atom_bytes, keep_former=self._plan.injects(FaultKind.STALE_READ))
         self._flights: list[_Flight] = []
         self._ended: list[_Flight] = []
         self._acknowledged: set[int] = set()
@@ -159,8 +159,7 @@ class FaultyDevice(Device):
             raise InvalidArgument(
                 f"device {self.name} has {self.size_bytes} bytes; {size_bytes} is no growth"
             )
-        self._medium.contents.extend(bytes(size_bytes - self.size_bytes))
-        self.size_bytes = size_bytes
+        self.size_bytes = self._medium.size_bytes = size_bytes
 
     def strike(self, faults: Iterable[Fault]) -> None:
         """Other rules are in force for what is submitted from now on; of stale data, for what is written from now on."""
@@ -331,6 +330,9 @@ def _gather(transfer: Transfer, at: int, count: int) -> bytes:
 
 def _scatter(transfer: Transfer, at: int, data: bytes) -> None:
     """Put ``data`` into the transfer's memory from byte ``at`` on."""
+    if not at and len(transfer.spans) == 1:
+        transfer.spans[0].view[: len(data)] = data
+        return
     start = 0
     end = at + len(data)
     for span in transfer.spans:

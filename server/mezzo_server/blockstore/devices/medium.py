@@ -3,6 +3,8 @@
 Invariant: ``_versions`` has an entry for each atom that was written since it was last made durable:
 first the durable bytes, then every version since, oldest first, each with the number of the write
 that brought it.  The last one is what reads see.
+
+Only atoms that were ever written take memory, and a copy shares them: they are never changed, but replaced.
 """
 
 from __future__ import annotations
@@ -16,12 +18,22 @@ DURABLE = -1
 class Medium:
     """Bytes, and what a power cut may make of them; ``atom_bytes`` land or are lost together."""
 
-    def __init__(self, contents: bytearray, atom_bytes: int, *, keep_former: bool = False) -> None:
-        """``keep_former``: remember what each atom held before its last write (`former`)."""
-        self.contents = contents
+    def __init__(
+        self, contents: int | bytes | bytearray, atom_bytes: int, *, keep_former: bool = False
+    ) -> None:
+        """``contents``: size in bytes (zeros), or the bytes. ``keep_former``: remember what each atom held before
+        its last write (`former`).
+        """
+        self.size_bytes = contents if isinstance(contents, int) else len(contents)
         self.atom_bytes = atom_bytes
+        self._zeros = bytes(atom_bytes)
+        self._atoms: dict[int, bytes] = {}
+        """by their offset; those that are not here are zeros"""
         self._versions: dict[int, list[tuple[int, bytes]]] = {}
         self._former: dict[int, bytes] | None = {} if keep_former else None
+        if not isinstance(contents, int):
+            for at in range(0, len(contents), atom_bytes):
+                self._atoms[at] = bytes(contents[at : at + atom_bytes])
 
     def keep_former(self, wanted: bool) -> None:
         """Begin, go on or stop to remember for `former`."""
@@ -32,7 +44,10 @@ class Medium:
 
     def read(self, offset: int, length: int) -> bytes:
         """What is there now."""
-        return bytes(memoryview(self.contents)[offset : offset + length])
+        step, zeros, get = self.atom_bytes, self._zeros, self._atoms.get
+        skip = offset % step
+        data = b"".join([get(at, zeros) for at in range(offset - skip, offset + length, step)])
+        return data if not skip and len(data) == length else data[skip : skip + length]
 
     def former(self, offset: int, length: int) -> bytes:
         """What was there before each atom's last write; atoms never rewritten are as they are."""
@@ -44,14 +59,16 @@ class Medium:
 
     def land(self, offset: int, data: bytes, write: int) -> None:
         """Atoms reach the cache, as part of write number ``write``."""
-        step = self.atom_bytes
+        step, atoms = self.atom_bytes, self._atoms
         for at in range(offset, offset + len(data), step):
-            before = bytes(self.contents[at : at + step])
-            versions = self._versions.setdefault(at, [(DURABLE, before)])
-            versions.append((write, data[at - offset : at - offset + step]))
+            before = atoms.get(at, self._zeros)
+            after = atoms[at] = data[at - offset : at - offset + step]
+            versions = self._versions.get(at)
+            if versions is None:
+                versions = self._versions[at] = [(DURABLE, before)]
+            versions.append((write, after))
             if self._former is not None:
                 self._former[at] = before
-        self.contents[offset : offset + len(data)] = data
 
     def flush(self, writes: frozenset[int]) -> None:
         """Make durable what the numbered writes brought; later versions stay volatile."""
@@ -72,15 +89,19 @@ class Medium:
 
     def poke(self, offset: int, data: bytes) -> None:
         """Change bytes at rest: durable at once, and in every version that covers them."""
-        self.contents[offset : offset + len(data)] = data
         step = self.atom_bytes
-        for at in range(offset - offset % step, offset + len(data), step):
+        begin = offset - offset % step
+        end = -(-(offset + len(data)) // step) * step
+        around = bytearray(self.read(begin, end - begin))
+        around[offset - begin : offset - begin + len(data)] = data
+        for at in range(begin, end, step):
+            atom = self._atoms[at] = bytes(around[at - begin : at - begin + step])
             if at in self._versions:
-                self._versions[at] = [(DURABLE, bytes(self.contents[at : at + step]))]
+                self._versions[at] = [(DURABLE, atom)]
 
     def copy(self) -> Medium:
         """The same bytes and the same versions, apart from this one."""
-        other = Medium(bytearray(self.contents), self.atom_bytes, keep_former=self._former is not None)
+        other = self._same()
         other._versions = {at: list(versions) for at, versions in self._versions.items()}
         if self._former is not None:
             other._former = dict(self._former)
@@ -88,8 +109,12 @@ class Medium:
 
     def power_cut(self, randomness: random.Random) -> Medium:
         """What is left: of each atom any version since the durable one, whatever their order was."""
-        other = Medium(bytearray(self.contents), self.atom_bytes, keep_former=self._former is not None)
+        other = self._same()
         for at in sorted(self._versions):
-            _, data = randomness.choice(self._versions[at])
-            other.contents[at : at + self.atom_bytes] = data
+            _, other._atoms[at] = randomness.choice(self._versions[at])
+        return other
+
+    def _same(self) -> Medium:
+        other = Medium(self.size_bytes, self.atom_bytes, keep_former=self._former is not None)
+        other._atoms = dict(self._atoms)
         return other
