@@ -39,16 +39,21 @@ class AsyncPerforming(AsyncOpening):
 
     async def _take(self, step: Step, deadline: float, grace_s: float | None = None) -> object:
         """Perform a step; ``grace_s``: other than the client's own."""
-        if isinstance(step, Connect):
+        if type(step) is Connect:
+            link = self._link
+            if link is not None and link.session.failure is None and not self._tickets.due:
+                return link
             return await self._connected(deadline)
-        if isinstance(step, Run):
-            link: Any = step.link
-            if type(link) is not AsyncioLink and not getattr(link, "asynchronous", False):
+        if type(step) is Run:
+            runner: Any = step.link
+            if type(runner) is not AsyncioLink and not getattr(runner, "asynchronous", False):
                 raise TypeError("this lease belongs to another kind of client")
             try:
-                await link.run(step.operations, deadline, self.cancel_grace_s if grace_s is None else grace_s)
+                await runner.run(
+                    step.operations, deadline, self.cancel_grace_s if grace_s is None else grace_s
+                )
             except MezzoError as error:
-                raise self._run_failed(link, error) from None
+                raise self._run_failed(runner, error) from None
             return None
         if isinstance(step, Stage):
             return await self._stage(step.length, deadline)

@@ -94,7 +94,25 @@ class Health:
 
 def add_health(server: grpc.aio.Server, watched: Health) -> None:
     """The health service."""
-    health_pb2_grpc.add_HealthServicer_to_server(watched.servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(watched.servicer, _ByPath(server))
+
+
+class _ByPath:
+    """A server to which methods are added as all others are, found by their path.
+
+    Generated code also registers each by itself.  gRPC then waits for its calls apart, with a task and a callback
+    for each such method, which every call of any method pays for.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """See `grpc.aio.Server`."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, methods: Any) -> None:
+        """They are generic ones already."""
 
 
 def add_tools(server: grpc.aio.Server, services: tuple[str, ...] = ()) -> None:

@@ -6,9 +6,7 @@ fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from mezzo.errors import InternalError
 from mezzo_server.access.principal import Principal
@@ -24,11 +22,23 @@ def caller() -> Principal:
         raise InternalError("there is no call, and so no caller") from None
 
 
-@contextmanager
-def calling(principal: Principal) -> Iterator[None]:
+def calling(principal: Principal) -> Calling:
     """For the block, and what it awaits."""
-    token = _CALLER.set(principal)
-    try:
-        yield
-    finally:
-        _CALLER.reset(token)
+    return Calling(principal)
+
+
+class Calling:
+    """See `calling`. Of every call, so a class: a generator takes three times as long."""
+
+    __slots__ = ("_principal", "_token")
+
+    _token: Token[Principal]
+
+    def __init__(self, principal: Principal) -> None:
+        self._principal = principal
+
+    def __enter__(self) -> None:
+        self._token = _CALLER.set(self._principal)
+
+    def __exit__(self, *raised: object) -> None:
+        _CALLER.reset(self._token)

@@ -189,11 +189,21 @@ async def request_of(context: Context, stall_s: float = STALL_S, setting: str = 
         async with asyncio.timeout(stall_s):
             data = await context.read()
     except TimeoutError:
-        said = f" ({setting})" if setting else ""
-        raise DeadlineExceeded(f"the request did not come within {stall_s:g} s{said}") from None
+        raise not_come(stall_s, setting) from None
     if not isinstance(data, bytes):
-        raise InvalidArgument("the call has no message")
+        raise no_message()
     return data
+
+
+def not_come(stall_s: float, setting: str) -> DeadlineExceeded:
+    """The error of a call whose request has not come whole in time."""
+    said = f" ({setting})" if setting else ""
+    return DeadlineExceeded(f"the request did not come within {stall_s:g} s{said}")
+
+
+def no_message() -> InvalidArgument:
+    """The error of a call that brings none."""
+    return InvalidArgument("the call has no message")
 
 
 def _authorization(context: Context) -> list[str]:

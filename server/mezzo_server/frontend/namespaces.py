@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from mezzo import AsyncClient
@@ -75,15 +74,18 @@ class Namespaces:
     def __len__(self) -> int:
         return len(self._known)
 
-    @asynccontextmanager
-    async def use(self, name: str) -> AsyncIterator[Namespace]:
+    def use(self, name: str) -> InUse:
         """The caller's namespace ``name``, whose client stays open for the block.
 
-        Raises:
+        The block raises, before it begins:
             InvalidArgument: it is no name.
             Busy: too many others are in use.
             Unavailable: it may be new, and the metadata are away.
         """
+        return InUse(self, name)
+
+    async def hold(self, name: str) -> Namespace:
+        """As `use`; the namespace has one hold more, which is let go of by whoever asked."""
         principal = caller()
         check_name(name)
         if self._ensure is not None:
@@ -95,10 +97,7 @@ class Namespaces:
         else:
             self._known.move_to_end(place)
         namespace.hold()
-        try:
-            yield namespace
-        finally:
-            namespace.let_go()
+        return namespace
 
     async def close(self) -> None:
         """Close all clients."""
@@ -119,6 +118,25 @@ class Namespaces:
         client = self._make_client(principal, name)
         namespace = self._known[principal.tenant, name] = Namespace(principal.tenant, client, self._busy)
         return namespace
+
+
+class InUse:
+    """A namespace for a block. Of every call, so a class: a generator takes three times as long."""
+
+    __slots__ = ("_name", "_namespaces", "_used")
+
+    _used: Namespace
+
+    def __init__(self, namespaces: Namespaces, name: str) -> None:
+        self._namespaces = namespaces
+        self._name = name
+
+    async def __aenter__(self) -> Namespace:
+        self._used = await self._namespaces.hold(self._name)
+        return self._used
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._used.let_go()
 
 
 def check_name(name: str) -> None:

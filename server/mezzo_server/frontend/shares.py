@@ -7,9 +7,6 @@ without calls a tenant could not even open a session.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from mezzo.errors import Busy
 from mezzo_server.access.principal import NO_TENANT
 
@@ -56,11 +53,22 @@ class Shares:
         if not self._held[tenant]:
             del self._held[tenant]
 
-    @contextmanager
-    def held(self, tenant: bytes) -> Iterator[None]:
-        """One more for the block. Raises Busy."""
-        self.take(tenant)
-        try:
-            yield
-        finally:
-            self.give(tenant)
+    def held(self, tenant: bytes) -> Held:
+        """One more for the block, which raises Busy."""
+        return Held(self, tenant)
+
+
+class Held:
+    """One of a tenant's share, for a block. Of every call, so a class: a generator takes three times as long."""
+
+    __slots__ = ("_shares", "_tenant")
+
+    def __init__(self, shares: Shares, tenant: bytes) -> None:
+        self._shares = shares
+        self._tenant = tenant
+
+    def __enter__(self) -> None:
+        self._shares.take(self._tenant)
+
+    def __exit__(self, *raised: object) -> None:
+        self._shares.give(self._tenant)

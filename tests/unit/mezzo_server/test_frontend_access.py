@@ -159,6 +159,47 @@ def test_nothing_is_received_before_it_is_known_who_calls_and_then_not_for_ever(
     assert told(READER) == "DEADLINE_EXCEEDED: the request did not come within 0.01 s (frontend.stall_s)"
 
 
+class Ahead(asyncio.SelectorEventLoop):
+    """A loop whose clock is set."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+
+def test_a_request_that_came_in_time_is_not_given_up_later() -> None:
+    loop = Ahead()
+
+    async def slow(request: Any, timeout_s: float) -> Any:
+        loop.ahead_s = 3600.0
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return store_pb2.LookupResponse(prefix=1)
+
+    async def play() -> tuple[bytes, int]:
+        numbers = FrontendNumbers()
+        handle = Calls(numbers, 10, gate(), stall_s=60.0).unary("Lookup", store_pb2.LookupRequest, slow)
+        return await handle(None, FakeContext(READER)), numbers.calls_in_flight
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        assert runner.run(play()) == (store_pb2.LookupResponse(prefix=1).SerializeToString(), 0)
+
+
+def test_who_gives_up_himself_is_not_told_that_his_request_did_not_come() -> None:
+    async def play() -> tuple[bool, str, int]:
+        numbers, context = FrontendNumbers(), FakeContext(READER)
+        context.message = None
+        handle = Calls(numbers, 10, gate(), stall_s=60.0).unary("Lookup", store_pb2.LookupRequest, answer)
+        task = asyncio.ensure_future(handle(None, context))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait((task,))
+        return task.cancelled(), context.status, numbers.calls_in_flight
+
+    assert asyncio.run(play()) == (True, "", 0)
+
+
 def test_a_stream_is_not_begun_before_it_is_known_who_calls() -> None:
     begun = []
 
