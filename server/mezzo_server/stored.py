@@ -89,6 +89,7 @@ def _fields(kind: type[Struct]) -> Mapping[str, Any]:
     return {field.encode_name: field.type for field in fields(kind)}
 
 
+@cache
 def _struct_of(kind: Any) -> type[Struct] | None:
     """The struct that a field may have; None: another kind of thing."""
     if get_origin(kind) in (Union, UnionType):

@@ -224,10 +224,7 @@ def difference(base: PodMap, later: PodMap) -> Difference:
     if (base.pod, base.slots_log2) != (later.pod, later.slots_log2):
         raise InvalidArgument("two maps of different pods, or with different numbers of slots")
     known = {shard: index for index, shard in enumerate(base.shards)}
-    names = [shard.id for shard in base.shards]
-    new_index = {shard.id: index for index, shard in enumerate(later.shards)}
-    renumbered = [new_index.get(name, NOBODY) for name in names]
-    renumbered += [NOBODY] * (NOBODY + 1 - len(renumbered))
+    renumbered = _renumbered(base.shards, later.shards)
 
     def changed(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
         return [
@@ -266,9 +263,7 @@ def apply(base: PodMap, step: Difference) -> PodMap:
                 raise FormatError("a map's difference names a shard that is not there")
             each = base.shards[each]
         shards.append(each)
-    new_index = {shard.id: index for index, shard in enumerate(shards)}
-    renumbered = [new_index.get(shard.id, NOBODY) for shard in base.shards]
-    renumbered += [NOBODY] * (NOBODY + 1 - len(renumbered))
+    renumbered = _renumbered(base.shards, shards)
     table = array("H", [renumbered[was] for was in base.table])
     for slot, index in _unpack(step.slots, len(table)):
         table[slot] = index
@@ -279,6 +274,14 @@ def apply(base: PodMap, step: Difference) -> PodMap:
         for slot, index in _unpack(step.seconds, len(table)):
             seconds[slot] = index
     return _made(lambda: PodMap(base.pod, step.epoch, base.slots_log2, shards, table, previous, seconds))
+
+
+def _renumbered(before: Sequence[ShardPlace], after: Sequence[ShardPlace]) -> dict[int, int]:
+    """What each index of a map is in another one; `NOBODY`, which stays so: the shard is not there any more."""
+    new_index = {shard.id: index for index, shard in enumerate(after)}
+    indices = {index: new_index.get(shard.id, NOBODY) for index, shard in enumerate(before)}
+    indices[NOBODY] = NOBODY
+    return indices
 
 
 def encode_difference(step: Difference) -> bytes:

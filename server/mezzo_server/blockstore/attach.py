@@ -66,6 +66,7 @@ def inspect(device: Device) -> Found:
     end = device.size_bytes - device.size_bytes % BLOCK_BYTES
     tail = max(DATA_OFFSET, end - SAMPLE_TAIL_BYTES)
     memory = Memory.anonymous(SAMPLE_BYTES + SAMPLE_TAIL_BYTES)
+    memory.advise_huge()
     try:
         for offset, span in (
             (0, memory.span(0, SAMPLE_BYTES)),
