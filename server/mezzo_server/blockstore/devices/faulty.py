@@ -291,7 +291,10 @@ class FaultyDevice(Device):
         """The right thing, for the next ``count`` bytes."""
         transfer, at = flight.transfer, flight.moved
         if transfer.op == Op.READ:
-            _scatter(transfer, at, self._medium.read(transfer.offset + at, count))
+            if len(transfer.spans) == 1:
+                self._medium.read_into(transfer.offset + at, transfer.spans[0].view[at : at + count])
+            else:
+                _scatter(transfer, at, self._medium.read(transfer.offset + at, count))
         else:
             self._medium.land(transfer.offset + at, _gather(transfer, at, count), flight.number)
         flight.moved += count
@@ -330,9 +333,6 @@ def _gather(transfer: Transfer, at: int, count: int) -> bytes:
 
 def _scatter(transfer: Transfer, at: int, data: bytes) -> None:
     """Put ``data`` into the transfer's memory from byte ``at`` on."""
-    if not at and len(transfer.spans) == 1:
-        transfer.spans[0].view[: len(data)] = data
-        return
     start = 0
     end = at + len(data)
     for span in transfer.spans:

@@ -49,6 +49,12 @@ class Medium:
         data = b"".join([get(at, zeros) for at in range(offset - skip, offset + length, step)])
         return data if not skip and len(data) == length else data[skip : skip + length]
 
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """What is there now, from an atom's beginning on, for as many bytes as ``view`` has: whole atoms."""
+        step, zeros, get = self.atom_bytes, self._zeros, self._atoms.get
+        for at in range(0, len(view), step):
+            view[at : at + step] = get(offset + at, zeros)
+
     def former(self, offset: int, length: int) -> bytes:
         """What was there before each atom's last write; atoms never rewritten are as they are."""
         data = bytearray(self.read(offset, length))

@@ -43,14 +43,16 @@ class Caps:
         self._sessions = service.sessions
         self._moves = moves
         self._copies = service.copies
+        self._parts = (
+            self._leases, self._staging, self._store_staging, log, moves, self._puts, service.copies
+        )  # fmt: skip
         self._queue_max = queue_keys_max
         self._known_max = queue_keys_max + PULLS_MAX * BATCH_KEYS_MAX
         self._forgotten_max = forgotten_max
 
     def check(self) -> None:
         """Raises Violation. Called after each step, so no more than comparisons; `each` has their names."""
-        leases, staging, store_staging = self._leases, self._staging, self._store_staging
-        log, moves, puts, copies = self._log, self._moves, self._puts, self._copies
+        leases, staging, store_staging, log, moves, puts, copies = self._parts
         if (
             len(log.segments) + len(log.free) > self._segments_max
             or len(log.open) > self._open_max

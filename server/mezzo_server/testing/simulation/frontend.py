@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from mezzo.errors import ConnectionLost, MezzoError, Unavailable
 from mezzo.placement.pod_map import PodMap, encode_map
@@ -122,12 +122,13 @@ class Frontend:
         self._revision = view.revision
         pod_map, before = view.plan.pod_map, self._known
         if before is not None and before.pod_map is pod_map:
-            encoded, differences = before.encoded, before.differences
+            encoded: bytes = before.encoded
+            differences = before.differences
         else:
             encoded = encode_map(pod_map)
             if before is not None:
                 self._bases.append(without_previous(before.pod_map))
-            differences = differences_to(pod_map, self._bases, len(encoded))
+            differences = _Differences(pod_map, tuple(self._bases), len(encoded))
             self.say(f"knows epoch {pod_map.epoch}")
         records = [view.records.get(place.id) for place in pod_map.shards]
         shards = [
@@ -138,6 +139,30 @@ class Frontend:
 
     def _complain(self, key: str, why: str) -> None:
         self.say(f"complains of {key}: {why}")
+
+
+class _Differences(Mapping[int, bytes]):
+    """Differences to a map, each made when somebody asks for it; most are asked for by nobody."""
+
+    def __init__(self, pod_map: PodMap, bases: Sequence[PodMap], whole_bytes: int) -> None:
+        self._pod_map = pod_map
+        self._bases = {base.epoch: base for base in bases}
+        self._whole_bytes = whole_bytes
+        self._made: dict[int, bytes] = {}
+
+    def __getitem__(self, epoch: int) -> bytes:
+        base = self._bases.pop(epoch, None)
+        if base is not None:
+            self._made.update(differences_to(self._pod_map, [base], self._whole_bytes))
+        return self._made[epoch]
+
+    def __iter__(self) -> Iterator[int]:
+        self._made.update(differences_to(self._pod_map, self._bases.values(), self._whole_bytes))
+        self._bases.clear()
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class Calls:

@@ -67,15 +67,14 @@ class End:
         """Send it, if the stream has not ended."""
         if self.closed:
             return
-        network = self._network
-        if self._held or not network.passes(self.host, self.other.host):
+        network, other = self._network, self.other
+        if self._held or not network.passes(self.host, other.host):
             if len(self._held) < PIECES_HELD_MAX:
                 self._held.append(data)
             return
-        self._free_at = max(
-            self._free_at, network.clockwork.now + network.delay_s(self.host, self.other.host)
-        )
-        other = self.other
+        at = network.clockwork.now + network.delay_s(self.host, other.host)
+        if at > self._free_at:
+            self._free_at = at
         network.clockwork.put(self._free_at, other.process, other._take, (data,))
 
     def flow(self) -> None:
@@ -157,7 +156,7 @@ class Network:
 
     def passes(self, source: Host, target: Host) -> bool:
         """Whether anything comes through now."""
-        return target.up and source.up and not self._cuts.get((source.name, target.name))
+        return target.up and source.up and not (self._cuts and self._cuts.get((source.name, target.name)))
 
     def cut(self, source: str, target: str) -> None:
         """Nothing comes from one host to another, until `mend` was called as often."""
@@ -182,7 +181,10 @@ class Network:
 
     def delay_s(self, source: Host, target: Host) -> float:
         """How long a piece takes."""
-        return self._draw() + self.slow.get(source.name, 0.0) + self.slow.get(target.name, 0.0)
+        delay = self._draw()
+        if self.slow:
+            delay = delay + self.slow.get(source.name, 0.0) + self.slow.get(target.name, 0.0)
+        return delay
 
     def reset_some(self, part: float) -> int:
         """Break a part of all streams; how many."""
@@ -235,8 +237,9 @@ class Network:
             future.finish(stream.client)
 
     def _draw(self) -> float:
-        delay = self._random.uniform(DELAY_S_MIN, DELAY_S_MAX)
-        return delay + (self._random.random() * SLOW_S if self._random.random() < SLOW_PART else 0.0)
+        draw = self._random.random
+        delay = DELAY_S_MIN + (DELAY_S_MAX - DELAY_S_MIN) * draw()
+        return delay + draw() * SLOW_S if draw() < SLOW_PART else delay
 
 
 def _nothing(data: bytes) -> None:
