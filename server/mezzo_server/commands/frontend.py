@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import msgspec
 
 from mezzo.cli.output import json_result
 from mezzo_server.commands.options import LOG_FLAGS, Flag, Json, Settings, takes_settings
-from mezzo_server.tls.grpc_version import only_tls_1_3
+from mezzo_server.frontend.before_grpc import before_grpc
 
 if TYPE_CHECKING:
     from mezzo_server.frontend.main import Readiness
@@ -31,9 +30,7 @@ if TYPE_CHECKING:
 )
 def frontend(settings: Settings, *, json: Json = False) -> None:
     """Run a gRPC front-end of a shard until SIGTERM or SIGINT."""
-    # What goes wrong is told by us, in one line; gRPC's own core would print a second one.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    only_tls_1_3()
+    before_grpc()
     from mezzo_server.frontend.main import serve as run
 
     def announce(readiness: Readiness) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ import typer
 from mezzo.cli.output import json_result, remark, result
 from mezzo_server.commands.options import LOG_FLAGS, Flag, Settings, takes_settings
 from mezzo_server.commands.options import Json as Ready
-from mezzo_server.tls.grpc_version import only_tls_1_3
+from mezzo_server.frontend.before_grpc import before_grpc
 
 if TYPE_CHECKING:
     from mezzo_server.metadata.service.main import ServiceReadiness
@@ -53,9 +52,7 @@ def register_meta(app: typer.Typer) -> None:
 )
 def serve(settings: Settings, *, json: Ready = False) -> None:
     """Run a metadata service over an engine until SIGTERM or SIGINT."""
-    # What goes wrong is told by us, in one line; gRPC's own core would print a second one.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    only_tls_1_3()
+    before_grpc()
     from mezzo_server.metadata.service.main import serve as run
 
     def announce(readiness: ServiceReadiness) -> None:

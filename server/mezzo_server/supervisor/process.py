@@ -7,7 +7,6 @@ parsed for people here: what that takes to import would be waited for at each re
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -16,9 +15,9 @@ import msgspec
 from mezzo.errors import InvalidArgument, MezzoError
 from mezzo_server.config import NodeConfig
 from mezzo_server.config.reach import authenticates
+from mezzo_server.frontend.before_grpc import before_grpc
 from mezzo_server.logs import configure_logs
 from mezzo_server.supervisor.parent import die_with, run_on
-from mezzo_server.tls.grpc_version import only_tls_1_3
 
 RESOLVED_BYTES_MAX = 1024 * 1024
 EXIT_ERROR = 2
@@ -70,26 +69,20 @@ def _shard(config: NodeConfig) -> None:
 
 
 def _frontend(config: NodeConfig) -> None:
-    _before_grpc()
+    before_grpc()
     from mezzo_server.frontend.main import serve
 
     serve(config, _say)
 
 
 def _metadata(config: NodeConfig) -> None:
-    _before_grpc()
+    before_grpc()
     from mezzo_server.metadata.service.main import serve
 
     serve(config, _say)
 
 
 _KINDS = {"shard": _shard, "frontend": _frontend, "metadata": _metadata}
-
-
-def _before_grpc() -> None:
-    # What goes wrong is told by us, in one line; gRPC's own core would print a second one.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    only_tls_1_3()
 
 
 def _say(what: object) -> None:
