@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mezzo.calls import Grant, Link, Stale
 from mezzo.errors import CallerError, ClientClosed, MezzoError, Unauthenticated, WrongEpoch
 from mezzo.protocol.messages import NamespaceUse, TenantStated
-from mezzo.results import LookupResult
+from mezzo.results import GetResult, LookupResult
 from mezzo.routing import Share
 
 
@@ -66,6 +66,25 @@ def unanswered(answers: Sequence[Answer], among: int = 0) -> list[int]:
     if failed and len(failed) == len(answers) and not among and not any(answer.lags for answer in failed):
         raise failed[0].outcome
     return list(dict.fromkeys([index for answer in failed for index in answer.indexes]))
+
+
+def all_found(answers: Sequence[Answer], count: int) -> GetResult | None:
+    """The result of a get where shards have all of its chunks, each as long as the others: as nearly always.
+
+    Nothing has to be put back in the caller's order then.  None: it is another case.
+    """
+    found = 0
+    lengths: set[int] = set()
+    for answer in answers:
+        if answer.failed:
+            return None
+        got: GetResult = answer.outcome
+        found += got.count
+        lengths.update(got.lengths)
+    if found != count or len(lengths) != 1 or sum([len(answer.indexes) for answer in answers]) != count:
+        return None
+    length = lengths.pop()
+    return GetResult((True,) * count, count, (length,) * count, length * count)
 
 
 def raise_wrong(answers: Iterable[Answer]) -> None:

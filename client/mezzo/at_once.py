@@ -130,6 +130,8 @@ class AtOnce:
         the ``bell`` meanwhile; it may have been rung already.
         """
         self._parts = [_Part(way, call) for way, call in parts]
+        self._left = len(self._parts)
+        """of them that have not ended"""
         self._deadline = deadline
         self._grace_s = grace_s
         self._now = now
@@ -146,7 +148,7 @@ class AtOnce:
                 self._advance(part, None, None)
             while not self._are_enough(enough) and self._now() < self._deadline:
                 self._turn(enough)
-            if not all(part.ended for part in self._parts):
+            if self._left:
                 late = self._now() >= self._deadline
                 self._give_up(DeadlineExceeded(LATE) if late else Unavailable("another shard has answered"))
             return [part.outcome for part in self._parts]
@@ -160,14 +162,17 @@ class AtOnce:
                 link.leave(())
 
     def _are_enough(self, enough: int | None) -> bool:
-        ended = [part for part in self._parts if part.ended]
-        if len(ended) == len(self._parts):
+        if not self._left:
             return True
         return enough is not None and enough <= sum(
-            [not isinstance(part.outcome, MezzoError) for part in ended]
+            [part.ended and not isinstance(part.outcome, MezzoError) for part in self._parts]
         )
 
     # The way of one call.
+
+    def _end(self, part: _Part, outcome: Any) -> None:
+        part.ended, part.outcome = True, outcome
+        self._left -= 1
 
     def _advance(self, part: _Part, value: Any, error: BaseException | None) -> None:
         """Go on with a call until it has to wait, or has ended."""
@@ -176,10 +181,10 @@ class AtOnce:
             try:
                 step = part.call.send(value) if error is None else part.call.throw(error)
             except StopIteration as stop:
-                part.ended, part.outcome = True, stop.value
+                self._end(part, stop.value)
                 return
             except MezzoError as failure:
-                part.ended, part.outcome = True, failure
+                self._end(part, failure)
                 return
             value, error = None, None
             try:
@@ -372,9 +377,9 @@ class AtOnce:
             try:
                 step = part.call.send(None) if error is None else part.call.throw(error)
             except StopIteration as stop:
-                part.ended, part.outcome = True, stop.value
+                self._end(part, stop.value)
             except MezzoError as failure:
-                part.ended, part.outcome = True, failure
+                self._end(part, failure)
             else:
                 if isinstance(step, Run) and not any(operation.moves for operation in step.operations):
                     with suppress(MezzoError):

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from mezzo.calls import CONNECT, RUN_OPERATIONS_MAX, Call, Context, Copy, Link, Run, Stage, retried
 from mezzo.errors import InternalError, InvalidArgument, TooLarge
 from mezzo.identity import Identity, too_long
-from mezzo.places import Memory, Parts, Place, Places, check_keys, check_parts, places
+from mezzo.places import Memory, Parts, Place, Places, check_keys, check_parts, picker, places
 from mezzo.protocol.messages import KEYS_MAX, PARTS_MAX, PRIORITY_MAX, TTL_S_MAX, U32_MAX
 from mezzo.regions import Region
 from mezzo.results import GetResult, PutResult, PutState
@@ -45,7 +45,7 @@ class _Batch(NamedTuple):
     def of(self, items: Sequence[T]) -> Sequence[T]:
         """Of something for each chunk of the call, those of this request."""
         indexes = self.indexes
-        return items if type(indexes) is range else [items[index] for index in indexes]
+        return items if type(indexes) is range else picker(indexes)(items)
 
     def places(self, chunks: Places) -> Places:
         """`of`, for their memory."""
@@ -242,7 +242,7 @@ def _get(context: Context, arguments: GetArguments) -> Call[GetResult]:
             context.staging.give(piece)
     total_bytes = sum(lengths)
     context.counters.bytes_got += total_bytes
-    return GetResult(tuple(found), sum(found), tuple(lengths), total_bytes, unanswered)
+    return GetResult(tuple(found), found.count(True), tuple(lengths), total_bytes, unanswered)
 
 
 def _put(context: Context, arguments: PutArguments) -> Call[PutResult]:

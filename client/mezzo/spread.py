@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from mezzo import calls, moves, shard_calls
-from mezzo.answers import Answer, Prefix, added, asked_by, leases_of, note_done, pairs_of, unanswered
+from mezzo.answers import (
+    Answer,
+    Prefix,
+    added,
+    all_found,
+    asked_by,
+    leases_of,
+    note_done,
+    pairs_of,
+    unanswered,
+)
 from mezzo.asking import Asking, Make
 from mezzo.calls import Call, Context, Grant
 from mezzo.errors import (
@@ -24,6 +34,7 @@ from mezzo.errors import (
 from mezzo.in_place import LeasedPlaces, SpreadPlaces
 from mezzo.moves import GetArguments, PutArguments
 from mezzo.placement.rendezvous import NOBODY
+from mezzo.places import picker
 from mezzo.protocol.messages import ChunkStat, InPlace, TenantStated
 from mezzo.results import DeleteResult, GetResult, LookupResult, PutResult, PutState, Stats
 from mezzo.routing import Router, merged, prefix_of, sums
@@ -62,7 +73,7 @@ class Spread(Asking):
             copies.are_popular(popular, context.now())
 
         def make(indexes: list[int]) -> Call[GetResult]:
-            own = GetArguments([keys[index] for index in indexes], targets.of_these(indexes), part, heard)
+            own = GetArguments(list(picker(indexes)(keys)), targets.of_these(indexes), part, heard)
             again = not asked.isdisjoint(indexes)
             asked.update(indexes)
             return _got_again(context, own) if again else moves.got(context, own)
@@ -87,6 +98,9 @@ class Spread(Asking):
             holders = copies.choose(router, keys, router.owners(keys), seconds, context.now())
             answers = yield from self._ask(keys, make, (router, holders), timed=context)
             answers += yield from self._ask_rest(context, keys, make, answers, take)
+        whole = all_found(answers, count)
+        if whole is not None:
+            return whole
         silent = unanswered(answers)
         missing = take(answers)
         if missing:
@@ -99,7 +113,7 @@ class Spread(Asking):
             missing = take(answers)
             take((yield from self._ask_before(keys, missing, make)))
         missing = [index for index in silent if not found[index]]
-        return GetResult(tuple(found), sum(found), tuple(lengths), sum(lengths), len(missing))
+        return GetResult(tuple(found), found.count(True), tuple(lengths), sum(lengths), len(missing))
 
     def put(self, context: Context, arguments: PutArguments) -> Call[PutResult]:
         """See `moves.put`."""
@@ -107,11 +121,12 @@ class Spread(Asking):
         moves.check_sizes(sources, self._pod.chunk_bytes_max)
 
         def make(indexes: list[int]) -> Call[PutResult]:
+            pick = picker(indexes)
             own = PutArguments(
-                [keys[index] for index in indexes],
+                list(pick(keys)),
                 sources.of_these(indexes),
-                parts if len(parts) <= 1 else [parts[index] for index in indexes],
-                terms._replace(positions=[terms.positions[index] for index in indexes]),
+                parts if len(parts) <= 1 else list(pick(parts)),
+                terms._replace(positions=pick(terms.positions)),
             )
             return moves.stored(context, own)
 

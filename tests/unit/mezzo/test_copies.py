@@ -16,7 +16,7 @@ from mezzo.protocol.messages import Welcome
 from mezzo.results import PutState
 from mezzo.routing import Router
 from mezzo.spread import FORGOTTEN_S
-from tests.unit.mezzo.test_spread import (
+from tests.unit.mezzo.played_pod import (
     KEYS,
     LIMITS,
     NAMESPACE,

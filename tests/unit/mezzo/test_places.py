@@ -30,6 +30,8 @@ def test_extents_of_one_region_are_what_they_are_one_by_one():
         some = these.of_these([2, 0])
         assert list(some) == [alone[2], alone[0]]
         assert [list(pairs) for pairs in some.flat()] == [[4000, 96], [10, 10]]
+        assert list(these.of_these([1])) == [alone[1]]
+        assert len(these.of_these([])) == 0
     assert "region" in repr(columns)
     assert "any kind" in repr(slow)
 
