@@ -284,7 +284,8 @@ class Connection:
             elif self._sink is not None:
                 done, self._sink = self._sink, None
                 done.complete()
-            if time.perf_counter_ns() - began_ns > TURN_NS:
+            # Where nothing is left of what came, there is no other turn to take: the socket tells of more.
+            if reader.mid_frame and time.perf_counter_ns() - began_ns > TURN_NS:
                 self._runtime.later_for(self.session, self._timed_readable)
                 return self._pause()
         if self._descriptors and not reader.mid_frame:
