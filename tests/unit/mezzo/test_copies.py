@@ -141,7 +141,7 @@ def test_a_prefix_goes_on_over_what_only_the_other_has(pod, keys):
     try:
         found = pod.perform(lookup(pod.context, keys))
     except (Unavailable, DeadlineExceeded):
-        assert prefix == 0
+        assert prefix == 0 or nobody_answers(pod, keys)
         return
     assert found.prefix == prefix
     assert found.bytes == sum(KEYS.index(key) + 1 for key in keys[:prefix])
