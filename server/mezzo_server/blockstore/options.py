@@ -8,7 +8,9 @@ from enum import Enum
 from mezzo_server.blockstore.admission.admission import TAKES_ALL, AdmissionOptions
 
 INLINE_BYTES = 2 << 20
-"""See `StoreOptions.inline_bytes`."""
+"""Payload bytes of a request that are checksummed in the loop before others get their turn."""
+INLINE_REST_BYTES = INLINE_BYTES // 4
+"""And so many more, where nothing of the request is left then: another turn would cost more than they do."""
 
 
 class Durability(Enum):
@@ -46,7 +48,7 @@ class StoreOptions:
     """payload bytes of puts that were accepted and not yet written"""
     put_wait_s: float = 5.0
     """how long a put may wait for space before it is refused as busy"""
-    inline_bytes: int = INLINE_BYTES
+    inline_bytes: int = INLINE_BYTES + INLINE_REST_BYTES
     """payload bytes checksummed or copied in the loop in one turn (`python -m benchmarks cost` has the time of a checksum); the rest goes to the
     workers: handing little work over costs more than doing it, and doing much holds the loop"""
     scrub_bytes_per_s: float = 16 << 20

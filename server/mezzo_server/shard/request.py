@@ -15,7 +15,7 @@ from mezzo.protocol.bitmap import pack
 from mezzo.protocol.messages import U32_MAX, Body, Kind, Put
 from mezzo_server.blockstore.io import DeviceTime
 from mezzo_server.blockstore.loads import Load
-from mezzo_server.blockstore.options import INLINE_BYTES
+from mezzo_server.blockstore.options import INLINE_BYTES, INLINE_REST_BYTES
 from mezzo_server.blockstore.pace import Pace
 from mezzo_server.shard.naming import check_identity_lengths
 from mezzo_server.shard.regions import Region
@@ -29,6 +29,8 @@ STEP_EXTENTS = 256
 REST_SHARE = 4
 """Where no more keys would be left than this part of a slice, they go with it: a slice has its price however few it has,
 and of a call that is spread over shards each gets about as many keys as the others, and seldom a round number."""
+SLICE_BYTES = INLINE_BYTES + INLINE_REST_BYTES
+"""And no more bytes than these, which are checksummed in the loop in one turn."""
 
 
 class Request(DeviceTime):
@@ -191,7 +193,7 @@ class SlicedRequest(Request):
                 size, pieces = weigh(last)
                 if last > first and nbytes + size > room:
                     break
-                if last - first >= most and nbytes <= INLINE_BYTES < nbytes + size:
+                if last - first >= most and nbytes <= SLICE_BYTES < nbytes + size:
                     break  # the rest would be handed to the workers: that costs more than a slice
                 nbytes += size
                 extents += pieces

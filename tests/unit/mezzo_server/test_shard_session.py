@@ -223,16 +223,19 @@ def test_a_few_keys_more_than_a_slice_go_with_it(shard: Shard, count: int, goes_
     region.close()
 
 
-def test_no_more_go_with_a_slice_than_are_checksummed_in_the_loop(shard: Shard) -> None:
+@pytest.mark.parametrize(("count", "length", "goes_on"), [(40, 64 * KIB, False), (33, 80 * KIB, True)])
+def test_no_more_go_with_a_slice_than_are_checksummed_in_the_loop(
+    shard: Shard, count: int, length: int, goes_on: bool
+) -> None:
     client = shard.client()
     region = client.region(1, 4 * MIB)
-    chunks = {b"%d" % n: data_of(b"%d" % n, 64 * KIB) for n in range(33)}
-    assert put_shm(client, region, 1, chunks).stored_count == 33
-    targets = [[64 * KIB * n, 64 * KIB] for n in range(33)]
+    chunks = {b"%d" % n: data_of(b"%d" % n, length) for n in range(count)}
+    assert put_shm(client, region, 1, chunks).stored_count == count
+    targets = [[length * n, length] for n in range(count)]
     request_id = client.start(Kind.GET, Get(list(chunks), 1, targets))
-    assert client.steps, "32 chunks are 2 MiB"
+    assert bool(client.steps) is goes_on, "40 chunks of 64 KiB are 2.5 MiB, and so are 32 of 80"
     shard.settle()
-    assert client.answer(request_id, Got).count == 33
+    assert client.answer(request_id, Got).count == count
     region.close()
 
 
