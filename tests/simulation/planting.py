@@ -160,16 +160,16 @@ def main(arguments: list[str]) -> int:
     bug = read(arguments[0])
     plant(bug)
     from mezzo_server.testing.simulation import Options, simulate
+    from mezzo_server.testing.simulation.many import play_alone
 
     options = Options(**bug.options)
     if arguments[1:2] == ["--seed"]:
         outcome = simulate(int(arguments[2]), options)
         sys.stdout.write("\n".join(outcome.lines) + "\n")
         return 0 if outcome.failure else 1
-    for seed in range(bug.seeds):
-        outcome = simulate(seed, options)
+    for outcome in play_alone(range(bug.seeds), options):
         if outcome.failure is not None:
-            sys.stdout.write(f"{bug.name}: found by seed {seed}: {outcome.failure}\n")
+            sys.stdout.write(f"{bug.name}: found by seed {outcome.seed}: {outcome.failure}\n")
             return 0
     sys.stdout.write(f"{bug.name}: not found within {bug.seeds} seeds\n")
     return 1

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 
 import msgspec
 
@@ -65,6 +66,11 @@ def encode(kind: Kind, request_id: int, body: Body, payload_bytes: int = 0) -> b
     return _HEADER.pack(MAGIC, kind, 0, len(encoded), payload_bytes, request_id) + encoded
 
 
+@cache
+def _decoders_of(kinds: frozenset[Kind]) -> Mapping[int, tuple[Kind, msgspec.msgpack.Decoder[Body]]]:
+    return {int(kind): _DECODERS[int(kind)] for kind in kinds}
+
+
 class FrameReader:
     """Cuts a byte stream into frames. Owner of its receive buffer.
 
@@ -110,7 +116,7 @@ class FrameReader:
     ) -> None:
         if buffer_bytes < DIRECT_BYTES_MIN:
             raise ValueError(f"buffer_bytes must be at least {DIRECT_BYTES_MIN}")
-        self._decoders = {int(kind): _DECODERS[int(kind)] for kind in kinds_allowed}
+        self._decoders = _decoders_of(frozenset(kinds_allowed))
         self.body_bytes_max = body_bytes_max
         self.payload_bytes_max = payload_bytes_max
         self.payload_received = 0

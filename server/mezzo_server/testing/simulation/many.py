@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +13,7 @@ from mezzo_server.testing.simulation.options import Options
 from mezzo_server.testing.simulation.pod import Outcome, simulate
 
 BATCH = 8
-"""Seeds that a process is given at a time."""
+"""Seeds that a process is given at a time; their garbage is collected together."""
 
 
 def play(
@@ -38,10 +39,26 @@ def play(
             yield from batch
 
 
+def play_alone(seeds: Iterable[int], options: Options) -> Iterator[Outcome]:
+    """How each seed ended, in a process that does nothing else.
+
+    A run leaves what refers to itself, all of it at its end: to look for garbage meanwhile finds none, and took a
+    tenth of the time.
+    """
+    gc.disable()
+    for number, seed in enumerate(seeds):
+        if number % BATCH == 0:
+            gc.collect()  # it finalizes, and what finalizers have touched is left to another one
+            gc.collect()
+            if not gc.get_freeze_count():
+                gc.freeze()  # all that was imported: it stays
+        yield simulate(seed, options)
+
+
 def _batches(seeds: list[int]) -> list[list[int]]:
     return [seeds[start : start + BATCH] for start in range(0, len(seeds), BATCH)]
 
 
 def _batch(seeds: list[int], options: Options, until: float) -> list[Outcome]:
     # The clock is the same for all processes of a machine.
-    return [simulate(seed, options) for seed in seeds if time.monotonic() < until]
+    return list(play_alone((seed for seed in seeds if time.monotonic() < until), options))
