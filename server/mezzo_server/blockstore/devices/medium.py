@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 
+_ZEROS = bytes(256 << 10)
 DURABLE = -1
 """Number in place of a write's, of bytes that no power cut takes."""
 
@@ -51,9 +52,18 @@ class Medium:
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """What is there now, from an atom's beginning on, for as many bytes as ``view`` has: whole atoms."""
-        step, zeros, get = self.atom_bytes, self._zeros, self._atoms.get
-        for at in range(0, len(view), step):
-            view[at : at + step] = get(offset + at, zeros)
+        step, atoms, length = self.atom_bytes, self._atoms, len(view)
+        if length < len(_ZEROS):
+            for at in range(0, length, step):
+                view[at : at + step] = atoms.get(offset + at, self._zeros)
+            return
+        for at in range(0, length, len(_ZEROS)):
+            view[at : at + len(_ZEROS)] = _ZEROS[: length - at]
+        end = offset + length
+        written = atoms if len(atoms) < length // step else range(offset, end, step)
+        for place in written:
+            if offset <= place < end and place in atoms:
+                view[place - offset : place - offset + step] = atoms[place]
 
     def former(self, offset: int, length: int) -> bytes:
         """What was there before each atom's last write; atoms never rewritten are as they are."""

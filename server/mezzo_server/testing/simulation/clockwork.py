@@ -79,18 +79,19 @@ class Clockwork:
                 self.now, _, process, call, arguments = heappop(due)
             else:
                 break
-            self.events += 1
+            self.events = events = self.events + 1
             if process is None:
                 call(*arguments)
             elif process.paused:
                 process.take(call, *arguments)
             elif process.alive:
                 call(*arguments)
-                if process.look is not None:
-                    process.look()
+                look = process.look
+                if look is not None:
+                    look()
             if stop is not None and stop():
                 return
-            if self.events > EVENTS_MAX:
+            if events > EVENTS_MAX:
                 raise RuntimeError(f"over {EVENTS_MAX} events by {self.now:.3f} s")
         self.now = max(self.now, until)
 
@@ -180,6 +181,8 @@ class Process:
 class Future(Generic[T]):
     """What a coroutine of a process waits for."""
 
+    __slots__ = ("_process", "_value", "_waiting", "done", "error")
+
     def __init__(self, process: Process) -> None:
         self._process = process
         self.done = False
@@ -209,15 +212,18 @@ class Future(Generic[T]):
     def then(self, call: Callable[[], None]) -> None:
         """Call in the process's next turn after its end."""
         if self.done:
-            self._process.soon(call)
+            self._process.clockwork.put_soon(self._process, call, ())
         else:
             self._waiting.append(call)
 
     def _end(self) -> None:
         self.done = True
         waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            self._process.soon(call)
+        if waiting:
+            process = self._process
+            soon = process.clockwork.put_soon
+            for call in waiting:
+                soon(process, call, ())
 
     def __await__(self) -> Generator[Future[Any], None, T]:
         if not self.done:
@@ -228,6 +234,8 @@ class Future(Generic[T]):
 
 class Task(Future[T]):
     """A coroutine that runs in a process."""
+
+    __slots__ = ("_work",)
 
     def __init__(self, process: Process, work: Coroutine[Any, Any, T]) -> None:
         super().__init__(process)

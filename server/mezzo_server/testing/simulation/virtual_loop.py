@@ -103,6 +103,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._count = 0
         self.tasks: list[asyncio.Task[Any]] = []
         """that were made and may not have ended"""
+        self._tasks_most = 8
+        """so many of them, and those that have ended are forgotten"""
         self._ready: dict[asyncio.Handle, None] = {}
         """whose turn is to come; of a process that is gone: never came"""
         self._over = False
@@ -132,7 +134,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         handle = asyncio.Handle(callback, args, self, context)
         self._ready[handle] = None
         if not self._over:
-            self._process.soon(self._turn, handle)
+            process = self._process
+            process.clockwork.put_soon(process, self._turn, (handle,))
         return handle
 
     def call_later(  # type: ignore[override]
@@ -236,7 +239,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.Task[Any]:
         """See `asyncio`."""
         task = asyncio.Task(coro, loop=self, **options)
-        self.tasks = [one for one in self.tasks if not one.done()]
+        if len(self.tasks) >= self._tasks_most:
+            self.tasks = [one for one in self.tasks if not one.done()]
+            self._tasks_most = 2 * len(self.tasks) + 8
         self.tasks.append(task)
         return task
 
@@ -286,7 +291,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def _turn(self, handle: asyncio.Handle) -> None:
         self._ready.pop(handle, None)
-        if handle.cancelled():
+        if handle._cancelled:
             return
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
