@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from functools import cache
 
 from mezzo.placement.rendezvous import NOBODY, Contender, check_contenders, logarithms, owners, shard_seed
 from mezzo.placement.seconds import seconds
@@ -28,7 +29,7 @@ def make_table(contenders: Sequence[Contender], slots_log2: int) -> array[int]:
         return owners(contenders, slots_log2)
     check_contenders(contenders)
     table = array("H", [NOBODY]) * (1 << slots_log2)
-    rendezvous.fill(*_running(contenders), array("q", logarithms()), table)
+    rendezvous.fill(*_running(contenders), _logarithms(), table)
     return table
 
 
@@ -41,8 +42,13 @@ def make_seconds(
     check_contenders(contenders)
     found = array("H", [NOBODY]) * (1 << slots_log2)
     owned = table if isinstance(table, array) else array("H", table)
-    fill_seconds(*_running(contenders), array("q", logarithms()), owned, array("H", domain_of), found)
+    fill_seconds(*_running(contenders), _logarithms(), owned, array("H", domain_of), found)
     return found
+
+
+@cache
+def _logarithms() -> array[int]:
+    return array("q", logarithms())
 
 
 def _running(contenders: Sequence[Contender]) -> tuple[array[int], array[int], array[int]]:

@@ -22,7 +22,7 @@ Each put has bytes of its own, so an answer tells which put it came from.  A mis
 
 from __future__ import annotations
 
-import random
+import hashlib
 from dataclasses import dataclass, field
 
 from mezzo_server.testing.simulation.catalog import Space
@@ -79,7 +79,7 @@ class History:
         known = self.of(space, key)
         number = len(known.versions)
         name = f"{self._seed}/{space.tenant}/{key.hex()}/{number}"
-        version = Version(number, random.Random(name).randbytes(length), now)
+        version = Version(number, hashlib.shake_128(name.encode()).digest(length), now)
         known.versions.append(version)
         return version
 
