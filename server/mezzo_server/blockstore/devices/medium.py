@@ -58,7 +58,9 @@ class Medium:
                 view[at : at + step] = atoms.get(offset + at, self._zeros)
             return
         for at in range(0, length, len(_ZEROS)):
-            view[at : at + len(_ZEROS)] = _ZEROS[: length - at]
+            zeros = _ZEROS[: length - at]
+            if bytes(view[at : at + len(_ZEROS)]) != zeros:  # memory that nobody has written yet stays so
+                view[at : at + len(_ZEROS)] = zeros
         end = offset + length
         written = atoms if len(atoms) < length // step else range(offset, end, step)
         for place in written:
