@@ -8,7 +8,8 @@ calls when it goes on, in their order; one that has ended gets none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar
 
@@ -272,28 +273,12 @@ def close(work: Coroutine[Any, Any, Any] | Generator[Any, Any, Any]) -> None:
         return
 
 
-async def all_done(process: Process, futures: Iterable[Future[Any]], seconds: float | None = None) -> bool:
-    """Wait until all have ended; False: they have not within so many seconds."""
-    return await _wait(process, list(futures), seconds, first=False)
-
-
-async def any_done(process: Process, futures: Iterable[Future[Any]], seconds: float | None = None) -> bool:
-    """Wait until one has ended; False: none has within so many seconds."""
-    return await _wait(process, list(futures), seconds, first=True)
-
-
-async def _wait(process: Process, futures: list[Future[Any]], seconds: float | None, *, first: bool) -> bool:
-    open_ones = [future for future in futures if not future.done]
-    if not open_ones or (first and len(open_ones) < len(futures)):
+async def done(process: Process, future: Future[Any], seconds: float | None = None) -> bool:
+    """Wait until it has ended; False: it has not within so many seconds."""
+    if future.done:
         return True
     woken: Future[bool] = Future(process)
-
-    def look() -> None:
-        if first or all(future.done for future in open_ones):
-            woken.finish(True)
-
-    for future in open_ones:
-        future.then(look)
+    future.then(partial(woken.finish, True))
     if seconds is not None:
         process.after(max(0.0, seconds), woken.finish, False)
     return await woken

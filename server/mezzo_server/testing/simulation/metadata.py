@@ -20,7 +20,7 @@ from mezzo_server.metadata.memory import MemoryEngine
 from mezzo_server.pod.driving import perform
 from mezzo_server.pod.steps import End as NothingMore
 from mezzo_server.pod.steps import Machine, Wait, Watch
-from mezzo_server.testing.simulation.clockwork import Clockwork, Future, Process, Task, all_done, any_done
+from mezzo_server.testing.simulation.clockwork import Clockwork, Future, Process, Task, done
 from mezzo_server.testing.simulation.network import Host, Network
 
 T = TypeVar("T")
@@ -264,7 +264,7 @@ class FarEngine(Engine):
                     yield look.changes
                     continue
             news.waits = True
-            await any_done(self._process, [news], 5.0)
+            await done(self._process, news, 5.0)
 
     async def close(self) -> None:
         """See `Engine`."""
@@ -279,7 +279,7 @@ class FarEngine(Engine):
         metadata, process = self._metadata, self._process
         answer: Future[Any] = Future(process)
         metadata.clockwork.after(self._trip_s(), self._arrive, method, arguments, answer)
-        if not await all_done(process, [answer], CALL_S):
+        if not await done(process, answer, CALL_S):
             raise Unavailable("the metadata engine does not answer")
         return answer.result()
 
@@ -359,7 +359,7 @@ class Driver:
             if isinstance(step, Wait):
                 # Its clock and the true time differ: what is a moment too early would be asked again at once.
                 seconds = None if step.seconds is None else step.seconds + CLOCK_S
-                await any_done(process, [self._woken], seconds)
+                await done(process, self._woken, seconds)
                 if self._woken.done:
                     self._woken = Future(process)
                 continue
