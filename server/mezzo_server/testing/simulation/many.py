@@ -13,7 +13,7 @@ from mezzo_server.testing.simulation.options import Options
 from mezzo_server.testing.simulation.pod import Outcome, simulate
 
 BATCH = 8
-"""Seeds that a process is given at a time; their garbage is collected together."""
+"""Seeds that a process is given at a time."""
 
 
 def play(
@@ -46,12 +46,11 @@ def play_alone(seeds: Iterable[int], options: Options) -> Iterator[Outcome]:
     tenth of the time.
     """
     gc.disable()
-    for number, seed in enumerate(seeds):
-        if number % BATCH == 0:
-            gc.collect()  # it finalizes, and what finalizers have touched is left to another one
-            gc.collect()
-            if not gc.get_freeze_count():
-                gc.freeze()  # all that was imported: it stays
+    for seed in seeds:
+        gc.collect()  # it finalizes, and what finalizers have touched is left to another one
+        gc.collect()
+        if not gc.get_freeze_count():
+            gc.freeze()  # all that was imported: it stays
         yield simulate(seed, options)
 
 
