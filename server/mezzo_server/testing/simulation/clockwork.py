@@ -195,12 +195,15 @@ class Future(Generic[T]):
         """It came to its end; what comes later counts for nothing."""
         if not self.done:
             self._value = value
-            self._end()
+            self.done = True
+            if self._waiting:
+                self._end()
 
     def fail(self, error: BaseException) -> None:
         """It failed; what comes later counts for nothing."""
         if not self.done:
             self.error = error
+            self.done = True
             self._end()
 
     def result(self) -> T:
@@ -218,18 +221,18 @@ class Future(Generic[T]):
             self._waiting.append(call)
 
     def _end(self) -> None:
-        self.done = True
         waiting, self._waiting = self._waiting, []
-        if waiting:
-            process = self._process
-            soon = process.clockwork.put_soon
-            for call in waiting:
-                soon(process, call, ())
+        process = self._process
+        soon = process.clockwork.put_soon
+        for call in waiting:
+            soon(process, call, ())
 
     def __await__(self) -> Generator[Future[Any], None, T]:
         if not self.done:
             yield self
-        value: T = self.result()
+        if self.error is not None:
+            raise self.error
+        value: T = self._value  # type: ignore[assignment]
         return value
 
 

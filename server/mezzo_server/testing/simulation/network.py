@@ -67,7 +67,9 @@ class End:
         """Send it, if the stream has not ended."""
         if self.closed:
             return
-        network, other = self._network, self.other
+        network, other = self._network, self._other
+        if other is None:
+            raise RuntimeError("a stream has two ends")
         if self._held or not network.passes(self.host, other.host):
             if len(self._held) < PIECES_HELD_MAX:
                 self._held.append(data)
@@ -181,7 +183,10 @@ class Network:
 
     def delay_s(self, source: Host, target: Host) -> float:
         """How long a piece takes."""
-        delay = self._draw()
+        draw = self._random.random  # as `_draw`, which is a call more for each piece
+        delay = DELAY_S_MIN + (DELAY_S_MAX - DELAY_S_MIN) * draw()
+        if draw() < SLOW_PART:
+            delay += draw() * SLOW_S
         if self.slow:
             delay = delay + self.slow.get(source.name, 0.0) + self.slow.get(target.name, 0.0)
         return delay

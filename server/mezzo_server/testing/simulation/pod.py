@@ -261,15 +261,15 @@ class Pod:
 
     def _followed(self) -> None:
         lives = [shard.life for shard in self.shards if shard.life is not None]
-        self.spaces.followed_by(life.service.catalog for life in lives)
+        if not self.spaces.settled:
+            self.spaces.followed_by(life.service.catalog for life in lives)
         for shard in self.shards:
             if shard.life is not None and shard.life.standing.epoch:
                 self.witness(shard).follows(shard.life.standing.share)
         serving = [life for life in lives if life.standing.serving]
-        self.placement.acted_by(life.standing.epoch for life in serving)
-        self.history.begun = self.history.begun or (
-            len(serving) == len(self.shards) and all(life.standing.epoch for life in serving)
-        )
+        epochs = [life.standing.epoch for life in serving]
+        self.placement.acted_by(epochs)
+        self.history.begun = self.history.begun or (len(serving) == len(self.shards) and all(epochs))
         parts = [life.service.accounts.part.default for life in serving]
         if sum(parts) > POINTS + SLACK_POINTS + NEWCOMER_POINTS * len(parts):
             raise Violation(f"parts of quotas are together {sum(parts) / POINTS:.3f} of them")

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 CANCELS = 4
 """What is under way when a run is over may wait for others as it ends: it is told again, so often at most."""
+_running, _run_in = asyncio._get_running_loop, asyncio._set_running_loop
 LAST_TURNS_MAX = 10_000
 """after each time that it was told"""
 
@@ -293,14 +294,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._ready.pop(handle, None)
         if handle._cancelled:
             return
-        before = asyncio._get_running_loop()
-        asyncio._set_running_loop(self)
+        before = _running()
+        _run_in(self)
         try:
             handle._run()
         finally:
-            asyncio._set_running_loop(before)
-        fault, self._fault = self._fault, None
-        if fault is not None:
+            _run_in(before)
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
             raise fault
 
 
