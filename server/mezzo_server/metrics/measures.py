@@ -63,6 +63,7 @@ REQUEST_KINDS = (
     Kind.OFFER,
 )
 """Everything that a client, or another shard, may ask; PUT_DATA belongs to its PUT."""
+_REQUESTED = frozenset(map(int, REQUEST_KINDS))
 TRANSFER_KINDS = (Kind.GET, Kind.PUT, Kind.DELETE)
 """Requests for which devices work."""
 TRANSPORTS = ("shm", "tcp")
@@ -111,9 +112,11 @@ class Measures:
 
     def __init__(self) -> None:
         size = max(REQUEST_KINDS) + 1
-        self.duration = [Histogram(SECONDS) for _ in range(size)]
+        # Three numbers in four are no request's: one for all of them, in which nothing is ever counted.
+        unused = Histogram(SECONDS)
+        self.duration = [Histogram(SECONDS) if kind in _REQUESTED else unused for kind in range(size)]
         """seconds from the frame to the answer, by number of the kind; whatever the outcome"""
-        self.device = [Histogram(SECONDS) for _ in range(size)]
+        self.device = [Histogram(SECONDS) if kind in _REQUESTED else unused for kind in range(size)]
         """seconds from the first transfer to the end of the last, of those requests that had any"""
         self.failed = [0] * size
         """requests that were answered with an error, by number of the kind"""
@@ -142,7 +145,7 @@ class Measures:
     @property
     def count(self) -> int:
         """Requests of all kinds that ended."""
-        return sum(duration.count for duration in self.duration)
+        return sum(self.duration[kind].count for kind in REQUEST_KINDS)
 
     def numbers(self) -> dict[str, int | float]:
         """The totals, for `shard_stat`. Times are microseconds."""
