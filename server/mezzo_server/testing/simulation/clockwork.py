@@ -106,6 +106,12 @@ class Clockwork:
         for call in closing:
             call()
         self._due, self._soon = [], deque()
+        # What is finalized later asks for calls, too: they would keep all of the run.
+        self.put = self.put_soon = _never  # type: ignore[method-assign,assignment]
+
+
+def _never(*arguments: object) -> None:
+    """A call that is asked for when the run is over."""
 
 
 class Process:

@@ -47,7 +47,6 @@ def play_alone(seeds: Iterable[int], options: Options) -> Iterator[Outcome]:
     """
     gc.disable()
     for seed in seeds:
-        gc.collect()  # it finalizes, and what finalizers have touched is left to another one
         gc.collect()
         if not gc.get_freeze_count():
             gc.freeze()  # all that was imported: it stays

@@ -110,6 +110,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """whose turn is to come; of a process that is gone: never came"""
         self._over = False
         """the run is: turns are taken here, and time stands still"""
+        self._closed = False
         process.clockwork.closing.append(self._close)
 
     def get_debug(self) -> bool:
@@ -131,7 +132,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        """See `asyncio`."""
+        """See `asyncio`. Raises RuntimeError: the run is over, and the loop is closed."""
+        if self._closed:
+            raise RuntimeError("the loop is closed")
         handle = asyncio.Handle(callback, args, self, context)
         self._ready[handle] = None
         if not self._over:
@@ -277,6 +280,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         finally:
             asyncio._set_running_loop(before)
         self._ready, self._readers, self._sockets, self._fault = {}, {}, {}, None
+        # Who is finalized later hears so, and leaves nothing behind that would keep all of the run.
+        self._closed = True
 
     def _take_last_turns(self) -> None:
         for _ in range(LAST_TURNS_MAX):
