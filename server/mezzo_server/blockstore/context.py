@@ -94,6 +94,7 @@ class Context(Payloads):
         self.left_blocks = 0
         """of records that were written to devices that have left"""
         self.inline_left = options.inline_bytes
+        self.inline_small = options.inline_bytes // 2
         """payload bytes that may still be worked on in this turn, in the loop"""
         self.counters = counters()
         self.failures: list[Exception] = []

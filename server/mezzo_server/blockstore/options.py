@@ -48,9 +48,10 @@ class StoreOptions:
     """payload bytes of puts that were accepted and not yet written"""
     put_wait_s: float = 5.0
     """how long a put may wait for space before it is refused as busy"""
-    inline_bytes: int = INLINE_BYTES + INLINE_REST_BYTES
-    """payload bytes checksummed or copied in the loop in one turn (`python -m benchmarks cost` has the time of a checksum); the rest goes to the
-    workers: handing little work over costs more than doing it, and doing much holds the loop"""
+    inline_bytes: int = 2 * (INLINE_BYTES + INLINE_REST_BYTES)
+    """payload bytes checksummed or copied in the loop in one turn (`python -m benchmarks cost` has the time of a checksum),
+    those of two requests that come at a time; half of it for small ones alone (`payloads.SMALL_BYTES`).  The rest goes
+    to the workers: handing little work over costs more than doing it, and doing much holds the loop"""
     scrub_bytes_per_s: float = 16 << 20
     """0: no scrub"""
     drain_bytes_per_s: float = 256 << 20

@@ -19,6 +19,9 @@ from mezzo_server.memory import Span
 
 COPY_INLINE_BYTES = 64 << 10
 """`spans.copy` holds the interpreter lock"""
+SMALL_BYTES = 256 << 10
+"""What a worker needs for so much is less than what it costs to wake it, and a core that is not idle: half of what the
+loop does in one turn is for such alone.  Of larger ones a worker takes some off the loop for what handing over costs."""
 CIPHER_INLINE_BYTES = 64 << 10
 """Parts up to this size are encrypted in the loop: handing one over costs more."""
 
@@ -31,6 +34,8 @@ class Payloads:
     cipher_jobs: JobQueue | None
     sealer: Sealer
     inline_left: int
+    inline_small: int
+    """of ``inline_left``, for small ones alone"""
 
     def verify(
         self,
@@ -60,8 +65,7 @@ class Payloads:
     ) -> None:
         """Checksums of the parts that lie in ``spans`` one after the other."""
         size = spans[0].length if len(spans) == 1 else total(spans)
-        if size <= self.inline_left:
-            self.inline_left -= size
+        if self._takes(size):
             checksum = self.workers.checksum
             parts = enumerate(by_part(spans, lengths), first_part)
             done([checksum(pieces, part_seed(seed, part)) for part, pieces in parts])
@@ -94,8 +98,7 @@ class Payloads:
         """Copy parts, and take the checksums of what arrived: now if small, else off the loop."""
         size = 2 * total(target)  # a copy holds the loop for longer than a checksum
         parts = list(zip(by_part(target, lengths), by_part(source, lengths), strict=True))
-        if size <= self.inline_left:
-            self.inline_left -= size
+        if self._takes(size):
             copy_checksum = self.workers.copy_checksum
             numbered = enumerate(parts, first_part)
             done([copy_checksum(pieces, to, part_seed(seed, part)) for part, (to, pieces) in numbered])
@@ -186,6 +189,13 @@ class Payloads:
             return self.cipher_jobs
         self.inline_left -= size
         return None
+
+    def _takes(self, size: int) -> bool:
+        """Whether the loop does work on so many bytes, here and now; they are taken from what it does in this turn."""
+        if size > self.inline_left - (self.inline_small if size > SMALL_BYTES else 0):
+            return False
+        self.inline_left -= size
+        return True
 
     def zero(self, target: Sequence[Span], done: Callable[[], None], tenant: bytes) -> None:
         """Fill with zeros, off the loop."""

@@ -13,6 +13,7 @@ from mezzo_server.blockstore.api import Scope
 from mezzo_server.blockstore.io import Job, Task
 from mezzo_server.blockstore.jobs import RATE_START, JobQueue
 from mezzo_server.blockstore.options import StoreOptions
+from mezzo_server.blockstore.payloads import SMALL_BYTES
 from mezzo_server.blockstore.schedule import BACKGROUND, TRANSFER_COST_BYTES
 from mezzo_server.blockstore.shares import Shares
 from mezzo_server.memory import Memory
@@ -168,6 +169,26 @@ def test_the_store_says_whose_each_job_is() -> None:
         rig.time += 0.02
         rig.drain(ticks=1)
     assert seen[BACKGROUND] == {Task.CHECKSUM}, "scrub and reclaim"
+    rig.drain()
+
+
+def test_half_of_what_the_loop_does_in_a_turn_is_for_small_ones() -> None:
+    """Large ones find a worker when they have had their half, or were longer than that; small ones take what is left."""
+    large = 2 * SMALL_BYTES
+    rig = Rig(options=options(inline_bytes=3 * large))
+    context, found = rig.store._context, []
+    memory = Memory.anonymous(large)
+
+    def handed_over(size: int) -> bool:
+        before = len(context.jobs.queue)
+        context.digest(0, 0, [size], [memory.span(0, size)], found.append, A)
+        return len(context.jobs.queue) > before
+
+    context.inline_left = context.options.inline_bytes
+    assert [handed_over(size) for size in (large, large, SMALL_BYTES, large)] == [False, True, False, True]
+    assert [handed_over(SMALL_BYTES) for _ in range(4)] == [False, False, False, True]
+    rig.until(lambda: len(found) == 8)
+    assert not handed_over(large), "another turn"
     rig.drain()
 
 
