@@ -16,7 +16,7 @@ export MEZZO_TRACES
 unexport PYTHONDONTWRITEBYTECODE
 # A guard against what hangs; on two quiet cores the suite takes a few minutes.
 TEST_SECONDS ?= 900
-TEST_LONG_SECONDS ?= 7000
+TEST_LONG_SECONDS ?= 4500
 # Many tests wait for processes more than they compute, so more at a time than there are cores.
 TEST_PROCESSES ?= 3
 # Of what keeps its cores busy by itself.

@@ -33,7 +33,7 @@ CASES = ((64 * KIB, 512), (MIB, 64))
 LINES = (("get", False), ("get", True), ("put", False))
 """What is called, and whether the places of its chunks lie one behind the other, in the order of the call. Puts come last:
 they displace what is got."""
-ROUNDS = 3
+ROUNDS = 8
 """with other nodes each: which physical memory a process is given makes some hundredths, for as long as it runs"""
 CALLS = 4
 """of different chunks, in turn"""
@@ -54,7 +54,10 @@ def rows(settings: Settings) -> Iterator[Row]:
             for number in range(rounds):
                 pairs = (settings.pairs + number) // rounds
                 with ExitStack() as stack:
-                    one, two = (Load(stack, shards, chunk_bytes, count) for shards in (1, 2))
+                    # Who comes first is given the memory that lies together.
+                    order = (1, 2) if number % 2 else (2, 1)
+                    loads = {shards: Load(stack, shards, chunk_bytes, count) for shards in order}
+                    one, two = loads[1], loads[2]
                     for (verb, in_order), taken in zip(LINES, samples, strict=True):
                         taken += _taken(verb, one, two, settings.sample_s, pairs, in_order=in_order)
             for (verb, in_order), taken in zip(LINES, samples, strict=True):
