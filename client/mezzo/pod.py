@@ -112,18 +112,24 @@ class KnownPod:
                 self._came.clear()
             elif pod_map is self._map or pod_map.epoch < self._map.epoch:
                 return
-            self._map = pod_map
+            before, self._map = self._map, pod_map
             now_owning = owning(pod_map)
             names = {shard.id for shard in pod_map.shards}
             came = {shard: epoch for shard, epoch in self._came.items() if shard in names}
-            self._came = came | dict.fromkeys(now_owning - self._owning, pod_map.epoch)
+            back = now_owning - self._owning
+            if pod_map.pod == before.pod and pod_map.epoch > before.epoch + 1:
+                back |= gained(before, pod_map)
+            self._came = came | dict.fromkeys(back, pod_map.epoch)
             self._owning = now_owning
             self._limits = {shard: limits for shard, limits in self._limits.items() if shard in names}
             self.copies.follow(names)
             self._route()
 
     def came(self, shard: bytes) -> int:
-        """The epoch by which a shard that had owned nothing had slots again: it was there. 0: there was none."""
+        """The epoch by which a shard that had owned nothing had slots again: it was there. 0: there was none.
+
+        Over maps that were never seen it counts that the shard was given slots: it may have been gone in between.
+        """
         return self._came.get(shard, 0)
 
     @property
@@ -222,6 +228,22 @@ class KnownPod:
 def owning(pod_map: PodMap) -> frozenset[bytes]:
     """The shards that own slots."""
     return frozenset([pod_map.shards[index].id for index in set(pod_map.table) if index != NOBODY])
+
+
+def gained(before: PodMap, later: PodMap) -> frozenset[bytes]:
+    """The shards that were given slots by the later map, or by one between the two: others had these last.
+
+    So a shard counts that owned the very same slots before, and was gone in between.
+    """
+    former, owners = before.previous, later.table
+    old, new = before.shards, later.shards
+    return frozenset(
+        [
+            new[owners[slot]].id
+            for slot, index in later.previous.items()
+            if owners[slot] != NOBODY and (slot not in former or old[former[slot]].id != new[index].id)
+        ]
+    )
 
 
 def is_shard(limits: Welcome, shard: bytes) -> bool:

@@ -104,3 +104,18 @@ def test_what_came_back_is_remembered_of_shards_of_the_map_alone(known):
     known.follow(pod_map(3, 2))
     known.follow(pod_map(4, 2))
     assert known.came(SHARDS[2].id) == 0
+
+
+def test_who_was_gone_over_a_map_that_was_not_seen_came_back(known):
+    """Its slots are the same as before, and another had them last."""
+    there, without = pod_map(5, 3), pod_map(6, 2)
+    again = PodMap(POD, 7, there.slots_log2, there.shards, there.table, {
+        slot: without.table[slot] for slot, owner in enumerate(there.table) if owner == 2
+    })  # fmt: skip
+    known.follow(there)
+    joined = known.came(SHARDS[2].id)
+    known.follow(again)
+    assert (joined, known.came(SHARDS[2].id)) == (5, 7)
+    assert known.came(SHARDS[0].id) == 0
+    known.follow(PodMap(POD, 9, 4, again.shards, again.table, again.previous))
+    assert known.came(SHARDS[2].id) == 7, "nothing is new in what it was given"
