@@ -34,7 +34,7 @@ LINES = (("get", False), ("get", True), ("put", False))
 """What is called, and whether the places of its chunks lie one behind the other, in the order of the call. Puts come last:
 they displace what is got."""
 ROUNDS = 8
-"""with other nodes each: which physical memory a process is given makes some hundredths, for as long as it runs"""
+"""with other nodes each: which physical memory a process is given makes up to a tenth, for as long as it runs"""
 CALLS = 4
 """of different chunks, in turn"""
 DEVICE_BYTES = 1024 * MIB
