@@ -12,12 +12,12 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
-from statistics import median
+
+from benchmarks.harness import Sample, median
 
 ROUNDS = 7
 COPY_BYTES = 64 << 20
 """far more than caches hold"""
-STARTS_S = 0.2
 
 
 def copies() -> Callable[[], None]:
@@ -48,33 +48,39 @@ def computes() -> Callable[[], None]:
 WORKS = {"copying": copies, "computing": computes}
 
 
-def beside(own: str, other: str, cores: tuple[int, int]) -> float:
-    """Processor time of ``own`` work while another process does ``other``, over that of the same alone."""
+def taken(own: str, other: str, cores: tuple[int, int], pairs: int) -> list[tuple[Sample, Sample]]:
+    """Processor time of ``own`` work alone, and while another process does ``other``, seconds, in turn.
+
+    The caller is on the first of the cores.
+    """
+    fork = multiprocessing.get_context("fork")
     work = WORKS[own]()
-    ratios = []
-    for _ in range(ROUNDS):
-        alone = _cpu_s(work)
-        process = multiprocessing.get_context("fork").Process(
-            target=_forever, args=(other, cores[1]), daemon=True
-        )
+    work()
+    samples = []
+    for _ in range(pairs):
+        alone = Sample(_cpu_s(work))
+        begun = fork.Event()
+        process = fork.Process(target=_forever, args=(other, cores[1], begun.set), daemon=True)
         process.start()
-        time.sleep(STARTS_S)
-        ratios.append(_cpu_s(work) / alone)
+        begun.wait()
+        samples.append((alone, Sample(_cpu_s(work))))
         process.kill()
         process.join()
-    return median(ratios)
+    return samples
 
 
 def _cpu_s(work: Callable[[], None]) -> float:
     began = time.process_time()
-    for _ in range(5):
+    for _ in range(10):
         work()
     return time.process_time() - began
 
 
-def _forever(name: str, core: int) -> None:
+def _forever(name: str, core: int, tell: Callable[[], None]) -> None:
     os.sched_setaffinity(0, {core})
     work = WORKS[name]()
+    work()
+    tell()
     while True:
         work()
 
@@ -88,7 +94,8 @@ def main() -> None:
     os.sched_setaffinity(0, {first})
     for own in WORKS:
         for other in WORKS:
-            ratio = beside(own, other, (first, second))
+            pairs = taken(own, other, (first, second), ROUNDS)
+            ratio = median([beside.value / alone.value for alone, beside in pairs])
             print(f"{own:9} beside {other:9} {ratio:5.2f} times the processor time that it takes alone")
 
 

@@ -3,9 +3,13 @@
 Clients run on these cores as well, so there is nothing to be won by more shards; what is compared is what the same bytes
 cost when each call goes to two processes instead of one.  Devices are of memory.
 
-The places of a call's chunks lie in an order of chance, as an engine's blocks do.  Where they lie one behind the other,
-one shard goes through memory from its beginning to its end, which the processor's prefetching likes, and each of two
-shards leaves out what is the other's: that line is there as well, without a target.
+There are two references.  One shard copies alone; two copy at a time, and where cores wait for memory the processor time
+of a copy beside another copy is more than that of the same copy alone: the first line has how much more, on this machine,
+of bare copies.  So two shards stand beside two nodes of one shard as well, a client each: the same bytes by as many
+processes at a time, but no call goes to more than one of them.
+
+The places of a call's chunks lie in an order of chance, as an engine's blocks do.  Which physical memory a process is
+given makes up to a tenth, for as long as it runs: so each pair is of nodes of its own.
 """
 
 from __future__ import annotations
@@ -15,11 +19,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 
 import mezzo
-from benchmarks.harness import Row, Sample, compared, take_pairs
+from benchmarks import contention
+from benchmarks.harness import Row, Sample, compared
 from benchmarks.processes import threads_cpu_s
 from benchmarks.settings import KIB, MIB, Settings, size_name
 from benchmarks.shard import TIMEOUT_S, chunk_keys
@@ -30,100 +35,106 @@ CLIENTS = 2
 """threads, each with a client and a region of its own"""
 CASES = ((64 * KIB, 512), (MIB, 64))
 """bytes of a chunk, and chunks in one call: a long prefix, and one like that of `spread`"""
-LINES = (("get", False), ("get", True), ("put", False))
-"""What is called, and whether the places of its chunks lie one behind the other, in the order of the call. Puts come last:
-they displace what is got."""
-ROUNDS = 8
-"""with other nodes each: which physical memory a process is given makes up to a tenth, for as long as it runs"""
+VERBS = ("get", "put")
+"""Puts come last: they displace what is got."""
 CALLS = 4
 """of different chunks, in turn"""
 DEVICE_BYTES = 1024 * MIB
 """of each shard: half of one has smaller segments, which devices of terabytes have not"""
 TARGET = 1.05
 
+Nodes = tuple[int, ...]
+"""Shards of each"""
+OURS: Nodes = (2,)
+REFERENCES: dict[Nodes, str] = {(1,): "one shard", (1, 1): "two nodes of one shard, a client each"}
+
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Gets and puts of small and of large chunks."""
+    """Bare copies; then gets and puts of small and of large chunks, beside each of the references."""
     allowed = os.sched_getaffinity(0)
     cores = set(sorted(allowed)[:CORES])
-    os.sched_setaffinity(0, cores)
     try:
+        if len(cores) == CORES:
+            yield _bare(settings, *sorted(cores))
+        os.sched_setaffinity(0, cores)
         for chunk_bytes, count in CASES:
-            samples: list[list[tuple[Sample, Sample]]] = [[] for _ in LINES]
-            rounds = min(ROUNDS, settings.pairs)
-            for number in range(rounds):
-                pairs = (settings.pairs + number) // rounds
+            samples: dict[tuple[str, Nodes], list[tuple[Sample, Sample]]] = {
+                (verb, reference): [] for verb in VERBS for reference in REFERENCES
+            }
+            for number in range(settings.pairs):
+                # Who comes first is given the memory that lies together.
+                order = (OURS, *REFERENCES) if number % 2 else (*REFERENCES, OURS)
                 with ExitStack() as stack:
-                    # Who comes first is given the memory that lies together.
-                    order = (1, 2) if number % 2 else (2, 1)
-                    loads = {shards: Load(stack, shards, chunk_bytes, count) for shards in order}
-                    one, two = loads[1], loads[2]
-                    for (verb, in_order), taken in zip(LINES, samples, strict=True):
-                        taken += _taken(verb, one, two, settings.sample_s, pairs, in_order=in_order)
-            for (verb, in_order), taken in zip(LINES, samples, strict=True):
-                yield _row(verb, chunk_bytes, count, taken, in_order=in_order)
+                    loads = {nodes: Load(stack, nodes, chunk_bytes, count) for nodes in order}
+                    for (verb, reference), taken in samples.items():
+                        taken.append(_pair(verb, loads[reference], loads[OURS], settings.sample_s))
+            for (verb, reference), taken in samples.items():
+                yield _row(verb, chunk_bytes, count, REFERENCES[reference], taken)
     finally:
         os.sched_setaffinity(0, allowed)
 
 
-def _taken(
-    verb: str, one: Load, two: Load, sample_s: float, pairs: int, *, in_order: bool
-) -> list[tuple[Sample, Sample]]:
-    calls = {load: {"get": load.get, "put": load.put}[verb] for load in (one, two)}
-    for load in (one, two):
-        load.lay(in_order=in_order)
-        load.warm(verb)
-    return take_pairs(
-        lambda: one.sample(calls[one], sample_s), lambda: two.sample(calls[two], sample_s), pairs
+def _bare(settings: Settings, first: int, second: int) -> Row:
+    os.sched_setaffinity(0, {first})
+    return compared(
+        contention.taken("copying", "copying", (first, second), settings.pairs),
+        name="CPU of bare copies of memory, no store",
+        unit="s",
+        reference="on one core",
+        ours="beside the same on the other core",
+        better="lower",
     )
 
 
-def _row(
-    verb: str, chunk_bytes: int, count: int, taken: list[tuple[Sample, Sample]], *, in_order: bool
-) -> Row:
+def _pair(verb: str, reference: Load, ours: Load, sample_s: float) -> tuple[Sample, Sample]:
+    for load in (reference, ours):
+        load.warm(verb)
+    return reference.sample(verb, sample_s), ours.sample(verb, sample_s)
+
+
+def _row(verb: str, chunk_bytes: int, count: int, reference: str, taken: list[tuple[Sample, Sample]]) -> Row:
     return compared(
         taken,
-        name=f"CPU of {verb}s of {count} chunks of {size_name(chunk_bytes)}{', places in order' * in_order}",
+        name=f"CPU of {verb}s of {count} chunks of {size_name(chunk_bytes)}, beside {reference}",
         unit="s per GB",
-        reference="one shard",
+        reference=reference,
         ours=f"two shards; {CLIENTS} clients and all processes on {CORES} cores",
         better="lower",
-        target=None if in_order else TARGET,
+        target=TARGET,
     )
 
 
 class Load:
-    """A node of so many shards, and its clients. `sample` keeps them at it for a while."""
+    """Nodes of so many shards, and clients, who have them in turn. `sample` keeps them at it for a while."""
 
-    def __init__(self, stack: ExitStack, shards: int, chunk_bytes: int, count: int) -> None:
-        self._node = stack.enter_context(_node(shards))
-        self._shards = shards
+    def __init__(self, stack: ExitStack, nodes: Nodes, chunk_bytes: int, count: int) -> None:
+        self._nodes = [stack.enter_context(_node(shards)) for shards in nodes]
+        self._device_bytes = sum(nodes) * DEVICE_BYTES
         self.chunk_bytes = chunk_bytes
         self.count = count
         """chunks in one call"""
         self._call_bytes = chunk_bytes * count
         self._fresh = itertools.count()
+        self._filled = False
         self._hands: list[tuple[mezzo.Client, list[mezzo.Extent], Iterator[list[bytes]]]] = []
         for number in range(CLIENTS):
-            client = stack.enter_context(mezzo.Client(self._node.grpc, via="direct", timeout_s=TIMEOUT_S))
+            node = self._nodes[number % len(self._nodes)]
+            client = stack.enter_context(mezzo.Client(node.grpc, via="direct", timeout_s=TIMEOUT_S))
             region = client.region(self._call_bytes)
             places = [region[at : at + chunk_bytes] for at in range(0, self._call_bytes, chunk_bytes)]
+            random.Random(number).shuffle(places)
             known = [chunk_keys(f"{number}-{call}", self.count) for call in range(CALLS)]
             for keys in known:
                 if client.put(keys, places).failed:
                     raise RuntimeError("a chunk was not stored")
             self._hands.append((client, places, itertools.cycle(known)))
 
-    def lay(self, *, in_order: bool) -> None:
-        """Where a call's chunks lie: one behind the other, or in an order of chance, the same for every node."""
-        for number, (_, places, _) in enumerate(self._hands):
-            places.sort(key=lambda place: place.offset)
-            if not in_order:
-                random.Random(number).shuffle(places)
-
     def warm(self, verb: str) -> None:
-        """Have memory touched that is new: a device that was never written is filled first by puts of a while."""
-        calls = 2 * self._shards * DEVICE_BYTES // self._call_bytes if verb == "put" else CALLS
+        """Have memory touched that is new: devices that were never written are filled first by puts of a while."""
+        calls = CALLS
+        if verb == "put" and not self._filled:
+            calls = 2 * self._device_bytes // self._call_bytes
+            self._filled = True
         for turn in range(calls):
             (self.put if verb == "put" else self.get)(turn % CLIENTS)
 
@@ -139,8 +150,9 @@ class Load:
         if client.put(chunk_keys(f"fresh-{next(self._fresh)}", self.count), places).failed:
             raise RuntimeError("a chunk was not stored")
 
-    def sample(self, call: Callable[[int], None], sample_s: float) -> Sample:
+    def sample(self, verb: str, sample_s: float) -> Sample:
         """CPU seconds for each GB, with the GB/s beside."""
+        call = {"get": self.get, "put": self.put}[verb]
         calls = [0] * CLIENTS
         errors: list[BaseException] = []
         until = time.perf_counter() + sample_s
@@ -172,7 +184,11 @@ class Load:
         return sum(threads_cpu_s(pid) for pid in self._pids())
 
     def _pids(self) -> list[int]:
-        return [self._node.pid, self._node.frontend_pid, *(int(str(one["pid"])) for one in self._node.shards)]
+        return [
+            pid
+            for node in self._nodes
+            for pid in (node.pid, node.frontend_pid, *(int(str(one["pid"])) for one in node.shards))
+        ]
 
 
 def _node(shards: int) -> AbstractContextManager[RunningNode]:
