@@ -1,15 +1,9 @@
-"""The gate of a front-end, the tickets that it gives out, and where keys come from. No sockets, no real clock."""
+"""The gate of a front-end: who is let in to what, before anything of a call is received. No sockets."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import math
-import random
-import threading
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,25 +11,20 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mezzo.errors import Unauthenticated, Unavailable
+from mezzo.errors import Unauthenticated
 from mezzo.v1 import store_pb2
 from mezzo_server.access.authentication import Anonymous, Authentication
-from mezzo_server.access.keyring import KeyRing
 from mezzo_server.access.principal import Principal, Reason, Scopes
-from mezzo_server.access.tickets import verify
 from mezzo_server.config import NodeConfig
-from mezzo_server.frontend import key_source, permissions
+from mezzo_server.frontend import permissions
 from mezzo_server.frontend.access import Access
 from mezzo_server.frontend.caller import caller
 from mezzo_server.frontend.calls import Calls, refuse
 from mezzo_server.frontend.gate import Gate, Guard
-from mezzo_server.frontend.key_source import LOOK_GAP_S, KeySource
 from mezzo_server.frontend.numbers import METHODS, FrontendNumbers
-from mezzo_server.frontend.ticket_office import KEEP_S, TicketOffice
 from mezzo_server.tenancy.catalog import Catalog
-from mezzo_server.tenancy.model import Credential, Tenant, TicketKey
+from mezzo_server.tenancy.model import Credential, Tenant
 from mezzo_server.tenancy.tokens import new_token
 
 A = b"a" * 16
@@ -295,7 +284,7 @@ def test_no_tenant_holds_all_calls() -> None:
 
 
 def test_who_has_no_revocable_credential_is_welcome_until_it_ends() -> None:
-    access = Access(NodeConfig(), lambda: CATALOG, Published())
+    access = Access(NodeConfig(), lambda: CATALOG)
     token = Principal(A, "a", Scopes.READ, "jwt:somebody", expires_s=int(time.time()) + 3600)
     assert access.unwelcome(token) is None
     assert access.unwelcome(replace(token, expires_s=int(time.time()))) is Reason.EXPIRED
@@ -352,248 +341,6 @@ def test_services_of_others_are_guarded_before_they_decode() -> None:
     assert guarded("/grpc.health.v1.Health/Check") == "DecodeError", "anybody may ask"
     assert guarded("/mezzo.v1.StoreService/Get") == "not guarded"
     assert guarded("/mezzo.v1.StoreServiceX/Get") == "UNAUTHENTICATED"
-
-
-# -- tickets
-
-
-class Published:
-    """Where keys are published, as far as the office sees."""
-
-    def __init__(self) -> None:
-        self.keys: dict[int, TicketKey] = {}
-        self.ends: dict[int, float] = {}
-        """of leases, since they were last kept"""
-        self.lease_s = math.inf
-        self.now = 0.0
-        self.published = 0
-        self.away = False
-        self.kept = 0
-
-    async def publish_ticket_key(self, key: TicketKey, ttl_s: float) -> int:
-        if self.away:
-            raise Unavailable("the engine is away")
-        self.published += 1
-        self.keys[self.published] = key
-        self.ends[self.published] = self.now + self.lease_s
-        return self.published
-
-    async def keep_ticket_key(self, lease: int) -> bool:
-        if self.away:
-            raise Unavailable("the engine is away")
-        self.kept += 1
-        self.ends[lease] = self.now + self.lease_s
-        return lease in self.keys
-
-    def expire(self, now: float) -> None:
-        self.now = now
-        self.keys = {lease: key for lease, key in self.keys.items() if self.ends[lease] > now}
-
-
-class Office:
-    def __init__(self) -> None:
-        self.clock = 100.0
-        self.published = Published()
-        ring = KeyRing(pod="pod", key_s=4000, ticket_s=300, random_bytes=random.Random(7).randbytes)
-        self.office = TicketOffice(
-            ring, self.published, ticket_s=300, now=lambda: self.clock, now_s=lambda: NOW + self.clock
-        )
-
-    def step(self, seconds: float = 0.0) -> None:
-        self.clock += seconds
-        asyncio.run(self.office.step())
-
-
-CALLER = Principal(A, "a", Scopes.READ, "f" * 16)
-
-
-def test_a_ticket_is_good_as_long_as_it_says() -> None:
-    rig = Office()
-    with pytest.raises(Unavailable):
-        rig.office.sign(CALLER)
-    rig.step()
-    signed = rig.office.sign(CALLER)
-    assert signed.expires == 400.0
-    # At every moment of a second: a ticket of less than one would have no time at all at some.
-    for _ in range(8):
-        rig.clock += 0.125
-        assert rig.office.sign(CALLER).expires == rig.clock + 300.0
-    assert "Ticket of" in repr(signed)
-    [key] = rig.published.keys.values()
-    said = verify(signed.ticket, lambda key_id: key.public, pod="pod", now_s=NOW + 100)
-    assert (said.tenant, said.scopes) == (A, 1)
-
-
-def test_an_outage_of_the_metadata_costs_no_ticket() -> None:
-    rig = Office()
-    rig.published.away = True
-    rig.step()
-    assert rig.office.failures == 1
-    rig.published.away = False
-    rig.step(5)
-    assert rig.office.sign(CALLER)
-    rig.step(KEEP_S)
-    assert rig.published.kept == 1
-    rig.published.away = True
-    for _ in range(100):
-        rig.step(5)
-    assert rig.office.sign(CALLER)
-    # It comes back without our lease: what we still sign with is published anew.
-    [lost] = rig.published.keys.values()
-    rig.published.keys.clear()
-    rig.published.away = False
-    rig.step(5)
-    assert [key.public for key in rig.published.keys.values()] == [lost.public]
-
-
-def test_a_key_is_published_no_longer_than_its_tickets_are_good() -> None:
-    """Else every shard would collect the keys of all days."""
-    rig = Office()
-    rig.published.lease_s = 3 * KEEP_S
-    for _ in range(1000):
-        rig.step(KEEP_S)
-        rig.published.expire(rig.clock)
-        assert rig.office.sign(CALLER)
-    assert 1 <= len(rig.published.keys) <= 4
-
-
-# -- keys of JSON Web Tokens
-
-
-def key_set(kid: str) -> bytes:
-    raw = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
-    x = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-    return json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid}]}).encode()
-
-
-class Source:
-    def __init__(self) -> None:
-        self.clock = 100.0
-        self.answer: bytes | Exception = key_set("one")
-        self.reads = 0
-        self.source = KeySource("keys", refresh_s=300, read=self.read, now=lambda: self.clock)
-
-    def read(self, source: str) -> bytes:
-        self.reads += 1
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-def test_the_last_good_key_set_stays() -> None:
-    async def play() -> None:
-        rig = Source()
-        assert rig.source.keys == ()
-        assert await rig.source.look()
-        [one] = rig.source.keys
-        # Strangers with keys that nobody knows do not make us ask again and again.
-        assert not await rig.source.look()
-        assert rig.reads == 1
-        for answer in (OSError("gone"), b"no key set", b"{}", ValueError("x")):
-            rig.clock += LOOK_GAP_S
-            rig.answer = answer
-            assert await rig.source.look()
-            assert rig.source.keys == (one,)
-        assert rig.source.failures == 4
-        rig.clock += LOOK_GAP_S
-        rig.answer = key_set("two")
-        both = await asyncio.gather(rig.source.look(), rig.source.look())
-        assert both == [True, True]
-        assert rig.reads == 6
-        assert [key.id for key in rig.source.keys] == ["two"]
-
-    asyncio.run(play())
-
-
-class Answer:
-    """Of a web server: pieces, with seconds that pass before each."""
-
-    def __init__(self, clock: list[float], pieces: list[tuple[float, bytes]]) -> None:
-        self.clock, self.pieces = clock, pieces
-
-    def read1(self, count: int) -> bytes:
-        if not self.pieces:
-            return b""
-        seconds, piece = self.pieces.pop(0)
-        self.clock[0] += seconds
-        return piece
-
-    def __enter__(self) -> Answer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
-def test_a_key_set_from_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes in time and whole, from where it was said to be, or not at all."""
-    clock, handlers, pieces = [100.0], [], []  # type: ignore[var-annotated]
-
-    def build_opener(*found: Any) -> Any:
-        handlers[:] = found
-        return SimpleNamespace(open=lambda request, timeout: Answer(clock, pieces))
-
-    monkeypatch.setattr(key_source.urllib.request, "build_opener", build_opener)
-    monkeypatch.setattr(key_source.time, "monotonic", lambda: clock[0])
-    monkeypatch.setenv("http_proxy", "http://proxy.example:1")
-    monkeypatch.setenv("https_proxy", "http://proxy.example:1")
-
-    def looked(url: str, *coming: tuple[float, bytes]) -> KeySource:
-        source = KeySource(url, refresh_s=300)
-        pieces[:] = coming
-        asyncio.run(source.look())
-        return source
-
-    data = key_set("one")
-    there = looked("https://id.example/keys", (1.0, data[:20]), (1.0, data[20:]))
-    assert [key.id for key in there.keys] == ["one"]
-    proxies = next(one for one in handlers if isinstance(one, urllib.request.ProxyHandler))
-    assert "https" in proxies.proxies
-    # Of plain HTTP on loopback we trust that nobody stands between.
-    assert looked("http://127.0.0.1/keys", (0.0, data)).keys
-    proxies = next(one for one in handlers if isinstance(one, urllib.request.ProxyHandler))
-    assert proxies.proxies == {}
-    assert any(one is key_source._NoRedirect for one in handlers)
-    dripping = looked("https://id.example/keys", *((1.0, data[at : at + 1]) for at in range(len(data))))
-    assert (dripping.keys, dripping.failures) == ((), 1)
-    large = looked("https://id.example/keys", *((0.0, b" " * 60_000) for _ in range(10)))
-    assert large.failures == 1
-    assert len(pieces) >= 4, "what is too large is not read to its end"
-
-
-def test_who_waits_for_keys_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_source, "FETCH_S_MAX", 0.0)
-    release = threading.Event()
-
-    def read(source: str) -> bytes:
-        release.wait(10)
-        return key_set("late")
-
-    async def play() -> None:
-        source = KeySource("keys", refresh_s=300, read=read)
-        assert not await source.look()
-        assert source.keys == ()
-        release.set()
-
-    asyncio.run(play())
-
-
-def test_keys_in_a_file(tmp_path: Any) -> None:
-    async def play() -> None:
-        path = tmp_path / "keys.json"
-        source = KeySource(str(path), refresh_s=300)
-        await source.look()
-        assert (source.keys, source.failures) == ((), 1)
-        path.write_bytes(key_set("here"))
-        other = KeySource(str(path), refresh_s=300)
-        await other.look()
-        assert [key.id for key in other.keys] == ["here"]
-        path.write_bytes(b"x" * 300_000)
-        large = KeySource(str(path), refresh_s=300)
-        await large.look()
-        assert large.failures == 1
-
-    asyncio.run(play())
 
 
 def test_who_is_refused_is_told_the_same() -> None:
