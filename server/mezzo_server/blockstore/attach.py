@@ -20,7 +20,7 @@ from mezzo_server.blockstore.format.superblock import (
     Superblock,
 )
 from mezzo_server.blockstore.io import Device
-from mezzo_server.memory import Memory
+from mezzo_server.memory import Memory, Span
 
 SEGMENTS_AIM = 32
 SEGMENTS_MIN = 8
@@ -56,7 +56,13 @@ def segment_bytes_for(device_bytes: int) -> int:
 
 
 def inspect(device: Device) -> Found:
-    """Read both superblocks, what lies between, and the device's end. DeviceFailed if they cannot be read."""
+    """Read both superblocks, what lies between, and the device's end.
+
+    Raises:
+        FormatError: it is too small, or is not all there.
+        DeviceFailed: it cannot be read so far that what it holds is known. A place that cannot be read does not matter
+            where a superblock says what the device holds: what lies there is found out when it is needed.
+    """
     if device.block_bytes > BLOCK_BYTES or BLOCK_BYTES % device.block_bytes:
         raise FormatError(
             f"device {device.name} has blocks of {device.block_bytes} bytes; the format needs {BLOCK_BYTES} or a divisor"
@@ -68,24 +74,28 @@ def inspect(device: Device) -> Found:
     memory = Memory.anonymous(SAMPLE_BYTES + SAMPLE_TAIL_BYTES)
     memory.advise_huge()
     try:
-        for offset, span in (
-            (0, memory.span(0, SAMPLE_BYTES)),
-            (tail, memory.span(SAMPLE_BYTES, end - tail)),
-        ):
-            result = sync.read(device, offset, span) if span.length else 0
-            if result < 0:
-                raise DeviceFailed(f"device {device.name} cannot be read: {os.strerror(-result)}")
+        failure = _read(device, 0, memory.span(0, SAMPLE_BYTES))
+        if failure < 0:
+            for offset in COPY_OFFSETS:
+                _read(device, offset, memory.span(offset, BLOCK_BYTES))
+        if end > tail:
+            failure = min(failure, _read(device, tail, memory.span(SAMPLE_BYTES, end - tail)))
         copies = [bytes(memory.view[offset : offset + BLOCK_BYTES]) for offset in COPY_OFFSETS]
         content = superblock.classify(copies, memory.view)
     finally:
         memory.close()
+    unread = f"device {device.name} cannot be read: {os.strerror(-failure)}" if failure < 0 else ""
     if content is not Content.MEZZO:
+        if unread:
+            raise DeviceFailed(unread)
         return Found(content, None)
     try:
         newest = superblock.newest(copies)
     except superblock.Unsupported as error:
         return Found(content, None, f"of a newer release: {error}")
     if newest is None:
+        if unread:
+            raise DeviceFailed(unread)
         return Found(content, None, _trouble(copies))
     if newest.device_bytes > device.size_bytes:
         raise FormatError(
@@ -95,6 +105,14 @@ def inspect(device: Device) -> Found:
     same = copies[0] == copies[1]
     foreign = not all(superblock.looks_ours(copy, newest) for copy in copies)
     return Found(content, newest, "" if same else "one superblock copy is damaged or outdated", foreign)
+
+
+def _read(device: Device, offset: int, span: Span) -> int:
+    """As `sync.read`; what was not read is blank."""
+    result = sync.read(device, offset, span)
+    if result < 0:
+        span.view[:] = bytes(span.length)
+    return result
 
 
 def _trouble(copies: Sequence[bytes]) -> str:

@@ -317,6 +317,45 @@ def test_a_segment_whose_header_cannot_be_read_is_retired() -> None:
     assert [key for key in keys if rig.has(key)] == left
 
 
+@pytest.mark.parametrize("offset", [0, 1 << 20, 4096, (2 << 20) - 4096, -4096])
+def test_a_place_that_cannot_be_read_and_says_nothing_of_what_a_device_holds_is_no_obstacle(
+    offset: int,
+) -> None:
+    """One copy of the superblock, what lies around them, or the device's end: at each start."""
+    rig = Rig(segments=16)
+    keys = rig.fill("k", 3, 60_000)
+    for _ in range(2):
+        rig.store.close()
+        at = offset % rig.devices[0].size_bytes
+        rig.devices = [
+            device.kill(faults=[Fault(FaultKind.EIO_READ, within=(at, at + 4096))]) for device in rig.devices
+        ]
+        rig.open()
+        assert all(rig.has(key) for key in keys)
+
+
+@pytest.mark.parametrize("within", [(0, (1 << 20) + 4096), (0, 1 << 40)])
+def test_a_device_of_which_no_superblock_can_be_read_is_left_as_it_is(within: tuple[int, int]) -> None:
+    rig = Rig()
+    keys = rig.fill("k", 3, 60_000)
+    rig.store.close()
+    whole = rig.devices
+    rig.devices = [device.kill(faults=[Fault(FaultKind.EIO_READ, within=within)]) for device in whole]
+    with pytest.raises(DeviceFailed, match="device d0 cannot be read: Input/output error"):
+        rig.open()
+    rig.devices = [device.kill() for device in rig.devices]
+    rig.open()
+    assert all(rig.has(key) for key in keys)
+
+
+def test_a_new_device_that_cannot_be_read_is_not_formatted() -> None:
+    rig = Rig()
+    blank = FaultyDevice(rig.devices[0].size_bytes, faults=[Fault(FaultKind.EIO_READ, within=(8192, 12288))])
+    with pytest.raises(DeviceFailed, match="cannot be read"):
+        BlockStore.open([blank], InlineWorkers(), StagingPool(1 << 20), rig.options, format_foreign=True)
+    assert blank.kill().peek() == bytes(blank.size_bytes)
+
+
 def test_a_segment_that_failed_and_cannot_be_left_is_no_reason_to_evict_others() -> None:
     """A leased chunk of it cannot be rewritten, since these writes fail too; there is space enough."""
     rig = Rig(segments=16)
