@@ -460,12 +460,10 @@ class Session:
         puller, copies = self.service.puller, self.service.copies
         if puller is not None:
             puller.missed(self.scope, keys)
-        if copies is None:
-            standing = self.service.standing
-            return keys if standing is None else none_given(standing, self.scope, keys)
-        if self.copies > 1 or copies.counts_gets:
+        if copies is not None and (self.copies > 1 or copies.counts_gets):
             return copies.given(self.scope, keys, wanted=self.copies > 1)
-        return keys
+        standing = self.service.standing
+        return keys if standing is None else none_given(standing, self.scope, keys)
 
     def _forget(self, request: Request) -> None:
         del self.requests[request.id]
