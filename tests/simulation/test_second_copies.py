@@ -104,6 +104,33 @@ def test_what_was_put_before_the_slot_moved_is_not_seen_after_a_put_unless_its_f
     )
 
 
+def test_what_a_former_owner_had_may_come_while_he_is_asked_and_so_be_seen_later() -> None:
+    now = [1.0]
+    placement = Placement(4, lambda: now[0], copies=True)
+    history = History("1", placement)
+    placement.planned(pod_map(1, 0, 1))
+    placement.acted_by([1])
+    older = history.put(SPACE, b"k", 1.5, 100)
+    history.stored(older, 1.6)
+    now[0] = 2.0
+    placement.planned(pod_map(2, 2, 1, 0))
+    placement.acted_by([2])
+    newer = history.put(SPACE, b"k", 3.0, 100)
+    history.stored(newer, 3.1)
+    now[0] = 4.0
+    placement.planned(pod_map(3, 2, 1))
+    slot = placement.slot(SPACE, b"k")
+    assert placement.alone_since(slot) == float("inf"), "somebody asks him by the map before"
+    now[0] = 4.5
+    placement.acted_by([3])
+    assert placement.alone_since(slot) == 4.5
+    assert history.got(SPACE, b"k", older.data, 5.0, 5.1) is older
+    last = history.put(SPACE, b"k", 6.0, 100)
+    history.stored(last, 6.1)
+    with pytest.raises(Violation, match=r"version 0 was got at 7\.100 although version 2 was stored"):
+        history.got(SPACE, b"k", older.data, 7.0, 7.1)
+
+
 def test_while_an_erasure_is_heard_of_what_was_before_may_be_seen_at_who_has_not() -> None:
     space = Space("t0", b"t" * 16, b"n" * 16, 0, b"", 2)
     assert space.heard(1.0, 2.0)

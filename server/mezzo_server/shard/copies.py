@@ -436,7 +436,10 @@ def _nothing() -> None:
 
 
 def none_given(standing: Standing, scope: Scope, keys: Sequence[bytes]) -> Sequence[bytes]:
-    """As `SecondCopies.given`, where no second copies are kept: what there is of others' slots is from another time."""
+    """As `SecondCopies.given`, of chunks that have no second copies: what there is of others' slots is from another time.
+
+    Who asks for it goes by an older map, by which this shard was the owner, and the owner may have other bytes by now.
+    """
     if not standing.share.since:
         return keys
     answers, slots = standing.share.answers, standing.share.slots(scope, keys)

@@ -307,9 +307,6 @@ class Puller:
             settle(wanted, why)
         return why is not None
 
-    def _is_here(self, scope: Scope, key: bytes) -> bool:
-        return self._service.store.sequence(scope, key) is not None
-
     def is_given(self, scope: Scope, key: bytes, tenure: Tenure | None) -> bool:
         """Whether a chunk is here and may be given; ``tenure``: as second, in which it is to be the owner's."""
         sequence = self._service.store.sequence(scope, key)
@@ -410,7 +407,7 @@ class Puller:
         others = [
             each.key
             for each in come
-            if not self._refused(each, settle) and self._is_here(pull.scope, each.key)
+            if not self._refused(each, settle) and service.store.sequence(pull.scope, each.key) is not None
         ]
         if others:
             gone: asyncio.Future[None] = self._loop.create_future()
@@ -446,22 +443,31 @@ class Puller:
             outcome = await to_its_end(ended)
         except asyncio.CancelledError:
             for each, _ in taken:
-                arrived = partial(self.provenance.arrived, pull.scope, each.key)
-                service.store.dismiss(pull.scope, (each.key,), arrived)
+                self._stays(each)
             raise
         account = service.accounts.of(pull.scope.tenant)
         for (each, put), status in zip(taken, outcome.statuses, strict=True):
-            arrived = partial(self.provenance.arrived, pull.scope, each.key)
-            if self.provenance.tenure(pull.scope, each.key) != each.tenure:
-                service.store.dismiss(pull.scope, (each.key,), arrived)
+            if not self._stays(each):
                 settle(each, Drop.LOST)
-                continue
-            arrived()
-            if status is PutStatus.STORED:
+            elif status is PutStatus.STORED:
                 settle(each, sum(put.parts))
                 account.bytes_total += sum(put.parts)
             else:
                 settle(each, _DROPS.get(status, Drop.FAILED))
+
+    def _stays(self, arrived: Wanted) -> bool:
+        """Whether what the store has taken still counts; else it goes again.
+
+        Of a slot that is ours by now it stays, like all that a second has when it becomes the owner: who has put it
+        meanwhile was told that it is there.
+        """
+        scope, key, provenance = arrived.scope, arrived.key, self.provenance
+        done = partial(provenance.arrived, scope, key)
+        if provenance.tenure(scope, key) == arrived.tenure or provenance.owns(scope, key):
+            done()
+            return True
+        self._service.store.dismiss(scope, (key,), done)
+        return False
 
     async def _pause(self, nbytes: int, late_at: float) -> bool:
         """Wait until so many bytes may be moved, and take them; False: that would be too late for anybody."""

@@ -97,6 +97,55 @@ def test_nothing_tells_that_it_is_there(both):
     assert client.ask(Kind.STAT, Stat([KEY]), Stated).chunks == [None]
 
 
+def test_of_chunks_that_have_one_copy_nothing_is_given_at_a_second_for_a_client_with_an_older_map():
+    with two(copies=1, gets_per_s=0.0) as both:
+        had_once(both, OTHER)
+        assert stored(both.owner, FIRST)
+        assert read(both.second) is None
+        client = both.second.client()
+        assert client.ask(Kind.LOOKUP, Lookup([KEY]), LookedUp).prefix == 0
+        both.follow(7, owner=0, second=1, before=1)
+        assert read(both.second) == OTHER, "asked for as former owner"
+
+
+def test_what_arrives_as_a_second_becomes_the_owner_stays(both):
+    """A put of it was told meanwhile that it exists."""
+    service = both.second.shard.service
+    put, ended = service.put, []
+
+    def held(scope, chunks, done, **more):
+        return put(scope, chunks, lambda outcome: ended.append(lambda: done(outcome)), **more)
+
+    service.put = held
+    assert stored(both.owner, FIRST)
+    both.pair.step(20)
+    service.put = put
+    both.follow(5, owner=1, second=NOBODY, before=0)
+    assert not stored(both.second, FIRST)
+    (end,) = ended
+    end()
+    both.settle()
+    assert read(both.second) == FIRST
+
+
+def test_what_arrives_as_a_second_is_no_second_any_more_goes(both):
+    service = both.second.shard.service
+    put, ended = service.put, []
+
+    def held(scope, chunks, done, **more):
+        return put(scope, chunks, lambda outcome: ended.append(lambda: done(outcome)), **more)
+
+    service.put = held
+    assert stored(both.owner, FIRST)
+    both.pair.step(20)
+    service.put = put
+    both.follow(5, second=2)
+    (end,) = ended
+    end()
+    both.settle()
+    assert both.has(KEY) == 0
+
+
 def test_a_region_gets_none_of_it(both):
     had_once(both, OTHER)
     client = both.second.shard.client(ticket=TENANT, version=EPOCH_VERSION)

@@ -12,9 +12,9 @@ Each put has bytes of its own, so an answer tells which put it came from.  A mis
   former owner to the new one, and what is deleted must not come back on that way.
 - *One version at a time*: a put that was told `stored` found nothing, so a version that was acknowledged before it
   began is never seen again by a get that begins after it: as long as the slot has had one and the same owner (and
-  second) since before the later one was put, whose device did not lose power since, or ever lie.  While a former
-  owner is asked still, who has what was put before and is asked if the owner does not answer: since before the
-  earlier one was.
+  second) since before the later one was put, whose device did not lose power since, or ever lie.  If a former
+  owner was asked still when the later one was put (he has what was put before, is asked if the owner does not answer, and
+  what he has moves to an owner that has lost the later one): since before the earlier one was.
 - *What is erased stays so*: once every shard that runs has heard that a namespace was erased, no version is seen that
   was stored before.
 - *Nothing of another tenant's*: keys of two tenants are alike, and no bytes are.
@@ -119,7 +119,7 @@ class History:
                     f"{key!r}: version {version.number}, stored at {version.stored:.3f}, was deleted from "
                     f"{start:.3f} to {end:.3f} by all who had it, and came back: got at {now:.3f}"
                 )
-        settled = self.placement.settled_since(known.slot)
+        settled, alone = self.placement.settled_since(known.slot), self.placement.alone_since(known.slot)
         if self.placement.lies(known.slot):
             return version
         for start, end in known.deletes:
@@ -130,7 +130,7 @@ class History:
                 )
         for later in known.versions:
             # With a later one that was not sealed may have gone what stood before the earlier one.
-            since = later.began if self.placement.alone(known.slot) else version.began
+            since = later.began if alone < later.began else version.began
             binding = settled < since and not self.placement.lost_since(known.slot, later.began)
             if (
                 binding

@@ -26,6 +26,9 @@ class Placement:
         self._settled: list[float] = [float("inf")] * (1 << slots_log2)
         self._moving: dict[int, int] = {}
         """slots that move, and the epoch in which they have arrived"""
+        self._alone: list[float] = [float("inf")] * (1 << slots_log2)
+        self._parting: dict[int, int] = {}
+        """slots of which a former owner is not asked any more, and the epoch from which on"""
         self._owners: list[list[tuple[float, bytes]]] = [[] for _ in self._settled]
         """who has had each slot, and from when on"""
         self._seconds: list[list[tuple[float, bytes]]] = [[] for _ in self._settled]
@@ -65,6 +68,11 @@ class Placement:
             if moves:
                 self._settled[slot] = float("inf")
                 self._moving[slot] = pod_map.epoch
+            if pod_map.owner_before(slot) is not None:
+                self._alone[slot] = float("inf")
+                self._parting.pop(slot, None)
+            elif self._alone[slot] == float("inf"):
+                self._parting.setdefault(slot, pod_map.epoch)
         self.maps[pod_map.epoch] = pod_map
         self.epoch = pod_map.epoch
 
@@ -84,14 +92,20 @@ class Placement:
         for slot in arrived:
             del self._moving[slot]
             self._settled[slot] = now
+        for slot in [slot for slot, epoch in self._parting.items() if epoch <= oldest]:
+            del self._parting[slot]
+            self._alone[slot] = now
 
     def settled_since(self, slot: int) -> float:
         """Since when a slot has had its owner, and everybody has known it; infinity: it moves."""
         return self._settled[slot]
 
-    def alone(self, slot: int) -> bool:
-        """Whether nobody else is asked for a slot since he had it before."""
-        return self.pod_map is None or self.pod_map.owner_before(slot) is None
+    def alone_since(self, slot: int) -> float:
+        """Since when nobody is asked for a slot since he had it before; infinity: somebody is.
+
+        Until then what he has of it may come to the owner, as well.
+        """
+        return self._alone[slot]
 
     def deleted(self, shard: bytes, space: Space, key: bytes) -> None:
         """A shard acknowledges that it has deleted a key."""

@@ -340,7 +340,7 @@ class Pod:
         for shard in self.shards:
             if shard.id in asked and shard.life is not None:
                 scope = shard.life.service.directory.scope_of(space.tenant_id, space.namespace_id)
-                if scope is not None and (scope, key) in self.witness(shard).kept:
+                if scope is not None and self.witness(shard).binds(shard.life, scope, key):
                     return shard.name
         return None
 

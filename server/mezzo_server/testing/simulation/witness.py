@@ -170,6 +170,11 @@ class Witness:
         self.kept.clear()
         self._placement.lost(self._shard.id, lies=True)
 
+    def binds(self, life: Life, scope: Scope, key: bytes) -> bool:
+        """Whether the shard is bound to have a chunk now: it may have had to evict some. Raises Violation."""
+        self.check(life)
+        return (scope, key) in self.kept
+
     def check(self, life: Life) -> None:
         """Whether all is there that was acknowledged. Raises Violation."""
         counters = life.store._context.counters
