@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -64,6 +64,22 @@ def had_once(both: Copies, data: bytes) -> None:
     both.follow(6)
 
 
+def landing(both: Copies) -> Callable[[], None]:
+    """What the owner has is at the second, whose store has not said so yet; what makes it say so."""
+    service = both.second.shard.service
+    put, ended = service.put, []
+
+    def held(scope, chunks, done, **more):
+        return put(scope, chunks, lambda outcome: ended.append(lambda: done(outcome)), **more)
+
+    service.put = held
+    assert stored(both.owner, FIRST)
+    both.pair.step(20)
+    service.put = put
+    (end,) = ended
+    return end
+
+
 def evict(both: Copies, key: bytes = KEY) -> None:
     gone: list[bool] = []
     both.owner.shard.store.dismiss(SCOPE, [key], lambda: gone.append(True))
@@ -110,37 +126,17 @@ def test_of_chunks_that_have_one_copy_nothing_is_given_at_a_second_for_a_client_
 
 def test_what_arrives_as_a_second_becomes_the_owner_stays(both):
     """A put of it was told meanwhile that it exists."""
-    service = both.second.shard.service
-    put, ended = service.put, []
-
-    def held(scope, chunks, done, **more):
-        return put(scope, chunks, lambda outcome: ended.append(lambda: done(outcome)), **more)
-
-    service.put = held
-    assert stored(both.owner, FIRST)
-    both.pair.step(20)
-    service.put = put
+    end = landing(both)
     both.follow(5, owner=1, second=NOBODY, before=0)
     assert not stored(both.second, FIRST)
-    (end,) = ended
     end()
     both.settle()
     assert read(both.second) == FIRST
 
 
 def test_what_arrives_as_a_second_is_no_second_any_more_goes(both):
-    service = both.second.shard.service
-    put, ended = service.put, []
-
-    def held(scope, chunks, done, **more):
-        return put(scope, chunks, lambda outcome: ended.append(lambda: done(outcome)), **more)
-
-    service.put = held
-    assert stored(both.owner, FIRST)
-    both.pair.step(20)
-    service.put = put
+    end = landing(both)
     both.follow(5, second=2)
-    (end,) = ended
     end()
     both.settle()
     assert both.has(KEY) == 0
