@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mezzo_server.blockstore.api import Scope
-from mezzo_server.pod.standing import GAINED, NOTHING, OWNED, SECOND, Share
+from mezzo_server.pod.standing import NOTHING, OWNED, SECOND, Share
 
 EPOCHS_MAX = 4096
 """Maps of which is known when they were followed; of those before them it is taken that it was when the first of these was."""
@@ -91,7 +91,7 @@ class Provenance:
     def owns(self, scope: Scope, key: bytes) -> bool:
         """Whether the slot of a key is this shard's own: there all counts that is here."""
         share = self._share
-        return share.answers[share.slot(scope, key)] in (OWNED, GAINED)
+        return bool(share.answers[share.slot(scope, key)] & OWNED)
 
     def held(self, scope: Scope, keys: Sequence[bytes]) -> list[tuple[Tenure, bool] | None] | None:
         """For each key of which this shard is second the tenure, and whether what is here must be proven before it is given.

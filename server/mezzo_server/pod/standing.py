@@ -221,8 +221,12 @@ class Standing:
         """Serve nothing from now on, whatever comes."""
         self._ended = True
 
-    def check(self, scope: Scope, keys: Sequence[bytes], *, to_put: bool = False, told: bool = True) -> None:
+    def check(
+        self, scope: Scope, keys: Sequence[bytes], *, to_put: bool = False, told: bool = True
+    ) -> Sequence[int]:
         """Whether keys may be asked for here, or put: that is the owner's alone, who knows what is there.
+
+        What the shard has to do with the slot of each, as in `Share.answers`.
 
         Not ``told``: who asks does not know by which map he is answered, nor of second copies.  If he asks for one, it is
         as its owner by an older map, and what is missing here would be missing to him for ever.
@@ -231,11 +235,13 @@ class Standing:
             Unavailable: nothing is served.
             WrongEpoch: one of them is another shard's.
         """
-        error = self._objection(scope, keys, OWNED if to_put else ANY if told else GAINED)
+        kinds = self._kinds(scope, keys)
+        error = self._objection(kinds, OWNED if to_put else ANY if told else GAINED)
         if error is not None:
             self.not_serving += isinstance(error, Unavailable)
             self.wrong_epoch += isinstance(error, WrongEpoch)
             raise error
+        return kinds
 
     def gained(self, scope: Scope, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """Of these keys those that another shard had before us, each with that shard's id."""
@@ -323,7 +329,7 @@ class Standing:
         """
         if began > self._changed_at and self.serving:
             return None
-        error = self._objection(scope, keys, OWNED if to_put else ANY)
+        error = self._objection(self._kinds(scope, keys), OWNED if to_put else ANY)
         self.withheld += error is not None
         return error
 
@@ -344,16 +350,20 @@ class Standing:
             "pod_writes_withheld": self.withheld,
         }
 
-    def _objection(self, scope: Scope, keys: Sequence[bytes], right: int) -> MezzoError | None:
-        if not self.serving:
-            return Unavailable(f"this shard serves nothing now: {self._why()}")
+    def _kinds(self, scope: Scope, keys: Sequence[bytes]) -> Sequence[int]:
+        """What the shard has to do with the slot of each key."""
         share = self._share
         answers, shift = share.answers, 64 - share.slots_log2
         seed = namespace_seed(scope.tenant, scope.namespace)
-        if not keys:
+        return [answers[hash_key(key, seed) >> shift] for key in keys]
+
+    def _objection(self, kinds: Sequence[int], right: int) -> MezzoError | None:
+        if not self.serving:
+            return Unavailable(f"this shard serves nothing now: {self._why()}")
+        share = self._share
+        if not kinds:
             return None
-        slots = [answers[hash_key(key, seed) >> shift] for key in keys]
-        if share.epoch and 0 not in slots and (right == ANY or all(slot & right for slot in slots)):
+        if share.epoch and 0 not in kinds and (right == ANY or all(kind & right for kind in kinds)):
             return None
         return WrongEpoch(
             f"by the map of epoch {share.epoch} another shard has what was asked for", share.epoch

@@ -435,15 +435,15 @@ def _nothing() -> None:
     pass
 
 
-def none_given(standing: Standing, scope: Scope, keys: Sequence[bytes]) -> Sequence[bytes]:
+def none_given(keys: Sequence[bytes], kinds: Sequence[int]) -> Sequence[bytes]:
     """As `SecondCopies.given`, of chunks that have no second copies: what there is of others' slots is from another time.
 
-    Who asks for it goes by an older map, by which this shard was the owner, and the owner may have other bytes by now.
+    ``kinds``: as `Standing.check` tells them. Who asks for such a one goes by an older map, by which this shard was the owner, and
+    the owner may have other bytes by now.
     """
-    if not standing.share.since:
+    if SECOND not in kinds:
         return keys
-    answers, slots = standing.share.answers, standing.share.slots(scope, keys)
-    return [NO_KEY if answers[slot] == SECOND else key for key, slot in zip(keys, slots, strict=True)]
+    return [NO_KEY if kind == SECOND else key for key, kind in zip(keys, kinds, strict=True)]
 
 
 def offer(session: Session, request_id: int, body: Offer) -> None:

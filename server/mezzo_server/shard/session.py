@@ -436,8 +436,8 @@ class Session:
 
     # -- answers
 
-    def check_keys(self, keys: Sequence[bytes], *, to_put: bool = False) -> None:
-        """TooLarge over ``keys_max``; in a pod, as `Standing.check`.
+    def check_keys(self, keys: Sequence[bytes], *, to_put: bool = False) -> Sequence[int]:
+        """TooLarge over ``keys_max``; in a pod, as `Standing.check`, and of no pod nothing.
 
         Who does not know by which map we answer from now on is told before he gets an answer by it.
         """
@@ -449,21 +449,21 @@ class Session:
                 self.told_late_at = self._now()
                 self.epoch_told = standing.epoch
                 self.send(Kind.EPOCH, 0, Epoch(self.epoch_told, self.copies))
-            standing.check(self.scope, keys, to_put=to_put, told=self.epoch_told != EPOCHS_UNTOLD)
+            return standing.check(self.scope, keys, to_put=to_put, told=self.epoch_told != EPOCHS_UNTOLD)
+        return ()
 
     def check_read(self, keys: Sequence[bytes]) -> Sequence[bytes]:
         """`check_keys`; what is missing of them, and another shard may have, is moved here meanwhile.
 
         The keys to read: others in the place of those whose second copies are not to be given.
         """
-        self.check_keys(keys)
+        kinds = self.check_keys(keys)
         puller, copies = self.service.puller, self.service.copies
         if puller is not None:
             puller.missed(self.scope, keys)
         if copies is not None and (self.copies > 1 or copies.counts_gets):
             return copies.given(self.scope, keys, wanted=self.copies > 1)
-        standing = self.service.standing
-        return keys if standing is None else none_given(standing, self.scope, keys)
+        return none_given(keys, kinds)
 
     def _forget(self, request: Request) -> None:
         del self.requests[request.id]
