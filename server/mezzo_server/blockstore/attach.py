@@ -84,19 +84,16 @@ def inspect(device: Device) -> Found:
         content = superblock.classify(copies, memory.view)
     finally:
         memory.close()
-    unread = f"device {device.name} cannot be read: {os.strerror(-failure)}" if failure < 0 else ""
-    if content is not Content.MEZZO:
-        if unread:
-            raise DeviceFailed(unread)
-        return Found(content, None)
-    try:
-        newest = superblock.newest(copies)
-    except superblock.Unsupported as error:
-        return Found(content, None, f"of a newer release: {error}")
+    newest = None
+    if content is Content.MEZZO:
+        try:
+            newest = superblock.newest(copies)
+        except superblock.Unsupported as error:
+            return Found(content, None, f"of a newer release: {error}")
     if newest is None:
-        if unread:
-            raise DeviceFailed(unread)
-        return Found(content, None, _trouble(copies))
+        if failure < 0:
+            raise DeviceFailed(f"device {device.name} cannot be read: {os.strerror(-failure)}")
+        return Found(content, None, _trouble(copies) if content is Content.MEZZO else "")
     if newest.device_bytes > device.size_bytes:
         raise FormatError(
             f"device {device.name} has {device.size_bytes} bytes, its superblock says {newest.device_bytes}: "
@@ -108,7 +105,7 @@ def inspect(device: Device) -> Found:
 
 
 def _read(device: Device, offset: int, span: Span) -> int:
-    """As `sync.read`; what was not read is blank."""
+    """As `sync.read`; if it fails nothing of it is left: a part may have come."""
     result = sync.read(device, offset, span)
     if result < 0:
         span.view[:] = bytes(span.length)
