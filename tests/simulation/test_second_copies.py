@@ -7,7 +7,7 @@ import pytest
 from mezzo.placement.pod_map import PodMap, ShardPlace
 from mezzo_server.testing.simulation import Options, simulate
 from mezzo_server.testing.simulation.catalog import Erasure, Space
-from mezzo_server.testing.simulation.history import History
+from mezzo_server.testing.simulation.history import History, Version
 from mezzo_server.testing.simulation.placement import Placement
 from mezzo_server.testing.simulation.violation import Violation
 
@@ -74,10 +74,8 @@ def test_the_device_of_a_second_that_lies_is_believed_nothing() -> None:
     assert placement.lies(slot)
 
 
-@pytest.mark.parametrize("asked_still", [False, True])
-def test_what_was_put_before_the_slot_moved_is_not_seen_after_a_put_unless_its_former_owner_is_asked_still(
-    asked_still: bool,
-) -> None:
+def moved(before: int | None) -> tuple[list[float], Placement, History, Version]:
+    """The clock, and a version that was put before its slot moved, at 2 s; ``before``: who is asked still."""
     now = [1.0]
     placement = Placement(4, lambda: now[0], copies=True)
     history = History("1", placement)
@@ -86,8 +84,16 @@ def test_what_was_put_before_the_slot_moved_is_not_seen_after_a_put_unless_its_f
     older = history.put(SPACE, b"k", 1.5, 100)
     history.stored(older, 1.6)
     now[0] = 2.0
-    placement.planned(pod_map(2, 2, 1, 0 if asked_still else None))
+    placement.planned(pod_map(2, 2, 1, before))
     placement.acted_by([2])
+    return now, placement, history, older
+
+
+@pytest.mark.parametrize("asked_still", [False, True])
+def test_what_was_put_before_the_slot_moved_is_not_seen_after_a_put_unless_its_former_owner_is_asked_still(
+    asked_still: bool,
+) -> None:
+    now, placement, history, older = moved(0 if asked_still else None)
     newer = history.put(SPACE, b"k", 3.0, 100)
     assert history.got(SPACE, b"k", older.data, 3.5, 3.6) is older, "the put has not ended"
     history.stored(newer, 3.7)
@@ -105,16 +111,7 @@ def test_what_was_put_before_the_slot_moved_is_not_seen_after_a_put_unless_its_f
 
 
 def test_what_a_former_owner_had_may_come_while_he_is_asked_and_so_be_seen_later() -> None:
-    now = [1.0]
-    placement = Placement(4, lambda: now[0], copies=True)
-    history = History("1", placement)
-    placement.planned(pod_map(1, 0, 1))
-    placement.acted_by([1])
-    older = history.put(SPACE, b"k", 1.5, 100)
-    history.stored(older, 1.6)
-    now[0] = 2.0
-    placement.planned(pod_map(2, 2, 1, 0))
-    placement.acted_by([2])
+    now, placement, history, older = moved(0)
     newer = history.put(SPACE, b"k", 3.0, 100)
     history.stored(newer, 3.1)
     now[0] = 4.0

@@ -12,6 +12,32 @@ from mezzo_server.testing.simulation.violation import Violation
 NEVER = float("-inf")
 
 
+class _Since:
+    """Since when something is so of each slot: from when all act by a map by which it is."""
+
+    def __init__(self, slots: int) -> None:
+        self.at = [float("inf")] * slots
+        """infinity: it is not so, or not to everybody"""
+        self._from: dict[int, int] = {}
+        """the epoch from which on it is, where not all act by that yet"""
+
+    def ends(self, slot: int) -> None:
+        """By a new map it is not so."""
+        self.at[slot] = float("inf")
+        self._from.pop(slot, None)
+
+    def holds(self, slot: int, epoch: int) -> None:
+        """By the map of an epoch it is so, perhaps as before."""
+        if self.at[slot] == float("inf"):
+            self._from.setdefault(slot, epoch)
+
+    def acted_by(self, oldest: int, now: float) -> None:
+        """Everybody acts by this epoch or a later one."""
+        for slot in [slot for slot, epoch in self._from.items() if epoch <= oldest]:
+            del self._from[slot]
+            self.at[slot] = now
+
+
 class Placement:
     """Owner of the maps of all epochs, and of since when each slot has its owner."""
 
@@ -23,15 +49,13 @@ class Placement:
         self._slots_log2 = slots_log2
         self._now = now
         self._copies = copies
-        self._settled: list[float] = [float("inf")] * (1 << slots_log2)
-        self._moving: dict[int, int] = {}
-        """slots that move, and the epoch in which they have arrived"""
-        self._alone: list[float] = [float("inf")] * (1 << slots_log2)
-        self._parting: dict[int, int] = {}
-        """slots of which a former owner is not asked any more, and the epoch from which on"""
-        self._owners: list[list[tuple[float, bytes]]] = [[] for _ in self._settled]
+        self._settled = _Since(1 << slots_log2)
+        """that a slot has its owner, and second"""
+        self._alone = _Since(1 << slots_log2)
+        """that nobody is asked for a slot since he had it before"""
+        self._owners: list[list[tuple[float, bytes]]] = [[] for _ in range(1 << slots_log2)]
         """who has had each slot, and from when on"""
-        self._seconds: list[list[tuple[float, bytes]]] = [[] for _ in self._settled]
+        self._seconds: list[list[tuple[float, bytes]]] = [[] for _ in self._owners]
         """who has been second for each slot, and from when on; empty: nobody"""
         self._deletes: dict[tuple[bytes, bytes], list[tuple[float, bytes]]] = {}
         """when which shard acknowledged that it has deleted a key"""
@@ -66,13 +90,12 @@ class Placement:
             if self._copies:
                 moves = self._second_is(slot, pod_map.second(slot)) or moves
             if moves:
-                self._settled[slot] = float("inf")
-                self._moving[slot] = pod_map.epoch
-            if pod_map.owner_before(slot) is not None:
-                self._alone[slot] = float("inf")
-                self._parting.pop(slot, None)
-            elif self._alone[slot] == float("inf"):
-                self._parting.setdefault(slot, pod_map.epoch)
+                self._settled.ends(slot)
+            self._settled.holds(slot, pod_map.epoch)
+            if pod_map.owner_before(slot) is None:
+                self._alone.holds(slot, pod_map.epoch)
+            else:
+                self._alone.ends(slot)
         self.maps[pod_map.epoch] = pod_map
         self.epoch = pod_map.epoch
 
@@ -87,25 +110,19 @@ class Placement:
     def acted_by(self, epochs: Iterable[int]) -> None:
         """The epochs by which shards that serve act at this moment."""
         oldest = min(epochs, default=0)
-        now = self._now()
-        arrived = [slot for slot, epoch in self._moving.items() if epoch <= oldest]
-        for slot in arrived:
-            del self._moving[slot]
-            self._settled[slot] = now
-        for slot in [slot for slot, epoch in self._parting.items() if epoch <= oldest]:
-            del self._parting[slot]
-            self._alone[slot] = now
+        for each in (self._settled, self._alone):
+            each.acted_by(oldest, self._now())
 
     def settled_since(self, slot: int) -> float:
         """Since when a slot has had its owner, and everybody has known it; infinity: it moves."""
-        return self._settled[slot]
+        return self._settled.at[slot]
 
     def alone_since(self, slot: int) -> float:
         """Since when nobody is asked for a slot since he had it before; infinity: somebody is.
 
         Until then what he has of it may come to the owner, as well.
         """
-        return self._alone[slot]
+        return self._alone.at[slot]
 
     def deleted(self, shard: bytes, space: Space, key: bytes) -> None:
         """A shard acknowledges that it has deleted a key."""
@@ -121,7 +138,7 @@ class Placement:
             first = max([at for at, _ in holders if at <= since], default=0.0)
             had.update(shard for at, shard in holders if at >= first and shard)
         told = {shard for at, shard in self._deletes.get((space.namespace_id, key), ()) if begin <= at <= end}
-        return had <= told and not had & self._liars and self._settled[slot] < begin
+        return had <= told and not had & self._liars and self._settled.at[slot] < begin
 
     def lost(self, shard: bytes, *, lies: bool = False) -> None:
         """A shard's device loses power, or lies from now on."""
