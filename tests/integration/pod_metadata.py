@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from mezzo.errors import InvalidArgument
 from mezzo_server.metadata.opening import make_engine
 from mezzo_server.pod.operating import PodOperator, PodSeen
 from mezzo_server.tenancy.registry import Registry
@@ -40,8 +41,11 @@ class PodMetadata:
         return self.do(lambda engine: PodOperator(engine, time.time).look())
 
     def states(self) -> dict[str, str]:
-        """Of each node's shard, once all of them follow the map."""
-        seen = self.look()
+        """Of each node's shard, once there is a pod and all of them follow the map."""
+        try:
+            seen = self.look()
+        except InvalidArgument:  # a front-end that is ready makes one a moment later
+            return {}
         return {} if seen.behind else {shard.node: shard.state for shard in seen.shards}
 
     def ids(self) -> tuple[bytes, bytes]:
